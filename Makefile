@@ -1,0 +1,113 @@
+# semisam: `make help` lists what can be done here. Everything is installed into .venv and nowhere else.
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+APP := apps/semisam
+
+# --- What the server is started with ----------------------------------------------------------------------------------
+STUDIES ?=
+HOST ?= 127.0.0.1
+PORT ?= 8000
+CONF ?=
+DEMO ?= .demo/study
+DEMO_LABELS := liver,spleen,left_kidney,right_kidney,aorta
+
+# --- Options passed on ------------------------------------------------------------------------------------------------
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+# The first of these that runs and is 3.10, 3.11 or 3.12. Overrule it with `make install PYTHON=/path/to/python`.
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10 python; do \
+	"$$p" -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+
+# Nothing is fetched or sent by itself: no MLflow tracking (the trainer does not use it), no usage reports. The tools of
+# .venv come first on the PATH, because MONAI Label downloads the DICOM SEG tools while it starts if it finds none.
+QUIET_ENV := MONAI_LABEL_TRACKING_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
+RUN := PATH="$(BIN):$$PATH" $(QUIET_ENV)
+
+PIP := "$(BIN)/python" -m pip --disable-pip-version-check --no-input
+LINTED := $(wildcard apps tests benchmarks)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-dev install-bench demo serve test lint format bench-la bench-hippocampus clean
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make serve STUDIES=/data/study PORT=8000 HOST=127.0.0.1 CONF="--conf labels liver,spleen"'
+
+# --- Set-up: one stamp per requirements file, so that a second call does nothing ---------------------------------------
+install: $(VENV)/.installed  ## Make .venv with all that the server needs.
+install-dev: $(VENV)/.installed-dev  ## Add the test tools and linters.
+install-bench: $(VENV)/.installed-bench  ## Add the peers of the benchmarks.
+
+$(VENV)/bin/python:
+	@test -n '$(PYTHON)' || { echo 'Python 3.10, 3.11 or 3.12 is needed, and none was found.' >&2; \
+		echo 'Install one, or name it: make install PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@'$(PYTHON)' -c '$(SUPPORTED)' || { \
+		echo "Python 3.10, 3.11 or 3.12 is needed; $(PYTHON) is $$('$(PYTHON)' --version 2>&1)." >&2; \
+		echo 'Name another one: make install PYTHON=/path/to/python3.11' >&2; exit 1; }
+	'$(PYTHON)' -m venv $(VENV) || { rm -rf '$(VENV)'; \
+		echo 'Making the virtual environment failed. On Debian or Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+
+# sam2 is a source package that asks for torch in its build environment, which would fetch a second torch. Its build
+# does without, if pip does not isolate it: setuptools first, then sam2 alone, then the rest.
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	@"$(BIN)/python" -c '$(SUPPORTED)' || { echo 'The Python in $(VENV) is not 3.10 to 3.12: make clean, then again.' >&2; exit 1; }
+	$(PIP) install -q $(PIP_ARGS) $$(grep -o '^setuptools==[^ ;]*' requirements.txt) wheel==0.48.0
+	SAM2_BUILD_CUDA=0 $(PIP) install -q $(PIP_ARGS) --no-deps --no-build-isolation $$(grep -o '^sam2==[^ ;]*' requirements.txt)
+	$(PIP) install $(PIP_ARGS) -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(PIP) install $(PIP_ARGS) -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.installed-bench: requirements-bench.txt $(VENV)/.installed
+	$(PIP) install $(PIP_ARGS) -r requirements-bench.txt
+	@touch $@
+
+# --- Server -----------------------------------------------------------------------------------------------------------
+demo: install  ## Make the demo study in .demo/study, unless it is there.
+	@test -d '$(DEMO)' || $(RUN) "$(BIN)/python" $(APP)/main.py demo '$(DEMO)'
+
+ifeq ($(strip $(STUDIES)),)
+SERVED := $(DEMO)
+SERVED_CONF := --conf labels $(DEMO_LABELS)
+serve: demo
+else
+SERVED := $(STUDIES)
+SERVED_CONF :=
+endif
+
+# The same as `monailabel start_server ...`. That command is a shell script which splits its arguments at blanks, so a folder
+# such as "My study" or a setting in JSON would not get through.
+serve: install  ## Start the server; on a demo study if STUDIES is not given.
+	$(RUN) exec "$(BIN)/python" -m monailabel.main start_server --app $(APP) --studies '$(SERVED)' \
+		--host '$(HOST)' --port '$(PORT)' $(SERVED_CONF) $(CONF)
+
+# --- Development ------------------------------------------------------------------------------------------------------
+test: install-dev  ## Run the tests.
+	$(RUN) "$(BIN)/python" -m pytest $(PYTEST_ARGS)
+
+lint: install-dev  ## Check style and types.
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy" $(LINTED)
+
+format: install-dev  ## Put the style right.
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+
+bench-la: install-bench  ## Measure on the left-atrium scans, next to peers.
+	$(RUN) "$(BIN)/python" benchmarks/bench_la.py $(BENCH_ARGS)
+
+bench-hippocampus: install-bench  ## Measure on the hippocampus scans, next to peers.
+	$(RUN) "$(BIN)/python" benchmarks/bench_hippocampus.py $(BENCH_ARGS)
+
+clean:  ## Remove .venv, the demo study and caches. Trained models and studies stay.
+	rm -rf '$(VENV)' .demo .mypy_cache .ruff_cache .pytest_cache
+	find apps tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,162 @@
+"""How a scan's own grid and a working grid hang together.
+
+All methods work on arrays whose axes point to the patient's right, anterior and superior (as near as whole axis swaps
+allow), cropped to the scan's content, at a spacing or shape of their choice. A ``Frame`` makes such an array from a scan
+and carries results back into the scan's own grid. It is the one preprocessing path of inference, training and scoring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import nibabel.orientations
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .volumes import Volume
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Maps between a scan's own grid and a working grid over the scan's content.
+
+    Args:
+        source_shape: voxels of the scan's own grid.
+        axes: canonical axis ``n`` is the scan's axis ``axes[n]``.
+        flips: whether the canonical axis ``n`` runs against the scan's axis.
+        box: first and past-the-last canonical voxel of the content, per axis.
+        voxel: size in mm of a canonical (unscaled) voxel.
+        shape: voxels of the working grid, which covers the box from edge to edge.
+    """
+
+    source_shape: tuple[int, int, int]
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    voxel: tuple[float, float, float]
+    shape: tuple[int, int, int]
+
+    @property
+    def extent(self) -> tuple[float, float, float]:
+        """Size of the box in mm."""
+        x, y, z = ((b[1] - b[0]) * v for b, v in zip(self.box, self.voxel, strict=True))
+        return x, y, z
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size of the working grid in mm."""
+        x, y, z = (e / n for e, n in zip(self.extent, self.shape, strict=True))
+        return x, y, z
+
+    def with_shape(self, shape: Sequence[int]) -> Frame:
+        """The same box on a grid of ``shape`` voxels."""
+        d, h, w = (max(1, int(n)) for n in shape)
+        return replace(self, shape=(d, h, w))
+
+    def with_spacing(self, spacing: Sequence[float]) -> Frame:
+        """The same box on a grid whose voxels have about ``spacing`` mm."""
+        return self.with_shape([round(e / s) for e, s in zip(self.extent, spacing, strict=True)])
+
+    def crop(self, array: np.ndarray) -> np.ndarray:
+        """The content of an array ``[D, H, W]`` on the scan's own grid, in canonical axes (a view)."""
+        if array.shape != self.source_shape:
+            raise ValueError(f"array has shape {array.shape}, the frame belongs to {self.source_shape}")
+        turned = np.flip(array.transpose(self.axes), [n for n in range(3) if self.flips[n]])
+        return turned[tuple(slice(*b) for b in self.box)]
+
+    def image(self, array: np.ndarray) -> Tensor:
+        """A scan's intensities on the working grid: ``[D, H, W]`` to ``[1, D', H', W']`` float32."""
+        return resize(torch.from_numpy(np.array(self.crop(array), dtype=np.float32))[None], self.shape)
+
+    def one_hot(self, label: np.ndarray, channels: int) -> Tensor:
+        """A label map on the working grid as soft labels: ``[D, H, W]`` to ``[channels, D', H', W']``, sum 1."""
+        cropped = torch.from_numpy(np.array(self.crop(label), dtype=np.uint8))
+        return torch.stack([resize((cropped == c).float()[None], self.shape)[0] for c in range(channels)])
+
+    def map_back(self, values: Tensor) -> np.ndarray:
+        """A scalar map ``[D', H', W']`` to the scan's own grid: ``[D, H, W]`` float32, 0 outside the box."""
+        size = [b[1] - b[0] for b in self.box]
+        return self._uncrop(resize(values.float()[None], size)[0].numpy(), np.float32)
+
+    def labels_back(self, probabilities: Tensor) -> np.ndarray:
+        """The most probable class in the scan's own grid: ``[C, D', H', W']`` to ``[D, H, W]`` uint8.
+
+        Probabilities, not labels, are interpolated. Outside the box all is background. Working plane by plane keeps
+        the memory bounded for large scans with many classes.
+        """
+        size = [b[1] - b[0] for b in self.box]
+        depth = min(self.shape[0], size[0])
+        if depth < self.shape[0]:
+            probabilities = resize(probabilities.float(), (depth, *self.shape[1:]))
+        planes: dict[int, Tensor] = {}  # the two working planes around the current one, in-plane interpolated
+        classes = np.empty(size, dtype=np.uint8)
+        for n in range(size[0]):
+            position = min(max((n + 0.5) * depth / size[0] - 0.5, 0.0), depth - 1.0)
+            low = int(position)
+            near = {low, min(low + 1, depth - 1)}
+            planes = {
+                k: planes[k] if k in planes else resize(probabilities[:, k : k + 1].float(), (1, size[1], size[2]))[:, 0]
+                for k in near
+            }
+            mixed = torch.lerp(planes[low], planes[max(near)], position - low)
+            classes[n] = mixed.argmax(0).to(torch.uint8).numpy()
+        return self._uncrop(classes, np.uint8)
+
+    def _uncrop(self, content: np.ndarray, dtype: type) -> np.ndarray:
+        canonical = np.zeros([self.source_shape[a] for a in self.axes], dtype=dtype)
+        canonical[tuple(slice(*b) for b in self.box)] = content
+        turned = np.flip(canonical, [n for n in range(3) if self.flips[n]])
+        return np.ascontiguousarray(turned.transpose(np.argsort(self.axes)))
+
+
+def frame_of(scan: Volume) -> Frame:
+    """The frame of a scan at its own resolution, around its content."""
+    directions = nibabel.orientations.io_orientation(scan.affine)
+    # io_orientation says, per scan axis, which world axis it follows; we need the reverse.
+    axes = [int(np.flatnonzero(directions[:, 0] == n)[0]) for n in range(3)]
+    flips = [bool(directions[a, 1] < 0) for a in axes]
+    turned = np.flip(scan.array.transpose(axes), [n for n in range(3) if flips[n]])
+    box = content_box(turned)
+    size = [b[1] - b[0] for b in box]
+    return Frame(
+        source_shape=scan.shape,
+        axes=(axes[0], axes[1], axes[2]),
+        flips=(flips[0], flips[1], flips[2]),
+        box=box,
+        voxel=tuple(scan.spacing[a] for a in axes),  # type: ignore[arg-type]
+        shape=(size[0], size[1], size[2]),
+    )
+
+
+def content_box(array: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The smallest box outside which ``array`` ``[D, H, W]`` is constant padding; at least two voxels wide.
+
+    Planes of one value at either end of an axis are padding, whatever their value; a scan without such planes keeps
+    its whole extent.
+    """
+    box = []
+    for axis in range(3):
+        others = tuple(n for n in range(3) if n != axis)
+        used = np.flatnonzero(array.min(axis=others) < array.max(axis=others))
+        first, last = (int(used[0]), int(used[-1]) + 1) if used.size else (0, array.shape[axis])
+        if last - first < 2:
+            first, last = max(0, first - 1), min(array.shape[axis], last + 1)
+        box.append((first, last))
+    return box[0], box[1], box[2]
+
+
+def resize(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Resample ``[C, D, H, W]`` to ``[C, *shape]`` over the same extent.
+
+    Shrinking axes are averaged over the area they cover (no aliasing), growing axes interpolated linearly.
+    """
+    target = [int(n) for n in shape]
+    shrunk = [min(a, b) for a, b in zip(values.shape[1:], target, strict=True)]
+    if shrunk != list(values.shape[1:]):
+        values = functional.adaptive_avg_pool3d(values[None], shrunk)[0]
+    if target != shrunk:
+        values = functional.interpolate(values[None], size=target, mode="trilinear", align_corners=False)[0]
+    return values

@@ -1,0 +1,15 @@
+"""Propagation: one outlined scan in, soft labels on another out."""
+
+from .base import Propagator, SoftLabels, Template
+from .fusion import propagate_from, rank_templates
+from .registry import available_propagators, create_propagator
+
+__all__ = [
+    "Propagator",
+    "SoftLabels",
+    "Template",
+    "available_propagators",
+    "create_propagator",
+    "propagate_from",
+    "rank_templates",
+]

@@ -1,0 +1,76 @@
+"""What every propagator offers and gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from ..frames import Frame
+from ..generalists import Generalist
+from ..volumes import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """An outlined scan.
+
+    Args:
+        name: id of the scan in the study.
+        scan: the scan.
+        label: ``[D, H, W]`` uint8 on the scan's grid.
+    """
+
+    name: str
+    scan: Volume
+    label: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """Labels of a scan with their probabilities, on a working grid.
+
+    Args:
+        frame: where the working grid lies in the scan.
+        probabilities: ``[1 + N, D, H, W]`` float32, background first, sum 1.
+        confidence: ``[D, H, W]`` float32 in 0..1: how far the label of a voxel can be trusted.
+        templates: names of the scans they come from.
+        similarity: how well the templates match the scan, 0..1, by the features' agreement after matching.
+    """
+
+    frame: Frame
+    probabilities: Tensor
+    confidence: Tensor
+    templates: tuple[str, ...]
+    similarity: float
+
+    def labels(self) -> np.ndarray:
+        """Label map ``[D, H, W]`` uint8 in the scan's own grid."""
+        return self.frame.labels_back(self.probabilities)
+
+    def mean_confidence(self) -> float:
+        """Mean confidence over the voxels labelled as structure (over all voxels when there are none), 0..1."""
+        inside = self.probabilities.argmax(0) > 0
+        return float(self.confidence[inside].mean() if bool(inside.any()) else self.confidence.mean())
+
+
+class Propagator(Protocol):
+    """Carries the labels of one template over to a scan."""
+
+    name: str
+
+    def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
+        """Label ``scan`` after ``template``.
+
+        Args:
+            template: the outlined scan; orientation, spacing, size and intensity scale may differ.
+            scan: the scan to label.
+            channels: number of classes, background counted.
+            generalist: gives the features to match.
+
+        Raises:
+            UserError: when a scan is too small for the features or the matching.
+        """
+        ...

@@ -1,0 +1,135 @@
+"""Dense displacement fields between two feature grids of one shape.
+
+Two steps: a discrete search over all displacements of a coarse grid, made smooth by coupled convex optimisation and made
+inverse consistent (Siebert et al., "Fast 3D registration with accurate optimisation and little learning for Learn2Reg
+2021", https://arxiv.org/abs/2112.03053), then gradient refinement on a finer grid. Displacements are in voxels of the
+feature grid, channel n along axis n, and say where in the moving grid the content of a fixed voxel lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Growing weight of the smooth field in the alternating optimisation."""
+
+
+def coarse_displacement(fixed: Tensor, moving: Tensor, *, stride: int, reach: int) -> Tensor:
+    """Search displacements of up to ``stride * reach`` voxels.
+
+    Args:
+        fixed: features ``[C, D, H, W]``.
+        moving: features of the same shape.
+        stride: voxels of the feature grid to one voxel of the search grid.
+        reach: furthest displacement in voxels of the search grid.
+
+    Returns:
+        ``[3, D // stride, H // stride, W // stride]`` displacement in voxels of the feature grid.
+    """
+    low_fixed = functional.avg_pool3d(fixed[None], stride)[0]
+    low_moving = functional.avg_pool3d(moving[None], stride)[0]
+    forward = _convex(low_fixed, low_moving, reach)
+    backward = _convex(low_moving, low_fixed, reach)
+    return _inverse_consistent(forward, backward) * stride
+
+
+def _convex(fixed: Tensor, moving: Tensor, reach: int) -> Tensor:
+    """Smooth displacement ``[3, d, h, w]`` in voxels of ``fixed`` by coupled convex optimisation."""
+    width = 2 * reach + 1
+    size = fixed.shape[1:]
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    candidates = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).reshape(3, -1, 1)
+    padded = functional.pad(moving[None], [reach] * 6, mode="replicate")[0]
+    # One plane of candidates at a time keeps the memory at width^2 cost maps.
+    cost = torch.empty(width**3, *size)
+    for a in range(width):
+        for b in range(width):
+            for c in range(width):
+                window = padded[:, a : a + size[0], b : b + size[1], c : c + size[2]]
+                cost[(a * width + b) * width + c] = (window - fixed).square_().sum(0)
+    cost = _smooth(_smooth(cost)).reshape(width**3, -1)
+    best = cost.argmin(0)
+    field = _smooth(candidates[:, :, 0][:, best].reshape(3, *size))
+    for coupling in _COUPLINGS:
+        # |q - f|^2 up to a term that does not depend on the candidate q
+        distance = (candidates[:, :, 0] ** 2).sum(0)[:, None] - 2 * candidates[:, :, 0].T @ field.reshape(3, -1)
+        best = (cost + coupling * distance).argmin(0)
+        field = _smooth(candidates[:, :, 0][:, best].reshape(3, *size))
+    return field
+
+
+def _smooth(values: Tensor) -> Tensor:
+    return functional.avg_pool3d(values[None], 3, stride=1, padding=1, count_include_pad=False)[0]
+
+
+def _inverse_consistent(forward: Tensor, backward: Tensor, iterations: int = 15) -> Tensor:
+    """Half-way between ``forward`` and the inverse of ``backward``, both ``[3, d, h, w]`` in voxels."""
+    for _ in range(iterations):
+        forward, backward = (
+            0.5 * (forward - warp(backward, forward)),
+            0.5 * (backward - warp(forward, backward)),
+        )
+    return forward
+
+
+def refine_displacement(
+    fixed: Tensor,
+    moving: Tensor,
+    start: Tensor,
+    *,
+    iterations: int,
+    smoothness: float,
+    rate: float = 1.0,
+) -> Tensor:
+    """Improve a displacement by gradient descent (Adam) on the features' squared difference.
+
+    The field is kept smooth by a diffusion term and by sampling it through a quadratic B-spline-like box filter.
+
+    Args:
+        fixed: features ``[C, D, H, W]``.
+        moving: features of the same shape.
+        start: displacement ``[3, D, H, W]`` in voxels.
+        iterations: gradient steps.
+        smoothness: weight of the diffusion term.
+        rate: step size in voxels.
+
+    Returns:
+        ``[3, D, H, W]`` displacement in voxels.
+    """
+    control = start.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([control], lr=rate)
+    identity = voxel_grid(fixed.shape[1:])
+    with torch.enable_grad():
+        for _ in range(iterations):
+            optimiser.zero_grad(set_to_none=True)
+            field = _smooth(_smooth(_smooth(control)))
+            difference = (sample(moving, identity + field) - fixed).square().mean() * fixed.shape[0]
+            bending = sum(
+                (field.diff(dim=axis).square().mean() for axis in (1, 2, 3)),
+                start=torch.zeros(()),
+            )
+            (difference + smoothness * bending).backward()
+            optimiser.step()
+    return _smooth(_smooth(_smooth(control.detach())))
+
+
+def voxel_grid(shape: Sequence[int]) -> Tensor:
+    """Voxel coordinates ``[3, D, H, W]``."""
+    return torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float32) for n in shape], indexing="ij"))
+
+
+def sample(values: Tensor, where: Tensor, *, padding: str = "border") -> Tensor:
+    """Linear interpolation of ``values [C, d, h, w]`` at voxel coordinates ``where [3, D, H, W]``."""
+    size = torch.tensor(values.shape[1:], dtype=torch.float32).view(3, 1, 1, 1)
+    scaled = (where * 2 + 1) / size - 1
+    grid = scaled.flip(0).permute(1, 2, 3, 0)[None]
+    return functional.grid_sample(values[None], grid, mode="bilinear", padding_mode=padding, align_corners=False)[0]
+
+
+def warp(values: Tensor, displacement: Tensor) -> Tensor:
+    """``values [C, D, H, W]`` moved by ``displacement [3, D, H, W]`` (same grid, in voxels)."""
+    return sample(values, voxel_grid(displacement.shape[1:]) + displacement)

@@ -1,0 +1,85 @@
+"""Several outlined scans: the most similar ones are used and fused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import UserError
+from ..frames import frame_of
+from ..generalists import Generalist
+from ..volumes import Volume
+from .base import Propagator, SoftLabels, Template
+
+_SIGNATURE_SHAPE = (24, 24, 24)
+_GRID = (6, 6, 6)
+
+
+def signature(scan: Volume, generalist: Generalist) -> Tensor:
+    """A short description of a whole scan: ``[C * 216]``, unit length, from coarse features on a fixed grid."""
+    frame = frame_of(scan).with_shape(_SIGNATURE_SHAPE)
+    features = generalist.encode(frame.image(scan.array), frame.spacing)
+    pooled = functional.adaptive_avg_pool3d(features[None], _GRID)[0]
+    pooled = pooled - pooled.mean(dim=(1, 2, 3), keepdim=True)
+    return functional.normalize(pooled.flatten(), dim=0)
+
+
+def rank_templates(templates: Sequence[Template], scan: Volume, generalist: Generalist) -> list[tuple[float, Template]]:
+    """Templates by falling similarity (-1..1) to ``scan``; equal ones by name, so that the order is stable."""
+    own = signature(scan, generalist)
+    scored = [(float(signature(t.scan, generalist) @ own), t) for t in templates]
+    return sorted(scored, key=lambda pair: (-pair[0], pair[1].name))
+
+
+def propagate_from(
+    templates: Sequence[Template],
+    scan: Volume,
+    channels: int,
+    *,
+    generalist: Generalist,
+    propagator: Propagator,
+    most: int = 3,
+) -> SoftLabels:
+    """Label ``scan`` after the ``most`` most similar templates.
+
+    The labels of several templates are averaged voxel by voxel, weighted by their confidence and by how well each
+    template matches after propagation.
+
+    Raises:
+        UserError: (409) when there is no template.
+    """
+    if not templates:
+        raise UserError(
+            "No scan of this study has a 'final' label yet. Outline one scan, save it as final, and try again.",
+            status=409,
+        )
+    chosen = [t for _, t in rank_templates(templates, scan, generalist)[:most]] if len(templates) > 1 else templates
+    results = [propagator.propagate(t, scan, channels, generalist) for t in chosen]
+    return fuse(results)
+
+
+def fuse(results: Sequence[SoftLabels]) -> SoftLabels:
+    """The confidence-weighted mean of labels of one scan; all share the first one's box, and its grid is used."""
+    first = results[0]
+    if len(results) == 1:
+        return first
+    best = max(r.similarity for r in results)
+    # A template that matches clearly worse than the best one hardly counts.
+    weights = [
+        (r.confidence + 1e-3) * float(torch.tensor((r.similarity - best) * 20.0).exp()) for r in results
+    ]
+    total = torch.stack(weights).sum(0)
+    probabilities = sum((r.probabilities * w for r, w in zip(results, weights, strict=True)), start=torch.zeros(()))
+    probabilities = probabilities / total
+    agreement = probabilities.amax(0)
+    confidence = sum((r.confidence * w for r, w in zip(results, weights, strict=True)), start=torch.zeros(())) / total
+    return SoftLabels(
+        frame=first.frame,
+        probabilities=probabilities,
+        confidence=confidence * agreement,
+        templates=tuple(name for r in results for name in r.templates),
+        similarity=best,
+    )

@@ -1,0 +1,107 @@
+"""Propagation by dense correspondence between the feature grids of template and scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..frames import frame_of, resize
+from ..generalists import Generalist
+from ..generalists.mind import box_mean
+from ..volumes import Volume
+from .base import SoftLabels, Template
+from .displacement import coarse_displacement, refine_displacement, warp
+from .placement import find_placement
+
+_LEAST_EDGE = 16
+"""Voxels a working grid has at least along each axis: the coarse search needs two of its own voxels."""
+
+
+@dataclass(frozen=True)
+class RegistrationPropagator:
+    """Coupled convex optimisation over the features, then gradient refinement.
+
+    Siebert et al. 2021, https://arxiv.org/abs/2112.03053, on any generalist's features.
+
+    Args:
+        voxels: size of the working grid; its voxels are as near to cubes as the scan allows, never finer than the scan.
+        stride: voxels of the feature grid to one voxel of the coarse search.
+        reach: furthest displacement of the coarse search, in voxels of its grid.
+        fine: voxels of the feature grid to one voxel of the gradient refinement.
+        iterations: steps of the gradient refinement.
+        smoothness: weight of the diffusion term in the refinement.
+    """
+
+    name = "registration"
+    voxels: int = 430_000
+    stride: int = 6
+    reach: int = 4
+    fine: int = 2
+    iterations: int = 80
+    smoothness: float = 1.25
+
+    @torch.no_grad()
+    def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
+        """Label ``scan`` after ``template``; see ``Propagator``."""
+        own = frame_of(scan)
+        volume = own.extent[0] * own.extent[1] * own.extent[2]
+        edge = max((volume / self.voxels) ** (1 / 3), min(own.spacing))
+        own = own.with_shape([max(_LEAST_EDGE, round(e / edge)) for e in own.extent])
+        other = frame_of(template.scan).with_spacing(own.spacing)
+        image = own.image(scan.array)
+
+        place = find_placement(own, image, other, other.image(template.scan.array), generalist)
+        other = other.with_shape(place.shape)
+        fixed = resize(generalist.encode(image, own.spacing), own.shape)
+        moving = resize(generalist.encode(other.image(template.scan.array), other.spacing), other.shape)
+        moving = place.place(moving, own.shape)
+        covered = place.covered(own.shape)
+        moving = torch.where(covered > 0, moving, fixed)
+
+        field = self._match(fixed, moving)
+        labels = other.one_hot(template.label, channels)
+        outside = 1.0 - covered
+        labels = place.place(labels, own.shape)
+        labels[:1] += outside
+        probabilities = warp(labels, field)
+        residual = (warp(moving, field) - fixed).square().mean(0)
+        similarity = 1.0 - float(residual.mean()) / _RANDOM_DIFFERENCE
+        return SoftLabels(
+            frame=own,
+            probabilities=probabilities,
+            confidence=_confidence(probabilities, residual) * (1 - 0.5 * warp(outside, field)[0]),
+            templates=(template.name,),
+            similarity=min(1.0, max(0.0, similarity)),
+        )
+
+    def _match(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """Displacement ``[3, D, H, W]`` in voxels between feature grids ``[C, D, H, W]``."""
+        coarse = coarse_displacement(fixed, moving, stride=self.stride, reach=self.reach)
+        shape = [n // self.fine for n in fixed.shape[1:]]
+        start = functional.interpolate(coarse[None], size=shape, mode="trilinear")[0] / self.fine
+        field = refine_displacement(
+            resize(fixed, shape),
+            resize(moving, shape),
+            start,
+            iterations=self.iterations,
+            smoothness=self.smoothness,
+        )
+        return resize(field, fixed.shape[1:]) * self.fine
+
+
+_RANDOM_DIFFERENCE = 0.15
+"""Mean squared difference of MIND values (0..1) at unrelated places, about; where similarity becomes 0."""
+
+
+def _confidence(probabilities: Tensor, residual: Tensor) -> Tensor:
+    """How far to trust each voxel's label, ``[D, H, W]`` in 0..1.
+
+    Low near the border of a structure, where a small error of the field changes the label, and where the features of
+    template and scan still differ after the matching.
+    """
+    near = box_mean(probabilities, 1).amax(0)
+    local = box_mean(residual[None], 2)[0]
+    return near * torch.exp(-local / _RANDOM_DIFFERENCE)
