@@ -1,0 +1,152 @@
+"""Every storage order, spacing and padding leads to the same canonical array, and results come back in place."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+import torch
+from lib.frames import Frame, content_box, frame_of, resize
+from lib.volumes import Volume
+from torch import Tensor
+
+ORIENTATIONS = [(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
+
+
+def ball_scan(shape: tuple[int, int, int] = (22, 18, 14)) -> tuple[Volume, np.ndarray]:
+    """A scan with two structures off the centre, and their label map; RAS, 1 x 1.5 x 2 mm."""
+    rng = np.random.default_rng(0)
+    label = np.zeros(shape, np.uint8)
+    label[3:10, 4:11, 2:7] = 1
+    label[12:19, 6:14, 6:12] = 2
+    array = (rng.normal(100, 5, shape) + 60.0 * label).astype(np.float32)
+    affine = np.diag([1.0, 1.5, 2.0, 1.0])
+    affine[:3, 3] = [-10, 20, 5]
+    return Volume(array, affine), label
+
+
+def reorient(
+    array: np.ndarray, affine: np.ndarray, axes: tuple[int, ...], flips: tuple[bool, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Store the same anatomy with axis ``n`` being the old axis ``axes[n]``, running backwards where flipped."""
+    stored = np.flip(array.transpose(axes), [n for n in range(3) if flips[n]])
+    back = np.zeros((4, 4))
+    back[3, 3] = 1
+    for n, axis in enumerate(axes):
+        back[axis, n] = -1 if flips[n] else 1
+        back[axis, 3] = array.shape[axis] - 1 if flips[n] else 0
+    return np.ascontiguousarray(stored), affine @ back
+
+
+@pytest.mark.parametrize(("axes", "flips"), ORIENTATIONS)
+def test_storage_order_does_not_matter_and_labels_come_back(axes: tuple[int, ...], flips: tuple[bool, ...]) -> None:
+    scan, label = ball_scan()
+    turned = Volume(*reorient(scan.array, scan.affine, axes, flips))
+    turned_label, _ = reorient(label, scan.affine, axes, flips)
+    frame = frame_of(turned)
+    np.testing.assert_array_equal(frame.image(turned.array)[0].numpy(), scan.array)
+    assert frame.spacing == pytest.approx((1.0, 1.5, 2.0))
+    np.testing.assert_array_equal(frame.crop(turned_label), label)
+    back = frame.labels_back(frame.one_hot(turned_label, 3))
+    assert back.dtype == np.uint8
+    assert back.flags.c_contiguous
+    np.testing.assert_array_equal(back, turned_label)
+
+
+@pytest.mark.parametrize("degrees", [5, 30, 44, 60, 91])
+def test_oblique_scans_take_the_nearest_axes(degrees: float) -> None:
+    scan, label = ball_scan()
+    angle = np.deg2rad(degrees)
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    oblique = Volume(scan.array, rotation @ scan.affine)
+    frame = frame_of(oblique)
+    # Beyond 45 degrees the first axis points anterior and the second to the left.
+    assert frame.axes == ((0, 1, 2) if degrees < 45 else (1, 0, 2))
+    assert frame.flips == (False, False, False) if degrees < 45 else (True, False, False)
+    assert sorted(frame.spacing) == pytest.approx([1.0, 1.5, 2.0])
+    np.testing.assert_array_equal(frame.labels_back(frame.one_hot(label, 3)), label)
+
+
+@pytest.mark.parametrize("axes_flips", [((0, 1, 2), (False,) * 3), ((2, 0, 1), (True, False, True))])
+@pytest.mark.parametrize("widths", [((20, 0),) * 3, ((0, 20),) * 3, ((7, 3), (0, 9), (4, 4)), ((0, 0), (0, 20), (20, 0))])
+def test_constant_padding_changes_nothing(
+    widths: tuple[tuple[int, int], ...], axes_flips: tuple[tuple[int, ...], tuple[bool, ...]]
+) -> None:
+    scan, label = ball_scan()
+    shift = np.eye(4)
+    shift[:3, 3] = [-before for before, _ in widths]
+    padded = Volume(*reorient(np.pad(scan.array, widths, constant_values=-7), scan.affine @ shift, *axes_flips))
+    padded_label, _ = reorient(np.pad(label, widths), scan.affine, *axes_flips)
+    frame = frame_of(padded)
+    np.testing.assert_array_equal(frame.image(padded.array)[0].numpy(), scan.array)
+    back = frame.labels_back(frame.one_hot(padded_label, 3))
+    assert back.shape == padded.shape
+    np.testing.assert_array_equal(back, padded_label)
+
+
+def test_content_box_of_odd_cases() -> None:
+    noise = np.random.default_rng(1).random((6, 5, 4))
+    assert content_box(noise) == ((0, 6), (0, 5), (0, 4))
+    one = np.zeros((6, 5, 4))
+    one[5, 0, 2] = 1
+    box = content_box(one)
+    assert all(last - first >= 2 for first, last in box)
+    assert all(first <= at < last for (first, last), at in zip(box, (5, 0, 2), strict=True))
+    assert content_box(np.zeros((6, 5, 4))) == ((0, 6), (0, 5), (0, 4))
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 3.0, 4.0), (0.5, 0.75, 1.0), (1.25, 1.25, 1.25), (0.6, 3.1, 0.9)])
+def test_resampled_labels_keep_place_and_volume(spacing: tuple[float, float, float]) -> None:
+    scan, label = ball_scan()
+    frame = frame_of(scan).with_spacing(spacing)
+    assert frame.extent == pytest.approx((22.0, 27.0, 28.0))
+    assert all(abs(a - b) / b < 0.1 for a, b in zip(frame.spacing, spacing, strict=True))
+    soft = frame.one_hot(label, 3)
+    assert soft.shape == (3, *frame.shape)
+    torch.testing.assert_close(soft.sum(0), torch.ones(frame.shape))
+    back = frame.labels_back(soft)
+    for value in (1, 2):
+        before, after = np.argwhere(label == value), np.argwhere(back == value)
+        assert len(after) == pytest.approx(len(before), rel=0.25)
+        # No drift: the centre stays within a third of a voxel.
+        np.testing.assert_allclose(after.mean(0), before.mean(0), atol=0.34)
+    if max(a / b for a, b in zip(spacing, scan.spacing, strict=True)) <= 0.5:
+        np.testing.assert_array_equal(back, label)
+
+
+def full_interpolation(frame: Frame, probabilities: Tensor) -> np.ndarray:
+    """What ``labels_back`` must equal, done in one piece (RAS scans without padding only)."""
+    return resize(probabilities, frame.source_shape).argmax(0).numpy().astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(11, 9, 7), (5, 18, 20), (22, 18, 14), (30, 4, 3), (44, 36, 28), (1, 1, 1)])
+def test_labels_back_equals_argmax_of_full_interpolation(shape: tuple[int, int, int]) -> None:
+    scan, _ = ball_scan()
+    frame = frame_of(scan).with_shape(shape)
+    noise = torch.rand((4, *shape), generator=torch.Generator().manual_seed(0)).softmax(0)
+    expected = full_interpolation(frame, noise)
+    # Rounding may turn a near tie.
+    assert (frame.labels_back(noise) == expected).mean() > 0.999
+
+
+def test_map_back_places_values_and_leaves_padding_zero() -> None:
+    scan, _ = ball_scan()
+    padded = Volume(*reorient(np.pad(scan.array, 3), scan.affine, (1, 2, 0), (True, False, True)))
+    frame = frame_of(padded)
+    back = frame.map_back(torch.from_numpy(scan.array))
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, padded.array, rtol=1e-6)
+
+
+def test_shrinking_averages_instead_of_picking() -> None:
+    stripes = torch.zeros(1, 8, 8, 8)
+    stripes[:, ::2] = 1
+    torch.testing.assert_close(resize(stripes, (4, 4, 4)), torch.full((1, 4, 4, 4), 0.5))
+
+
+def test_an_array_of_another_scan_is_refused() -> None:
+    scan, label = ball_scan()
+    with pytest.raises(ValueError, match="belongs to"):
+        frame_of(scan).crop(label[:-1])
