@@ -17,7 +17,7 @@ from ..frames import Frame, resize
 from ..generalists import Generalist
 from .displacement import coarse_displacement, warp
 
-_SEARCH_VOXELS = 50_000
+_SEARCH_VOXELS = 16_000
 _LEAST_OVERLAP = 0.35
 _SHIFT_MUST_GAIN = 0.9
 """A shift is taken when it lowers the disagreement at least to this share: it sees less of the scan, so chance helps it."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..frames import frame_of, resize
+from ..frames import Frame, frame_of, resize
 from ..generalists import Generalist
 from ..generalists.mind import box_mean
 from ..volumes import Volume
@@ -38,8 +38,8 @@ class PrototypePropagator:
     name = "prototype"
     voxels: int = 200_000
     smoothing: int = 2
-    per_class: int = 8
-    place_weight: float = 1.0
+    per_class: int = 32
+    place_weight: float = 2.0
     temperature: float = 0.05
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ class PrototypePropagator:
             similarity=float(best.mean()),
         )
 
-    def _working(self, scan: Volume):  # type: ignore[no-untyped-def]
+    def _working(self, scan: Volume) -> Frame:
         frame = frame_of(scan)
         x, y, z = frame.extent
         edge = max((x * y * z / self.voxels) ** (1 / 3), min(frame.spacing))

@@ -1,0 +1,146 @@
+"""With several outlined scans the most similar ones are used, and their labels are fused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from lib.errors import UserError
+from lib.frames import frame_of
+from lib.generalists import Generalist
+from lib.generalists.mind import Mind
+from lib.propagation import SoftLabels, Template, propagate_from, rank_templates
+from lib.propagation.fusion import fuse
+from lib.volumes import Volume
+
+SHAPE = (24, 22, 20)
+
+
+def anatomy(centre: Sequence[float], radii: Sequence[float], seed: int = 0) -> tuple[Volume, np.ndarray]:
+    """A bright ellipsoid in a textured body, and its label map."""
+    where = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), -1)
+    inside = (((where - np.asarray(centre)) / np.asarray(radii)) ** 2).sum(-1) <= 1
+    noise = np.random.default_rng(seed).normal(0, 3, SHAPE)
+    array = 100 + 80 * inside + 20 * np.sin(where[..., 0] / 4) + noise
+    return Volume(array.astype(np.float32), np.eye(4)), inside.astype(np.uint8)
+
+
+def template(name: str, centre: Sequence[float], radii: Sequence[float], seed: int = 0) -> Template:
+    return Template(name, *anatomy(centre, radii, seed))
+
+
+FAR = template("far", (6, 6, 6), (4, 3, 3), seed=1)
+NEAR = template("near", (13, 12, 11), (7, 5, 4), seed=2)
+FLAT = template("flat", (18, 16, 5), (3, 5, 2), seed=3)
+TARGET, _ = anatomy((12, 12, 11), (7, 5, 4), seed=4)
+
+
+class CopyLabel:
+    """Takes over the template's label as it lies."""
+
+    name = "copy"
+
+    def __init__(self) -> None:
+        self.used: list[str] = []
+
+    def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
+        self.used.append(template.name)
+        frame = frame_of(scan)
+        soft = frame.one_hot(template.label, channels)
+        return SoftLabels(frame, soft, torch.full(frame.shape, 0.8), (template.name,), 0.5)
+
+
+def test_the_most_similar_template_comes_first() -> None:
+    ranked = rank_templates([FAR, NEAR, FLAT], TARGET, Mind())
+    assert [t.name for _, t in ranked][0] == "near"
+    scores = [score for score, _ in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert all(-1.0001 <= score <= 1.0001 for score in scores)
+
+
+def test_similarity_ignores_storage_order_and_intensity_scale() -> None:
+    flipped = np.eye(4)
+    flipped[0] = [-1, 0, 0, SHAPE[0] - 1]
+    stored = Volume(np.ascontiguousarray(NEAR.scan.array[::-1] * 10 + 500), flipped)
+    turned = Template("near", stored, np.ascontiguousarray(NEAR.label[::-1]))
+    plain = dict((t.name, s) for s, t in rank_templates([FAR, NEAR], TARGET, Mind()))
+    other = dict((t.name, s) for s, t in rank_templates([FAR, turned], TARGET, Mind()))
+    assert other["near"] == pytest.approx(plain["near"], abs=1e-2)
+
+
+def test_equal_templates_keep_a_stable_order() -> None:
+    twins = [Template(name, NEAR.scan, NEAR.label) for name in ("b", "c", "a")]
+    assert [t.name for _, t in rank_templates(twins, TARGET, Mind())] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_only_the_most_similar_templates_are_propagated(most: int) -> None:
+    propagator = CopyLabel()
+    found = propagate_from([FAR, FLAT, NEAR], TARGET, 2, generalist=Mind(), propagator=propagator, most=most)
+    assert propagator.used[0] == "near"
+    assert len(propagator.used) == most
+    assert found.templates == tuple(propagator.used)
+
+
+def test_a_single_template_is_used_as_it_is() -> None:
+    found = propagate_from([FAR], TARGET, 2, generalist=Mind(), propagator=CopyLabel())
+    assert found.templates == ("far",)
+    np.testing.assert_array_equal(found.labels(), FAR.label)
+
+
+def test_no_template_says_what_to_do() -> None:
+    with pytest.raises(UserError, match=r"No scan .* 'final' label.*Outline one scan") as caught:
+        propagate_from([], TARGET, 2, generalist=Mind(), propagator=CopyLabel())
+    assert caught.value.status == 409
+
+
+def soft(name: str, foreground: float, confidence: float, similarity: float) -> SoftLabels:
+    frame = frame_of(TARGET)
+    probabilities = torch.stack([torch.full(frame.shape, 1 - foreground), torch.full(frame.shape, foreground)])
+    return SoftLabels(frame, probabilities, torch.full(frame.shape, confidence), (name,), similarity)
+
+
+def test_fused_values_stay_probabilities_and_confidence_in_range() -> None:
+    rng = torch.Generator().manual_seed(0)
+    frame = frame_of(TARGET)
+    results = [
+        SoftLabels(
+            frame,
+            torch.rand((3, *frame.shape), generator=rng).softmax(0),
+            torch.rand(frame.shape, generator=rng),
+            (str(n),),
+            similarity,
+        )
+        for n, similarity in enumerate((0.2, 0.9, 0.7))
+    ]
+    fused = fuse(results)
+    torch.testing.assert_close(fused.probabilities.sum(0), torch.ones(frame.shape))
+    assert float(fused.confidence.min()) >= 0
+    assert float(fused.confidence.max()) <= 1
+    assert fused.templates == ("0", "1", "2")
+    assert fused.similarity == pytest.approx(0.9)
+    assert 0 <= fused.mean_confidence() <= 1
+
+
+def test_the_more_confident_template_decides() -> None:
+    fused = fuse([soft("sure", 0.9, 0.9, 0.5), soft("unsure", 0.1, 0.1, 0.5)])
+    assert float(fused.probabilities[1].mean()) > 0.5
+
+
+def test_the_better_matching_template_decides() -> None:
+    fused = fuse([soft("poor match", 0.1, 0.8, 0.5), soft("good match", 0.9, 0.8, 0.8)])
+    assert float(fused.probabilities[1].mean()) > 0.85
+
+
+def test_disagreement_lowers_confidence() -> None:
+    agree = fuse([soft("a", 1.0, 0.8, 0.5), soft("b", 1.0, 0.8, 0.5)])
+    differ = fuse([soft("a", 1.0, 0.8, 0.5), soft("b", 0.0, 0.8, 0.5)])
+    assert float(differ.confidence.mean()) < float(agree.confidence.mean()) - 0.2
+
+
+def test_zero_confidence_everywhere_gives_no_nan() -> None:
+    fused = fuse([soft("a", 1.0, 0.0, 0.5), soft("b", 0.5, 0.0, 0.5)])
+    assert bool(torch.isfinite(fused.probabilities).all())
+    assert bool(torch.isfinite(fused.confidence).all())
