@@ -1,7 +1,7 @@
 """How a scan's own grid and a working grid hang together.
 
-All methods work on arrays whose axes point to the patient's right, anterior and superior (as near as whole axis swaps
-allow), cropped to the scan's content, at a spacing or shape of their choice. A ``Frame`` makes such an array from a scan
+All methods work on arrays whose axes point to the patient's right, anterior and superior (as near as whole axis
+swaps allow), cropped to the scan's content, at a spacing or shape of their choice. A ``Frame`` makes such an array from a scan
 and carries results back into the scan's own grid. It is the one preprocessing path of inference, training and scoring.
 """
 
@@ -98,7 +98,9 @@ class Frame:
             low = int(position)
             near = {low, min(low + 1, depth - 1)}
             planes = {
-                k: planes[k] if k in planes else resize(probabilities[:, k : k + 1].float(), (1, size[1], size[2]))[:, 0]
+                k: planes[k]
+                if k in planes
+                else resize(probabilities[:, k : k + 1].float(), (1, size[1], size[2]))[:, 0]
                 for k in near
             }
             mixed = torch.lerp(planes[low], planes[max(near)], position - low)
@@ -106,7 +108,7 @@ class Frame:
         return self._uncrop(classes, np.uint8)
 
     def _uncrop(self, content: np.ndarray, dtype: type) -> np.ndarray:
-        canonical = np.zeros([self.source_shape[a] for a in self.axes], dtype=dtype)
+        canonical: np.ndarray = np.zeros([self.source_shape[a] for a in self.axes], dtype=dtype)
         canonical[tuple(slice(*b) for b in self.box)] = content
         turned = np.flip(canonical, [n for n in range(3) if self.flips[n]])
         return np.ascontiguousarray(turned.transpose(np.argsort(self.axes)))
@@ -156,7 +158,7 @@ def resize(values: Tensor, shape: Sequence[int]) -> Tensor:
     target = [int(n) for n in shape]
     shrunk = [min(a, b) for a, b in zip(values.shape[1:], target, strict=True)]
     if shrunk != list(values.shape[1:]):
-        values = functional.adaptive_avg_pool3d(values[None], shrunk)[0]
+        values = functional.adaptive_avg_pool3d(values[None], (shrunk[0], shrunk[1], shrunk[2]))[0]
     if target != shrunk:
         values = functional.interpolate(values[None], size=target, mode="trilinear", align_corners=False)[0]
     return values

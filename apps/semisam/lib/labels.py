@@ -69,7 +69,8 @@ class LabelSchema:
         values = np.unique(label)
         if not np.all(np.isfinite(values)) or not np.all(values == np.round(values)):
             raise UserError(
-                f"{what} holds values that are not whole numbers. Save it as a label map with values 0 to {self.count}.",
+                f"{what} holds values that are not whole numbers. "
+                f"Save it as a label map with values 0 to {self.count}.",
                 status=422,
             )
         outside = [int(v) for v in values if v < 0 or v > self.count]
@@ -105,7 +106,7 @@ def parse_labels(text: str) -> LabelSchema:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"labels: this is no valid JSON ({error}). Example: [\"liver\", \"spleen\"]") from error
+        raise UserError(f'labels: this is no valid JSON ({error}). Example: ["liver", "spleen"]') from error
     if isinstance(content, list):
         return LabelSchema(_strings(content))
     items = {str(name): value for name, value in content.items() if str(name).lower() != "background"}

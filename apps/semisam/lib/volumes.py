@@ -65,7 +65,8 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     if not np.isfinite(array).all():
         bad = int(np.size(array) - np.isfinite(array).sum())
         raise UserError(
-            f"{name}: {bad} voxels are NaN or infinite. Export the scan again, or replace them by the background value.",
+            f"{name}: {bad} voxels are NaN or infinite. "
+            "Export the scan again, or replace them by the background value.",
             status=422,
         )
     if float(array.min()) == float(array.max()):
@@ -197,7 +198,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _match_orientation(array: np.ndarray, affine: np.ndarray, scan: Volume) -> np.ndarray | None:
-    """Flip and permute a label that was stored in another axis order onto the scan's grid; None when it lies elsewhere."""
+    """Flip and permute a label stored in another axis order onto the scan's grid; None when it lies elsewhere."""
     to_scan = np.linalg.inv(scan.affine) @ affine
     turn = np.round(to_scan[:3, :3])
     is_turn = np.allclose(np.abs(turn).sum(axis=0), 1) and np.allclose(np.abs(turn).sum(axis=1), 1)

@@ -43,7 +43,9 @@ class Mind:
         size = image.shape[1:]
 
         def shifted(offset: tuple[int, int, int]) -> Tensor:
-            return padded[tuple(slice(reach + o * reach, reach + o * reach + n) for o, n in zip(offset, size, strict=True))]
+            return padded[
+                tuple(slice(reach + o * reach, reach + o * reach + n) for o, n in zip(offset, size, strict=True))
+            ]
 
         distances = torch.stack([(shifted(a) - shifted(b)).square_() for a, b in self._pairs])
         distances = box_mean(distances, self.radius)

@@ -1,6 +1,6 @@
 """Dense displacement fields between two feature grids of one shape.
 
-Two steps: a discrete search over all displacements of a coarse grid, made smooth by coupled convex optimisation and made
+Two steps: a discrete search over all displacements of a coarse grid, made smooth by coupled convex optimisation and
 inverse consistent (Siebert et al., "Fast 3D registration with accurate optimisation and little learning for Learn2Reg
 2021", https://arxiv.org/abs/2112.03053), then gradient refinement on a finer grid. Displacements are in voxels of the
 feature grid, channel n along axis n, and say where in the moving grid the content of a fixed voxel lies.

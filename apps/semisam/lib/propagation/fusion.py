@@ -68,9 +68,7 @@ def fuse(results: Sequence[SoftLabels]) -> SoftLabels:
         return first
     best = max(r.similarity for r in results)
     # A template that matches clearly worse than the best one hardly counts.
-    weights = [
-        (r.confidence + 1e-3) * float(torch.tensor((r.similarity - best) * 20.0).exp()) for r in results
-    ]
+    weights = [(r.confidence + 1e-3) * float(torch.tensor((r.similarity - best) * 20.0).exp()) for r in results]
     total = torch.stack(weights).sum(0)
     probabilities = sum((r.probabilities * w for r, w in zip(results, weights, strict=True)), start=torch.zeros(()))
     probabilities = probabilities / total

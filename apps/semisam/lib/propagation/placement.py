@@ -8,6 +8,7 @@ better after a cheap coarse matching is taken.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +16,15 @@ from torch import Tensor
 
 from ..frames import Frame, resize
 from ..generalists import Generalist
+from ..volumes import Volume
 from .displacement import coarse_displacement, warp
 
 _SEARCH_VOXELS = 16_000
 _LEAST_OVERLAP = 0.35
+_MOST_TIMES_LARGER = 8
+"""A template with more than this many times the scan's voxels is not searched (memory): the scan is a mere sliver then."""
 _SHIFT_MUST_GAIN = 0.9
-"""A shift is taken when it lowers the disagreement at least to this share: it sees less of the scan, so chance helps it."""
+"""A shift is taken when it lowers the disagreement to this share: it sees less of the scan, so chance helps it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Placement:
             return values
         out = values.new_full((values.shape[0], *shape), fill)
         to, of = self._windows(shape)
-        out[(slice(None), *to)] = values[(slice(None), *of)]
+        out[:, to[0], to[1], to[2]] = values[:, of[0], of[1], of[2]]
         return out
 
     def covered(self, shape: tuple[int, int, int]) -> Tensor:
@@ -58,7 +62,7 @@ class Placement:
 
 
 def find_placement(
-    scan: Frame, scan_image: Tensor, template: Frame, template_image: Tensor, generalist: Generalist
+    scan: Frame, scan_image: Tensor, template: Frame, template_scan: Volume, generalist: Generalist
 ) -> Placement:
     """The better of the two guesses.
 
@@ -66,14 +70,16 @@ def find_placement(
         scan: the scan's frame on the working grid of the matching.
         scan_image: ``[1, *scan.shape]``.
         template: the template's frame at ``scan``'s working spacing.
-        template_image: ``[1, *template.shape]``.
+        template_scan: the template itself.
         generalist: gives the features to compare.
     """
     same_box = Placement(scan.shape, (0, 0, 0))
     ratio = [a / b for a, b in zip(template.extent, scan.extent, strict=True)]
-    if all(abs(r - 1) < 0.02 for r in ratio):
+    too_large = math.prod(template.shape) > _MOST_TIMES_LARGER * math.prod(scan.shape)
+    if too_large or all(abs(r - 1) < 0.02 for r in ratio):
         return same_box
-    shrink = min(1.0, (_SEARCH_VOXELS / (scan.shape[0] * scan.shape[1] * scan.shape[2])) ** (1 / 3))
+    template_image = template.image(template_scan.array)
+    shrink = min(1.0, (_SEARCH_VOXELS / math.prod(scan.shape)) ** (1 / 3))
     small_scan = _small(scan.shape, shrink)
     small_template = _small(template.shape, shrink)
     spacing = [e / n for e, n in zip(scan.extent, small_scan, strict=True)]

@@ -1,7 +1,7 @@
 """Propagation by class prototypes: SemiSAM-O1's first stage.
 
-Zhang et al., "SemiSAM-O1", arXiv 2604.24109, stage 1: the mean feature of every class of the template is compared with the
-features of the scan. Unlike the released code, the whole scan is covered, labels are soft, and a class may have
+Zhang et al., "SemiSAM-O1", arXiv 2604.24109, stage 1: the mean feature of every class of the template is compared with
+the features of the scan. Unlike the released code, the whole scan is covered, labels are soft, and a class may have
 several prototypes, because one mean cannot describe surroundings that hold everything else.
 """
 

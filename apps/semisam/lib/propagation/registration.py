@@ -16,8 +16,8 @@ from .base import SoftLabels, Template
 from .displacement import coarse_displacement, refine_displacement, warp
 from .placement import find_placement
 
-_LEAST_EDGE = 16
-"""Voxels a working grid has at least along each axis: the coarse search needs two of its own voxels."""
+_LEAST_SEARCH_EDGE = 3
+"""Voxels the coarse search grid has at least along each axis: as wide as the kernel that smooths it."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class RegistrationPropagator:
         own = frame_of(scan)
         volume = own.extent[0] * own.extent[1] * own.extent[2]
         edge = max((volume / self.voxels) ** (1 / 3), min(own.spacing))
-        own = own.with_shape([max(_LEAST_EDGE, round(e / edge)) for e in own.extent])
+        own = own.with_shape([max(_LEAST_SEARCH_EDGE * self.stride, round(e / edge)) for e in own.extent])
         other = frame_of(template.scan).with_spacing(own.spacing)
         image = own.image(scan.array)
 
-        place = find_placement(own, image, other, other.image(template.scan.array), generalist)
+        place = find_placement(own, image, other, template.scan, generalist)
         other = other.with_shape(place.shape)
         fixed = resize(generalist.encode(image, own.spacing), own.shape)
         moving = resize(generalist.encode(other.image(template.scan.array), other.spacing), other.shape)
