@@ -1,0 +1,167 @@
+"""The server's settings: ``--conf`` strings, read once, checked all at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UserError
+from .generalists import available_generalists
+from .labels import LabelSchema, parse_labels
+from .propagation import available_propagators
+
+STRATEGIES = ("recommended", "uniform")
+"""Strategies that may be the default. ``random`` is no choice: it is the name under which OHIF asks for the default."""
+
+FOREIGN_KEYS = frozenset({"server_mode"})
+"""Keys that MONAI Label itself reads from the same mapping."""
+
+_ROI_STEP = 16
+_ROI_MOST = 512
+_SPACING_LEAST, _SPACING_MOST = 0.05, 20.0
+_WINDOW_LEAST_MM = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the administrator chose.
+
+    Args:
+        labels: the structures; None takes them from the study's labels.
+        generalist: name of the frozen model that gives features.
+        propagator: name of the method that carries labels from scan to scan.
+        weights: folder with the generalists' weights.
+        roi_size: voxels of the specialist's window along right, anterior, superior; None leaves it to the study.
+        spacing: voxel size in mm that the specialist works at; None leaves it to the study.
+        default_strategy: strategy behind the name ``random``, the only one that OHIF asks for.
+    """
+
+    labels: LabelSchema | None = None
+    generalist: str = "mind"
+    propagator: str = "registration"
+    weights: Path | None = None
+    roi_size: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    default_strategy: str = "recommended"
+
+    @classmethod
+    def from_conf(cls, conf: Mapping[str, str]) -> Settings:
+        """Read the ``--conf`` key and value strings.
+
+        Raises:
+            UserError: naming everything that is wrong and what is allowed instead.
+        """
+        problems: list[str] = []
+        values: dict[str, object] = {}
+        for key, raw in conf.items():
+            if key in FOREIGN_KEYS:
+                continue
+            if key not in _READERS:
+                problems.append(_unknown(key))
+                continue
+            text = str(raw).strip()
+            if not text:
+                problems.append(f"{key}: the value is empty. Leave the key out to get its default.")
+                continue
+            try:
+                values[key] = _READERS[key](text)
+            except UserError as error:
+                problems.append(str(error) if str(error).startswith(f"{key}:") else f"{key}: {error}")
+        settings = cls(**values)  # type: ignore[arg-type]
+        problems += settings._combinations()
+        if problems:
+            raise UserError("\n".join(["The settings given with --conf cannot be used:", *_bullets(problems), HELP]))
+        return settings
+
+    def _combinations(self) -> list[str]:
+        """What is wrong about settings that are right one by one."""
+        problems = []
+        if self.roi_size and self.spacing:
+            window = min(n * s for n, s in zip(self.roi_size, self.spacing, strict=True))
+            if window < _WINDOW_LEAST_MM:
+                problems.append(
+                    f"roi_size and spacing: together they give a window of only {window:g} mm; "
+                    f"at least {_WINDOW_LEAST_MM:g} mm are needed. Enlarge one of them, or leave both out."
+                )
+        return problems
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key.lower(), _READERS, n=1, cutoff=0.5)
+    return f"{key}: there is no such setting." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def _bullets(problems: Sequence[str]) -> list[str]:
+    return [f"  - {problem}" for problem in problems]
+
+
+def _choice(key: str, text: str, allowed: Sequence[str]) -> str:
+    if text not in allowed:
+        near = difflib.get_close_matches(text.lower(), allowed, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"{key}: {text!r} is not known.{hint} Allowed: {', '.join(allowed)}.")
+    return text
+
+
+def _folder(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        raise UserError(f"weights: there is no folder {text}.")
+    return path.absolute()
+
+
+def _triple(key: str, text: str, what: str) -> tuple[float, float, float]:
+    """Three numbers; one alone counts for all axes."""
+    parts = text.strip("[]() ").replace("x", ",").replace(";", ",").split(",")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3:
+        raise UserError(f"{key}: {text!r} is not allowed. Give {what}.")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _roi_size(text: str) -> tuple[int, int, int]:
+    what = (
+        f"one whole number or three with commas, multiples of {_ROI_STEP} from {_ROI_STEP} to {_ROI_MOST}, "
+        "for example 96,96,96"
+    )
+    numbers = _triple("roi_size", text, what)
+    if any(n % _ROI_STEP or not _ROI_STEP <= n <= _ROI_MOST for n in numbers):
+        raise UserError(f"roi_size: {text!r} is not allowed. Give {what}.")
+    return int(numbers[0]), int(numbers[1]), int(numbers[2])
+
+
+def _spacing(text: str) -> tuple[float, float, float]:
+    what = f"one number or three with commas, in mm, {_SPACING_LEAST:g} to {_SPACING_MOST:g}, for example 1,1,2.5"
+    numbers = _triple("spacing", text, what)
+    if not all(_SPACING_LEAST <= n <= _SPACING_MOST for n in numbers):
+        raise UserError(f"spacing: {text!r} is not allowed. Give {what}.")
+    return numbers
+
+
+_READERS = {
+    "labels": parse_labels,
+    "generalist": lambda text: _choice("generalist", text, available_generalists()),
+    "propagator": lambda text: _choice("propagator", text, available_propagators()),
+    "weights": _folder,
+    "roi_size": _roi_size,
+    "spacing": _spacing,
+    "default_strategy": lambda text: _choice("default_strategy", text, STRATEGIES),
+}
+
+HELP = f"""\
+Allowed:
+  --conf labels liver,spleen        names in the order of their voxel values 1, 2, ...; also JSON or a .json file
+  --conf generalist NAME            {", ".join(available_generalists())}
+  --conf propagator NAME            {", ".join(available_propagators())}
+  --conf weights FOLDER             where the generalists' weights lie
+  --conf roi_size 96,96,96          voxels of the specialist's window (one number counts for all axes)
+  --conf spacing 1,1,1              voxel size in mm that the specialist works at (one number counts for all axes)
+  --conf default_strategy NAME      {", ".join(STRATEGIES)}"""
+"""What the start-up message says is allowed."""

@@ -1,0 +1,156 @@
+"""What a user may choose for one training, and what the presets mean."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import UserError
+
+log = logging.getLogger("semisam.train")
+
+RECIPES = ("semisam_o1",)
+"""Names a request may give as ``recipe``; the first is the default. ``registry.py`` says what they stand for."""
+
+MOST_ROUNDS = 20
+MOST_EPOCHS = 10_000
+MOST_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much training a name stands for.
+
+    Args:
+        rounds: rounds after the propagation.
+        epochs: epochs of each round.
+        iterations: optimiser steps of an epoch.
+        batch: scans in a step; the labelled and the pseudo-labelled stream share it.
+        widths: channels of the specialist's levels.
+        scan_voxels: most voxels of a scan at the specialist's spacing when the settings leave the spacing open.
+        roi_voxels: most voxels of the specialist's window when the settings leave it open.
+    """
+
+    rounds: int
+    epochs: int
+    iterations: int
+    batch: int
+    widths: tuple[int, ...]
+    scan_voxels: int
+    roi_voxels: int
+
+
+PRESETS: Mapping[str, Preset] = {
+    "quick": Preset(2, 10, 15, 2, (16, 32, 64, 128), 120_000, 120_000),
+    "standard": Preset(2, 20, 25, 2, (16, 32, 64, 128), 400_000, 120_000),
+    "full": Preset(3, 50, 100, 4, (16, 32, 64, 128, 256), 4_000_000, 900_000),
+}
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """The options of one training.
+
+    Args:
+        recipe: one of ``RECIPES``.
+        preset: one of ``PRESETS``.
+        rounds: rounds after the propagation, None for the preset's.
+        max_epochs: epochs of each round, None for the preset's.
+        seed: the same seed gives the same pseudo-labels on one machine.
+        device: ``cpu`` or ``cuda[:n]``.
+    """
+
+    recipe: str = RECIPES[0]
+    preset: str = "quick"
+    rounds: int | None = None
+    max_epochs: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    @classmethod
+    def parse(cls, request: Mapping[str, object]) -> RecipeOptions:
+        """Read the options of a training request; keys that are none of ours are left to others.
+
+        Whole numbers may come as int, float or text; 0, "" and None mean the preset's default. Clients send a list
+        where the server offered a choice and nothing was chosen: its first entry counts.
+
+        Raises:
+            UserError: (400) when a value is not allowed; the text says what is.
+        """
+        return cls(
+            recipe=_choice(request, "recipe", RECIPES, RECIPES[0]),
+            preset=_choice(request, "preset", tuple(PRESETS), next(iter(PRESETS))),
+            rounds=_whole(request, "rounds", MOST_ROUNDS) or None,
+            max_epochs=_whole(request, "max_epochs", MOST_EPOCHS) or None,
+            seed=_whole(request, "seed", MOST_SEED),
+            device=choose_device(_text(request, "device") or "auto"),
+        )
+
+    @property
+    def amount(self) -> Preset:
+        """The preset, with ``rounds`` and ``max_epochs`` in place."""
+        preset = PRESETS[self.preset]
+        return Preset(
+            rounds=self.rounds or preset.rounds,
+            epochs=self.max_epochs or preset.epochs,
+            iterations=preset.iterations,
+            batch=preset.batch,
+            widths=preset.widths,
+            scan_voxels=preset.scan_voxels,
+            roi_voxels=preset.roi_voxels,
+        )
+
+
+def choose_device(text: str) -> str:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:n`` into a device this machine has.
+
+    Clients send their own default (``cuda``) without asking, so a missing GPU is a warning, not an error.
+
+    Raises:
+        UserError: (400) for any other text.
+    """
+    text = text.strip().lower()
+    kind, _, number = text.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (":" in text and not (kind == "cuda" and number.isdecimal())):
+        raise UserError(f"device: {text!r} is not known. Allowed: auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if kind == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        if kind == "cuda":
+            log.warning("device: %s was asked for, but this machine has no usable GPU: training on the CPU.", text)
+        return "cpu"
+    if int(number or 0) >= torch.cuda.device_count():
+        log.warning("device: there is no %s, using cuda:0.", text)
+        return "cuda:0"
+    return f"cuda:{int(number or 0)}"
+
+
+def _text(request: Mapping[str, object], key: str) -> str:
+    value = request.get(key)
+    if isinstance(value, (list, tuple)):
+        value = value[0] if value else ""
+    return "" if value is None else str(value).strip()
+
+
+def _choice(request: Mapping[str, object], key: str, allowed: tuple[str, ...], default: str) -> str:
+    text = _text(request, key) or default
+    if text not in allowed:
+        raise UserError(f"{key}: {text!r} is not known. Allowed: {', '.join(allowed)}.")
+    return text
+
+
+def _whole(request: Mapping[str, object], key: str, most: int) -> int:
+    text = _text(request, key)
+    if not text:
+        return 0
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if isinstance(request.get(key), bool) or not number.is_integer() or not 0 <= number <= most:
+        raise UserError(f"{key}: {text!r} is not allowed. Give a whole number from 0 to {most} (0 = the default).")
+    return int(number)

@@ -1,0 +1,144 @@
+"""Two streams of training windows: scans with a human label, and scans with a pseudo-label, in every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..specialists.augment import Augmentation
+
+_AIMED = 0.7
+"""Share of windows that are centred at a structure, where a scan is larger than the window."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A scan to learn from, on the specialist's grid.
+
+    Args:
+        image: ``[1, D, H, W]`` as ``prepare`` gives it.
+        target: soft labels ``[1 + N, D, H, W]``, sum 1.
+        weight: how much each voxel counts, ``[1, D, H, W]`` in 0..1.
+    """
+
+    image: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Windows of one step.
+
+    Args:
+        images: ``[B, 1, *size]``.
+        targets: ``[B, 1 + N, *size]``.
+        weights: ``[B, 1, *size]``.
+        human: ``[B]`` boolean: whether the label is a human's.
+    """
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor
+    human: Tensor
+
+
+class SampleSource(Protocol):
+    """Gives the samples by name."""
+
+    def human(self) -> Sequence[str]:
+        """Names of scans with a human label."""
+        ...
+
+    def pseudo(self) -> Sequence[str]:
+        """Names of scans with a pseudo-label that is of use."""
+        ...
+
+    def sample(self, name: str) -> Sample:
+        """The scan ``name``."""
+        ...
+
+
+class TwoStreams:
+    """Draws batches without end.
+
+    Each stream runs through all its scans in random order before it repeats one.
+
+    Args:
+        source: the scans.
+        size: voxels of a window.
+        batch: windows in a batch.
+        human_share: share of the windows taken from human labels, at least one window of each stream that has scans.
+        augmentation: random changes.
+        generator: source of the random numbers.
+    """
+
+    def __init__(
+        self,
+        source: SampleSource,
+        size: Sequence[int],
+        batch: int,
+        human_share: float,
+        augmentation: Augmentation,
+        generator: torch.Generator,
+    ) -> None:
+        self._source = source
+        self._size = tuple(size)
+        self._augmentation = augmentation
+        self._generator = generator
+        self._streams = (list(source.human()), list(source.pseudo()))
+        self._left: tuple[list[str], list[str]] = ([], [])
+        of_human = min(batch - 1, max(1, round(batch * human_share))) if all(self._streams) else batch
+        if not self._streams[0]:
+            of_human = 0
+        self._counts = (of_human, batch - of_human)
+
+    def draw(self) -> Batch:
+        """The next batch, on the CPU."""
+        windows = []
+        for stream, count in enumerate(self._counts):
+            for _ in range(count):
+                windows.append((self._window(self._next(stream)), stream == 0))
+        return Batch(
+            images=torch.stack([w[0] for w, _ in windows]),
+            targets=torch.stack([w[1] for w, _ in windows]),
+            weights=torch.stack([w[2] for w, _ in windows]),
+            human=torch.tensor([human for _, human in windows]),
+        )
+
+    def _next(self, stream: int) -> Sample:
+        left = self._left[stream]
+        if not left:
+            names = self._streams[stream]
+            left.extend(names[int(n)] for n in torch.randperm(len(names), generator=self._generator))
+        return self._source.sample(left.pop())
+
+    def _window(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
+        maps = torch.cat([sample.target, sample.weight]).float()
+        centre = self._centre(sample)
+        image, cut = self._augmentation.window(sample.image.float(), maps, centre, self._size, self._generator)
+        return image, cut[:-1], cut[-1:]
+
+    def _centre(self, sample: Sample) -> list[float]:
+        """Where to cut: anywhere in a range that keeps the window inside, or around a structure."""
+        extent = sample.image.shape[1:]
+        jitter = torch.rand(4, generator=self._generator)
+        centre = []
+        aim: list[float] | None = None
+        if float(jitter[3]) < _AIMED and any(e > s for e, s in zip(extent, self._size, strict=True)):
+            inside = (sample.target[0] < 0.5).nonzero()
+            if len(inside):
+                pick = int(torch.randint(len(inside), (1,), generator=self._generator))
+                aim = [float(v) for v in inside[pick]]
+        for axis, (e, s) in enumerate(zip(extent, self._size, strict=True)):
+            room = max(0.0, float(e - s))
+            low, high = (e - 1 - room) / 2, (e - 1 + room) / 2
+            # A window as large as the scan still moves a little: the specialist must not learn positions by heart.
+            shake = (float(jitter[axis]) - 0.5) * 0.2 * s
+            spot = aim[axis] + shake if aim is not None else low + float(jitter[axis]) * room + shake * (room == 0)
+            centre.append(min(max(spot, low - 0.1 * s), high + 0.1 * s))
+        return centre

@@ -1,0 +1,248 @@
+"""The scans of a run on the specialist's grid, kept on disk and only as far as they fit in memory."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..frames import Frame
+from ..generalists import Generalist
+from ..labels import LabelSchema
+from ..propagation import Template
+from ..propagation.fusion import signature
+from ..specialists.prepare import normalise
+from ..specialists.spec import SpecialistSpec
+from ..volumes import Volume, read_label, read_volume, write_whole
+from .base import Case
+from .sampling import Sample
+
+CACHE_BYTES = 1_500_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScan:
+    """A scan on the specialist's grid.
+
+    Args:
+        frame: where the grid lies in the scan.
+        affine: ``[4, 4]`` of the scan itself.
+        image: ``[1, D, H, W]`` float16, as ``prepare`` gives it.
+        signature: short description of the whole scan, to compare scans by; unit length.
+    """
+
+    frame: Frame
+    affine: np.ndarray
+    image: Tensor
+    signature: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SoftTarget:
+    """What to learn about a scan.
+
+    Args:
+        probabilities: ``[1 + N, D, H, W]`` float16.
+        confidence: ``[D, H, W]`` float16 in 0..1.
+    """
+
+    probabilities: Tensor
+    confidence: Tensor
+
+
+class Study:
+    """Scans and their current labels; a ``SampleSource``.
+
+    Human labels never change; pseudo-labels are those of the last finished round (``use_round``).
+
+    Args:
+        cases: the scans.
+        schema: the structures.
+        spec: the grid.
+        folder: where prepared scans are kept.
+        generalist: compares scans.
+        cache_bytes: how much is kept in memory.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        schema: LabelSchema,
+        spec: SpecialistSpec,
+        folder: Path,
+        generalist: Generalist,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.cases = {case.name: case for case in cases}
+        self.schema = schema
+        self.spec = spec
+        self._folder = folder
+        self._generalist = generalist
+        self._files = {case.name: _file_name(n, case.name) for n, case in enumerate(cases)}
+        self._cache = _Cache(cache_bytes)
+        self._round: Path | None = None
+        self._pseudo: list[str] = []
+        self._human = [case.name for case in cases if case.label is not None]
+
+    # --- what the training draws from ---------------------------------------------------------------------------------
+
+    def human(self) -> Sequence[str]:
+        """Names of scans with a usable human label."""
+        return self._human
+
+    def pseudo(self) -> Sequence[str]:
+        """Names of scans whose pseudo-label holds a structure."""
+        return self._pseudo
+
+    def sample(self, name: str) -> Sample:
+        """See ``SampleSource``."""
+        target = self.target(name)
+        return Sample(self.prepared(name).image, target.probabilities, target.confidence[None])
+
+    # --- scans --------------------------------------------------------------------------------------------------------
+
+    def drop(self, name: str) -> None:
+        """Leave a scan out from now on."""
+        self.cases.pop(name, None)
+        self._human = [n for n in self._human if n != name]
+        self._pseudo = [n for n in self._pseudo if n != name]
+
+    def unlabelled(self) -> list[str]:
+        """Names of scans without a human label."""
+        return [name for name, case in self.cases.items() if case.label is None]
+
+    def read(self, name: str) -> Volume:
+        """The scan itself, from its own file."""
+        return read_volume(self.cases[name].image)
+
+    def template(self, name: str) -> Template:
+        """A scan with its human label."""
+        case = self.cases[name]
+        if case.label is None:
+            raise UserError(f"{name} has no 'final' label.", status=409)
+        scan = self.read(name)
+        return Template(name, scan, read_label(case.label, scan, self.schema))
+
+    def prepare(self, name: str, scan: Volume, frame: Frame) -> PreparedScan:
+        """Put a scan on the specialist's grid and keep it.
+
+        Args:
+            name: of the case.
+            scan: as ``read`` gives it.
+            frame: ``frame_of(scan)``.
+        """
+        grid = frame.with_spacing(self.spec.spacing)
+        scan_signature = signature(scan, self._generalist)
+        content = {
+            "frame": asdict(grid),
+            "affine": torch.from_numpy(np.array(scan.affine)),
+            "image": normalise(grid.image(scan.array)).half(),
+            "signature": scan_signature,
+        }
+        save_tensors(self._folder / f"{self._files[name]}.pt", content)
+        return self.prepared(name)
+
+    def is_prepared(self, name: str) -> bool:
+        """Whether ``prepared`` can answer."""
+        return (self._folder / f"{self._files[name]}.pt").exists()
+
+    def prepared(self, name: str) -> PreparedScan:
+        """A scan on the specialist's grid."""
+
+        def load() -> PreparedScan:
+            content = load_tensors(self._folder / f"{self._files[name]}.pt")
+            frame = Frame(**content["frame"])
+            return PreparedScan(frame, content["affine"].numpy(), content["image"], content["signature"])
+
+        return self._cache.get(f"image {name}", load, lambda scan: scan.image)
+
+    # --- labels -------------------------------------------------------------------------------------------------------
+
+    def keep_human(self, name: str, label: np.ndarray, frame: Frame) -> None:
+        """Put a human label ``[D, H, W]`` on the specialist's grid and keep it."""
+        soft = frame.with_spacing(self.spec.spacing).one_hot(label, self.schema.channels)
+        self.write_target(self._folder, name, soft, torch.ones(soft.shape[1:]))
+
+    def target(self, name: str) -> SoftTarget:
+        """The human label of a scan, else its current pseudo-label."""
+        human = self.cases[name].label is not None
+        folder = self._folder if human else self._round
+        if folder is None:
+            raise RuntimeError("use_round must be called before pseudo-labels are asked for")
+
+        def load() -> SoftTarget:
+            with np.load(folder / f"{self._files[name]}.npz") as content:
+                return SoftTarget(
+                    torch.from_numpy(content["probabilities"]), torch.from_numpy(content["confidence"])
+                )
+
+        return self._cache.get(f"target {folder} {name}", load, lambda target: target.probabilities)
+
+    def write_target(self, folder: Path, name: str, probabilities: Tensor, confidence: Tensor) -> None:
+        """Keep soft labels ``[1 + N, D, H, W]`` and confidence ``[D, H, W]`` in ``folder``."""
+        arrays = {"probabilities": probabilities.half().numpy(), "confidence": confidence.half().numpy()}
+        write_whole(folder / f"{self._files[name]}.npz", lambda temporary: _save_arrays(temporary, arrays))
+
+    def use_round(self, folder: Path, useful: Sequence[str]) -> None:
+        """From now on pseudo-labels come from ``folder``; the training draws the ``useful`` ones."""
+        self._round = folder
+        self._pseudo = list(useful)
+
+    def file_name(self, name: str) -> str:
+        """A name without odd characters for files of a scan, no suffix."""
+        return self._files[name]
+
+
+def save_tensors(path: Path, content: object) -> None:
+    """Write tensors and plain types, whole or not at all."""
+
+    def write(temporary: str) -> None:
+        # Through a file object: torch turns a full disk into a RuntimeError when it writes to a path itself.
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+
+    write_whole(path, write)
+
+
+def load_tensors(path: Path) -> dict:  # type: ignore[type-arg]
+    """Read what ``save_tensors`` wrote."""
+    return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+
+
+def _save_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def _file_name(number: int, name: str) -> str:
+    return f"{number:05d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:80]}"
+
+
+class _Cache:
+    """The most recently used values, up to a number of bytes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._used = 0
+        self._items: OrderedDict[str, tuple[object, int]] = OrderedDict()
+
+    def get(self, key, load: Callable, tensor: Callable):  # type: ignore[no-untyped-def]
+        if key in self._items:
+            self._items.move_to_end(key)
+            return self._items[key][0]
+        value = load()
+        main: Tensor = tensor(value)
+        size = int(main.numel() * main.element_size() * 1.5)
+        self._items[key] = (value, size)
+        self._used += size
+        while self._used > self._most and len(self._items) > 1:
+            _, (_, freed) = self._items.popitem(last=False)
+            self._used -= freed
+        return value

@@ -1,0 +1,208 @@
+"""The state of a training on disk: written whole, so that a killed run can go on.
+
+::
+
+    <base>/run-20260101-120000-1/
+        run.json          what the run works on: options, settings, versions, cases with fingerprints
+        state.json        last finished round, whether the run is finished
+        prepared/         what all rounds share; each file written whole
+        rounds/0/ 1/ ...  finished rounds
+        rounds/.part-2/   the round that is being worked on
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from .errors import UserError
+from .volumes import space_error, write_whole
+
+log = logging.getLogger("semisam.train")
+
+KEPT_RUNS = 3
+_WHOLE_FILE = 64 * 2**20
+_PIECE = 2**20
+_PREFIX = "run-"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder; see the module's text for what is in it."""
+
+    path: Path
+
+    @property
+    def prepared(self) -> Path:
+        """Where files that all rounds share are kept."""
+        return self.path / "prepared"
+
+    def finished_round(self) -> int | None:
+        """The last round whose files are complete, None when there is none."""
+        rounds = self.path / "rounds"
+        done = [int(p.name) for p in rounds.iterdir() if p.name.isdecimal()] if rounds.is_dir() else []
+        return max(done, default=None)
+
+    def round(self, index: int) -> Path:
+        """Where a finished round lies."""
+        return self.path / "rounds" / str(index)
+
+    def begin_round(self, index: int, *, keep: bool = False) -> Path:
+        """An empty folder to write the round ``index`` into; with ``keep`` what a killed run left there stays."""
+        part = self.path / "rounds" / f".part-{index}"
+        if part.exists() and not keep:
+            shutil.rmtree(part)
+        part.mkdir(parents=True, exist_ok=True)
+        return part
+
+    def end_round(self, index: int) -> Path:
+        """Declare the round finished: from now on it is at ``round(index)``."""
+        os.replace(self.path / "rounds" / f".part-{index}", self.round(index))
+        write_json(self.path / "state.json", {"finished_round": index, "finished": False})
+        return self.round(index)
+
+    def end_run(self) -> None:
+        """Declare the run finished: it will not be continued."""
+        write_json(self.path / "state.json", {"finished_round": self.finished_round(), "finished": True})
+
+
+def open_run(base: Path, identity: Mapping[str, object]) -> RunFolder:
+    """The folder of an unfinished run with the same ``identity``, or of a new one; old ones are removed.
+
+    Args:
+        base: folder of all runs.
+        identity: everything a run's results depend on; plain types.
+
+    Raises:
+        UserError: (507) when there is no space left.
+    """
+    base.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    runs = _runs(base)
+    if runs:
+        written, state = read_json(runs[-1] / "run.json"), read_json(runs[-1] / "state.json")
+        if written and written.get("digest") == digest and not (state or {}).get("finished"):
+            return RunFolder(runs[-1])
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    number = 1
+    while (base / f"{_PREFIX}{stamp}-{number}").exists():
+        number += 1
+    folder = base / f"{_PREFIX}{stamp}-{number}"
+    folder.mkdir()
+    write_json(folder / "run.json", {"digest": digest, "started": stamp, **identity})
+    for old in _runs(base)[:-KEPT_RUNS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return RunFolder(folder)
+
+
+@contextmanager
+def only_one(base: Path) -> Iterator[None]:
+    """Hold a lock on ``base``; a second training of any process is refused. A killed process lets go by itself.
+
+    Raises:
+        UserError: (409) when another training holds it.
+    """
+    base.mkdir(parents=True, exist_ok=True)
+    with open(base / "lock", "w", encoding="utf-8") as file:
+        if not _lock(file):
+            raise UserError("A training is running already. Wait for it, or stop it first.", status=409)
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # no such lock on Windows; MONAI Label itself refuses a second training there
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def fingerprint(path: Path) -> str:
+    """A short text that changes when a file, or any file of a DICOM folder, changes.
+
+    Small files are read whole; of large ones the size and pieces spread over the file.
+
+    Raises:
+        UserError: (404) when it is missing.
+    """
+    digest = hashlib.sha256()
+    try:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            size = file.stat().st_size
+            digest.update(f"{file.relative_to(path)}:{size};".encode())
+            whole = size <= _WHOLE_FILE
+            with open(file, "rb") as content:
+                for start in range(0, size, _PIECE) if whole else (size * n // 32 for n in range(32)):
+                    content.seek(start)
+                    digest.update(content.read(_PIECE))
+                if not whole:  # a gzip stream ends with its checksum
+                    content.seek(-64, os.SEEK_END)
+                    digest.update(content.read())
+    except OSError as error:
+        raise UserError(f"{path.name} cannot be read ({error.strerror}).", status=404) from error
+    return digest.hexdigest()[:32]
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise UserError (507) unless about ``needed`` bytes are free at ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"Only {free / 2**20:.0f} MiB are free in {folder}; this training needs about {needed / 2**20:.0f} MiB. "
+            "Free some space there and start again.",
+            status=507,
+        )
+
+
+@contextmanager
+def space_errors(folder: Path) -> Iterator[None]:
+    """Turn 'no space left' into a readable error, wherever it comes up."""
+    try:
+        yield
+    except OSError as error:
+        raise space_error(error, folder) or error from error
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write plain types as JSON, whole or not at all."""
+
+    def write(temporary: str) -> None:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+
+    write_whole(path, write)
+
+
+def read_json(path: Path) -> dict[str, object] | None:
+    """What ``write_json`` wrote, None when it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _runs(base: Path) -> list[Path]:
+    """All runs, the oldest first."""
+    found = [p for p in base.iterdir() if p.is_dir() and p.name.startswith(_PREFIX)]
+
+    def key(path: Path) -> tuple[str, int]:
+        stamp, _, number = path.name.rpartition("-")
+        return stamp, int(number) if number.isdecimal() else 0
+
+    return sorted(found, key=key)

@@ -1,0 +1,22 @@
+"""Specialists: small trainable networks, and the semi-supervised regularisers that help to train them."""
+
+from .checkpoint import Specialist, load_specialist, save_specialist
+from .predict import SpecialistPrediction, predict, predict_prepared
+from .prepare import prepare
+from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing
+from .unet import build_network
+
+__all__ = [
+    "Specialist",
+    "SpecialistPrediction",
+    "SpecialistSpec",
+    "build_network",
+    "check_roi",
+    "choose_roi",
+    "choose_spacing",
+    "load_specialist",
+    "predict",
+    "predict_prepared",
+    "prepare",
+    "save_specialist",
+]

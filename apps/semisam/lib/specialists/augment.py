@@ -1,0 +1,97 @@
+"""Random changes of a training window: place, shape and intensities, in one resampling.
+
+No flips: left and right structures must stay distinguishable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strong the random changes are.
+
+    Args:
+        rotation: largest rotation about each axis in radians.
+        scale: largest relative change of size, of each axis.
+        elastic: deviation in voxels of the control points of a smooth deformation.
+        control: control points along each axis.
+        contrast: largest relative change of contrast.
+        brightness: largest shift, in standard deviations of the intensities.
+        noise: largest deviation of added noise.
+        bias: largest relative strength of a smooth multiplicative field.
+    """
+
+    rotation: float = 0.26
+    scale: float = 0.15
+    elastic: float = 2.0
+    control: int = 5
+    contrast: float = 0.25
+    brightness: float = 0.2
+    noise: float = 0.15
+    bias: float = 0.2
+
+    def window(
+        self, image: Tensor, maps: Tensor, centre: Sequence[float], size: Sequence[int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Cut a deformed window.
+
+        Args:
+            image: ``[1, D, H, W]``.
+            maps: further maps ``[C, D, H, W]`` on the same grid (soft labels, weights); deformed alike.
+            centre: voxel coordinates of the window's centre in the image.
+            size: voxels of the window; parts outside the image repeat its border.
+            generator: source of the random numbers.
+
+        Returns:
+            ``[1, *size]`` and ``[C, *size]``.
+        """
+        coordinates = self._coordinates(centre, size, generator)
+        extent = torch.tensor(image.shape[1:], dtype=torch.float32).view(3, 1, 1, 1)
+        grid = ((coordinates * 2 + 1) / extent - 1).flip(0).permute(1, 2, 3, 0)[None]
+        both = torch.cat([image, maps])[None]
+        cut = functional.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+        return self._intensities(cut[:1], generator), cut[1:]
+
+    def _coordinates(self, centre: Sequence[float], size: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Voxel coordinates in the image, ``[3, *size]``."""
+        axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
+        plain = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        angles = _uniform(3, generator) * self.rotation
+        matrix = torch.eye(3)
+        for axis in range(3):
+            a, b = [n for n in range(3) if n != axis]
+            turn = torch.eye(3)
+            turn[a, a] = turn[b, b] = angles[axis].cos()
+            turn[a, b], turn[b, a] = -angles[axis].sin(), angles[axis].sin()
+            matrix = matrix @ turn
+        matrix = matrix * (1 + _uniform(3, generator) * self.scale)
+        moved = (matrix @ plain.reshape(3, -1)).reshape(plain.shape)
+        if self.elastic > 0:
+            control = torch.randn(1, 3, *[self.control] * 3, generator=generator) * self.elastic
+            moved = moved + functional.interpolate(control, size=list(size), mode="trilinear", align_corners=True)[0]
+        return moved + torch.tensor([float(c) for c in centre]).view(3, 1, 1, 1)
+
+    def _intensities(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        contrast, brightness, noise = _uniform(3, generator).tolist()
+        field = _uniform(64, generator).reshape(1, 1, 4, 4, 4) * self.bias
+        smooth = functional.interpolate(field, size=image.shape[1:], mode="trilinear", align_corners=True)[0]
+        changed = image * (1 + contrast * self.contrast) * (1 + smooth) + brightness * self.brightness
+        return changed + torch.randn(image.shape, generator=generator) * (abs(noise) * self.noise)
+
+
+def plain_window(image: Tensor, maps: Tensor, centre: Sequence[float], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Cut a window without any change; see ``Augmentation.window``."""
+    still = Augmentation(rotation=0, scale=0, elastic=0, contrast=0, brightness=0, noise=0, bias=0)
+    return still.window(image, maps, centre, size, torch.Generator())
+
+
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    """Values in -1..1."""
+    return torch.rand(count, generator=generator) * 2 - 1

@@ -1,0 +1,94 @@
+"""A trained specialist, and its file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..volumes import write_whole
+from .spec import SpecialistSpec
+from .unet import build_network
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Specialist:
+    """A trained specialist.
+
+    Args:
+        spec: what its networks are and see.
+        members: its networks; their probabilities are averaged.
+        notes: where it comes from (plain types): recipe, round, seed, ...
+    """
+
+    spec: SpecialistSpec
+    members: tuple[nn.Module, ...]
+    notes: Mapping[str, object] = field(default_factory=dict)
+
+    def to(self, device: str | torch.device) -> Specialist:
+        """The same specialist with its networks moved to ``device`` and ready to predict."""
+        for member in self.members:
+            member.to(device).eval()
+        return self
+
+
+def save_specialist(
+    path: Path, spec: SpecialistSpec, members: Sequence[nn.Module], notes: Mapping[str, object] | None = None
+) -> None:
+    """Write a specialist to one file, whole or not at all; only plain types and tensors, so it loads safely.
+
+    Raises:
+        UserError: (507) when there is no space left.
+    """
+    content = {
+        "format": _FORMAT,
+        "spec": spec.as_plain(),
+        "members": [{k: v.detach().cpu().contiguous() for k, v in m.state_dict().items()} for m in members],
+        "notes": dict(notes or {}),
+    }
+    write_whole(path, lambda temporary: _save(content, temporary))
+
+
+def load_specialist(path: str | os.PathLike[str], device: str = "cpu") -> Specialist:
+    """Read what ``save_specialist`` wrote.
+
+    Raises:
+        UserError: (404) when there is no such file, (422) when it is damaged or no specialist of this app.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("There is no trained specialist yet. Train first, then try again.", status=404)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != _FORMAT:
+            raise ValueError(f"format {content['format']}, expected {_FORMAT}")
+        spec = SpecialistSpec.from_plain(content["spec"])
+        members = []
+        for weights in content["members"]:
+            network = build_network(spec)
+            network.load_state_dict(weights)
+            members.append(network)
+        if not members:
+            raise ValueError("no networks in it")
+        return Specialist(spec, tuple(members), content["notes"]).to(device)
+    except Exception as error:
+        # torch.load alone raises pickle, zip, runtime, EOF and key errors.
+        first = (str(error).strip().splitlines() or ["-"])[0][:160]
+        raise UserError(
+            f"{path.name} is damaged or no specialist of this app ({type(error).__name__}: {first}). "
+            "Train again, or put a good copy there.",
+            status=422,
+        ) from error
+
+
+def _save(content: object, path: str) -> None:
+    # Through a file object: torch turns a full disk into a RuntimeError when it writes to a path itself.
+    with open(path, "wb") as file:
+        torch.save(content, file)

@@ -1,0 +1,39 @@
+"""Exponential moving average of a network.
+
+Tarvainen and Valpola, "Mean teachers are better role models", https://arxiv.org/abs/1703.01780
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+
+def teacher_of(student: nn.Module) -> nn.Module:
+    """A copy of ``student`` that no gradient reaches."""
+    teacher = deepcopy(student)
+    for parameter in teacher.parameters():
+        parameter.requires_grad_(False)
+    return teacher
+
+
+def ema_rate(step: int, most: float = 0.99) -> float:
+    """How much of the teacher stays: ``min(1 - 1 / (t + 1), most)``, so that it follows fast at first."""
+    return min(1.0 - 1.0 / (step + 1), most)
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, rate: float) -> None:
+    """``teacher = rate * teacher + (1 - rate) * student``, for parameters and floating-point buffers.
+
+    Other buffers (counters) are copied: a teacher with running statistics needs the student's.
+    """
+    for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
+        own.lerp_(other.detach(), 1.0 - rate)
+    for own, other in zip(teacher.buffers(), student.buffers(), strict=True):
+        if own.is_floating_point():
+            own.lerp_(other.detach(), 1.0 - rate)
+        else:
+            own.copy_(other)

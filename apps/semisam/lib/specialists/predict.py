@@ -1,0 +1,88 @@
+"""The specialist's answer for a scan, with its uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor, nn
+
+from ..frames import Frame
+from ..uncertainty import normalised_entropy
+from ..volumes import Volume
+from .checkpoint import Specialist
+from .prepare import prepare
+from .regularisers.mean_teacher import input_noise
+from .spec import SpecialistSpec
+
+PASSES = 2
+"""Passes of each member: one over the scan as it is, the others over noisy copies."""
+
+
+@dataclass(frozen=True, eq=False)
+class SpecialistPrediction:
+    """What a specialist says about a scan.
+
+    Args:
+        frame: where its working grid lies in the scan.
+        probabilities: ``[1 + N, D, H, W]`` float32 on the working grid, background first, sum 1.
+        uncertainty: ``[D, H, W]`` float32 in 0..1 on the working grid: normalised entropy of the probabilities.
+    """
+
+    frame: Frame
+    probabilities: Tensor
+    uncertainty: Tensor
+
+    def labels(self) -> np.ndarray:
+        """Label map ``[D, H, W]`` uint8 in the scan's own grid."""
+        return self.frame.labels_back(self.probabilities)
+
+    def uncertainty_map(self) -> np.ndarray:
+        """Uncertainty ``[D, H, W]`` float32 in 0..1 in the scan's own grid; 0 outside the content."""
+        return self.frame.map_back(self.uncertainty)
+
+
+def predict(specialist: Specialist, volume: Volume, *, passes: int = PASSES) -> SpecialistPrediction:
+    """Segment a scan of any orientation, spacing, size and intensity scale."""
+    frame, image = prepare(volume, specialist.spec)
+    probabilities = predict_prepared(specialist.members, specialist.spec, image, passes=passes)
+    return SpecialistPrediction(frame, probabilities, normalised_entropy(probabilities))
+
+
+@torch.inference_mode()
+def predict_prepared(
+    members: Sequence[nn.Module], spec: SpecialistSpec, image: Tensor, *, passes: int = PASSES
+) -> Tensor:
+    """Mean probabilities over members and passes; the same input gives the same answer.
+
+    Args:
+        members: networks on one device.
+        spec: what they are.
+        image: ``[1, D, H, W]`` as ``prepare`` gives it; may be smaller than the window, it is padded then.
+        passes: passes of each member.
+
+    Returns:
+        ``[1 + N, D, H, W]`` float32 on the CPU.
+    """
+    device = next(members[0].parameters()).device
+    inferer = SlidingWindowInferer(
+        spec.roi_size, sw_batch_size=1, overlap=0.25, mode="gaussian", padding_mode="replicate"
+    )
+    generator = torch.Generator().manual_seed(0)
+    image = image[None].to(device)
+    total = torch.zeros(1, spec.channels, *image.shape[2:], device=device)
+    for number in range(passes):
+        seen = image if number == 0 else image + input_noise(image, generator)
+        for member in members:
+            member.eval()
+            total += _softmax(inferer(seen, member))
+    return (total[0] / (passes * len(members))).cpu()
+
+
+def _softmax(logits: object) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise TypeError("a specialist's network must answer with one tensor")
+    return logits.float().softmax(dim=1)

@@ -1,0 +1,112 @@
+"""What has to be known about a specialist besides its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from ..errors import UserError
+
+_ROI_STEP = 8
+_LEAST_ROI = 16
+
+
+@dataclass(frozen=True)
+class SpecialistSpec:
+    """A specialist's network and the grid and intensities it works on.
+
+    Args:
+        label_names: the structures; channel n of the output is the structure n, channel 0 background.
+        widths: channels of the network's levels, from full resolution down.
+        spacing: voxel size of the working grid in mm (right, anterior, superior).
+        roi_size: voxels of the sliding window along the same axes.
+        network: kind of network, see ``unet.build_network``.
+        normalisation: how intensities are scaled, see ``prepare.normalise``.
+        dropout: share of features dropped while training.
+    """
+
+    label_names: tuple[str, ...]
+    widths: tuple[int, ...]
+    spacing: tuple[float, float, float]
+    roi_size: tuple[int, int, int]
+    network: str = "unet3d"
+    normalisation: str = "percentile_zscore"
+    dropout: float = 0.1
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels: structures and background."""
+        return len(self.label_names) + 1
+
+    def as_plain(self) -> dict[str, object]:
+        """The fields as lists, numbers and strings."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, object]) -> SpecialistSpec:
+        """The reverse of ``as_plain``.
+
+        Raises:
+            KeyError, TypeError, ValueError: when fields are missing or of a wrong kind.
+        """
+        known = {name: content[name] for name in cls.__dataclass_fields__}
+        spec = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})  # type: ignore[arg-type]
+        if len(spec.spacing) != 3 or len(spec.roi_size) != 3 or not spec.widths or not spec.label_names:
+            raise ValueError("spacing, roi_size, widths or label_names has a wrong length")
+        return spec
+
+
+def choose_spacing(
+    extents: Sequence[Sequence[float]], spacings: Sequence[Sequence[float]], most_voxels: int
+) -> tuple[float, float, float]:
+    """A spacing at which a middling scan has at most ``most_voxels``, and no axis is finer than the scans themselves.
+
+    Args:
+        extents: size in mm of each scan's content along the canonical axes.
+        spacings: voxel size in mm of each scan along the same axes.
+        most_voxels: budget of one scan.
+    """
+    extent = [_median([e[n] for e in extents]) for n in range(3)]
+    native = [_median([s[n] for s in spacings]) for n in range(3)]
+
+    def voxels(edge: float) -> float:
+        return math.prod(e / max(s, edge) for e, s in zip(extent, native, strict=True))
+
+    low, high = min(native), max(*extent, min(native))
+    if voxels(low) > most_voxels:
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if voxels(middle) > most_voxels else (low, middle)
+    edge = high if voxels(low) > most_voxels else low
+    x, y, z = (round(max(s, edge), 4) for s in native)
+    return x, y, z
+
+
+def choose_roi(
+    extents: Sequence[Sequence[float]], spacing: Sequence[float], most_voxels: int
+) -> tuple[int, int, int]:
+    """A window that covers a middling scan, or as much of it as ``most_voxels`` allow; multiples of 8, at least 16.
+
+    Args:
+        extents: size in mm of each scan's content along the canonical axes.
+        spacing: voxel size in mm of the working grid.
+        most_voxels: budget of the window.
+    """
+    size = [_median([e[n] for e in extents]) / s for n, s in enumerate(spacing)]
+    roi = [max(_LEAST_ROI, _ROI_STEP * math.ceil(s / _ROI_STEP - 0.25)) for s in size]
+    while math.prod(roi) > most_voxels and max(roi) > _LEAST_ROI:
+        roi[roi.index(max(roi))] -= _ROI_STEP
+    return roi[0], roi[1], roi[2]
+
+
+def check_roi(roi: Sequence[int], levels: int) -> None:
+    """Raise UserError when a window is too small for a network of ``levels`` levels."""
+    least = 2**levels
+    if min(roi) < least:
+        shown = " x ".join(str(n) for n in roi)
+        raise UserError(f"roi_size {shown} is too small for this network: every edge needs at least {least} voxels.")
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
