@@ -27,7 +27,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     app = Path(__file__).resolve().parents[1]
     print(f"{chosen.scans} scans in {chosen.folder}. Start the server with:")
-    print(
-        f"  monailabel start_server --app {app} --studies {chosen.folder.resolve()} --conf labels {','.join(names)}"
-    )
+    print(f"  monailabel start_server --app {app} --studies {chosen.folder.resolve()} --conf labels {','.join(names)}")
     return 0

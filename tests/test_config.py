@@ -1,0 +1,107 @@
+"""Settings: read once, and everything that is wrong is said at once."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from lib.config import Settings
+from lib.errors import UserError
+
+
+def message(**conf: str) -> str:
+    with pytest.raises(UserError) as caught:
+        Settings.from_conf(conf)
+    return str(caught.value)
+
+
+def test_defaults() -> None:
+    settings = Settings.from_conf({})
+    assert settings == Settings()
+    assert (settings.generalist, settings.propagator, settings.default_strategy) == (
+        "mind",
+        "registration",
+        "recommended",
+    )
+    assert settings.labels is None
+
+
+def test_all_keys(tmp_path: Path) -> None:
+    settings = Settings.from_conf(
+        {
+            "labels": "liver, spleen",
+            "generalist": "mind",
+            "propagator": "prototype",
+            "weights": str(tmp_path),
+            "roi_size": "96,96,64",
+            "spacing": "1,1,2.5",
+            "default_strategy": "uniform",
+        }
+    )
+    assert settings.labels is not None
+    assert settings.labels.names == ("liver", "spleen")
+    assert settings.propagator == "prototype"
+    assert settings.weights == tmp_path
+    assert settings.roi_size == (96, 96, 64)
+    assert settings.spacing == (1.0, 1.0, 2.5)
+    assert settings.default_strategy == "uniform"
+
+
+def test_one_number_counts_for_all_axes() -> None:
+    settings = Settings.from_conf({"roi_size": "64", "spacing": "1.5"})
+    assert settings.roi_size == (64, 64, 64)
+    assert settings.spacing == (1.5, 1.5, 1.5)
+
+
+def test_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings().generalist = "other"  # type: ignore[misc]
+
+
+def test_keys_of_monai_label_are_accepted() -> None:
+    assert Settings.from_conf({"server_mode": "true"}) == Settings()
+
+
+def test_unknown_key_suggests_the_nearest() -> None:
+    text = message(label="liver")
+    assert "label: there is no such setting. Did you mean labels?" in text
+    assert "--conf default_strategy NAME" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("labels", "liver,liver", "twice"),
+        ("labels", "background,liver", "background"),
+        ("labels", "nowhere.json", "no file nowhere.json"),
+        ("labels", '{"liver": 2}', "1 to 1"),
+        ("generalist", "mimd", "Did you mean mind?"),
+        ("propagator", "elastix", "Allowed: registration"),
+        ("weights", "/nowhere/at/all", "no folder"),
+        ("roi_size", "96,96", "three with commas"),
+        ("roi_size", "100", "multiples of 16"),
+        ("roi_size", "0", "multiples of 16"),
+        ("roi_size", "big", "multiples of 16"),
+        ("spacing", "0", "in mm"),
+        ("spacing", "nan", "in mm"),
+        ("spacing", "1,1,-1", "in mm"),
+        ("default_strategy", "random", "Allowed: recommended, uniform"),
+        ("default_strategy", " ", "empty"),
+    ],
+)
+def test_bad_value(key: str, value: str, part: str) -> None:
+    text = message(**{key: value})
+    assert part in text
+    assert f"  - {key}" in text
+
+
+def test_all_problems_at_once() -> None:
+    text = message(lables="a", roi_size="7", generalist="none", spacing="x")
+    assert text.count("\n  - ") == 4
+    assert text.startswith("The settings given with --conf cannot be used:")
+
+
+def test_combination() -> None:
+    assert "window of only 1.6 mm" in message(roi_size="16", spacing="0.1")
