@@ -1,7 +1,7 @@
 """What a recipe takes, what it reports while it runs, and what it gives back.
 
-A server adapter needs four things of this package: ``RecipeOptions.parse`` (options.py), ``Case`` and ``RecipeSettings``
-to describe the study, an ``Observer`` of its own, and ``run_recipe`` (run.py).
+A server adapter needs four things of this package: ``RecipeOptions.parse`` (options.py), ``Case`` and
+``RecipeSettings`` to describe the study, an ``Observer`` of its own, and ``run_recipe`` (run.py).
 """
 
 from __future__ import annotations

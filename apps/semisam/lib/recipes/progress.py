@@ -76,9 +76,12 @@ class Reporter:
         self._last = time.monotonic()
         self._tell(stage, {}, force=True)
 
-    def already(self, stage: str, units: int) -> None:
-        """Work that an earlier, killed run has done."""
-        self._stages[stage].done += units
+    def resume(self, finished: int, scans: int, steps: int) -> None:
+        """Count the work that a killed run has done: rounds up to ``finished``, each over ``scans`` and ``steps``."""
+        self._stages["propagation"].done = self._stages["propagation"].total
+        self._stages["training"].done = finished * steps
+        self._stages["prediction"].done = self._stages["refinement"].done = finished * scans
+        self._epoch = finished * self.epochs
 
     def finished_epochs(self, epochs: int) -> None:
         """Epochs finished so far, over all rounds."""
@@ -109,7 +112,7 @@ class Reporter:
         shown = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items())
         self._line = (
             f"round {self._round}/{self.rounds}, {stage} {entry.done}/{entry.total}, "
-            f"epoch {self._epoch}/{self.rounds * self.epochs}, about {_clock(left)} left" + (f"; {shown}" if shown else "")
+            f"epoch {self._epoch}/{self.rounds * self.epochs}, about {_clock(left)} left{f'; {shown}' if shown else ''}"
         )
         if force or now - self._logged >= LOG_EVERY:
             self._logged = now

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -74,6 +75,7 @@ def describe(image: Tensor, probabilities: Tensor, features: Tensor, options: Re
         image: ``[1, D, H, W]`` as ``prepare`` gives it.
         probabilities: ``[1 + N, D, H, W]``.
         features: the generalist's, ``[C, D, H, W]`` on the same grid.
+        options: scales and weights.
 
     Returns:
         ``[F, D, H, W]`` float32; a squared difference of about 1 a group (features, intensity, position) is usual.
@@ -127,6 +129,8 @@ def gather(
         spacing: voxel size in mm.
         probabilities: ``[1 + N, D, H, W]``; a human label as one-hot.
         uncertainty: ``[D, H, W]``; 0 for a human label.
+        generalist: gives the features.
+        options: which voxels count.
         generator: chooses among more confident voxels than are kept.
     """
     features = resize(generalist.encode(raw, spacing), image.shape[1:])
@@ -149,7 +153,7 @@ def usual_distance(evidence: Sequence[Evidence], generator: torch.Generator, pai
     """The usual squared distance between a place of one scan and the nearest place of another, 1 if there is none."""
     found = []
     filled = [e for e in evidence if len(e.features)]
-    for own, other in zip(filled, filled[1:], strict=False):
+    for own, other in pairwise(filled):
         pick = torch.randperm(len(own.features), generator=generator)[:pairs]
         found.append(torch.cdist(own.features[pick], other.features).amin(dim=1).square())
         if len(found) >= 20:
@@ -171,6 +175,7 @@ def refine(
         own: the scan's own evidence.
         others: evidence of the most similar scans.
         usual: see ``usual_distance``.
+        options: how much is taken over.
 
     Returns:
         ``[1 + N, D, H, W]``, sum 1.

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import monai
+import torch
+
+from ..errors import UserError
+from ..frames import Frame, frame_of
 from ..generalists import Generalist
 from ..labels import LabelSchema
 from ..propagation import Propagator
+from ..runfolder import RunFolder, check_space, fingerprint, only_one, open_run, read_json, space_errors, write_json
+from ..specialists.spec import SpecialistSpec, check_roi, choose_roi, choose_spacing
+from ..volumes import read_volume
 from .base import Case, Observer, RecipeSettings, RunResult
+from .context import Context
 from .options import RecipeOptions
+from .progress import Reporter
+from .registry import IMPLEMENTATIONS
+from .study import Study
+
+log = logging.getLogger("semisam.train")
+
+_FORMAT = 1
+"""Raised when run folders of an older version cannot be continued."""
+_LOOKED_AT = 16
+"""Scans that are looked at to choose spacing and window."""
+_RESERVE = 100 * 2**20
+_GPU_FACTOR = 8
+"""How many times more voxels a GPU takes than two CPU cores."""
 
 
 def run_recipe(
@@ -40,4 +66,152 @@ def run_recipe(
         UserError: when no human label is there or none can be used, no scan can be read, there is no space left, or
             the training diverges; the text says what to do.
     """
-    raise NotImplementedError
+    if not any(case.label is not None for case in cases):
+        raise UserError(
+            "No scan of this study has a 'final' label yet. Outline one scan, save it as final, and train again.",
+            status=409,
+        )
+    names = [case.name for case in cases]
+    if len(set(names)) < len(names):
+        raise ValueError("case names must be unique")
+    with space_errors(folder), only_one(folder):
+        return _run(cases, schema, options, settings, generalist, propagator, folder, observer)
+
+
+def _run(
+    cases: Sequence[Case],
+    schema: LabelSchema,
+    options: RecipeOptions,
+    settings: RecipeSettings,
+    generalist: Generalist,
+    propagator: Propagator,
+    folder: Path,
+    observer: Observer,
+) -> RunResult:
+    check_space(folder, _RESERVE)
+    started = time.monotonic()
+    usable, skipped, prints = _check_files(cases)
+    identity = {
+        "format": _FORMAT,
+        "versions": {"torch": torch.__version__, "monai": monai.__version__},
+        "options": asdict(options),
+        "settings": asdict(settings),
+        "labels": list(schema.names),
+        "generalist": generalist.name,
+        "propagator": propagator.name,
+        "cases": prints,
+    }
+    run_folder = open_run(folder, identity)
+    spec = _spec(usable, schema, options, settings, run_folder)
+    amount = options.amount
+    unlabelled = sum(case.label is None for case in usable)
+    if not unlabelled:
+        # Without pseudo-labels a second round would repeat the first.
+        amount = replace(amount, rounds=1)
+    check_space(folder, _bytes_needed(spec, len(usable)))
+    study = Study(usable, schema, spec, run_folder.prepared, generalist)
+    rounds = amount.rounds
+    work = {
+        "propagation": len(usable),
+        "training": rounds * amount.epochs * amount.iterations,
+        "prediction": rounds * unlabelled,
+        "refinement": rounds * unlabelled,
+    }
+    reporter = Reporter(observer, rounds, amount.epochs, work)
+    context = Context(study, options, amount, generalist, propagator, run_folder, reporter, observer, skipped)
+    log.info(
+        "%s, preset %s: %d scans with and %d without a human label, %d rounds of %d epochs; "
+        "spacing %s mm, window %s, on %s",
+        options.recipe,
+        options.preset,
+        len(usable) - unlabelled,
+        unlabelled,
+        rounds,
+        amount.epochs,
+        " x ".join(f"{s:g}" for s in spec.spacing),
+        " x ".join(str(n) for n in spec.roi_size),
+        options.device,
+    )
+    with reporter:
+        last = context.take_up(run_folder.finished_round())
+        resumed_at = None if last is None else last.index + 1
+        if last is not None:
+            log.info("continuing %s after round %d", run_folder.path.name, last.index)
+            reporter.resume(last.index, unlabelled, amount.epochs * amount.iterations)
+        last = IMPLEMENTATIONS[options.recipe](context, last)
+    if last.checkpoint is None:
+        raise RuntimeError("a recipe must end with a round that has a checkpoint")
+    run_folder.end_run()
+    log.info("finished after %.0f s; best agreement %.3f", time.monotonic() - started, last.best_metric)
+    return RunResult(
+        folder=run_folder.path,
+        rounds=rounds,
+        best_metric=last.best_metric,
+        checkpoint=last.checkpoint,
+        pseudo_labels=last.pseudo_labels,
+        skipped=dict(context.skipped),
+        resumed_at=resumed_at,
+    )
+
+
+def _check_files(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str], dict[str, list[str]]]:
+    """The cases whose files are there, why others are not, and the fingerprints of all."""
+    usable, skipped, prints = [], {}, {}
+    for case in cases:
+        try:
+            prints[case.name] = [fingerprint(case.image), fingerprint(case.label) if case.label else ""]
+        except UserError as error:
+            log.warning("%s is left out: %s", case.name, error)
+            skipped[case.name] = str(error)
+            prints[case.name] = ["missing", ""]
+        else:
+            usable.append(case)
+    if not any(case.label is not None for case in usable):
+        raise UserError(f"No 'final' label can be used: {'; '.join(skipped.values())}", status=422)
+    return usable, skipped, prints
+
+
+def _spec(
+    cases: Sequence[Case], schema: LabelSchema, options: RecipeOptions, settings: RecipeSettings, folder: RunFolder
+) -> SpecialistSpec:
+    """The specialist's grid: from the settings, else from a look at some scans; kept for a resumed run."""
+    file = folder.prepared / "spec.json"
+    kept = read_json(file)
+    if kept is not None:
+        return SpecialistSpec.from_plain(kept)
+    amount = options.amount
+    spacing, roi = settings.spacing, settings.roi_size
+    factor = _GPU_FACTOR if options.device.startswith("cuda") else 1
+    if spacing is None or roi is None:
+        frames = _some_frames(cases)
+        extents = [f.extent for f in frames]
+        spacing = spacing or choose_spacing(extents, [f.spacing for f in frames], amount.scan_voxels * factor)
+        roi = roi or choose_roi(extents, spacing, amount.roi_voxels * factor)
+    check_roi(roi, len(amount.widths))
+    spec = SpecialistSpec(schema.names, amount.widths, spacing, roi)
+    write_json(file, spec.as_plain())
+    return spec
+
+
+def _some_frames(cases: Sequence[Case]) -> list[Frame]:
+    """Frames of scans spread over the study, those that can be read; the outlined ones first."""
+    ordered = sorted(cases, key=lambda case: case.label is None)
+    step = max(1, len(ordered) // _LOOKED_AT)
+    frames: list[Frame] = []
+    error: UserError | None = None
+    for case in [*ordered[::step], *ordered]:
+        if len(frames) >= min(_LOOKED_AT, len(ordered)):
+            break
+        try:
+            frames.append(frame_of(read_volume(case.image)))
+        except UserError as found:
+            error = found
+    if not frames:
+        raise UserError(f"No scan of this study can be read. The last one: {error}", status=422)
+    return frames
+
+
+def _bytes_needed(spec: SpecialistSpec, scans: int) -> int:
+    """A cautious guess at what a run writes; soft labels are mostly 0 or 1 and pack well."""
+    voxels = math.prod(spec.roi_size) * 4
+    return _RESERVE + scans * voxels * (2 + 2 * (spec.channels + 1) // 2)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -177,13 +178,15 @@ class Study:
         if folder is None:
             raise RuntimeError("use_round must be called before pseudo-labels are asked for")
 
-        def load() -> SoftTarget:
-            with np.load(folder / f"{self._files[name]}.npz") as content:
-                return SoftTarget(
-                    torch.from_numpy(content["probabilities"]), torch.from_numpy(content["confidence"])
-                )
+        place = folder
+        return self._cache.get(
+            f"target {place} {name}", lambda: self.read_target(place, name), lambda target: target.probabilities
+        )
 
-        return self._cache.get(f"target {folder} {name}", load, lambda target: target.probabilities)
+    def read_target(self, folder: Path, name: str) -> SoftTarget:
+        """What ``write_target`` wrote."""
+        with np.load(folder / f"{self._files[name]}.npz") as content:
+            return SoftTarget(torch.from_numpy(content["probabilities"]), torch.from_numpy(content["confidence"]))
 
     def write_target(self, folder: Path, name: str, probabilities: Tensor, confidence: Tensor) -> None:
         """Keep soft labels ``[1 + N, D, H, W]`` and confidence ``[D, H, W]`` in ``folder``."""
@@ -211,18 +214,21 @@ def save_tensors(path: Path, content: object) -> None:
     write_whole(path, write)
 
 
-def load_tensors(path: Path) -> dict:  # type: ignore[type-arg]
+def load_tensors(path: Path) -> dict[str, Any]:
     """Read what ``save_tensors`` wrote."""
-    return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _save_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
     with open(path, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(file, **arrays)
 
 
 def _file_name(number: int, name: str) -> str:
     return f"{number:05d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:80]}"
+
+
+T = TypeVar("T")
 
 
 class _Cache:
@@ -233,12 +239,13 @@ class _Cache:
         self._used = 0
         self._items: OrderedDict[str, tuple[object, int]] = OrderedDict()
 
-    def get(self, key, load: Callable, tensor: Callable):  # type: ignore[no-untyped-def]
+    def get(self, key: str, load: Callable[[], T], tensor: Callable[[T], Tensor]) -> T:
+        """The value of ``key``, loaded if it is not there; ``tensor`` gives its largest part."""
         if key in self._items:
             self._items.move_to_end(key)
-            return self._items[key][0]
+            return cast("T", self._items[key][0])
         value = load()
-        main: Tensor = tensor(value)
+        main = tensor(value)
         size = int(main.numel() * main.element_size() * 1.5)
         self._items[key] = (value, size)
         self._used += size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from ignite.engine import Engine, Events
@@ -128,8 +129,7 @@ def train(
         @engine.on(Events.ITERATION_COMPLETED)
         def follow() -> None:
             regulariser.after_step(student, engine.state.iteration - 1)
-            metrics = engine.state.output
-            assert isinstance(metrics, dict)
+            metrics = cast("dict[str, float]", engine.state.output)
             agreements.append(metrics["agreement"])
             listener(engine.state.iteration, metrics)
 

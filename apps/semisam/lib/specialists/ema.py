@@ -32,8 +32,8 @@ def update_teacher(teacher: nn.Module, student: nn.Module, rate: float) -> None:
     """
     for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
         own.lerp_(other.detach(), 1.0 - rate)
-    for own, other in zip(teacher.buffers(), student.buffers(), strict=True):
-        if own.is_floating_point():
-            own.lerp_(other.detach(), 1.0 - rate)
+    for kept, new in zip(teacher.buffers(), student.buffers(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1.0 - rate)
         else:
-            own.copy_(other)
+            kept.copy_(new)

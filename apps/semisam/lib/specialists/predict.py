@@ -18,8 +18,8 @@ from .prepare import prepare
 from .regularisers.mean_teacher import input_noise
 from .spec import SpecialistSpec
 
-PASSES = 2
-"""Passes of each member: one over the scan as it is, the others over noisy copies."""
+PASSES = 1
+"""Passes of each member. The first pass of the first member sees the scan as it is, all others noisy copies of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +75,10 @@ def predict_prepared(
     image = image[None].to(device)
     total = torch.zeros(1, spec.channels, *image.shape[2:], device=device)
     for number in range(passes):
-        seen = image if number == 0 else image + input_noise(image, generator)
         for member in members:
             member.eval()
+            first = number == 0 and member is members[0]
+            seen = image if first else image + input_noise(image, generator)
             total += _softmax(inferer(seen, member))
     return (total[0] / (passes * len(members))).cpu()
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from ..errors import UserError
 
 _ROI_STEP = 8
-_LEAST_ROI = 16
+_LEAST_ROI = 24
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,8 @@ def choose_spacing(
     return x, y, z
 
 
-def choose_roi(
-    extents: Sequence[Sequence[float]], spacing: Sequence[float], most_voxels: int
-) -> tuple[int, int, int]:
-    """A window that covers a middling scan, or as much of it as ``most_voxels`` allow; multiples of 8, at least 16.
+def choose_roi(extents: Sequence[Sequence[float]], spacing: Sequence[float], most_voxels: int) -> tuple[int, int, int]:
+    """A window that covers a middling scan, or as much of it as ``most_voxels`` allow; multiples of 8, at least 24.
 
     Args:
         extents: size in mm of each scan's content along the canonical axes.
@@ -101,11 +99,16 @@ def choose_roi(
 
 
 def check_roi(roi: Sequence[int], levels: int) -> None:
-    """Raise UserError when a window is too small for a network of ``levels`` levels."""
-    least = 2**levels
-    if min(roi) < least:
+    """Raise UserError when a window is too small for a network of ``levels`` levels.
+
+    The deepest level needs two voxels, or its normalisation has nothing to compare.
+    """
+    step = 2 ** (levels - 1)
+    if min(roi) < 4 or math.prod(math.ceil(n / step) for n in roi) < 2:
         shown = " x ".join(str(n) for n in roi)
-        raise UserError(f"roi_size {shown} is too small for this network: every edge needs at least {least} voxels.")
+        raise UserError(
+            f"roi_size {shown} is too small for this network: no edge below 4 voxels, and one above {step} at least."
+        )
 
 
 def _median(values: Sequence[float]) -> float:

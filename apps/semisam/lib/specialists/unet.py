@@ -8,6 +8,7 @@ upsampling, dropout at the deepest level and before the head).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from monai.networks.blocks import Convolution
@@ -31,7 +32,7 @@ class UNet3d(nn.Module):
     def __init__(self, classes: int, widths: Sequence[int], dropout: float = 0.1, inputs: int = 1) -> None:
         super().__init__()
         self.down = nn.ModuleList([_level(a, b) for a, b in zip([inputs, *widths[:-1]], widths, strict=True)])
-        self.up = nn.ModuleList([_level(a + b, a) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.up = nn.ModuleList([_level(a + b, a) for a, b in pairwise(widths)])
         self.drop = nn.Dropout3d(dropout)
         self.head = nn.Conv3d(widths[0], classes, kernel_size=1)
 
@@ -78,4 +79,4 @@ def build_network(spec: SpecialistSpec) -> nn.Module:
         raise UserError(f"There is no network {spec.network!r}. Known: {', '.join(NETWORKS)}.")
     network = NETWORKS[spec.network](spec)
     # Channels last is the faster layout for narrow 3D convolutions, on CPUs by a quarter to a half.
-    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

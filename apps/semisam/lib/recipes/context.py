@@ -1,0 +1,170 @@
+"""What a recipe works with, and the bookkeeping of its rounds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..generalists import Generalist
+from ..generalists.mind import box_mean
+from ..labels import LabelSchema
+from ..propagation import Propagator
+from ..runfolder import RunFolder, read_json, write_json
+from ..specialists.checkpoint import save_specialist
+from ..volumes import write_label
+from .base import FinishedRound, Observer, PseudoLabel
+from .options import Preset, RecipeOptions
+from .progress import Reporter
+from .study import Study
+
+log = logging.getLogger("semisam.train")
+
+_AROUND = 2
+"""Voxels around the structures that count for a scan's mean uncertainty."""
+
+
+@dataclass(eq=False)
+class Context:
+    """A run: its parts, and what has been finished so far.
+
+    Args:
+        study: the scans and their current labels.
+        options: what the user chose.
+        amount: how much training that is.
+        generalist: frozen features.
+        propagator: carries human labels over.
+        folder: the run's files.
+        reporter: progress.
+        observer: told about finished rounds.
+        skipped: why a scan was left out, by name.
+    """
+
+    study: Study
+    options: RecipeOptions
+    amount: Preset
+    generalist: Generalist
+    propagator: Propagator
+    folder: RunFolder
+    reporter: Reporter
+    observer: Observer
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def schema(self) -> LabelSchema:
+        """The structures."""
+        return self.study.schema
+
+    def skip(self, name: str, reason: str) -> None:
+        """Leave a scan out, and say so."""
+        log.warning("%s is left out: %s", name, reason)
+        self.skipped[name] = reason
+        self.study.drop(name)
+
+    def keep_label(
+        self,
+        part: Path,
+        name: str,
+        label: np.ndarray,
+        affine: np.ndarray,
+        facts: Mapping[str, object],
+    ) -> dict[str, object]:
+        """Write a pseudo-label ``[D, H, W]`` uint8 on the scan's grid with its params; see ``PseudoLabel``.
+
+        Args:
+            part: folder of the round.
+            name: of the case.
+            label: voxel values of the schema.
+            affine: ``[4, 4]`` of the scan.
+            facts: what to add to the params.
+        """
+        file = self.study.file_name(name)
+        voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
+        counts = np.bincount(label.ravel(), minlength=self.schema.channels)
+        params: dict[str, object] = {
+            "label_names": self.schema.as_dict(),
+            "volume_ml": {n: round(float(counts[v]) * voxel_ml, 4) for n, v in self.schema.as_dict().items()},
+            "recipe": self.options.recipe,
+            **facts,
+        }
+        write_label(part / f"{file}.nii.gz", label, affine)
+        write_json(part / f"{file}.json", params)  # written last: with it the scan counts as done
+        return params
+
+    def kept_params(self, part: Path, name: str) -> dict[str, object] | None:
+        """The params of a scan that is done in this folder, None otherwise."""
+        return read_json(part / f"{self.study.file_name(name)}.json")
+
+    def end_round(
+        self, index: int, params: Mapping[str, Mapping[str, object]], members: Sequence[nn.Module] | None
+    ) -> FinishedRound:
+        """Complete a round's folder, switch the study to its labels and tell the observer.
+
+        Args:
+            index: of the round.
+            params: of every pseudo-label of the round.
+            members: the round's networks, the best one first; None in round 0.
+        """
+        part = self.folder.begin_round(index, keep=True)
+        if members is not None:
+            notes = {"recipe": self.options.recipe, "round": index, "seed": self.options.seed}
+            save_specialist(part / "specialist.pt", self.study.spec, members, notes)
+        content = {"best_metric": self.reporter.best_metric, "names": list(params), "skipped": self.skipped}
+        write_json(part / "round.json", content)
+        self.folder.end_round(index)
+        finished = self.take_up(index)
+        if finished is None:
+            raise RuntimeError(f"round {index} was written, but cannot be read")
+        if index > 0:  # the soft labels of the round before are not needed any more
+            for old in self.folder.round(index - 1).glob("*.npz"):
+                old.unlink()
+        log.info("round %d of %d is finished", index, self.amount.rounds)
+        return finished
+
+    def take_up(self, index: int | None) -> FinishedRound | None:
+        """Switch to the labels of a finished round and tell the observer; None when there is no such round."""
+        if index is None:
+            return None
+        folder = self.folder.round(index)
+        content = read_json(folder / "round.json")
+        if content is None:
+            return None
+        names, skipped, best = content["names"], content["skipped"], content["best_metric"]
+        if not (isinstance(names, list) and isinstance(skipped, dict) and isinstance(best, float)):
+            return None
+        for name, reason in skipped.items():
+            self.skipped[name] = reason
+            self.study.drop(name)
+        labels = {}
+        for name in names:
+            params = self.kept_params(folder, name) or {}
+            labels[name] = PseudoLabel(folder / f"{self.study.file_name(name)}.nii.gz", params)
+        self.study.use_round(folder, [name for name in names if _holds_structure(labels[name].params)])
+        self.reporter.best(best)
+        checkpoint = folder / "specialist.pt"
+        finished = FinishedRound(index, checkpoint if checkpoint.exists() else None, labels, self.reporter.best_metric)
+        self.observer.round_finished(finished)
+        return finished
+
+
+def uncertainty_facts(probabilities: Tensor, uncertainty: Tensor) -> dict[str, object]:
+    """A scan's mean confidence inside the structures, and mean uncertainty in and around them, both 0..1.
+
+    Args:
+        probabilities: ``[1 + N, D, H, W]``.
+        uncertainty: ``[D, H, W]``.
+    """
+    inside = probabilities.argmax(0) > 0
+    around = box_mean(inside[None].float(), _AROUND)[0] > 0
+    confidence = 1.0 - (uncertainty[inside] if bool(inside.any()) else uncertainty).mean()
+    doubt = (uncertainty[around] if bool(around.any()) else uncertainty).mean()
+    return {"confidence": round(float(confidence), 4), "uncertainty": round(float(doubt), 4)}
+
+
+def _holds_structure(params: Mapping[str, object]) -> bool:
+    volumes = params.get("volume_ml")
+    return isinstance(volumes, dict) and any(v > 0 for v in volumes.values())
