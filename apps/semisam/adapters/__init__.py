@@ -1,0 +1,1 @@
+"""What ties the methods in ``lib`` to MONAI Label, besides the tasks themselves."""

@@ -1,0 +1,56 @@
+"""Errors as answers: what a user can put right reaches the client as a status and a text.
+
+MONAI Label 0.8.5 turns its own exceptions into a bare "500 Internal Server Error"; only FastAPI's HTTPException keeps
+its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastapi import HTTPException
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelException,
+)
+
+from lib.errors import UserError
+from lib.volumes import space_error
+
+
+@contextmanager
+def http_answers() -> Iterator[None]:
+    """Raise HTTPException for every error inside that a client can understand; also usable as a decorator."""
+    try:
+        yield
+    except HTTPException:
+        raise
+    except UserError as error:
+        raise HTTPException(error.status, str(error)) from error
+    except (ImageNotFoundException, LabelNotFoundException) as error:
+        raise HTTPException(404, f"{error.msg}.") from error
+    except MONAILabelException as error:
+        raise HTTPException(400, str(error.msg)) from error
+    except OSError as error:
+        full = space_error(error, _folder_of(error))
+        if full is None:
+            raise
+        raise HTTPException(full.status, str(full)) from error
+
+
+def text_of(error: BaseException) -> str:
+    """What to tell a user about an error, in one line."""
+    if isinstance(error, HTTPException):
+        return str(error.detail)
+    if isinstance(error, UserError):
+        return str(error)
+    return f"unexpected error, {type(error).__name__}: {error}"
+
+
+def _folder_of(error: OSError):  # type: ignore[no-untyped-def]
+    from pathlib import Path
+
+    name = error.filename2 or error.filename
+    return Path(str(name)).parent if name else Path("the server's folders")

@@ -1,0 +1,88 @@
+"""Batch infer: one task over many scans, a bad scan is passed over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+
+from lib.errors import UserError
+
+from .answers import text_of
+from .options import check_name, whole_number
+from .store import FINAL, ORIGINAL
+
+logger = logging.getLogger("semisam.batch")
+
+IMAGE_SETS = ("all", "labeled", "unlabeled")
+
+
+def check_batch(request: Mapping[str, Any], task: InferTask, datastore: Datastore) -> None:
+    """Raise UserError when a batch request cannot be carried out."""
+    ready = getattr(task, "ready", None)
+    if ready is not None:
+        ready()
+    if str(getattr(request.get("label_tag"), "value", request.get("label_tag"))) == FINAL:
+        raise UserError(
+            "Labels with the tag 'final' are saved by people only; a batch infer stores 'original'.", status=409
+        )
+    images = request.get("images", "all")
+    if isinstance(images, str):
+        check_name(str(getattr(images, "value", images)), IMAGE_SETS, "image set")
+    else:
+        known = set(datastore.list_images())
+        unknown = [str(i) for i in images or [] if i not in known]
+        if unknown:
+            raise UserError(f"There is no image {', '.join(unknown[:5])} in this study.", status=404)
+    whole_number(request, "max_batch_size", 0, 0, 1_000_000)
+
+
+class BatchInfer(BatchInferTask):
+    """Runs a task scan by scan and stores each label at once, so that a stopped batch has lost nothing.
+
+    One scan after the other: the tasks use all cores themselves.
+    """
+
+    def __call__(
+        self, request: Mapping[str, Any], datastore: Datastore, infer: Callable[..., dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Run the batch; returns for each scan its label and params, or what was wrong with it."""
+        names = sorted(self.get_images(request, datastore))
+        most = whole_number(request, "max_batch_size", 0, 0, 1_000_000)
+        names = names[:most] if most else names
+        tag = str(getattr(request.get("label_tag"), "value", request.get("label_tag")) or ORIGINAL)
+        logger.info("Batch infer '%s' over %d scans, stored as '%s'", request.get("model"), len(names), tag)
+
+        results: dict[str, Any] = {}
+        failed: dict[str, str] = {}
+        begun = time.monotonic()
+        for number, name in enumerate(names, start=1):
+            try:
+                result = infer({**request, "image": name, "save_label": True, "label_tag": tag}, datastore)
+                Path(result.pop("file")).unlink(missing_ok=True)
+                results[name] = result
+            except Exception as error:
+                failed[name] = text_of(error)
+                results[name] = {"error": failed[name]}
+                logger.warning("Passed over %s: %s", name, failed[name])
+                if getattr(error, "status_code", None) in (409, 507):
+                    break  # not this scan's fault (no label or model to work with, no space): all would fail alike
+            left = (time.monotonic() - begun) / number * (len(names) - number)
+            logger.info("%d of %d scans: %s. About %s left", number, len(names), name, _minutes(left))
+        if failed:
+            listed = "; ".join(f"{name}: {text}" for name, text in failed.items())
+            logger.warning("%d of %d scans were passed over: %s", len(failed), len(names), listed)
+        if names and len(failed) == len(results):
+            raise UserError(f"No scan could be labelled. {next(iter(failed.values()))}")
+        logger.info("Batch infer done: %d labels in %s", len(results) - len(failed), _minutes(time.monotonic() - begun))
+        return results
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,352 @@
+"""A study folder as a datastore that several processes may change at the same time.
+
+MONAI Label's LocalDatastore writes its whole memory over ``datastore_v2.json`` at every change, so that the server and
+a training or batch subprocess lose each other's entries, and a reader may meet half a file. Here every change is a
+transaction: lock, read what others wrote, change, replace the file in one step. Readers look at the file's stamp first.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.polling import PollingObserver
+
+from lib.errors import UserError
+from lib.volumes import write_whole
+
+from .answers import http_answers
+
+logger = logging.getLogger("semisam.store")
+
+FINAL = "final"
+ORIGINAL = "original"
+EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+LABEL_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+_NAME = re.compile(r"[^/\\\0]+")
+_LOCK_SECONDS = 60
+
+
+class StudyDatastore(LocalDatastore):
+    """Scans in a folder: NIfTI, NRRD and MetaImage files, and sub-folders with one DICOM series (id = folder name).
+
+    Only a person's save through REST may write or delete the tag ``final``: see ``serving``.
+
+    Args:
+        folder: the study.
+        read_only: do not look for new files.
+
+    Attributes:
+        serving: whether this process answers clients. Only then labels with the tag ``final`` are taken.
+    """
+
+    def __init__(self, folder: str, *, read_only: bool = False) -> None:
+        self.serving = False
+        self._model = LocalDatastoreModel(name="", description="")
+        self._loaded: tuple[int, int, int] | None = None
+        self._ready = False
+        self._guard = threading.RLock()
+        self._mutex = FileLock(os.path.join(folder, ".lock"), timeout=_LOCK_SECONDS)
+        self._watcher: Any = None
+        os.makedirs(folder, exist_ok=True)
+        super().__init__(folder, extensions=[f"*{e}" for e in EXTENSIONS], auto_reload=False, read_only=read_only)
+        self._ready = True
+
+    # --- the file and its memory ----------------------------------------------------------------------------------
+
+    @property
+    def _datastore(self) -> LocalDatastoreModel:
+        """The content, as it is on disk now. The base class reads this attribute wherever it needs the content."""
+        self._init_from_datastore_file()
+        return self._model
+
+    @_datastore.setter
+    def _datastore(self, model: LocalDatastoreModel) -> None:
+        self._model = model
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = os.stat(self._datastore_config_path)
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        """Read the file if somebody replaced it. It is replaced in one step, so no lock is needed to read it."""
+        if self._stamp() in (None, self._loaded):
+            return
+        with self._guard:
+            stamp = self._stamp()
+            if stamp in (None, self._loaded):
+                return
+            try:
+                text = Path(self._datastore_config_path).read_text(encoding="utf-8")
+                model = LocalDatastoreModel.model_validate_json(text)
+            except ValueError as error:
+                if not self._ready:
+                    raise UserError(
+                        f"{self._datastore_config_path} is damaged ({str(error).splitlines()[0]}). Put a good copy "
+                        "back, or move it away: the labels on disk are then taken up again, without their notes."
+                    ) from error
+                logger.error("%s is damaged and was not read: %s", self._datastore_config_path, error)
+                self._loaded = stamp
+                return
+            model.base_path = self._datastore_path
+            self._model = model
+            self._loaded = stamp
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """Write the content; the caller is in a transaction."""
+        content = json.dumps(self._model.model_dump(exclude={"base_path"}), indent=2, default=str)
+        write_whole(Path(self._datastore_config_path), lambda name: Path(name).write_text(content, encoding="utf-8"))
+        self._loaded = self._stamp()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Hold the lock and start from what is on disk; afterwards memory and disk agree, also after an error."""
+        try:
+            with self._guard, self._mutex:
+                self._init_from_datastore_file()
+                try:
+                    yield
+                except BaseException:
+                    self._loaded = None
+                    raise
+        except Timeout as error:
+            raise UserError(
+                f"The study is locked by another process for more than {_LOCK_SECONDS} s "
+                f"({self._mutex.lock_file}). Try again later.",
+                status=409,
+            ) from error
+
+    def version(self) -> tuple[int, int, int] | None:
+        """Something that changes whenever the content does."""
+        return self._stamp()
+
+    # --- what belongs to the study --------------------------------------------------------------------------------
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        for extension in EXTENSIONS:
+            if file.lower().endswith(extension) and len(file) > len(extension):
+                return file[: -len(extension)], file[-len(extension) :]
+        return file, ""
+
+    def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
+        return {n: n for n in sorted(os.listdir(path)) if not n.startswith(".") and self._to_id(n)[1]}
+
+    def _add_non_existing_images(self) -> int:
+        root = self._datastore.image_path()
+        found: dict[str, str] = {}
+        for name in sorted(os.listdir(root)):
+            path = os.path.join(root, name)
+            if name.startswith(".") or (os.path.isdir(path) and not self._is_series(path)):
+                continue
+            image_id, extension = (name, "") if os.path.isdir(path) else self._to_id(name)
+            # A file goes before a folder of the same name: the folder's NIfTI copy.
+            if os.path.isdir(path) or extension:
+                found[image_id] = extension if extension else found.get(image_id, "")
+        fresh = {k: v for k, v in found.items() if k not in self._datastore.objects}
+        for image_id, extension in fresh.items():
+            logger.info("New image: %s", image_id)
+            info = {"ts": int(time.time()), "name": self._filename(image_id, extension)}
+            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
+        return len(fresh)
+
+    def _is_series(self, path: str) -> bool:
+        """Whether a sub-folder holds DICOM files; looks at its first three files."""
+        if os.path.realpath(path) == os.path.realpath(self._datastore.label_path(None)):
+            return False
+        with os.scandir(path) as entries:
+            files = sorted(e.path for e in entries if e.is_file() and not e.name.startswith("."))[:3]
+        return any(file.lower().endswith(".dcm") or _has_dicom_mark(file) for file in files)
+
+    def _reconcile_datastore(self) -> None:
+        with self._transaction():
+            super()._reconcile_datastore()
+
+    def _known(self, image_id: str) -> ImageLabelModel:
+        item = self._datastore.objects.get(image_id)
+        if item is None:
+            raise UserError(f"There is no image {image_id!r} in this study.", status=404)
+        return item
+
+    # --- changes --------------------------------------------------------------------------------------------------
+
+    def set_name(self, name: str) -> None:
+        """See the base class."""
+        with self._transaction():
+            super().set_name(name)
+
+    def set_description(self, description: str) -> None:
+        """See the base class."""
+        with self._transaction():
+            super().set_description(description)
+
+    @http_answers()
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Copy a scan into the study; an existing one that has labels is never replaced by another."""
+        own, extension = self._to_id(os.path.basename(image_filename))
+        image_id = _plain_name(image_id or own, "image")
+        if not extension:
+            raise UserError(
+                f"{os.path.basename(image_filename)} is no scan this server can read. Allowed: {', '.join(EXTENSIONS)}."
+            )
+        with self._transaction():
+            target = Path(self._datastore.image_path()) / self._filename(image_id, extension)
+            known = self._datastore.objects.get(image_id)
+            if known and known.labels:
+                if target.is_file() and filecmp.cmp(target, image_filename, shallow=False):
+                    return image_id
+                raise UserError(
+                    f"The study has another image {image_id!r} with labels. Save this one under another name.",
+                    status=409,
+                )
+            write_whole(target, lambda name: shutil.copyfile(image_filename, name))
+            info = {**(image_info or {}), "ts": int(time.time()), "name": target.name}
+            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
+            self._update_datastore_file()
+        return image_id
+
+    @http_answers()
+    def remove_image(self, image_id: str) -> None:
+        """Delete a scan and its labels, as a person asked for through REST."""
+        with self._transaction():
+            item = self._known(image_id)
+            if FINAL in item.labels:
+                self._refuse_unless_serving()
+            for tag, label in item.labels.items():
+                _delete(os.path.join(self._datastore.label_path(tag), self._filename(image_id, label.ext)))
+            _delete(os.path.join(self._datastore.image_path(), self._filename(image_id, item.image.ext)))
+            del self._datastore.objects[image_id]
+            self._update_datastore_file()
+
+    @http_answers()
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Copy a label into the study; readers see the old one or the new one, never half of it."""
+        tag = _plain_name(label_tag, "tag")
+        if tag == FINAL:
+            self._refuse_unless_serving()
+        _, extension = self._to_id(os.path.basename(label_filename))
+        if extension.lower() not in LABEL_EXTENSIONS:
+            raise UserError(
+                f"A label must be one of {', '.join(LABEL_EXTENSIONS)}, not {os.path.basename(label_filename)!r}."
+            )
+        with self._transaction():
+            item = self._known(image_id)
+            target = Path(self._datastore.label_path(tag)) / self._filename(image_id, extension)
+            write_whole(target, lambda name: shutil.copyfile(label_filename, name))
+            before = item.labels.get(tag)
+            info = {**(label_info or {}), "ts": int(time.time()), "name": target.name}
+            item.labels[tag] = DataModel(info=info, ext=extension)
+            self._update_datastore_file()
+            if before and before.ext != extension and tag != FINAL:
+                _delete(str(target.with_name(self._filename(image_id, before.ext))))
+        logger.info("Label saved: %s, %s", image_id, tag)
+        return image_id
+
+    @http_answers()
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Delete a label, as a person asked for through REST."""
+        tag = _plain_name(label_tag, "tag")
+        if tag == FINAL:
+            self._refuse_unless_serving()
+        with self._transaction():
+            item = self._known(label_id)
+            label = item.labels.pop(tag, None)
+            if label is None:
+                raise UserError(f"Image {label_id!r} has no label with the tag {tag!r}.", status=404)
+            _delete(os.path.join(self._datastore.label_path(tag), self._filename(label_id, label.ext)))
+            self._update_datastore_file()
+
+    @http_answers()
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """See the base class."""
+        self.update_image_infos({image_id: info})
+
+    def update_image_infos(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
+        """Note something about several images in one change."""
+        with self._transaction():
+            for image_id, info in infos.items():
+                self._known(image_id).image.info.update(info)
+            self._update_datastore_file()
+
+    @http_answers()
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """See the base class."""
+        with self._transaction():
+            super().update_label_info(label_id, _plain_name(label_tag, "tag"), info)
+
+    def _refuse_unless_serving(self) -> None:
+        if not self.serving:
+            raise UserError("Labels with the tag 'final' are written and deleted by people only.", status=409)
+
+    # --- watching -------------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Take up files that others add to or remove from the study."""
+        watcher = PollingObserver() if self._is_on_mount(self._datastore.image_path()) else Observer()
+        try:
+            watcher.schedule(_Watch(self), self._datastore_path, recursive=True)
+            watcher.start()
+        except OSError as error:
+            logger.error("The study is not watched, new files need a restart: %s", error)
+            return
+        self._watcher = watcher
+
+
+class _Watch(FileSystemEventHandler):
+    """Looks at the study again when a file of it came, went or was replaced."""
+
+    def __init__(self, store: StudyDatastore) -> None:
+        self._store = store
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Called by watchdog for everything below the study."""
+        if event.event_type not in ("created", "deleted", "moved"):
+            return
+        names = [os.path.basename(str(p)) for p in (event.src_path, event.dest_path) if p]
+        if all(name.startswith(".") or name == "datastore_v2.json" for name in names):
+            return
+        try:
+            self._store.refresh()
+        except (UserError, OSError) as error:
+            logger.warning("The study could not be looked at again: %s", error)
+
+
+def _plain_name(name: object, what: str) -> str:
+    """The text of an id or tag, refused when it could lead to another folder."""
+    text = str(getattr(name, "value", name))
+    if not _NAME.fullmatch(text) or text.startswith("."):
+        raise UserError(f"{text!r} is no valid {what} name.")
+    return text
+
+
+def _has_dicom_mark(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _delete(path: str) -> None:
+    """Delete a file, a folder, or a link but not what it points to."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)

@@ -1,0 +1,359 @@
+"""The study as the tasks see it: its structures, its outlined scans, and where its models are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.local import LocalDatastore
+from monailabel.interfaces.datastore import Datastore
+from torch import Tensor
+
+from lib.config import Settings
+from lib.errors import UserError
+from lib.generalists import Generalist, create_generalist
+from lib.label_names import names_in, value_map
+from lib.labels import MAX_LABELS, LabelSchema
+from lib.propagation import Propagator, Template, create_propagator
+from lib.propagation.fusion import signature
+from lib.recipes import Case
+from lib.specialists import Specialist, load_specialist
+from lib.volumes import Volume, read_label, read_volume, write_label
+
+from .store import FINAL
+
+logger = logging.getLogger("semisam.study")
+
+MOST_TEMPLATES = 3
+NO_FINAL = (
+    "No scan of this study has a 'final' label yet. Outline one scan in the viewer, save it (Submit Label), "
+    "and try again."
+)
+
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Value]):
+    """The last few results of something slow; errors that a user can put right are remembered too.
+
+    Args:
+        most: how many are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[Hashable, Value | UserError] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The result for ``key``, made now if it is not kept."""
+        if key not in self._kept:
+            try:
+                self._kept[key] = make()
+            except UserError as error:
+                self._kept[key] = error
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        kept = self._kept[key]
+        if isinstance(kept, UserError):
+            raise UserError(str(kept), status=kept.status)
+        return kept
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """A scan with a ``final`` label, not yet looked into.
+
+    Args:
+        name: id of the scan.
+        image: its file or folder.
+        label: the label's file.
+        names: the label's named values, see ``lib.label_names.names_in``.
+    """
+
+    name: str
+    image: Path
+    label: Path
+    names: tuple[tuple[str, int], ...]
+
+
+class Study:
+    """The study and everything that is kept for it.
+
+    Args:
+        location: folder or address of the study, as the server was started with it.
+        datastore: where scans and labels are.
+        settings: what the administrator chose.
+        models: folder for the models of all studies.
+    """
+
+    def __init__(self, location: str, datastore: Datastore, settings: Settings, models: Path) -> None:
+        self.location = location
+        self.datastore = datastore
+        self.settings = settings
+        self._models = models
+        self._templates: Recent[Template] = Recent(MOST_TEMPLATES + 1)
+        self._signatures: Recent[Tensor] = Recent(1000)
+        self._largest: Recent[int] = Recent(1000)
+        self._specialists: Recent[Specialist] = Recent(2)
+        self._checked: Recent[dict[int, int]] = Recent(1000)
+        self._schema: tuple[object, LabelSchema] | None = None
+        self._generalist: Generalist | None = None
+        self._propagator: Propagator | None = None
+
+    # --- structures -----------------------------------------------------------------------------------------------
+
+    @property
+    def schema(self) -> LabelSchema:
+        """The structures: from the settings, else from the people's labels, else one called ``structure``."""
+        if self.settings.labels is not None:
+            return self.settings.labels
+        version = self.datastore.version() if hasattr(self.datastore, "version") else None
+        if self._schema is None or version is None or self._schema[0] != version:
+            schema, source = self._derived_schema()
+            if self._schema is None or self._schema[1] != schema:
+                listed = ", ".join(f"{value} {name}" for name, value in schema.as_dict().items())
+                logger.info("Labels (%s): %s. Set them with: --conf labels name,name,...", source, listed)
+            self._schema = (version, schema)
+        return self._schema[1]
+
+    def _derived_schema(self) -> tuple[LabelSchema, str]:
+        finals = self._local_finals()
+        named = [names_in(self.datastore.get_label_info(name, FINAL)) for name in finals]
+        for names in sorted((n for n in named if n), key=lambda n: (-len(n), n)):
+            try:
+                return LabelSchema(tuple(name for name, _ in names)), "from the names in the final labels"
+            except UserError as error:
+                logger.warning("The names of a final label cannot be used: %s", error)
+        largest = 0
+        for name in finals:
+            path = Path(LocalDatastore.get_label_uri(self.datastore, name, FINAL))
+            largest = max(largest, self._largest.get(stamp_of(path), lambda p=path: _largest_value(p)))  # type: ignore[misc]
+        if largest:
+            return LabelSchema(
+                tuple(f"label_{n}" for n in range(1, largest + 1))
+            ), "from the values in the final labels"
+        return LabelSchema(("structure",)), "no final label yet"
+
+    def _local_finals(self) -> list[str]:
+        """Scans with a final label, as far as known without asking a remote server."""
+        if isinstance(self.datastore, LocalDatastore):
+            return sorted(LocalDatastore.get_labeled_images(self.datastore))
+        return []
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    @property
+    def generalist(self) -> Generalist:
+        """The frozen model, made when first needed."""
+        if self._generalist is None:
+            self._generalist = create_generalist(self.settings.generalist)
+        return self._generalist
+
+    @property
+    def propagator(self) -> Propagator:
+        """The propagator, made when first needed."""
+        if self._propagator is None:
+            self._propagator = create_propagator(self.settings.propagator)
+        return self._propagator
+
+    @property
+    def folder(self) -> Path:
+        """Where this study's models and training state are; other studies and other labels have other folders."""
+        text = "\n".join([self.location, *self.schema.names])
+        return self._models / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def published(self) -> Path:
+        """The specialist in service."""
+        return self.folder / "specialist.pt"
+
+    def need_published(self) -> Path:
+        """The file of the specialist in service.
+
+        Raises:
+            UserError: (409) when there is none yet.
+        """
+        if not self.published.is_file():
+            raise UserError(
+                "There is no trained specialist for this study yet: train first (Train in the viewer, or POST "
+                "/train/semisam). Until then, 'propagate' gives a first label.",
+                status=409,
+            )
+        return self.published
+
+    def specialist(self, device: str) -> Specialist:
+        """The specialist in service, read again only after it was replaced.
+
+        Raises:
+            UserError: (409) when there is none yet.
+        """
+        path = self.need_published()
+        return self._specialists.get((device, *stamp_of(path)), lambda: load_specialist(path, device))
+
+    # --- scans and labels -----------------------------------------------------------------------------------------
+
+    def outlined(self) -> list[Outlined]:
+        """All scans with a ``final`` label, by name."""
+        if isinstance(self.datastore, DICOMWebDatastore):
+            pairs = [(_scan_name(Path(d["image"])), d["image"], d["label"]) for d in self.datastore.datalist()]
+        else:
+            names = self.datastore.get_labeled_images()
+            pairs = [(n, self.datastore.get_image_uri(n), self.datastore.get_label_uri(n, FINAL)) for n in names]
+        return [
+            Outlined(name, Path(image), Path(label), tuple(names_in(self.datastore.get_label_info(name, FINAL))))
+            for name, image, label in sorted(pairs)
+        ]
+
+    def usable(self, *, without: str | None = None) -> list[Outlined]:
+        """The outlined scans whose label can be used.
+
+        Args:
+            without: name of a scan to leave out.
+
+        Raises:
+            UserError: (409) when there is no final label, (422) when none can be used, with the first reason.
+        """
+        good, reasons = [], []
+        for item in self.outlined():
+            if item.name == without:
+                continue
+            try:
+                self.check(item)
+                good.append(item)
+            except UserError as error:
+                logger.warning("The final label of %s is left out: %s", item.name, error)
+                reasons.append(str(error))
+        if not good and reasons:
+            raise UserError(f"No final label of this study can be used. {reasons[0]}", status=422)
+        if not good and without is not None and self.outlined():
+            raise UserError(
+                f"Only {without} itself has a 'final' label. Ask for another scan, or outline a second one.", status=409
+            )
+        if not good:
+            raise UserError(NO_FINAL, status=409)
+        return good
+
+    def check(self, item: Outlined) -> dict[int, int]:
+        """Look into a final label once: which values have to be exchanged, see ``value_map``.
+
+        Raises:
+            UserError: when scan or label cannot be used.
+        """
+        key = self._key(item)
+
+        def look() -> dict[int, int]:
+            scan, label, exchanged = self._read(item)
+            self._templates.get(key, lambda: Template(item.name, scan, label))
+            return exchanged
+
+        return self._checked.get(key, look)
+
+    def template(self, item: Outlined) -> Template:
+        """Scan and label of an outlined scan."""
+        return self._templates.get(self._key(item), lambda: Template(item.name, *self._read(item)[:2]))
+
+    def _key(self, item: Outlined) -> Hashable:
+        return self.schema, item.names, stamp_of(item.image), stamp_of(item.label)
+
+    def _read(self, item: Outlined) -> tuple[Volume, np.ndarray, dict[int, int]]:
+        what = f"The final label of {item.name}"
+        try:
+            scan = read_volume(item.image)
+            label = read_label(item.label, scan, self.schema)
+        except UserError as error:
+            raise UserError(f"{what} cannot be used: {error}", status=422) from error
+        exchanged = value_map(item.names, int(label.max()), self.schema, what)
+        if exchanged:
+            table = np.arange(256, dtype=np.uint8)
+            for old, new in exchanged.items():
+                table[old] = new
+            label = table[label]
+        return scan, label, exchanged
+
+    def templates_for(self, scan: Volume, *, without: str | None, most: int = MOST_TEMPLATES) -> list[Template]:
+        """The outlined scans most similar to ``scan``; the rest stays unread."""
+        items = self.usable(without=without)
+        if len(items) > most:
+            own = signature(scan, self.generalist)
+            scored = sorted((-float(self._signature(item) @ own), item.name, item) for item in items)
+            items = [item for _, _, item in scored[:most]]
+        return [self.template(item) for item in items]
+
+    def _signature(self, item: Outlined) -> Tensor:
+        return self._signatures.get(stamp_of(item.image), lambda: signature(read_volume(item.image), self.generalist))
+
+    def cases(self) -> list[Case]:
+        """Every scan for a training run; labels that cannot be used are left out, their scans too.
+
+        A label whose values had to be exchanged is given as a corrected copy.
+
+        Raises:
+            UserError: see ``usable``.
+        """
+        good = {item.name: item for item in self.usable()}
+        bad = {item.name for item in self.outlined()} - set(good)
+        cases = []
+        for name in sorted(self.datastore.list_images()):
+            if name in bad:
+                continue
+            item = good.get(name)
+            image = item.image if item else Path(self.datastore.get_image_uri(name))
+            cases.append(Case(name=name, image=image, label=self._label_file(item) if item else None))
+        return cases
+
+    def _label_file(self, item: Outlined) -> Path:
+        if not self.check(item):
+            return item.label
+        scan, label, _ = self._read(item)
+        digest = hashlib.sha256(repr((stamp_of(item.label), item.names)).encode()).hexdigest()[:12]
+        path = self.folder / "labels" / f"{item.name}-{digest}.nii.gz"
+        if not path.is_file():
+            write_label(path, label, scan.affine)
+        return path
+
+    def name_of(self, image: str) -> str | None:
+        """The id of the scan at this path, None when it is none of the study."""
+        path = Path(image).resolve()
+        guess = path.name if path.is_dir() else _scan_name(path)
+        if guess in self.datastore.list_images() and Path(self.datastore.get_image_uri(guess)) == path:
+            return guess
+        return None
+
+    def unlabelled(self) -> list[str]:
+        """Scans without a final label, by name."""
+        return sorted(self.datastore.get_unlabeled_images())
+
+
+def _scan_name(path: Path) -> str:
+    for suffix in (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"):
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def stamp_of(path: Path) -> tuple[str, int, int]:
+    """Path, time and size: changes when the file does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path), status.st_mtime_ns, status.st_size
+
+
+def _largest_value(path: Path) -> int:
+    """Largest voxel value of a label; 0 when it cannot be read or holds anything but a few whole numbers."""
+    try:
+        values: Sequence[Any] = np.unique(read_volume(path).array)
+    except UserError as error:
+        logger.warning("A final label is not looked into: %s", error)
+        return 0
+    largest = float(max(values))
+    return int(largest) if largest.is_integer() and 0 < largest <= MAX_LABELS else 0

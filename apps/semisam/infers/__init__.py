@@ -1,0 +1,8 @@
+"""Infer tasks: what a viewer can ask for a scan."""
+
+from .propagate import Propagate
+from .review import Review
+from .segment import Segment
+from .uncertainty import Uncertainty
+
+__all__ = ["Propagate", "Review", "Segment", "Uncertainty"]

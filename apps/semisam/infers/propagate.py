@@ -1,0 +1,52 @@
+"""``propagate``: a label after the most similar outlined scans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapters.options import whole_number
+from adapters.study import MOST_TEMPLATES, Study
+from lib.propagation import propagate_from
+from lib.volumes import Volume
+
+from .base import Answer, SegmentationTask
+
+
+class Propagate(SegmentationTask):
+    """Carries the labels of outlined scans over to the asked one. Needs one ``final`` label, no training."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(
+            study,
+            "Propagate: label this scan after the scans you have outlined (one is enough)",
+            {"max_templates": MOST_TEMPLATES},
+        )
+
+    def ready(self) -> None:
+        """See the base class."""
+        self.study.usable()
+
+    def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
+        """See the base class."""
+        study = self.study
+        most = whole_number(request, "max_templates", MOST_TEMPLATES, 1, 20)
+        soft = propagate_from(
+            study.templates_for(scan, without=name, most=most),
+            scan,
+            study.schema.channels,
+            generalist=study.generalist,
+            propagator=study.propagator,
+            most=most,
+        )
+        label = soft.labels()
+        return Answer(
+            label,
+            {
+                "source": "propagation",
+                "templates": list(soft.templates),
+                "similarity": round(float(soft.similarity), 4),
+                "confidence": round(soft.mean_confidence(), 4),
+                "volume_ml": self.volumes(label, scan),
+            },
+        )

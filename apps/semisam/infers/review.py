@@ -1,0 +1,38 @@
+"""``review``: the stored pseudo-label of a scan, for viewers that do not load stored labels themselves (OHIF)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters.store import ORIGINAL
+from adapters.study import Study
+from lib.errors import UserError
+from lib.volumes import Volume, read_label
+
+from .base import Answer, SegmentationTask
+
+
+class Review(SegmentationTask):
+    """The label that propagation, batch infer or the last training round stored for the asked scan."""
+
+    makes_labels = False
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(study, "Review: show the stored pseudo-label of this scan")
+
+    def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
+        """See the base class."""
+        store = self.study.datastore
+        path = store.get_label_uri(name, ORIGINAL) if name else ""
+        if not path or not Path(path).is_file():
+            raise UserError(
+                f"There is no pseudo-label of {name or 'this scan'} yet. Train, or run a batch infer with 'propagate'.",
+                status=404,
+            )
+        info = store.get_label_info(name, ORIGINAL)
+        stored = info.get("params") or {}
+        label = read_label(path, scan, self.study.schema)
+        params = {k: v for k, v in stored.items() if k != "latencies"}
+        return Answer(label, {**params, "model": info.get("model", ""), "ts": info.get("ts", 0)})

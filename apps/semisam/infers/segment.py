@@ -1,0 +1,54 @@
+"""``segment``: the published specialist's label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapters.devices import device_choices
+from adapters.study import Study
+from lib.recipes.options import choose_device
+from lib.specialists import SpecialistPrediction, predict
+from lib.volumes import Volume
+
+from .base import Answer, SegmentationTask
+
+
+class SpecialistTask(SegmentationTask):
+    """A task that asks the published specialist."""
+
+    def __init__(self, study: Study, description: str) -> None:
+        super().__init__(study, description, {"device": device_choices()})
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """The specialist's file, for ``GET /model``; None when there is none and ``validate`` is set."""
+        path = self.study.published
+        return str(path) if path.is_file() or not validate else None
+
+    def ready(self) -> None:
+        """See the base class."""
+        self.study.need_published()
+
+    def predict(self, scan: Volume, request: Mapping[str, Any]) -> tuple[SpecialistPrediction, dict[str, Any]]:
+        """What the specialist says, and what to tell about it."""
+        device = request.get("device") or "auto"
+        specialist = self.study.specialist(choose_device(str(device[0] if isinstance(device, list) else device)))
+        prediction = predict(specialist, scan)
+        notes = {k: v for k, v in specialist.notes.items() if isinstance(v, (str, int, float))}
+        inside = prediction.probabilities.argmax(0) > 0
+        values = prediction.uncertainty[inside] if bool(inside.any()) else prediction.uncertainty
+        mean = round(float(values.mean()), 4)
+        return prediction, {"source": "specialist", "uncertainty": mean, "confidence": round(1 - mean, 4), **notes}
+
+
+class Segment(SpecialistTask):
+    """The specialist's label, by sliding window."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(study, "Segment: the trained specialist's label for this scan (train first)")
+
+    def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
+        """See the base class."""
+        prediction, params = self.predict(scan, request)
+        label = prediction.labels()
+        return Answer(label, {**params, "volume_ml": self.volumes(label, scan)})

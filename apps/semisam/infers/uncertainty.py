@@ -1,0 +1,29 @@
+"""``uncertainty``: where the published specialist is unsure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from adapters.study import Study
+from lib.volumes import Volume
+
+from .base import Answer
+from .segment import SpecialistTask
+
+
+class Uncertainty(SpecialistTask):
+    """A map from 0 (sure) to 255 (as unsure as can be). No label: it cannot be stored as one."""
+
+    makes_labels = False
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(study, "Uncertainty: map of the trained specialist's doubt, 0 to 255 (train first)")
+
+    def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
+        """See the base class."""
+        prediction, params = self.predict(scan, request)
+        levels = np.rint(prediction.uncertainty_map().clip(0, 1) * 255).astype(np.uint8)
+        return Answer(levels, {**params, "scale": "0 sure, 255 unsure"})

@@ -1,0 +1,211 @@
+"""semisam: one outlined scan in, a segmented study out. The MONAI Label server app.
+
+MONAI Label runs this file and looks for the one class that extends MONAILabelApp. The app folder is on the path only
+meanwhile, so everything is imported here, at the top. Run by itself, this file is the command line of lib/commands.py.
+"""
+
+# ruff: noqa: E402 (the modules of an earlier load have to go before ours are imported)
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("lib", "adapters", "infers", "trainers", "strategies", "scoring")
+
+if __name__ == "__main__":
+    # The command line does not need the server: it is there at once.
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from lib.commands import main
+
+    sys.exit(main())
+
+# MONAI Label forgets only `lib` before it loads an app again; half old, half new would not fit together.
+for module in [m for m in sys.modules if m.split(".")[0] in PACKAGES]:
+    del sys.modules[module]
+
+from monailabel.config import settings as server_settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+import infers
+import strategies
+from adapters import validation
+from adapters.answers import http_answers
+from adapters.batch import BatchInfer, check_batch
+from adapters.inference import check_infer, infer
+from adapters.jobs import job, stop_start
+from adapters.options import SAMPLE, SCORING, check_keys, check_name
+from adapters.store import StudyDatastore
+from adapters.study import Study
+from lib.config import Settings
+from lib.errors import UserError
+from scoring import UncertaintyScoring
+from trainers import SemiSamTrainer
+
+logger = logging.getLogger("semisam")
+
+VERSION = "0.1.0"
+
+
+class SemiSam(MONAILabelApp):
+    """The server app: makes the parts and hands requests to them.
+
+    Args:
+        app_dir: this folder.
+        studies: folder or DICOMweb address of the study.
+        conf: the ``--conf`` strings, see ``lib.config``.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        self.serving = False
+        try:
+            self.settings = Settings.from_conf(conf)
+            validation.install()
+            super().__init__(
+                app_dir=app_dir,
+                studies=studies,
+                conf=dict(conf),
+                name="semisam",
+                description="Outline one scan; the rest of the study follows",
+                version=VERSION,
+            )
+        except UserError as error:
+            stop_start(error)
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    def init_datastore(self) -> Datastore:
+        """The study's datastore: ours for a folder, MONAI Label's own for a server."""
+        if self.studies.startswith(("http://", "https://")):
+            datastore = super().init_datastore()
+        else:
+            datastore = StudyDatastore(self.studies, read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY)
+        self.study = Study(self.studies, datastore, self.settings, Path(self.app_dir) / "model" / "semisam")
+        return datastore
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """Infer tasks by name."""
+        return {
+            "propagate": infers.Propagate(self.study),
+            "segment": infers.Segment(self.study),
+            "review": infers.Review(self.study),
+            "uncertainty": infers.Uncertainty(self.study),
+        }
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """The trainer."""
+        return {"semisam": SemiSamTrainer(self.study)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """Strategies by name; ``random`` is the default one, under the only name that OHIF asks for."""
+        known: dict[str, Strategy] = {
+            "recommended": strategies.Recommended(self.study),
+            "uniform": strategies.Uniform(self.study),
+        }
+        return {**known, "random": known[self.settings.default_strategy]}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Scoring methods by name."""
+        return {"uncertainty": UncertaintyScoring(self.study)}
+
+    def init_batch_infer(self) -> Callable[..., Any]:
+        """Batch infer."""
+        return BatchInfer()
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def server_mode(self, mode: bool) -> None:
+        """Called with True in the process that answers clients; not in those of its jobs."""
+        super().server_mode(mode)
+        self.serving = mode
+        datastore = self.datastore()
+        if mode and isinstance(datastore, StudyDatastore):
+            datastore.serving = True
+            if server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD:
+                datastore.watch()
+
+    def info(self) -> dict[str, Any]:
+        """What clients show; the structures may have changed since the start."""
+        self.labels = list(self.study.schema.names)
+        return dict(super().info())
+
+    def check_job(self, method: str, request: Mapping[str, Any]) -> None:
+        """Raise HTTPException when a request for a subprocess cannot be carried out, see ``adapters.validation``."""
+        with http_answers():
+            if method == "train":
+                self._trainer(request).check(request)
+            elif method == "batch_infer":
+                task = check_infer({**request, "save_label": True}, self._infers)
+                check_batch(request, task, self.datastore())
+            elif method == "scoring":
+                self._scoring(request)
+
+    def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """One scan, one label."""
+        with http_answers():
+            return infer(request, self._infers, self.study, self.sessions().store_path if self.sessions() else "")
+
+    def batch_infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
+        """Many scans, in a subprocess."""
+        with self._job("Batch infer", "Labels made so far are stored. The log has more: /logs/"):
+            return super().batch_infer(request, datastore)
+
+    def train(self, request: Mapping[str, Any]) -> Any:
+        """A training, in a subprocess."""
+        with self._job("Training", "Finished rounds are kept: train again to go on. The log has more: /logs/"):
+            return self._trainer(request)(request, self.datastore())
+
+    def scoring(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
+        """A scoring method, in a subprocess."""
+        with self._job("Scoring", "The log has more: /logs/"):
+            return self._scoring(request)(request, self.datastore())
+
+    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The scan a person should look at next; nothing when all are done."""
+        with http_answers():
+            name = check_name(request.get("strategy") or "random", self._strategies, "strategy")
+            check_keys(request, (), SAMPLE, f"Strategy {name!r}")
+            return dict(super().next_sample({**request, "strategy": name}))
+
+    def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
+        """MONAI Label starts all methods at every chance; here only when there is something to do, and nothing runs."""
+        if method is None:
+            busy = any(validation.running(kind) for kind in ("train", "batch_infer", "scoring"))
+            if not self.serving or busy or not any(m.due() for m in self._scoring_methods.values()):
+                return {}
+        return super().async_scoring(method, params)
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """A person has saved a label: it stays as it is, but say at once when it cannot be used."""
+        warnings = []
+        try:
+            for item in self.study.outlined():
+                if item.name == image_id:
+                    self.study.check(item)
+        except UserError as error:
+            logger.warning("%s", error)
+            warnings.append(str(error))
+        return {"warnings": warnings}
+
+    # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _job(self, what: str, advice: str) -> Any:
+        return http_answers() if self.serving else job(what, advice=advice)
+
+    def _trainer(self, request: Mapping[str, Any]) -> SemiSamTrainer:
+        trainer: SemiSamTrainer = self._trainers[check_name(request.get("model"), self._trainers, "trainer")]
+        return trainer
+
+    def _scoring(self, request: Mapping[str, Any]) -> ScoringMethod:
+        name = check_name(request.get("method"), self._scoring_methods, "scoring method")
+        check_keys(request, (), SCORING, f"Scoring method {name!r}")
+        method: ScoringMethod = self._scoring_methods[name]
+        return method

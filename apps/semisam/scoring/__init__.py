@@ -1,0 +1,5 @@
+"""Scoring methods: what is worked out about the scans behind the server's back."""
+
+from .uncertainty import UncertaintyScoring
+
+__all__ = ["UncertaintyScoring"]

@@ -1,0 +1,148 @@
+"""What a training leaves for the server: statistics, the published specialist, and the round's pseudo-labels."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from adapters.answers import text_of
+from adapters.scores import Scores
+from adapters.store import FINAL, ORIGINAL
+from adapters.study import Study
+from lib.recipes import FinishedRound, Progress, RecipeOptions, RunResult
+from lib.volumes import write_whole
+
+logger = logging.getLogger("semisam.train")
+
+_LINE_SECONDS = 8.0
+_FILE_SECONDS = 1.0
+_TIME = "%Y-%m-%d %H:%M:%S"
+
+
+class TrainingObserver:
+    """Listens to a run, see ``lib.recipes.Observer``.
+
+    Args:
+        study: the study that is trained on.
+        options: what the user chose.
+    """
+
+    def __init__(self, study: Study, options: RecipeOptions) -> None:
+        self._study = study
+        self._folder = study.folder
+        self._begun = time.monotonic()
+        self._stage = ""
+        self._line_at = self._file_at = -1e9
+        self._stats: dict[str, Any] = {
+            "epoch": 0,
+            "total_epochs": 0,
+            "best_metric": 0.0,
+            "start_ts": datetime.now().strftime(_TIME),
+            "current_time": "0:00:00",
+            "train": {},
+            "eval": {},
+            "round": 0,
+            "rounds": 0,
+            "stage": "starting",
+            "seconds_left": 0.0,
+            "recipe": options.recipe,
+            "preset": options.preset,
+            "seed": options.seed,
+            "device": options.device,
+            "message": "",
+        }
+        self._write()
+
+    def progress(self, progress: Progress) -> None:
+        """Called at least every few seconds."""
+        now = time.monotonic()
+        changed = f"{progress.stage} {progress.round}" != self._stage
+        self._stage = f"{progress.stage} {progress.round}"
+        self._stats.update(
+            epoch=progress.epoch,
+            total_epochs=progress.total_epochs,
+            best_metric=float(progress.best_metric),
+            current_time=_clock(now - self._begun),
+            train={"metrics": {k: float(v) for k, v in progress.metrics.items()}},
+            eval={"metrics": {"agreement": float(progress.best_metric)}},
+            round=progress.round,
+            rounds=progress.rounds,
+            stage=progress.stage,
+            seconds_left=round(float(progress.seconds_left), 1),
+        )
+        if changed or now - self._file_at >= _FILE_SECONDS:
+            self._file_at = now
+            self._write()
+        if changed or now - self._line_at >= _LINE_SECONDS:
+            self._line_at = now
+            metrics = ", ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+            logger.info(
+                "Round %d of %d, %s: epoch %d of %d%s. About %s left",
+                progress.round,
+                progress.rounds,
+                progress.stage,
+                progress.epoch,
+                progress.total_epochs,
+                f", {metrics}" if metrics else "",
+                _clock(progress.seconds_left),
+            )
+
+    def round_finished(self, finished: FinishedRound) -> None:
+        """Put the round into service: first the specialist, then the labels."""
+        store = self._study.datastore
+        if finished.checkpoint is not None:
+            checkpoint = finished.checkpoint
+            write_whole(self._study.published, lambda name: shutil.copyfile(checkpoint, name))
+            logger.info("Round %d: the specialist is in service", finished.index)
+        saved: dict[str, float] = {}
+        for name, label in finished.pseudo_labels.items():
+            if store.get_label_by_image_id(name, FINAL):
+                continue  # outlined by a person meanwhile
+            if str(label.path) == "" or name not in store.list_images():
+                continue
+            info = {"model": "semisam", "params": dict(label.params)}
+            store.save_label(name, str(label.path), ORIGINAL, info)
+            if finished.checkpoint is not None and isinstance(label.params.get("uncertainty"), (int, float)):
+                saved[name] = float(label.params["uncertainty"])  # type: ignore[arg-type]
+        Scores(self._study).put(saved)
+        logger.info("Round %d: %d pseudo-labels are stored as 'original'", finished.index, len(finished.pseudo_labels))
+
+    def finished(self, result: RunResult) -> None:
+        """The run has ended well."""
+        took = _clock(time.monotonic() - self._begun)
+        text = f"Trained {result.rounds} rounds in {took}; {len(result.pseudo_labels)} pseudo-labels to review."
+        if result.skipped:
+            left_out = "; ".join(f"{name}: {reason}" for name, reason in result.skipped.items())
+            text += f" {len(result.skipped)} scans were left out: {left_out}"
+        self._stats.update(
+            stage="done",
+            epoch=self._stats["total_epochs"],
+            best_metric=float(result.best_metric),
+            current_time=took,
+            total_time=took,
+            seconds_left=0.0,
+            message=text,
+        )
+        self._write()
+        logger.info("%s", text)
+
+    def failed(self, error: Exception) -> None:
+        """The run has ended early; what is on disk stays."""
+        self._stats.update(stage="failed", seconds_left=0.0, message=text_of(error))
+        try:
+            self._write()
+        except Exception as also:
+            logger.warning("The statistics could not be written: %s", also)
+
+    def _write(self) -> None:
+        content = json.dumps(self._stats, indent=2)
+        write_whole(self._folder / "train_stats.json", lambda name: Path(name).write_text(content, encoding="utf-8"))
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(max(0.0, seconds))))

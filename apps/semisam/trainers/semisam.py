@@ -1,0 +1,113 @@
+"""The trainer ``semisam``: a recipe of ``lib.recipes`` on the study, in MONAI Label's training subprocess."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+
+from adapters.devices import device_choices
+from adapters.options import TRAIN, check_keys
+from adapters.study import Study
+from lib.errors import UserError
+from lib.recipes import PRESETS, RECIPES, RecipeOptions, RecipeSettings, run_recipe
+from lib.runfolder import check_space
+from lib.volumes import space_error, write_whole
+
+from .observer import TrainingObserver
+
+logger = logging.getLogger("semisam.train")
+
+LEAST_SPACE = 100 * 2**20
+"""Bytes that must be free before a training is accepted. The training itself looks again when it knows its size."""
+
+
+class SemiSamTrainer(TrainTask):
+    """Trains the specialist from the outlined scans and from labels that it makes for all others.
+
+    Args:
+        study: the study.
+    """
+
+    def __init__(self, study: Study) -> None:
+        super().__init__("semisam: train a specialist on the whole study from the scans you have outlined")
+        self.study = study
+
+    def config(self) -> dict[str, Any]:
+        """Options as viewers show them; the first entry of a list is the default, 0 means the preset's number."""
+        return {
+            "recipe": list(RECIPES),
+            "preset": list(PRESETS),
+            "rounds": 0,
+            "max_epochs": 0,
+            "seed": 0,
+            "device": device_choices(),
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Where the last training stands; empty before the first."""
+        try:
+            content = json.loads((self.study.folder / "train_stats.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def check(self, request: Mapping[str, Any]) -> RecipeOptions:
+        """Look at a training request before anything is started.
+
+        Raises:
+            UserError: for an unknown option or a bad value, when there is no usable ``final`` label, or no space.
+        """
+        # The deprecated POST /train/ sends the options of each trainer under the trainer's name, and once more flat.
+        flat = {k: v for k, v in request.items() if not isinstance(v, Mapping)}
+        check_keys(flat, self.config(), TRAIN, "The trainer 'semisam'")
+        options = RecipeOptions.parse(flat)
+        usable = {item.name for item in self.study.usable()}
+        if not set(self.study.datastore.list_images()) - usable:
+            logger.info("Every scan has a final label: the training has no pseudo-labels to make")
+        _check_folder(self.study.folder)
+        return options
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Train; returns the last statistics.
+
+        Raises:
+            UserError: when something stands in the way; finished rounds are kept.
+        """
+        options = self.check(request)
+        study = self.study
+        observer = TrainingObserver(study, options)
+        try:
+            result = run_recipe(
+                study.cases(),
+                study.schema,
+                options,
+                RecipeSettings(spacing=study.settings.spacing, roi_size=study.settings.roi_size),
+                generalist=study.generalist,
+                propagator=study.propagator,
+                folder=study.folder / "runs",
+                observer=observer,
+            )
+        except Exception as error:
+            observer.failed(error)
+            raise
+        observer.finished(result)
+        return self.stats()
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UserError (507) unless something can be written to ``folder`` and some space is left there."""
+    probe = folder / ".space"
+    try:
+        check_space(folder, LEAST_SPACE)
+        write_whole(probe, lambda name: Path(name).write_bytes(b"\0" * 4096))
+        probe.unlink(missing_ok=True)
+    except PermissionError as error:
+        raise UserError(f"The model folder {folder} cannot be written: {error.strerror}.", status=507) from error
+    except OSError as error:
+        raise space_error(error, folder) or error from error
