@@ -7,9 +7,10 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from lib.frames import Frame, content_box, frame_of, resize
 from lib.volumes import Volume
-from torch import Tensor
 
 ORIENTATIONS = [(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
 
@@ -70,7 +71,9 @@ def test_oblique_scans_take_the_nearest_axes(degrees: float) -> None:
 
 
 @pytest.mark.parametrize("axes_flips", [((0, 1, 2), (False,) * 3), ((2, 0, 1), (True, False, True))])
-@pytest.mark.parametrize("widths", [((20, 0),) * 3, ((0, 20),) * 3, ((7, 3), (0, 9), (4, 4)), ((0, 0), (0, 20), (20, 0))])
+@pytest.mark.parametrize(
+    "widths", [((20, 0),) * 3, ((0, 20),) * 3, ((7, 3), (0, 9), (4, 4)), ((0, 0), (0, 20), (20, 0))]
+)
 def test_constant_padding_changes_nothing(
     widths: tuple[tuple[int, int], ...], axes_flips: tuple[tuple[int, ...], tuple[bool, ...]]
 ) -> None:

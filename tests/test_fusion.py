@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+
 from lib.errors import UserError
 from lib.frames import frame_of
 from lib.generalists import Generalist
@@ -54,7 +55,7 @@ class CopyLabel:
 
 def test_the_most_similar_template_comes_first() -> None:
     ranked = rank_templates([FAR, NEAR, FLAT], TARGET, Mind())
-    assert [t.name for _, t in ranked][0] == "near"
+    assert ranked[0][1].name == "near"
     scores = [score for score, _ in ranked]
     assert scores == sorted(scores, reverse=True)
     assert all(-1.0001 <= score <= 1.0001 for score in scores)
@@ -65,8 +66,8 @@ def test_similarity_ignores_storage_order_and_intensity_scale() -> None:
     flipped[0] = [-1, 0, 0, SHAPE[0] - 1]
     stored = Volume(np.ascontiguousarray(NEAR.scan.array[::-1] * 10 + 500), flipped)
     turned = Template("near", stored, np.ascontiguousarray(NEAR.label[::-1]))
-    plain = dict((t.name, s) for s, t in rank_templates([FAR, NEAR], TARGET, Mind()))
-    other = dict((t.name, s) for s, t in rank_templates([FAR, turned], TARGET, Mind()))
+    plain = {t.name: s for s, t in rank_templates([FAR, NEAR], TARGET, Mind())}
+    other = {t.name: s for s, t in rank_templates([FAR, turned], TARGET, Mind())}
     assert other["near"] == pytest.approx(plain["near"], abs=1e-2)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lib.errors import UserError
 from lib.labels import MAX_LABELS, LabelSchema, parse_labels
 

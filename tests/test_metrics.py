@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from lib.metrics import LabelScores, mean_dice, overlap, score, score_labels, summarise
 
 
@@ -112,7 +113,9 @@ def test_labels_are_scored_one_by_one() -> None:
 
 
 def test_summary_counts_misses_and_keeps_them_out_of_distances() -> None:
-    found = summarise([LabelScores(1.0, 1.0, 2.0, 1.0), LabelScores(0.5, 0.3, 4.0, 3.0), LabelScores(0, 0, *[math.nan] * 2)])
+    found = summarise(
+        [LabelScores(1.0, 1.0, 2.0, 1.0), LabelScores(0.5, 0.3, 4.0, 3.0), LabelScores(0, 0, *[math.nan] * 2)]
+    )
     assert found.count == 3
     assert found.missed == 1
     assert found.dice == pytest.approx(0.5)

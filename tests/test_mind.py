@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from lib.generalists import available_generalists, create_generalist
 from lib.generalists.mind import Mind, box_mean
-from torch import Tensor
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -20,7 +21,7 @@ def scan(seed: int = 0, shape: tuple[int, int, int] = (16, 14, 12)) -> Tensor:
 def test_registered_by_name() -> None:
     assert "mind" in available_generalists()
     assert create_generalist("mind").name == "mind"
-    with pytest.raises(ValueError, match="Known: .*mind"):
+    with pytest.raises(ValueError, match=r"Known: .*mind"):
         create_generalist("mint")
 
 

@@ -12,10 +12,11 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+
 from lib.errors import UserError
 from lib.labels import LabelSchema
 from lib.volumes import Volume, read_label, read_volume, spacing_of, write_label, write_whole
-from pydicom.dataset import FileDataset, FileMetaDataset
 
 SCHEMA = LabelSchema(("liver", "spleen"))
 SHAPE = (7, 6, 5)

@@ -1,0 +1,283 @@
+"""One outlined template, many scans: our propagators and peers on the same scans, in the same run, interleaved."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+import common
+import methods
+from common import DataSet, Store, Targets, cell, heading, table
+
+Result = dict[str, Any]
+
+# MONAI's distances call their own deprecated argument.
+warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
+
+
+class Worker:
+    """A method's process; started when first needed, again when it died."""
+
+    def __init__(self, method: str, data: DataSet, template: str, grid: Sequence[int] | None, log: Path) -> None:
+        self._task = json.dumps(
+            {
+                "method": method,
+                "image": str(data.image(template)),
+                "label": str(data.label(template)),
+                "labels": data.labels,
+                "grid": grid,
+            }
+        )
+        self._log = log.open("ab")
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, image: Path, out: Path) -> Result:
+        """Label a scan into ``out`` (npy); the reply has ``seconds`` and ``peak_mib``, or ``error``."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("worker.py")), self._task],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                env=common.limit_threads(),
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"image": str(image), "out": str(out)}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            self._process = None
+            return {"error": f"the process ended with code {code}; see {self._log.name}"}
+        reply: Result = json.loads(line)
+        return reply
+
+    def close(self) -> None:
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait()
+        self._log.close()
+
+
+def compare(
+    data: DataSet,
+    scans: Sequence[str],
+    names: Sequence[str],
+    *,
+    template: str,
+    grid: Sequence[int] | None,
+    store: Store,
+) -> dict[str, dict[str, Result]]:
+    """Measure every method on every scan, or take what an earlier run of the same code measured.
+
+    Returns:
+        method -> scan -> ``labels`` (list of dice, jaccard, hd95_mm, assd_mm a structure), ``seconds``, ``peak_mib``;
+        or ``error``.
+    """
+    found: dict[str, dict[str, Result]] = {}
+    for name in names:
+        version = f"{methods.version(name)} {template} {grid}"
+        kept = store.data.setdefault(name, {"version": version, "scans": {}})
+        if kept["version"] != version:
+            print(f"{name}: changed since the last run, measured anew")
+            kept.update(version=version, scans={})
+        found[name] = kept["scans"]
+    missing = [scan for scan in scans if any(scan not in found[name] for name in names)]
+    if len(missing) < len(scans):
+        print(f"{len(scans) - len(missing)} of {len(scans)} scans were measured by an earlier run ({store.path.name})")
+    workers = {name: Worker(name, data, template, grid, _log_file(store.path, name)) for name in names if missing}
+    begun = time.monotonic()
+    try:
+        for index, scan in enumerate(missing):
+            # Another method goes first each time, so that warm caches and noise of the machine hit all alike.
+            turn = index % len(names)
+            for name in [*names[turn:], *names[:turn]]:
+                if scan not in found[name]:
+                    found[name][scan] = _measure(workers[name], data, scan)
+                    store.save()
+            left = (time.monotonic() - begun) / (index + 1) * (len(missing) - index - 1)
+            line = "  ".join(f"{name} {_brief(found[name][scan])}" for name in names)
+            print(f"[{index + 1}/{len(missing)}] {scan}: {line}  ({left / 60:.0f} min left)", flush=True)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return {name: {scan: found[name][scan] for scan in scans} for name in names}
+
+
+def _log_file(path: Path, name: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{path.stem}-{name}.log")
+
+
+def _measure(worker: Worker, data: DataSet, scan: str) -> Result:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "label.npy"
+        reply = worker.ask(data.image(scan), out)
+        if "error" in reply:
+            return reply
+        return {**reply, "labels": evaluate(np.load(out), data, scan)}
+
+
+def evaluate(prediction: np.ndarray, data: DataSet, scan: str) -> list[dict[str, float | None]]:
+    """Scores of a label map on the scan's own grid, a dict a structure; distances in mm, None where there is none."""
+    from lib.metrics import score_labels
+
+    image = nibabel.load(data.label(scan))
+    truth = np.asarray(image.dataobj)
+    spacing = [float(s) for s in image.header.get_zooms()[:3]]
+    return [
+        {
+            "dice": s.dice,
+            "jaccard": s.jaccard,
+            "hd95_mm": None if s.missed else s.hd95_mm,
+            "assd_mm": None if s.missed else s.assd_mm,
+        }
+        for s in score_labels(prediction, truth, spacing, len(data.labels))
+    ]
+
+
+def _brief(result: Result) -> str:
+    return "failed" if "error" in result else f"{scan_dice(result):.3f} {result['seconds']:.1f}s"
+
+
+def scan_dice(result: Result) -> float:
+    """Mean Dice over the structures of a scan."""
+    return statistics.fmean(one["dice"] for one in result["labels"])
+
+
+def mean_of(results: Sequence[Result], key: str, label: int | None = None) -> float:
+    """Mean of one figure over scans and structures (or one structure, counted from 0); NaN when there is none."""
+    values = [
+        one[key]
+        for result in results
+        for index, one in enumerate(result["labels"])
+        if (label is None or index == label) and one[key] is not None
+    ]
+    return statistics.fmean(values) if values else float("nan")
+
+
+HEAD = ("Dice", "Jaccard", "HD95 mm", "ASSD mm", "missed")
+
+
+def quality_cells(results: Sequence[Result], label: int | None = None) -> list[object]:
+    """The cells under ``HEAD``; ``missed`` counts structures without a distance (found or there, but not both)."""
+    missed = sum(
+        one["assd_mm"] is None for r in results for n, one in enumerate(r["labels"]) if label is None or n == label
+    )
+    return [*(mean_of(results, key, label) for key in ("dice", "jaccard", "hd95_mm", "assd_mm")), missed]
+
+
+def report(data: DataSet, found: dict[str, dict[str, Result]]) -> None:
+    """Print the table of all methods, one table a structure if there are several, and the paired differences."""
+    good = {name: [r for r in results.values() if "error" not in r] for name, results in found.items()}
+    rows: list[list[object]] = []
+    for name, results in good.items():
+        failed = len(found[name]) - len(results)
+        if not results:
+            rows.append([name, 0, failed, *[None] * (len(HEAD) + 3)])
+            continue
+        seconds = [r["seconds"] for r in results]
+        peak = f"{max(r['peak_mib'] for r in results):.0f}"
+        times = [statistics.median(seconds), statistics.fmean(seconds)]
+        rows.append([name, len(results), failed, *quality_cells(results), *times, peak])
+    print()
+    print(table(["method", "scans", "failed", *HEAD, "s/scan median", "s/scan mean", "peak MiB"], rows))
+    if len(data.labels) > 1:
+        for index, label in enumerate(data.labels):
+            print()
+            print(table([label, *HEAD], [[name, *quality_cells(good[name], index)] for name in good if good[name]]))
+    errors = [(n, s, r["error"]) for n, rs in found.items() for s, r in rs.items() if "error" in r]
+    for name, scan, error in errors[:10]:
+        print(f"failed: {name} on {scan}: {error}")
+    first = next(iter(found))
+    rows = []
+    for name in list(found)[1:]:
+        differences = paired(found, first, name)
+        if not differences:
+            continue
+        spread = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("nan")
+        better = sum(d > 0 for d in differences)
+        gain = statistics.fmean(differences)
+        rows.append([name, len(differences), f"{gain:+.4f}", spread, f"{better} of {len(differences)}"])
+    if rows:
+        print()
+        print(table([f"{first} against", "pairs", "Dice gain", "standard error", "better"], rows))
+
+
+def paired(found: dict[str, dict[str, Result]], one: str, other: str) -> list[float]:
+    """Differences in Dice (``one`` minus ``other``) over the scans that both labelled."""
+    return [
+        scan_dice(result) - scan_dice(found[other][scan])
+        for scan, result in found[one].items()
+        if "error" not in result and "error" not in found[other][scan]
+    ]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the propagation stage."""
+    group = parser.add_argument_group("propagation")
+    group.add_argument("--methods", default=",".join((*methods.OURS, *methods.PEERS)), help="comma list (default: all)")
+    group.add_argument("--scans", type=int, help="use the first so many scans only (training: unlabelled ones)")
+    group.add_argument("--only-val", action="store_true", help="measure the propagation on the scans of val only")
+
+
+def choose_scans(data: DataSet, options: argparse.Namespace) -> list[str]:
+    """All scans but the template, or those that the options leave."""
+    split = data.split()
+    scans = split["val"] if options.only_val else [*split["train"][1:], *split["val"]]
+    return scans[: options.scans]
+
+
+def stage(
+    data: DataSet,
+    scans: Sequence[str],
+    names: Sequence[str],
+    *,
+    grid: Sequence[int] | None,
+    fresh: bool,
+) -> dict[str, dict[str, Result]]:
+    """Run and print the whole comparison; the template is the first of ``train``."""
+    template = data.split()["train"][0]
+    grid_text = "x".join(map(str, grid)) if grid else "the template's own"
+    facts = {"template": template, "scans": len(scans), "threads": common.THREADS, "grid of convexadam": grid_text}
+    heading(f"Propagation, {data.name}", facts)
+    store = Store(common.RESULTS / data.name / "propagation.json", fresh=fresh)
+    found = compare(data, scans, names, template=template, grid=grid, store=store)
+    report(data, found)
+    return found
+
+
+def check_peers(found: dict[str, dict[str, Result]], targets: Targets, *, level: float = 0.005) -> None:
+    """Targets against the peers that were measured: level with convexadam, ahead of elastix in Dice and time."""
+    if "registration" not in found:
+        return
+    ours = [r for r in found["registration"].values() if "error" not in r]
+    targets.expect(len(ours) == len(found["registration"]), "registration labels every scan")
+    if "convexadam" in found:
+        gain = paired(found, "registration", "convexadam")
+        mean = statistics.fmean(gain) if gain else float("nan")
+        targets.expect(mean >= -level, f"level with convexadam in Dice or better (within {level}): {mean:+.4f}")
+    peer = [r for r in found.get("itk-elastix", {}).values() if "error" not in r]
+    if peer and ours:
+        mean = statistics.fmean(paired(found, "registration", "itk-elastix"))
+        targets.expect(mean > 0, f"ahead of itk-elastix in Dice: {mean:+.4f}")
+        times = [statistics.median(r["seconds"] for r in results) for results in (ours, peer)]
+        targets.expect(times[0] < times[1], f"faster than itk-elastix: {cell(times[0])} s against {cell(times[1])} s")
