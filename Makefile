@@ -25,6 +25,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10 python; do \
 # Nothing is fetched or sent by itself: no MLflow tracking (the trainer does not use it), no usage reports. The tools of
 # .venv come first on the PATH, because MONAI Label downloads the DICOM SEG tools while it starts if it finds none.
 QUIET_ENV := MONAI_LABEL_TRACKING_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
+# Jobs and server share the cores: threads that spin while they wait slow each other down more than tenfold.
+QUIET_ENV += OMP_WAIT_POLICY=PASSIVE
 RUN := PATH="$(BIN):$$PATH" $(QUIET_ENV)
 
 PIP := "$(BIN)/python" -m pip --disable-pip-version-check --no-input
