@@ -18,6 +18,9 @@ from .answers import text_of
 
 logger = logging.getLogger("semisam.jobs")
 
+_NICE = 5
+"""The server goes first, but a busy machine must not bring the job to a halt."""
+
 _READ_SECONDS = 1.0
 
 
@@ -32,7 +35,7 @@ def job(what: str, *, advice: str) -> Iterator[None]:
         advice: what to do after an error of which we know no more.
     """
     if hasattr(os, "nice"):
-        os.nice(10 - os.nice(0))
+        os.nice(max(0, _NICE - os.nice(0)))
     try:
         yield
     except (UserError, HTTPException) as error:

@@ -19,7 +19,6 @@ from lib.volumes import write_whole
 
 logger = logging.getLogger("semisam.train")
 
-_LINE_SECONDS = 8.0
 _FILE_SECONDS = 1.0
 _TIME = "%Y-%m-%d %H:%M:%S"
 
@@ -37,7 +36,7 @@ class TrainingObserver:
         self._folder = study.folder
         self._begun = time.monotonic()
         self._stage = ""
-        self._line_at = self._file_at = -1e9
+        self._file_at = -1e9
         self._stats: dict[str, Any] = {
             "epoch": 0,
             "total_epochs": 0,
@@ -59,7 +58,7 @@ class TrainingObserver:
         self._write()
 
     def progress(self, progress: Progress) -> None:
-        """Called at least every few seconds."""
+        """Called at least every few seconds; the recipe itself writes the lines of the log."""
         now = time.monotonic()
         changed = f"{progress.stage} {progress.round}" != self._stage
         self._stage = f"{progress.stage} {progress.round}"
@@ -78,19 +77,6 @@ class TrainingObserver:
         if changed or now - self._file_at >= _FILE_SECONDS:
             self._file_at = now
             self._write()
-        if changed or now - self._line_at >= _LINE_SECONDS:
-            self._line_at = now
-            metrics = ", ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
-            logger.info(
-                "Round %d of %d, %s: epoch %d of %d%s. About %s left",
-                progress.round,
-                progress.rounds,
-                progress.stage,
-                progress.epoch,
-                progress.total_epochs,
-                f", {metrics}" if metrics else "",
-                _clock(progress.seconds_left),
-            )
 
     def round_finished(self, finished: FinishedRound) -> None:
         """Put the round into service: first the specialist, then the labels."""
