@@ -30,6 +30,7 @@ def main() -> int:
     )
     parser.add_argument("--geometry-scans", type=int, default=5, help="scans of val in the geometry stage")
     options = parser.parse_args()
+    common.end_on_sigterm()
     stages = common.chosen(options.stages, STAGES, "--stages")
     data = common.open_dataset("la", ["left_atrium"])
     split = data.split()

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import resource
+import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,6 +165,15 @@ def add_stage_options(parser: argparse.ArgumentParser, stages: Sequence[str]) ->
     parser.add_argument("--stages", default=",".join(stages), help="comma list (default: all)")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
     parser.add_argument("--fresh", action="store_true", help="forget results of earlier runs")
+
+
+def end_on_sigterm() -> None:
+    """End like after Ctrl-C when somebody ends the program, so that a server it has started ends too."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def chosen(text: str, allowed: Sequence[str], what: str) -> list[str]:

@@ -23,6 +23,9 @@ from common import DataSet, Store, Targets, cell, heading, table
 
 Result = dict[str, Any]
 
+RUN = time.strftime("%Y-%m-%d %H:%M:%S")
+"""When this run began: results of one run are measured side by side."""
+
 # MONAI's distances call their own deprecated argument.
 warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
 
@@ -133,7 +136,7 @@ def _measure(worker: Worker, data: DataSet, scan: str) -> Result:
         reply = worker.ask(data.image(scan), out)
         if "error" in reply:
             return reply
-        return {**reply, "labels": evaluate(np.load(out), data, scan)}
+        return {**reply, "labels": evaluate(np.load(out), data, scan), "run": RUN}
 
 
 def evaluate(prediction: np.ndarray, data: DataSet, scan: str) -> list[dict[str, float | None]]:
@@ -204,6 +207,8 @@ def report(data: DataSet, found: dict[str, dict[str, Result]]) -> None:
         for index, label in enumerate(data.labels):
             print()
             print(table([label, *HEAD], [[name, *quality_cells(good[name], index)] for name in good if good[name]]))
+    if any(len({results[scan].get("run") for results in found.values()}) > 1 for scan in found[next(iter(found))]):
+        print("\nSome methods were measured in another run than others: compare no times (--fresh measures all anew).")
     errors = [(n, s, r["error"]) for n, rs in found.items() for s, r in rs.items() if "error" in r]
     for name, scan, error in errors[:10]:
         print(f"failed: {name} on {scan}: {error}")

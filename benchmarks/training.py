@@ -100,7 +100,7 @@ def stage(data: DataSet, options: argparse.Namespace) -> Outcome:
     if "training" not in store.data or missing:
         with Server(work / "app", work / "study", conf, work / "server.log") as server:
             if "training" not in store.data:
-                store.data["training"] = train(server, request, options.limit_minutes * 60, work)
+                store.data["training"] = train(server, request, options.limit_minutes * 60, work, store)
                 store.save()
             evaluate_val(server, data, val, store, work / "val")
     rounds = evaluate_rounds(data, unlabelled, store, work / "app", options.ablation)
@@ -140,8 +140,8 @@ def make_study(data: DataSet, study: Path, template: str, unlabelled: Sequence[s
     (study / ".complete").touch()
 
 
-def train(server: Server, request: Mapping[str, Any], limit: float, work: Path) -> dict[str, float]:
-    """Train until the end, and watch.
+def train(server: Server, request: Mapping[str, Any], limit: float, work: Path, store: Store) -> dict[str, float]:
+    """Train until the end, and watch; what earlier, interrupted tries took counts as well.
 
     Returns:
         ``seconds`` of the training, ``peak_mib`` of its processes, ``info_seconds``: the longest answer of ``/info/``
@@ -150,25 +150,30 @@ def train(server: Server, request: Mapping[str, Any], limit: float, work: Path) 
     Raises:
         SystemExit: when the training fails or takes too long.
     """
+    spent = store.data.setdefault("spent", {"seconds": 0.0, "peak_mib": 0.0, "info_seconds": 0.0})
+    earlier = spent["seconds"]
+    if earlier:
+        print(f"An earlier run was interrupted after {earlier:.0f} s: the training goes on", flush=True)
     server.post("/train/semisam", request)
     begun = time.monotonic()
-    peak = slowest = 0.0
     shown = ""
     while True:
         time.sleep(POLL_SECONDS)
         asked = time.perf_counter()
         info = server.get("/info/")
-        slowest = max(slowest, time.perf_counter() - asked)
-        peak = max(peak, server.training_memory())
+        spent["info_seconds"] = max(spent["info_seconds"], time.perf_counter() - asked)
+        spent["peak_mib"] = max(spent["peak_mib"], server.training_memory())
         status = server.get("/train/?all=false")
         taken = time.monotonic() - begun
+        spent["seconds"] = earlier + taken
+        store.save()
         stats = info["train_stats"].get("semisam") or {}
         line = " ".join(f"{stats[k]}" for k in ("stage", "round", "epoch", "total_epochs") if k in stats)
         if line != shown:
             print(f"{taken:7.0f} s  {line}", flush=True)
             shown = line
         if status["status"] == "DONE":
-            return {"seconds": taken, "peak_mib": peak, "info_seconds": slowest}
+            return dict(spent)
         if status["status"] not in ("SUBMITTED", "RUNNING"):
             tail = "\n".join(str(text).rstrip() for text in status.get("details", [])[-20:])
             raise SystemExit(f"The training ended with {status['status']}; see {work / 'server.log'}\n{tail}")

@@ -1,0 +1,43 @@
+"""Propagation on real scans: one outlined scan labels another clearly better than its label copied as it lies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lib.frames import frame_of
+from lib.generalists import create_generalist
+from lib.labels import LabelSchema
+from lib.metrics import score_labels
+from lib.propagation import Template, create_propagator
+from lib.volumes import read_label, read_volume
+from realdata import folder_of, scans_of
+
+pytestmark = pytest.mark.realdata
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "scans", "least"),
+    [("hippocampus", ("anterior", "posterior"), 1, 0.74), ("la", ("atrium",), 1, 0.79)],
+)
+def test_registration_labels_other_scans(name: str, labels: tuple[str, ...], scans: int, least: float) -> None:
+    folder = folder_of(name)
+    schema = LabelSchema(labels)
+    split = scans_of(folder)
+    first = read_volume(folder / "images" / f"{split['train'][0]}.nii.gz")
+    truth = read_label(folder / "labels" / f"{split['train'][0]}.nii.gz", first, schema)
+    template = Template(split["train"][0], first, truth)
+    found, copied = [], []
+    for other in split["val"][:scans]:
+        scan = read_volume(folder / "images" / f"{other}.nii.gz")
+        label = read_label(folder / "labels" / f"{other}.nii.gz", scan, schema)
+        soft = create_propagator("registration").propagate(template, scan, schema.channels, create_generalist("mind"))
+        assert float(soft.confidence.min()) >= 0
+        assert float(soft.confidence.max()) <= 1
+        torch.testing.assert_close(soft.probabilities.sum(0), torch.ones(soft.frame.shape), atol=1e-3, rtol=0)
+        found += [s.dice for s in score_labels(soft.labels(), label, scan.spacing, schema.count)]
+        frame = frame_of(scan)
+        as_it_lies = frame_of(first).with_shape(frame.shape).one_hot(truth, schema.channels)
+        copied += [s.dice for s in score_labels(frame.labels_back(as_it_lies), label, scan.spacing, schema.count)]
+    assert sum(found) / len(found) > least
+    assert sum(found) / len(found) > sum(copied) / len(copied) + 0.05
