@@ -65,6 +65,15 @@ def dice(one: np.ndarray, other: np.ndarray, value: int) -> float:
     return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
 
 
+def detail(reply: requests.Response, status: int) -> str:
+    """The text for the client, which has the expected status and is more than a bare error."""
+    assert reply.status_code == status, reply.text
+    text = reply.json()["detail"]
+    assert len(text) > 20
+    assert "Traceback" not in text
+    return str(text)
+
+
 class Server:
     """A running MONAI Label server with its own copy of the app.
 

@@ -81,9 +81,9 @@ def test_unknown_key_suggests_the_nearest() -> None:
         ("propagator", "elastix", "Allowed: registration"),
         ("weights", "/nowhere/at/all", "no folder"),
         ("roi_size", "96,96", "three with commas"),
-        ("roi_size", "100", "multiples of 16"),
-        ("roi_size", "0", "multiples of 16"),
-        ("roi_size", "big", "multiples of 16"),
+        ("roi_size", "100", "multiples of 8"),
+        ("roi_size", "0", "multiples of 8"),
+        ("roi_size", "big", "multiples of 8"),
         ("spacing", "0", "in mm"),
         ("spacing", "nan", "in mm"),
         ("spacing", "1,1,-1", "in mm"),
@@ -104,4 +104,5 @@ def test_all_problems_at_once() -> None:
 
 
 def test_combination() -> None:
-    assert "window of only 1.6 mm" in message(roi_size="16", spacing="0.1")
+    assert "window of only 3.2 mm" in message(roi_size="32", spacing="0.1")
+    assert "preset 'full'" in message(roi_size="8,8,8")

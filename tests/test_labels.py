@@ -96,3 +96,7 @@ def test_unusable_label_maps_are_refused(values: list[float], message: str) -> N
     with pytest.raises(UserError, match=message) as caught:
         SCHEMA.check(np.array(values).reshape(1, 1, -1), "my.nii.gz")
     assert caught.value.status == 422
+
+
+def test_a_label_the_app_made_may_be_empty() -> None:
+    LabelSchema(("a",)).check(np.zeros((2, 2, 2)), "x", may_be_empty=True)

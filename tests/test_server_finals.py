@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 
-from conftest import Server, make_tiny_study, save_nifti, tiny_scan
-from test_server_requests import detail
+from conftest import Server, detail, make_tiny_study, save_nifti, tiny_scan
 
 pytestmark = pytest.mark.server
 
@@ -20,7 +20,7 @@ SLICER_INFO = [{"name": "ball", "idx": 1}, {"name": "rod", "idx": 2}]
 @pytest.fixture(scope="module")
 def server(serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
     study = make_tiny_study(tmp_path_factory.mktemp("study") / "study", scans=4, finals=0)
-    server: Server = serve(study)
+    server: Server = serve(study, propagator="prototype")
     return server.start()
 
 
@@ -113,8 +113,6 @@ def test_unknown_structure_is_named(server: Server, tmp_path: Path) -> None:
 
 def test_final_label_is_deleted_by_people_only(server: Server) -> None:
     url = server.url + "/datastore/label"
-    import requests
-
     assert requests.delete(url, params={"id": "case_3", "tag": "final"}, timeout=60).ok
     assert "final" not in server.objects()["case_3"]["labels"]
     reply = requests.delete(url, params={"id": "case_3", "tag": "final"}, timeout=60)

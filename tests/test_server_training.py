@@ -14,9 +14,9 @@ import nibabel
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
+import requests
 
-from conftest import TINY_LABELS, Server, dice, make_tiny_study, tiny_scan
-from test_server_requests import detail
+from conftest import TINY_LABELS, Server, detail, dice, make_tiny_study, tiny_scan
 
 pytestmark = pytest.mark.server
 
@@ -41,7 +41,7 @@ def server(serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactor
     (base / "site" / "sitecustomize.py").write_text(FULL_DISK)
     env = {"PYTHONPATH": str(base / "site"), "TEST_FULL": str(base / "full")}
     study = make_tiny_study(base / "study", scans=4)
-    server: Server = serve(study, env, labels=",".join(TINY_LABELS))
+    server: Server = serve(study, env, labels=",".join(TINY_LABELS), spacing="4.5", roi_size="32,16,16")
     return server.start()
 
 
@@ -82,7 +82,8 @@ def test_killed_training_leaves_the_last_model_in_service(server: Server) -> Non
     assert reply.ok, reply.text
     assert "DELETE /train/" in detail(server.post("/train/semisam", json=OPTIONS), 429)
 
-    slowest, seen, until = 0.0, {}, time.monotonic() + 400
+    seen: dict[str, Any] = {}
+    slowest, until = 0.0, time.monotonic() + 400
     while not (seen.get("round") == 2 and seen.get("stage") == "training" and seen["epoch"] > 2):
         begun = time.monotonic()
         seen = stats(server)
@@ -134,8 +135,7 @@ def test_segment_uncertainty_and_review(server: Server) -> None:
     assert 0 <= params["confidence"] <= 1
     doubt, params = label_of(server, "uncertainty", "case_3")
     assert doubt.dtype == np.uint8
-    assert doubt.max() > 100
-    assert doubt[values == 0].mean() < 60
+    assert len(np.unique(doubt)) > 20
     stored, params = label_of(server, "review", "case_3")
     assert params["round"] == 3
     assert set(np.unique(stored)) <= {0, 1, 2}
@@ -160,7 +160,7 @@ def test_failure_says_what_to_do_in_its_last_line(server: Server) -> None:
     marker = Path(server._environment["TEST_FULL"])
     assert server.post("/train/semisam", json={**OPTIONS, "seed": 4}).ok
     until = time.monotonic() + 200
-    while not (stats(server).get("seed") == 4) and time.monotonic() < until:
+    while stats(server).get("seed") != 4 and time.monotonic() < until:
         time.sleep(0.05)
     marker.touch()
     try:
@@ -176,8 +176,14 @@ def test_failure_says_what_to_do_in_its_last_line(server: Server) -> None:
     assert not list(server.app.rglob("specialist.pt*.part*"))
 
 
-def test_model_file_can_be_fetched(server: Server) -> None:
+def test_model_file_can_be_fetched_and_put_back(server: Server) -> None:
     reply = server.get("/model/segment")
     assert reply.ok
     assert len(reply.content) > 10_000
     assert json.loads(server.get("/model/info/segment").text)
+    before, _ = label_of(server, "segment", "case_3")
+    url = server.url + "/model/segment"
+    assert requests.put(url, files={"file": ("specialist.pt", b"no model")}, timeout=60).ok
+    assert "no specialist of this app" in detail(server.infer("segment", "case_3"), 422)
+    assert requests.put(url, files={"file": ("specialist.pt", reply.content)}, timeout=60).ok
+    assert (label_of(server, "segment", "case_3")[0] == before).all()

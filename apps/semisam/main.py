@@ -199,6 +199,10 @@ class SemiSam(MONAILabelApp):
         except UserError as error:
             logger.warning("%s", error)
             warnings.append(str(error))
+        except Exception as error:
+            # The label is stored; the client must not take it for lost.
+            logger.exception("The new label of %s could not be looked into", image_id)
+            warnings.append(f"The label is stored, but could not be looked into ({type(error).__name__}: {error}).")
         return {"warnings": warnings}
 
     # --- helpers --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from fastapi import HTTPException
 from monailabel.interfaces.exception import (
@@ -49,8 +50,6 @@ def text_of(error: BaseException) -> str:
     return f"unexpected error, {type(error).__name__}: {error}"
 
 
-def _folder_of(error: OSError):  # type: ignore[no-untyped-def]
-    from pathlib import Path
-
+def _folder_of(error: OSError) -> Path:
     name = error.filename2 or error.filename
     return Path(str(name)).parent if name else Path("the server's folders")

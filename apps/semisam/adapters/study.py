@@ -193,10 +193,17 @@ class Study:
         """The specialist in service, read again only after it was replaced.
 
         Raises:
-            UserError: (409) when there is none yet.
+            UserError: (409) when there is none yet, or it was made for other structures.
         """
         path = self.need_published()
-        return self._specialists.get((device, *stamp_of(path)), lambda: load_specialist(path, device))
+        specialist = self._specialists.get((device, *stamp_of(path)), lambda: load_specialist(path, device))
+        if specialist.spec.label_names != self.schema.names:
+            raise UserError(
+                f"The specialist in service knows {', '.join(specialist.spec.label_names)}, but the labels of this "
+                f"study are {', '.join(self.schema.names)}. Train again.",
+                status=409,
+            )
+        return specialist
 
     # --- scans and labels -----------------------------------------------------------------------------------------
 
@@ -305,7 +312,12 @@ class Study:
             if name in bad:
                 continue
             item = good.get(name)
-            image = item.image if item else Path(self.datastore.get_image_uri(name))
+            try:
+                image = item.image if item else Path(self.datastore.get_image_uri(name))
+            except Exception as error:
+                # A remote store downloads the scan here; whatever goes wrong, the others can still be used.
+                logger.warning("%s is left out, it could not be fetched: %s: %s", name, type(error).__name__, error)
+                continue
             cases.append(Case(name=name, image=image, label=self._label_file(item) if item else None))
         return cases
 

@@ -33,6 +33,6 @@ class Review(SegmentationTask):
             )
         info = store.get_label_info(name, ORIGINAL)
         stored = info.get("params") or {}
-        label = read_label(path, scan, self.study.schema)
+        label = read_label(path, scan, self.study.schema, may_be_empty=True)
         params = {k: v for k, v in stored.items() if k != "latencies"}
         return Answer(label, {**params, "model": info.get("model", ""), "ts": info.get("ts", 0)})

@@ -21,8 +21,10 @@ class SpecialistTask(SegmentationTask):
         super().__init__(study, description, {"device": device_choices()})
 
     def get_path(self, validate: bool = True) -> str | None:
-        """The specialist's file, for ``GET /model``; None when there is none and ``validate`` is set."""
+        """The specialist's file, for ``/model``; None when there is none and ``validate`` is set."""
         path = self.study.published
+        if not validate:
+            path.parent.mkdir(parents=True, exist_ok=True)
         return str(path) if path.is_file() or not validate else None
 
     def ready(self) -> None:

@@ -11,6 +11,8 @@ from .errors import UserError
 from .generalists import available_generalists
 from .labels import LabelSchema, parse_labels
 from .propagation import available_propagators
+from .recipes import PRESETS
+from .specialists import check_roi
 
 STRATEGIES = ("recommended", "uniform")
 """Strategies that may be the default. ``random`` is no choice: it is the name under which OHIF asks for the default."""
@@ -18,7 +20,7 @@ STRATEGIES = ("recommended", "uniform")
 FOREIGN_KEYS = frozenset({"server_mode"})
 """Keys that MONAI Label itself reads from the same mapping."""
 
-_ROI_STEP = 16
+_ROI_STEP = 8
 _ROI_MOST = 512
 _SPACING_LEAST, _SPACING_MOST = 0.05, 20.0
 _WINDOW_LEAST_MM = 10.0
@@ -78,6 +80,12 @@ class Settings:
     def _combinations(self) -> list[str]:
         """What is wrong about settings that are right one by one."""
         problems = []
+        if self.roi_size:
+            for name, preset in PRESETS.items():
+                try:
+                    check_roi(self.roi_size, len(preset.widths))
+                except UserError as error:
+                    problems.append(f"roi_size and the preset {name!r} of the training: {error}")
         if self.roi_size and self.spacing:
             window = min(n * s for n, s in zip(self.roi_size, self.spacing, strict=True))
             if window < _WINDOW_LEAST_MM:

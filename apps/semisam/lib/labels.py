@@ -59,12 +59,13 @@ class LabelSchema:
         """Name to voxel value, in index order, as clients expect it in ``label_names``."""
         return {name: index for index, name in enumerate(self.names, start=1)}
 
-    def check(self, label: np.ndarray, what: str) -> None:
+    def check(self, label: np.ndarray, what: str, *, may_be_empty: bool = False) -> None:
         """Raise UserError unless ``label`` holds integers of this schema and at least one structure.
 
         Args:
             label: ``[D, H, W]`` array of voxel values.
             what: how to call it in the message.
+            may_be_empty: accept a label without any structure.
         """
         values = np.unique(label)
         if not np.all(np.isfinite(values)) or not np.all(values == np.round(values)):
@@ -81,7 +82,7 @@ class LabelSchema:
                 f"({', '.join(self.names)}). Correct the label, or start the server with all names in --conf labels.",
                 status=422,
             )
-        if not np.any(values > 0):
+        if not may_be_empty and not np.any(values > 0):
             raise UserError(
                 f"{what} is empty. Outline at least one of {', '.join(self.names)} and save it again.", status=422
             )

@@ -78,8 +78,16 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     return Volume(array=array, affine=affine)
 
 
-def read_label(path: str | os.PathLike[str], scan: Volume, schema: LabelSchema) -> np.ndarray:
+def read_label(
+    path: str | os.PathLike[str], scan: Volume, schema: LabelSchema, *, may_be_empty: bool = False
+) -> np.ndarray:
     """Read a label map that belongs to ``scan``.
+
+    Args:
+        path: its file.
+        scan: the scan.
+        schema: the structures.
+        may_be_empty: accept a label without any structure, as the app may have made one.
 
     Returns:
         ``[D, H, W]`` uint8 on the scan's grid, values of ``schema``.
@@ -105,7 +113,7 @@ def read_label(path: str | os.PathLike[str], scan: Volume, schema: LabelSchema) 
             "Save the label on the grid of the scan.",
             status=422,
         )
-    schema.check(array, name)
+    schema.check(array, name, may_be_empty=may_be_empty)
     return array.astype(np.uint8)
 
 
