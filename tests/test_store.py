@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -176,3 +177,34 @@ def test_old_format_of_a_pseudo_label_is_not_left_behind(folder: Path, label: st
     other = save_nifti(tmp_path / "other.nii", np.ones((3, 3, 3), np.uint8), np.eye(4))
     store.save_label("case_2", str(other), "original", {})
     assert sorted(p.name for p in (folder / "labels" / "original").iterdir()) == ["case_2.nii"]
+
+
+def test_folder_that_cannot_be_written_is_named(folder: Path, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StudyDatastore(str(folder))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "x")
+
+    monkeypatch.setattr("adapters.store.write_whole", refuse)
+    with pytest.raises(HTTPException) as caught:
+        store.save_label("case_2", label, "original", {})
+    assert caught.value.status_code == 507
+    assert str(folder) in caught.value.detail
+    assert store.get_label_by_image_id("case_2", "original") == ""
+
+
+def test_readers_do_not_see_a_change_before_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StudyDatastore(str(folder))
+    seen: list[list[str]] = []
+    write = store._update_datastore_file
+
+    def slow(lock: bool = True) -> None:
+        reader = threading.Thread(target=lambda: seen.append(sorted(store.list_images())))
+        reader.start()
+        reader.join(10)
+        write(lock)
+
+    monkeypatch.setattr(store, "_update_datastore_file", slow)
+    store.remove_image("case_4")
+    assert seen == [["case_1", "case_2", "case_3", "case_4"]]
+    assert sorted(store.list_images()) == ["case_1", "case_2", "case_3"]

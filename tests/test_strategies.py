@@ -43,12 +43,32 @@ def test_least_confident_pseudo_label(study: Study, label: str) -> None:
     assert ask(Recommended(study)) == "case_3"
 
 
+def test_propagated_labels_are_compared_by_one_measure(study: Study, label: str) -> None:
+    of_a_batch = {"source": "propagation", "confidence": 0.5}
+    of_round_0 = {"source": "propagation", "confidence": 0.4, "uncertainty": 0.1}
+    study.datastore.save_label("case_2", label, "original", {"params": of_a_batch})
+    study.datastore.save_label("case_3", label, "original", {"params": of_round_0})
+    assert ask(Recommended(study)) == "case_3"
+
+
 def test_scores_go_before_what_labels_say(study: Study, label: str) -> None:
     study.datastore.save_label("case_2", label, "original", {"params": {"uncertainty": 0.9}})
     Scores(study).put({"case_2": 0.1, "case_4": 0.5, "case_5": 0.2})
     assert ask(Recommended(study)) == "case_4"
     assert study.datastore.get_image_info("case_4")["uncertainty"] == 0.5
     assert Scores(study).missing() == ["case_3"]
+
+
+def test_scans_that_cannot_be_scored_are_not_due_again_and_again(study: Study) -> None:
+    scores = Scores(study)
+    scores.put(dict.fromkeys(["case_2", "case_4", "case_5"], 0.5))
+    scores.put_failed(["case_3"])
+    assert scores.missing() == []
+    assert scores.missing(retry=True) == ["case_3"]
+    assert ask(Recommended(study)) == "case_2"
+    scores.put({"case_3": 0.7})
+    assert scores.missing(retry=True) == []
+    assert ask(Recommended(study)) == "case_3"
 
 
 def test_scores_of_another_state_are_due_again(study: Study, label: str) -> None:

@@ -44,7 +44,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 import infers
 import strategies
 from adapters import validation
-from adapters.answers import http_answers
+from adapters.answers import LOG, http_answers
 from adapters.batch import BatchInfer, check_batch
 from adapters.inference import check_infer, infer
 from adapters.jobs import job, stop_start
@@ -161,17 +161,17 @@ class SemiSam(MONAILabelApp):
 
     def batch_infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """Many scans, in a subprocess."""
-        with self._job("Batch infer", "Labels made so far are stored. The log has more: /logs/"):
+        with self._job("Batch infer", f"Labels made so far are stored. {LOG}"):
             return super().batch_infer(request, datastore)
 
     def train(self, request: Mapping[str, Any]) -> Any:
         """A training, in a subprocess."""
-        with self._job("Training", "Finished rounds are kept: train again to go on. The log has more: /logs/"):
+        with self._job("Training", f"Finished rounds are kept: train again to go on. {LOG}"):
             return self._trainer(request)(request, self.datastore())
 
     def scoring(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """A scoring method, in a subprocess."""
-        with self._job("Scoring", "The log has more: /logs/"):
+        with self._job("Scoring", LOG):
             return self._scoring(request)(request, self.datastore())
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:

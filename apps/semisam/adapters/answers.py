@@ -6,6 +6,7 @@ its text.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,15 @@ from monailabel.interfaces.exception import (
 from lib.errors import UserError
 from lib.volumes import space_error
 
+logger = logging.getLogger("semisam")
+
+LOG = "The log has more: /logs/?text=true"
+"""Where to look further. Without ``text`` the page needs scripts from the internet, which a hospital may not have."""
+
 
 @contextmanager
 def http_answers() -> Iterator[None]:
-    """Raise HTTPException for every error inside that a client can understand; also usable as a decorator."""
+    """Raise HTTPException for every error inside, so that it reaches the client; also usable as a decorator."""
     try:
         yield
     except HTTPException:
@@ -34,11 +40,13 @@ def http_answers() -> Iterator[None]:
         raise HTTPException(404, f"{error.msg}.") from error
     except MONAILabelException as error:
         raise HTTPException(400, str(error.msg)) from error
-    except OSError as error:
-        full = space_error(error, _folder_of(error))
-        if full is None:
-            raise
-        raise HTTPException(full.status, str(full)) from error
+    except Exception as error:
+        full = space_error(error, _folder_of(error)) if isinstance(error, OSError) else None
+        if full is not None:
+            raise HTTPException(full.status, str(full)) from error
+        logger.exception("Unexpected error")
+        text = text_of(error)[:500]
+        raise HTTPException(500, f"{text[0].upper()}{text[1:]}. {LOG}") from error
 
 
 def text_of(error: BaseException) -> str:

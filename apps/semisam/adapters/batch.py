@@ -71,8 +71,8 @@ class BatchInfer(BatchInferTask):
                 failed[name] = text_of(error)
                 results[name] = {"error": failed[name]}
                 logger.warning("Passed over %s: %s", name, failed[name])
-                if getattr(error, "status_code", None) in (409, 507):
-                    break  # not this scan's fault (no label or model to work with, no space): all would fail alike
+                if _hits_all(error, outlined=bool(datastore.get_label_by_image_id(name, FINAL))):
+                    break
             left = (time.monotonic() - begun) / number * (len(names) - number)
             logger.info("%d of %d scans: %s. About %s left", number, len(names), name, _minutes(left))
         if failed:
@@ -82,6 +82,15 @@ class BatchInfer(BatchInferTask):
             raise UserError(f"No scan could be labelled. {next(iter(failed.values()))}")
         logger.info("Batch infer done: %d labels in %s", len(results) - len(failed), _minutes(time.monotonic() - begun))
         return results
+
+
+def _hits_all(error: Exception, *, outlined: bool) -> bool:
+    """Whether the other scans would fail alike: no space, or no label or model to work with.
+
+    An outlined scan may be the only one, so that there is nothing to propagate to itself; the others still have it.
+    """
+    status = getattr(error, "status_code", None)
+    return status == 507 or (status == 409 and not outlined)
 
 
 def _minutes(seconds: float) -> str:

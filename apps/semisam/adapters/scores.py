@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Scores:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """The stored scores by scan: ``uncertainty``, ``of`` (see ``state``), ``ts``."""
+        """The stored scores by scan: ``uncertainty`` or ``failed``, ``of`` (see ``state``), ``ts``."""
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -56,11 +56,8 @@ class Scores:
         """Add scores that belong to the present state, and note them at the images where the datastore can."""
         if not values:
             return
-        state, now = self.state(), int(time.time())
-        content = self.read()
-        content.update({name: {"uncertainty": round(v, 5), "of": state, "ts": now} for name, v in values.items()})
-        text = json.dumps(content, indent=1, sort_keys=True)
-        write_whole(self._path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+        now = int(time.time())
+        self._add({name: {"uncertainty": round(v, 5), "ts": now} for name, v in values.items()})
         infos = {name: {"uncertainty": round(v, 5), "uncertainty_ts": now} for name, v in values.items()}
         store = self._study.datastore
         if isinstance(store, StudyDatastore):
@@ -72,10 +69,22 @@ class Scores:
             except (MONAILabelException, NotImplementedError) as error:
                 logger.debug("No note at %s: %s", name, error)
 
-    def missing(self) -> list[str]:
-        """Scans without a final label that have no score of the present state."""
+    def put_failed(self, names: Iterable[str]) -> None:
+        """Note scans that cannot be scored, so that they are not due again and again."""
+        if names := list(names):
+            self._add({name: {"failed": True, "ts": int(time.time())} for name in names})
+
+    def _add(self, entries: Mapping[str, Mapping[str, Any]]) -> None:
+        state = self.state()
+        content = {**self.read(), **{name: {**entry, "of": state} for name, entry in entries.items()}}
+        text = json.dumps(content, indent=1, sort_keys=True)
+        write_whole(self._path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+
+    def missing(self, *, retry: bool = False) -> list[str]:
+        """Scans without a final label that have no score of the present state; with ``retry`` the failed ones too."""
         state, content = self.state(), self.read()
-        return [n for n in self._study.unlabelled() if content.get(n, {}).get("of") != state]
+        entries = {name: content.get(name, {}) for name in self._study.unlabelled()}
+        return [n for n, entry in entries.items() if entry.get("of") != state or (retry and entry.get("failed"))]
 
     def doubts(self) -> dict[str, float]:
         """The best guess of how unsure the app is about each unlabelled scan; scans without any guess are left out.
@@ -94,9 +103,10 @@ class Scores:
         return guesses
 
     def doubt_of_label(self, name: str) -> float | None:
-        """What a stored pseudo-label says about itself."""
+        """What a stored pseudo-label says about itself; for a propagated one 1 - confidence, whoever stored it."""
         params = self._study.datastore.get_label_info(name, ORIGINAL).get("params") or {}
-        if isinstance(params.get("uncertainty"), (int, float)):
+        propagated = params.get("source") == "propagation" and "confidence" in params
+        if isinstance(params.get("uncertainty"), (int, float)) and not propagated:
             return float(params["uncertainty"])
         if isinstance(params.get("confidence"), (int, float)):
             return 1.0 - float(params["confidence"])

@@ -2,11 +2,13 @@
 
 MONAI Label's LocalDatastore writes its whole memory over ``datastore_v2.json`` at every change, so that the server and
 a training or batch subprocess lose each other's entries, and a reader may meet half a file. Here every change is a
-transaction: lock, read what others wrote, change, replace the file in one step. Readers look at the file's stamp first.
+transaction: lock, read what others wrote, change a draft, replace the file in one step. Readers look at the file's
+stamp first, and never see a draft: the watcher works in a thread of its own.
 """
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import json
 import logging
@@ -58,6 +60,8 @@ class StudyDatastore(LocalDatastore):
     def __init__(self, folder: str, *, read_only: bool = False) -> None:
         self.serving = False
         self._model = LocalDatastoreModel(name="", description="")
+        self._draft: LocalDatastoreModel | None = None
+        self._drafter = 0
         self._loaded: tuple[int, int, int] | None = None
         self._ready = False
         self._guard = threading.RLock()
@@ -71,7 +75,13 @@ class StudyDatastore(LocalDatastore):
 
     @property
     def _datastore(self) -> LocalDatastoreModel:
-        """The content, as it is on disk now. The base class reads this attribute wherever it needs the content."""
+        """The content, as it is on disk now; in a transaction its draft.
+
+        The base class reads this attribute wherever it needs the content.
+        """
+        draft = self._draft
+        if draft is not None and self._drafter == threading.get_ident():
+            return draft
         self._init_from_datastore_file()
         return self._model
 
@@ -96,7 +106,7 @@ class StudyDatastore(LocalDatastore):
                 return
             try:
                 text = Path(self._datastore_config_path).read_text(encoding="utf-8")
-                model = LocalDatastoreModel.model_validate_json(text)
+                model = self._parsed(text)
             except ValueError as error:
                 if not self._ready:
                     raise UserError(
@@ -106,32 +116,48 @@ class StudyDatastore(LocalDatastore):
                 logger.error("%s is damaged and was not read: %s", self._datastore_config_path, error)
                 self._loaded = stamp
                 return
-            model.base_path = self._datastore_path
             self._model = model
             self._loaded = stamp
 
+    def _parsed(self, text: str) -> LocalDatastoreModel:
+        model = LocalDatastoreModel.model_validate_json(text)
+        model.base_path = self._datastore_path
+        return model
+
     def _update_datastore_file(self, lock: bool = True) -> None:
         """Write the content; the caller is in a transaction."""
-        content = json.dumps(self._model.model_dump(exclude={"base_path"}), indent=2, default=str)
+        model = self._draft or self._model
+        content = json.dumps(model.model_dump(exclude={"base_path"}), indent=2, default=str)
         write_whole(Path(self._datastore_config_path), lambda name: Path(name).write_text(content, encoding="utf-8"))
-        self._loaded = self._stamp()
+        with self._guard:
+            self._model = self._parsed(content)
+            self._loaded = self._stamp()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Hold the lock and start from what is on disk; afterwards memory and disk agree, also after an error."""
+        """Hold the lock and change a draft of what is on disk; what is not written by the end is forgotten."""
         try:
             with self._guard, self._mutex:
                 self._init_from_datastore_file()
+                self._draft = self._parsed(self._model.model_dump_json(exclude={"base_path"}))
+                self._drafter = threading.get_ident()
                 try:
                     yield
-                except BaseException:
-                    self._loaded = None
-                    raise
+                finally:
+                    self._draft = None
         except Timeout as error:
             raise UserError(
                 f"The study is locked by another process for more than {_LOCK_SECONDS} s "
                 f"({self._mutex.lock_file}). Try again later.",
                 status=409,
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise UserError(
+                f"The study folder {self._datastore_path} cannot be written ({error.strerror}). "
+                "Labels are stored there: give this server's user the right to write.",
+                status=507,
             ) from error
 
     def version(self) -> tuple[int, int, int] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from adapters.devices import device_choices
 from adapters.study import Study
+from lib.recipes.context import uncertainty_facts
 from lib.recipes.options import choose_device
 from lib.specialists import SpecialistPrediction, predict
 from lib.volumes import Volume
@@ -37,10 +38,8 @@ class SpecialistTask(SegmentationTask):
         specialist = self.study.specialist(choose_device(str(device[0] if isinstance(device, list) else device)))
         prediction = predict(specialist, scan)
         notes = {k: v for k, v in specialist.notes.items() if isinstance(v, (str, int, float))}
-        inside = prediction.probabilities.argmax(0) > 0
-        values = prediction.uncertainty[inside] if bool(inside.any()) else prediction.uncertainty
-        mean = round(float(values.mean()), 4)
-        return prediction, {"source": "specialist", "uncertainty": mean, "confidence": round(1 - mean, 4), **notes}
+        facts = uncertainty_facts(prediction.probabilities, prediction.uncertainty)
+        return prediction, {"source": "specialist", **facts, **notes}
 
 
 class Segment(SpecialistTask):

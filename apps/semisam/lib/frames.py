@@ -1,8 +1,9 @@
 """How a scan's own grid and a working grid hang together.
 
 All methods work on arrays whose axes point to the patient's right, anterior and superior (as near as whole axis
-swaps allow), cropped to the scan's content, at a spacing or shape of their choice. A ``Frame`` makes such an array from a scan
-and carries results back into the scan's own grid. It is the one preprocessing path of inference, training and scoring.
+swaps allow), cropped to the scan's content, at a spacing or shape of their choice. A ``Frame`` makes such an array from
+a scan and carries results back into the scan's own grid. It is the one preprocessing path of inference, training and
+scoring.
 """
 
 from __future__ import annotations

@@ -17,6 +17,10 @@ NIFTI = (".nii", ".nii.gz")
 OTHERS = (".nrrd", ".mha", ".mhd", ".dcm")
 SUFFIXES = NIFTI + OTHERS
 
+_UMASK = os.umask(0o077)
+"""Read once, as that needs a change for a moment: scans may be readable for some people only."""
+os.umask(_UMASK)
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -147,7 +151,7 @@ def write_whole(path: Path, write) -> None:  # type: ignore[no-untyped-def]
         write(name)
         with open(name, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(name, 0o644)
+        os.chmod(name, 0o666 & ~_UMASK)
         os.replace(name, path)
     except OSError as error:
         raise space_error(error, path.parent) or error from error

@@ -15,6 +15,7 @@ from adapters.scores import Scores
 from adapters.study import Study
 from lib.errors import UserError
 from lib.propagation import propagate_from
+from lib.recipes.context import uncertainty_facts
 from lib.recipes.options import choose_device
 from lib.specialists import predict
 from lib.volumes import read_volume
@@ -22,13 +23,16 @@ from lib.volumes import read_volume
 logger = logging.getLogger("semisam.scoring")
 
 _SAVE_SECONDS = 20.0
+_OF_THE_SCAN = (404, 422)
+"""Status of errors that will come up again until the scan itself is exchanged."""
 
 
 class UncertaintyScoring(ScoringMethod):
-    """Mean uncertainty of each scan without a final label, 0 to 1.
+    """Mean uncertainty in and around the structures of each scan without a final label, 0 to 1.
 
     From the specialist in service; as long as there is none, 1 - confidence of the propagation, which stored
-    pseudo-labels know already. Scans whose score is up to date are not touched.
+    pseudo-labels know already. Scans whose score is up to date are not touched; scans that failed are tried again, but
+    not unasked.
 
     Args:
         study: the study.
@@ -50,22 +54,26 @@ class UncertaintyScoring(ScoringMethod):
         study, scores = self.study, Scores(self.study)
         if not study.published.is_file():
             study.usable()
-        names = scores.missing()
+        names = scores.missing(retry=True)
         logger.info("Uncertainty: %d scans to score", len(names))
         fresh: dict[str, float] = {}
         failed: dict[str, str] = {}
+        unusable: list[str] = []
         saved_at = begun = time.monotonic()
         for number, name in enumerate(names, start=1):
             try:
                 fresh[name] = self._score(name, scores, request)
             except UserError as error:
                 failed[name] = str(error)
+                if error.status in _OF_THE_SCAN:
+                    unusable.append(name)
                 logger.warning("Passed over %s: %s", name, error)
             now = time.monotonic()
             if now - saved_at > _SAVE_SECONDS or number == len(names):
                 saved_at = now
                 scores.put(fresh)
-                fresh = {}
+                scores.put_failed(unusable)
+                fresh, unusable = {}, []
             left = (now - begun) / number * (len(names) - number)
             logger.info("Uncertainty: %d of %d scans. About %.0f s left", number, len(names), left)
         return {"scored": len(names) - len(failed), "failed": failed}
@@ -75,9 +83,8 @@ class UncertaintyScoring(ScoringMethod):
         if study.published.is_file():
             scan = read_volume(Path(study.datastore.get_image_uri(name)))
             prediction = predict(study.specialist(choose_device(str(request.get("device") or "auto"))), scan)
-            inside = prediction.probabilities.argmax(0) > 0
-            values = prediction.uncertainty[inside] if bool(inside.any()) else prediction.uncertainty
-            return float(values.mean())
+            # As a training round works it out for its pseudo-labels: both stand side by side.
+            return float(str(uncertainty_facts(prediction.probabilities, prediction.uncertainty)["uncertainty"]))
         known = scores.doubt_of_label(name)
         if known is not None:
             return known

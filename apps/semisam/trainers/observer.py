@@ -14,7 +14,7 @@ from adapters.answers import text_of
 from adapters.scores import Scores
 from adapters.store import FINAL, ORIGINAL
 from adapters.study import Study
-from lib.recipes import FinishedRound, Progress, RecipeOptions, RunResult
+from lib.recipes import FinishedRound, Progress, PseudoLabel, RecipeOptions, RunResult
 from lib.volumes import write_whole
 
 logger = logging.getLogger("semisam.train")
@@ -33,7 +33,9 @@ class TrainingObserver:
 
     def __init__(self, study: Study, options: RecipeOptions) -> None:
         self._study = study
+        # Without --conf labels the structures, and with them the study's folder, may change while the run goes on.
         self._folder = study.folder
+        self._published = study.published
         self._begun = time.monotonic()
         self._stage = ""
         self._file_at = -1e9
@@ -83,20 +85,31 @@ class TrainingObserver:
         store = self._study.datastore
         if finished.checkpoint is not None:
             checkpoint = finished.checkpoint
-            write_whole(self._study.published, lambda name: shutil.copyfile(checkpoint, name))
+            write_whole(self._published, lambda name: shutil.copyfile(checkpoint, name))
             logger.info("Round %d: the specialist is in service", finished.index)
         saved: dict[str, float] = {}
+        stored = 0
         for name, label in finished.pseudo_labels.items():
             if store.get_label_by_image_id(name, FINAL):
                 continue  # outlined by a person meanwhile
             if str(label.path) == "" or name not in store.list_images():
                 continue
+            if finished.checkpoint is None and self._has_better(name, label):
+                continue
             info = {"model": "semisam", "params": dict(label.params)}
             store.save_label(name, str(label.path), ORIGINAL, info)
             if finished.checkpoint is not None and isinstance(label.params.get("uncertainty"), (int, float)):
                 saved[name] = float(label.params["uncertainty"])  # type: ignore[arg-type]
-        Scores(self._study).put(saved)
-        logger.info("Round %d: %d pseudo-labels are stored as 'original'", finished.index, len(finished.pseudo_labels))
+            stored += 1
+        if self._study.folder == self._folder:
+            Scores(self._study).put(saved)
+        logger.info("Round %d: %d pseudo-labels are stored as 'original'", finished.index, stored)
+
+    def _has_better(self, name: str, label: PseudoLabel) -> bool:
+        """Whether a specialist of an earlier training has labelled the scan, which goes before a propagation."""
+        before = self._study.datastore.get_label_info(name, ORIGINAL).get("params") or {}
+        same = before.get("label_names") == label.params.get("label_names")
+        return bool(same and before.get("source") == "specialist")
 
     def finished(self, result: RunResult) -> None:
         """The run has ended well."""

@@ -22,7 +22,7 @@ from .displacement import coarse_displacement, warp
 _SEARCH_VOXELS = 16_000
 _LEAST_OVERLAP = 0.35
 _MOST_TIMES_LARGER = 8
-"""A template with more than this many times the scan's voxels is not searched (memory): the scan is a mere sliver then."""
+"""A template with more than this many times the scan's voxels is not searched (memory): the scan is a mere sliver."""
 _SHIFT_MUST_GAIN = 0.9
 """A shift is taken when it lowers the disagreement to this share: it sees less of the scan, so chance helps it."""
 

@@ -20,7 +20,7 @@ from .spec import SpecialistSpec
 
 
 class UNet3d(nn.Module):
-    """A 3D U-Net for windows of any size of at least ``2 ** len(widths)`` voxels along each axis.
+    """A 3D U-Net for windows of any size that ``spec.check_roi`` accepts.
 
     Args:
         classes: output channels.

@@ -1,0 +1,25 @@
+"""Every error has a text for the client."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi import HTTPException
+
+from adapters.answers import http_answers
+from lib.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (UserError("No label yet.", status=409), 409, "No label yet."),
+        (OSError(28, "No space left on device", "/data/a.nii.gz"), 507, "No space left in /data"),
+        (MemoryError("12 GB wanted"), 500, "Unexpected error, MemoryError: 12 GB wanted. The log has more"),
+        (RuntimeError("CUDA out of memory"), 500, "RuntimeError: CUDA out of memory"),
+    ],
+)
+def test_errors_become_answers(error: Exception, status: int, text: str) -> None:
+    with pytest.raises(HTTPException) as caught, http_answers():
+        raise error
+    assert caught.value.status_code == status
+    assert text in caught.value.detail
