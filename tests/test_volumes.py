@@ -286,3 +286,15 @@ def test_other_write_errors_pass_through(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Input/output"):
         write_whole(tmp_path / "state.json", fail)
     assert not list(tmp_path.iterdir())
+
+
+def test_label_with_slightly_other_voxels_of_a_thick_slice_scan_is_refused(tmp_path: Path) -> None:
+    """0.7 mm against 0.74 mm in-plane is little beside 5 mm slices, but 2.5 voxels at the far corner."""
+    thick = Volume(np.zeros((44, 44, 4), np.float32), np.diag([0.7, 0.7, 5.0, 1.0]))
+    inside = np.zeros(thick.shape, np.uint8)
+    inside[10:20, 10:20, 1:3] = 1
+    path = save_nifti(tmp_path / "a.nii.gz", inside, np.diag([0.74, 0.74, 5.0, 1.0]))
+    with pytest.raises(UserError, match="lies elsewhere"):
+        read_label(path, thick, LabelSchema(("a",)))
+    rounded = save_nifti(tmp_path / "b.nii.gz", inside, np.diag([0.7001, 0.7001, 5.0, 1.0]))
+    assert np.array_equal(read_label(rounded, thick, LabelSchema(("a",))), inside)

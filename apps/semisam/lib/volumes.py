@@ -16,6 +16,8 @@ from .labels import LabelSchema
 NIFTI = (".nii", ".nii.gz")
 OTHERS = (".nrrd", ".mha", ".mhd", ".dcm")
 SUFFIXES = NIFTI + OTHERS
+_MOST_SHIFT = 0.5
+"""How far a label's corners may lie from its scan's, in voxels: headers round."""
 
 _UMASK = os.umask(0o077)
 """Read once, as that needs a change for a moment: scans may be readable for some people only."""
@@ -102,7 +104,7 @@ def read_label(
     """
     name = f"Label {Path(path).name}"
     array, affine = _read(Path(path))
-    if not np.allclose(affine, scan.affine, atol=1e-2 * max(scan.spacing), rtol=1e-3):
+    if array.shape != scan.shape or _corner_shift(affine, scan) > _MOST_SHIFT:
         turned = _match_orientation(array, affine, scan)
         if turned is None and sorted(array.shape) == sorted(scan.shape):
             raise UserError(
@@ -207,6 +209,13 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise UserError(f"{path.name} has no usable geometry (its affine is singular). Export it again.", status=422)
     return array, affine
+
+
+def _corner_shift(affine: np.ndarray, scan: Volume) -> float:
+    """How far apart, in voxels of the scan, its corners lie under ``affine`` and under its own affine; the furthest."""
+    corners = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*scan.shape, 1.0]
+    moved = corners @ (np.linalg.inv(scan.affine) @ affine).T
+    return float(np.abs(moved - corners).max())
 
 
 def _match_orientation(array: np.ndarray, affine: np.ndarray, scan: Volume) -> np.ndarray | None:
