@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from lib.specialists.losses import consistency_mse, noise_tolerant_dice, soft_cross_entropy, soft_dice
 
 

@@ -93,9 +93,7 @@ def open_run(base: Path, identity: Mapping[str, object]) -> RunFolder:
         if written and written.get("digest") == digest and not (state or {}).get("finished"):
             return RunFolder(runs[-1])
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    number = 1
-    while (base / f"{_PREFIX}{stamp}-{number}").exists():
-        number += 1
+    number = 1 + max((_order(run)[1] for run in runs if _order(run)[0] == f"{_PREFIX}{stamp}"), default=0)
     folder = base / f"{_PREFIX}{stamp}-{number}"
     folder.mkdir()
     write_json(folder / "run.json", {"digest": digest, "started": stamp, **identity})
@@ -200,9 +198,10 @@ def read_json(path: Path) -> dict[str, object] | None:
 def _runs(base: Path) -> list[Path]:
     """All runs, the oldest first."""
     found = [p for p in base.iterdir() if p.is_dir() and p.name.startswith(_PREFIX)]
+    return sorted(found, key=_order)
 
-    def key(path: Path) -> tuple[str, int]:
-        stamp, _, number = path.name.rpartition("-")
-        return stamp, int(number) if number.isdecimal() else 0
 
-    return sorted(found, key=key)
+def _order(run: Path) -> tuple[str, int]:
+    """When a run was started, and its number within that second."""
+    stamp, _, number = run.name.rpartition("-")
+    return stamp, int(number) if number.isdecimal() else 0

@@ -2,9 +2,9 @@
 
 The idea of SemiSAM-O1 (https://arxiv.org/abs/2604.24109): where the specialist is unsure, look in the feature space of
 the frozen generalist for the most similar places at which it is sure (or a human has outlined), and take over their
-labels. Scans are compared first, so that only the most similar ones are asked; a place is described by its features at
-several scales and by where it lies relative to the predicted structures, so that no registration is needed. The scan's
-own confident places take part as well.
+labels. Scans are compared first, so that only the most similar ones are asked; a place is described by its features and
+intensities in a small neighbourhood, by what is predicted around it, and by where it lies relative to the structures,
+so that no registration is needed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..frames import resize
 from ..generalists import Generalist
@@ -22,6 +23,8 @@ from ..generalists.mind import box_mean
 
 _CHUNK = 4_000_000
 """Pairs of voxels compared at once: bounds the memory."""
+_PAIRS = 16
+"""Pairs of scans looked at to learn the usual distance."""
 
 
 @dataclass(frozen=True)
@@ -32,23 +35,30 @@ class RefinementOptions:
         scans: how many other scans are asked.
         samples: confident voxels kept of each scan.
         unsure: voxels with at least this uncertainty (normalised entropy, 0..1) are corrected.
-        sure: voxels with at most this uncertainty may be asked.
+        most: at most this many voxels of a scan are corrected: the most unsure ones. It bounds the time.
+        sure: share of the voxels of a class near its border that may be asked: the surest ones. A share, because a
+            specialist that has learned from soft labels is nowhere sure by an absolute measure.
         reach: how far from a border between structures the asked voxels may lie, in voxels.
-        scales: half widths in voxels of the cubes over which features are averaged.
-        position: weight of the position relative to the structures against the features.
-        width: width of the similarity kernel, in units of the usual distance between corresponding places.
+        step: distance in voxels of the neighbours whose features describe a place.
+        position: weight of the position relative to the structures.
+        context: weight of what is predicted around.
+        width: width of the similarity kernel, relative to the distance of the most similar place.
+        far: places further away than this many usual distances count little.
         strength: largest share of a voxel's label that is taken over.
     """
 
     scans: int = 6
-    samples: int = 2000
+    samples: int = 1500
     unsure: float = 0.15
-    sure: float = 0.1
+    most: int = 20_000
+    sure: float = 0.6
     reach: int = 3
-    scales: tuple[int, ...] = (0, 2)
+    step: int = 2
     position: float = 1.0
-    width: float = 0.5
-    strength: float = 0.5
+    context: float = 2.0
+    width: float = 0.2
+    far: float = 2.0
+    strength: float = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +67,7 @@ class Evidence:
 
     Args:
         features: descriptions of its confident voxels near borders, ``[M, F]``.
-        labels: their probabilities, ``[M, 1 + N]``.
+        labels: their classes, one-hot ``[M, 1 + N]``.
         unsure: which voxels of the flattened grid are unsure, ``[Q]``.
         wanted: their descriptions, ``[Q, F]``.
     """
@@ -66,28 +76,6 @@ class Evidence:
     labels: Tensor
     unsure: Tensor
     wanted: Tensor
-
-
-def describe(image: Tensor, probabilities: Tensor, features: Tensor, options: RefinementOptions) -> Tensor:
-    """Describe every voxel by features at several scales, intensity, and position relative to the structures.
-
-    Args:
-        image: ``[1, D, H, W]`` as ``prepare`` gives it.
-        probabilities: ``[1 + N, D, H, W]``.
-        features: the generalist's, ``[C, D, H, W]`` on the same grid.
-        options: scales and weights.
-
-    Returns:
-        ``[F, D, H, W]`` float32; a squared difference of about 1 a group (features, intensity, position) is usual.
-    """
-    parts = []
-    for radius in options.scales:
-        smooth = box_mean(features, radius) if radius else features
-        spread = smooth.std(dim=(1, 2, 3), keepdim=True).mean().clamp_min(1e-6)
-        parts.append((smooth - smooth.mean(dim=(1, 2, 3), keepdim=True)) / (spread * smooth.shape[0] ** 0.5))
-    parts.append(image)
-    parts.append(position(probabilities) * options.position)
-    return torch.cat(parts)
 
 
 def position(probabilities: Tensor) -> Tensor:
@@ -111,9 +99,45 @@ def position(probabilities: Tensor) -> Tensor:
     return torch.stack(coordinates)
 
 
+class Describer:
+    """Describes places of one scan.
+
+    Groups of values are scaled so that the squared difference of two unrelated places is about 1 a group.
+
+    Args:
+        image: ``[1, D, H, W]`` as ``prepare`` gives it.
+        features: the generalist's, ``[C, D, H, W]`` on the same grid.
+        probabilities: ``[1 + N, D, H, W]``.
+        options: weights.
+    """
+
+    def __init__(self, image: Tensor, features: Tensor, probabilities: Tensor, options: RefinementOptions) -> None:
+        spread = features.std(dim=(1, 2, 3)).mean().clamp_min(1e-6) * (2 * features.shape[0]) ** 0.5
+        self._local = torch.cat([features / spread, image / 2**0.5])
+        parts = [position(probabilities) * options.position]
+        parts += [box_mean(probabilities, radius) * options.context for radius in (2, 4)]
+        self._wide = torch.cat(parts)
+        self._step = options.step
+
+    def at(self, index: Tensor) -> Tensor:
+        """Descriptions of the voxels ``index [M]`` of the flattened grid: ``[M, F]``.
+
+        Features and intensity are taken at the voxel and at six neighbours; beyond the edge the edge is repeated.
+        """
+        shape = self._local.shape[1:]
+        places = torch.stack(torch.unravel_index(index, shape))
+        moves = torch.cat([torch.zeros(1, 3, dtype=torch.long), *[s * torch.eye(3, dtype=torch.long) for s in (-1, 1)]])
+        limits = torch.tensor(shape).view(3, 1) - 1
+        parts = []
+        for move in moves * self._step:
+            x, y, z = torch.minimum((places + move.view(3, 1)).clamp_min(0), limits)
+            parts.append(self._local[:, x, y, z] / len(moves) ** 0.5)
+        parts.append(self._wide.flatten(1)[:, index])
+        return torch.cat(parts).T.contiguous()
+
+
 def gather(
     image: Tensor,
-    raw: Tensor,
     spacing: Sequence[float],
     probabilities: Tensor,
     uncertainty: Tensor,
@@ -125,39 +149,51 @@ def gather(
 
     Args:
         image: ``[1, D, H, W]`` as ``prepare`` gives it.
-        raw: what the generalist sees, ``[1, D, H, W]`` (any intensity scale).
-        spacing: voxel size in mm.
+        spacing: its voxel size in mm.
         probabilities: ``[1 + N, D, H, W]``; a human label as one-hot.
         uncertainty: ``[D, H, W]``; 0 for a human label.
         generalist: gives the features.
         options: which voxels count.
         generator: chooses among more confident voxels than are kept.
     """
-    features = resize(generalist.encode(raw, spacing), image.shape[1:])
-    described = describe(image, probabilities, features, options).flatten(1)
-    # Somewhere within reach the answer changes: there is a border nearby.
-    border = box_mean(probabilities, options.reach).amax(dim=0) < 0.98
-    sure = ((uncertainty <= options.sure) & border).flatten().nonzero()[:, 0]
+    features = resize(generalist.encode(image, spacing), image.shape[1:])
+    describer = Describer(image, features, probabilities, options)
+    classes = probabilities.argmax(dim=0)
+    one_hot = functional.one_hot(classes, probabilities.shape[0]).movedim(-1, 0).float()
+    border = (box_mean(one_hot, options.reach).amax(dim=0) < 0.999).flatten()
+    sure = _surest(classes.flatten(), uncertainty.flatten(), border, options.sure)
     if len(sure) > options.samples:
         sure = sure[torch.randperm(len(sure), generator=generator)[: options.samples]]
-    unsure = (uncertainty > options.unsure).flatten().nonzero()[:, 0]
+    unsure = (uncertainty.flatten() > options.unsure).nonzero()[:, 0]
+    if len(unsure) > options.most:
+        unsure = unsure[uncertainty.flatten()[unsure].argsort(descending=True, stable=True)[: options.most]]
     return Evidence(
-        features=described[:, sure].T.contiguous(),
-        labels=probabilities.flatten(1)[:, sure].T.contiguous(),
+        features=describer.at(sure),
+        labels=one_hot.flatten(1)[:, sure].T.contiguous(),
         unsure=unsure,
-        wanted=described[:, unsure].T.contiguous(),
+        wanted=describer.at(unsure),
     )
 
 
-def usual_distance(evidence: Sequence[Evidence], generator: torch.Generator, pairs: int = 500) -> float:
+def _surest(classes: Tensor, uncertainty: Tensor, border: Tensor, share: float) -> Tensor:
+    """The ``share`` of the ``border`` voxels of each class that are least uncertain; indices ``[M]``."""
+    chosen = []
+    for value in range(int(classes.max()) + 1):
+        index = ((classes == value) & border).nonzero()[:, 0]
+        if len(index):
+            order = uncertainty[index].argsort(stable=True)
+            limit = uncertainty[index[order[max(0, round(share * len(index)) - 1)]]]
+            chosen.append(index[uncertainty[index] <= limit])
+    return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long)
+
+
+def usual_distance(evidence: Sequence[Evidence], generator: torch.Generator, pairs: int = 300) -> float:
     """The usual squared distance between a place of one scan and the nearest place of another, 1 if there is none."""
+    filled = [e for e in evidence if len(e.features)][: _PAIRS + 1]
     found = []
-    filled = [e for e in evidence if len(e.features)]
     for own, other in pairwise(filled):
         pick = torch.randperm(len(own.features), generator=generator)[:pairs]
         found.append(torch.cdist(own.features[pick], other.features).amin(dim=1).square())
-        if len(found) >= 20:
-            break
     return max(float(torch.cat(found).median()), 1e-6) if found else 1.0
 
 
@@ -166,9 +202,9 @@ def refine(
 ) -> Tensor:
     """Correct the unsure voxels of one scan; all others stay as they are, bit by bit.
 
-    Each unsure voxel takes the mean label of the confident places, weighted by a Gaussian of their distance in feature
-    space, and blends it with the specialist's own answer. The share that is taken over grows with the number of places
-    that are really near: without any, nothing changes.
+    Each unsure voxel takes the mean label of the confident places of other scans, weighted by their similarity, and
+    blends it with the specialist's own answer. The share that is taken over falls with the distance of the most similar
+    place: without any near one, nothing changes.
 
     Args:
         probabilities: ``[1 + N, D, H, W]``.
@@ -180,22 +216,21 @@ def refine(
     Returns:
         ``[1 + N, D, H, W]``, sum 1.
     """
-    bank = [e for e in (own, *others) if len(e.features)]
+    bank = [e for e in others if len(e.features)]
     if not bank or not len(own.unsure):
         return probabilities
     features = torch.cat([e.features for e in bank])
     labels = torch.cat([e.labels for e in bank])
-    scale = 1.0 / (2.0 * usual * options.width**2)
     flat = probabilities.flatten(1).clone()
     step = max(1, _CHUNK // len(features))
     squares = features.square().sum(dim=1)
     for start in range(0, len(own.unsure), step):
         wanted = own.wanted[start : start + step]
         distance = (wanted.square().sum(dim=1, keepdim=True) + squares - 2.0 * wanted @ features.T).clamp_min_(0.0)
-        similar = distance.mul_(-scale).exp_()
-        mass = similar.sum(dim=1, keepdim=True)
-        vote = (similar @ labels) / mass.clamp_min(1e-12)
-        share = options.strength * (mass / (mass + 1.0))
+        nearest = distance.amin(dim=1, keepdim=True)
+        similar = distance.sub_(nearest).div_(-options.width * nearest.clamp_min(1e-3 * usual)).exp_()
+        vote = (similar @ labels) / similar.sum(dim=1, keepdim=True)
+        share = options.strength * torch.exp(-((nearest / (options.far * usual)) ** 2))
         index = own.unsure[start : start + step]
         flat[:, index] = torch.lerp(flat[:, index].T, vote, share).T
     return flat.reshape(probabilities.shape)

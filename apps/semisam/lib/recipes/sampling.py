@@ -1,4 +1,4 @@
-"""Two streams of training windows: scans with a human label, and scans with a pseudo-label, in every batch."""
+"""Two streams of training windows: scans with a human label, and scans with a pseudo-label."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class TwoStreams:
         source: the scans.
         size: voxels of a window.
         batch: windows in a batch.
-        human_share: share of the windows taken from human labels, at least one window of each stream that has scans.
+        human_share: share of the windows taken from human labels, over many batches.
         augmentation: random changes.
         generator: source of the random numbers.
     """
@@ -92,17 +92,22 @@ class TwoStreams:
         self._generator = generator
         self._streams = (list(source.human()), list(source.pseudo()))
         self._left: tuple[list[str], list[str]] = ([], [])
-        of_human = min(batch - 1, max(1, round(batch * human_share))) if all(self._streams) else batch
-        if not self._streams[0]:
-            of_human = 0
-        self._counts = (of_human, batch - of_human)
+        if all(self._streams):
+            self._human_share = human_share
+        else:
+            self._human_share = 1.0 if self._streams[0] else 0.0
+        self._batch = batch
+        self._owed = 0.0
 
     def draw(self) -> Batch:
         """The next batch, on the CPU."""
         windows = []
-        for stream, count in enumerate(self._counts):
-            for _ in range(count):
-                windows.append((self._window(self._next(stream)), stream == 0))
+        for _ in range(self._batch):
+            # The share is paid exactly over the batches, also where it is less than one window of a batch.
+            self._owed += self._human_share
+            stream = 0 if self._owed >= 1.0 - 1e-9 else 1
+            self._owed -= 1 - stream
+            windows.append((self._window(self._next(stream)), stream == 0))
         return Batch(
             images=torch.stack([w[0] for w, _ in windows]),
             targets=torch.stack([w[1] for w, _ in windows]),

@@ -211,7 +211,7 @@ def _collect(
     prepared = run.study.prepared(name)
     image = prepared.image.float()
     spacing = prepared.frame.spacing
-    evidence = gather(image, image, spacing, probabilities, uncertainty, run.generalist, options, generator)
+    evidence = gather(image, spacing, probabilities, uncertainty, run.generalist, options, generator)
     content = {k: v.half() if v.is_floating_point() else v for k, v in vars(evidence).items()}
     save_tensors(_evidence_file(run, part, name), content)
 

@@ -29,7 +29,9 @@ class TrainingPlan:
         epochs: epochs, each ``iterations`` steps long.
         iterations: steps of an epoch.
         batch: windows in a step.
-        human_share: share of a batch with a human label.
+        human_share: share of the windows with a human label where both kinds are there. Small by default: one outlined
+            scan is soon known by heart, and half of the work would then teach nothing (left atrium, one template,
+            same time: 0.815 Dice on unseen scans with a half, 0.839 with a tenth and whole-scan windows).
         rate: learning rate of AdamW at the start; it falls to 0 polynomially.
         decay: weight decay.
         warm_up: share of the steps in which the learning rate rises.
@@ -41,7 +43,7 @@ class TrainingPlan:
     epochs: int
     iterations: int
     batch: int = 2
-    human_share: float = 0.5
+    human_share: float = 0.1
     rate: float = 2e-3
     decay: float = 1e-4
     warm_up: float = 0.05

@@ -1,0 +1,82 @@
+"""Options of a training request."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from lib.errors import UserError
+from lib.recipes import PRESETS, RECIPES, RecipeOptions
+from lib.recipes.options import choose_device
+from lib.recipes.registry import IMPLEMENTATIONS
+
+
+def test_defaults() -> None:
+    options = RecipeOptions.parse({"device": "cpu"})
+    assert options == RecipeOptions(recipe="semisam_o1", preset="quick", rounds=None, max_epochs=None, seed=0)
+    assert options.amount == PRESETS["quick"]
+
+
+def test_every_recipe_has_an_implementation() -> None:
+    assert tuple(IMPLEMENTATIONS) == RECIPES
+
+
+@pytest.mark.parametrize("three", [3, 3.0, "3", "3.0", [3]])
+def test_whole_numbers_come_in_many_kinds(three: Any) -> None:
+    options = RecipeOptions.parse({"rounds": three, "max_epochs": three, "seed": three, "device": "cpu"})
+    assert (options.rounds, options.max_epochs, options.seed) == (3, 3, 3)
+    assert (options.amount.rounds, options.amount.epochs) == (3, 3)
+
+
+@pytest.mark.parametrize("nothing", [0, "", None, "0", []])
+def test_nothing_means_the_preset(nothing: Any) -> None:
+    options = RecipeOptions.parse({"rounds": nothing, "max_epochs": nothing, "preset": "full", "device": "cpu"})
+    assert options.amount == PRESETS["full"]
+
+
+def test_a_list_of_choices_means_its_first() -> None:
+    assert RecipeOptions.parse({"preset": ["standard", "quick"], "device": ["cpu"]}).preset == "standard"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("recipe", "magic", "semisam_o1"),
+        ("preset", "huge", "quick, standard, full"),
+        ("rounds", -1, "0 to 20"),
+        ("rounds", 21, "0 to 20"),
+        ("rounds", 1.5, "whole number"),
+        ("rounds", True, "whole number"),
+        ("max_epochs", "many", "whole number"),
+        ("seed", float("nan"), "whole number"),
+        ("seed", float("inf"), "whole number"),
+        ("device", "tpu", "auto, cpu, cuda"),
+        ("device", "cuda:x", "auto, cpu, cuda"),
+        ("device", "cpu:1", "auto, cpu, cuda"),
+    ],
+)
+def test_bad_values_say_what_is_allowed(key: str, value: Any, text: str) -> None:
+    with pytest.raises(UserError, match=text) as error:
+        RecipeOptions.parse({key: value})
+    assert key in str(error.value)
+    assert error.value.status == 400
+
+
+def test_a_missing_gpu_is_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with caplog.at_level(logging.WARNING, logger="semisam.train"):
+        assert choose_device("cuda") == "cpu"
+    assert "no usable GPU" in caplog.text
+    assert choose_device("auto") == "cpu"
+
+
+def test_a_gpu_is_used_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == choose_device("cuda") == choose_device("cuda:0") == "cuda:0"
+    assert choose_device("CUDA:1") == "cuda:1"
+    assert choose_device("cuda:5") == "cuda:0"
+    assert choose_device("cpu") == "cpu"

@@ -1,0 +1,273 @@
+"""The recipe from end to end on a tiny study, its resumption after a kill, and bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
+from lib.errors import UserError
+from lib.frames import frame_of, resize
+from lib.generalists import Generalist, create_generalist
+from lib.labels import LabelSchema
+from lib.propagation import Propagator, SoftLabels, Template, create_propagator
+from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes import stages as stages_module
+from lib.recipes.options import Preset
+from lib.specialists import load_specialist, predict
+from lib.volumes import Volume, read_label, read_volume
+
+SCHEMA = LabelSchema(TINY_LABELS)
+OPTIONS = RecipeOptions(seed=3)
+
+
+class CopyPropagator:
+    """Puts the template's label over the scan as it lies: quick, and good enough here."""
+
+    name = "copy"
+
+    def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
+        frame = frame_of(scan)
+        probabilities = resize(frame_of(template.scan).one_hot(template.label, channels), frame.shape)
+        confidence = torch.full(frame.shape, 0.5)
+        return SoftLabels(frame, probabilities, confidence, (template.name,), 0.5)
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing catches it."""
+
+
+@dataclass
+class Listener:
+    """Remembers everything."""
+
+    steps: list[Progress] = field(default_factory=list)
+    rounds: list[FinishedRound] = field(default_factory=list)
+
+    def progress(self, progress: Progress) -> None:
+        self.steps.append(progress)
+
+    def round_finished(self, finished: FinishedRound) -> None:
+        assert all(label.path.is_file() for label in finished.pseudo_labels.values())
+        assert finished.checkpoint is None or finished.checkpoint.is_file()
+        self.rounds.append(finished)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Such small arrays are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "quick", Preset(2, 2, 4, 2, (4, 8, 8), 120_000, 14_000))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return make_tiny_study(tmp_path / "study")
+
+
+def cases_of(study: Path) -> list[Case]:
+    cases = []
+    for image in sorted(study.glob("*.nii.gz")):
+        label = study / "labels" / "final" / image.name
+        cases.append(Case(image.name.removesuffix(".nii.gz"), image, label if label.exists() else None))
+    return cases
+
+
+def run(
+    cases: Sequence[Case],
+    folder: Path,
+    listener: Listener | None = None,
+    options: RecipeOptions = OPTIONS,
+    settings: RecipeSettings | None = None,
+    propagator: Propagator | None = None,
+) -> RunResult:
+    return run_recipe(
+        cases,
+        SCHEMA,
+        options,
+        settings or RecipeSettings(),
+        generalist=create_generalist("mind"),
+        propagator=propagator or CopyPropagator(),
+        folder=folder,
+        observer=listener or Listener(),
+    )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.suffix != ".npz"}
+
+
+def test_from_one_label_to_a_specialist(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    listener = Listener()
+    with caplog.at_level(logging.INFO, logger="semisam.train"):
+        result = run(cases_of(study), tmp_path / "runs", listener, propagator=create_propagator("registration"))
+
+    assert [r.index for r in listener.rounds] == [0, 1, 2]
+    assert result.rounds == 2
+    assert result.resumed_at is None
+    assert result.skipped == {}
+    assert set(result.pseudo_labels) == {"case_2", "case_3", "case_4"}
+    for source, finished in zip(("propagation", "specialist", "specialist"), listener.rounds, strict=True):
+        for name, label in finished.pseudo_labels.items():
+            scan = read_volume(study / f"{name}.nii.gz")
+            labels = read_label(label.path, scan, SCHEMA)
+            params: Any = label.params
+            assert list(params["label_names"].items()) == [("ball", 1), ("rod", 2)]
+            assert params["volume_ml"]["ball"] == pytest.approx((labels == 1).sum() * 0.027, rel=1e-3)
+            assert params["templates"] == ["case_1"]
+            assert (params["round"], params["source"]) == (finished.index, source)
+            assert 0 <= params["confidence"] <= 1
+            assert 0 <= params["uncertainty"] <= 1
+
+    last = listener.steps[-1]
+    assert (last.epoch, last.total_epochs, last.round, last.rounds) == (4, 4, 2, 2)
+    assert {s.stage for s in listener.steps} == {"propagation", "training", "prediction", "refinement"}
+    assert [s.epoch for s in listener.steps] == sorted(s.epoch for s in listener.steps)
+    assert all(isinstance(s.best_metric, float) and 0 <= s.best_metric <= 1 for s in listener.steps)
+    assert result.best_metric == listener.rounds[-1].best_metric > 0
+    assert "left" in caplog.text
+
+    specialist = load_specialist(result.checkpoint)
+    assert specialist.notes["round"] == 2
+    assert specialist.spec.label_names == TINY_LABELS
+    assert predict(specialist, read_volume(study / "case_2.nii.gz")).labels().shape == (36, 32, 28)
+
+
+def test_same_seed_same_pseudo_labels(study: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, rounds=1)
+    first = run(cases_of(study), tmp_path / "a", options=options)
+    second = run(cases_of(study), tmp_path / "b", options=options)
+    for name, label in first.pseudo_labels.items():
+        assert label.path.read_bytes()[10:] == second.pseudo_labels[name].path.read_bytes()[10:]
+    other = run(cases_of(study), tmp_path / "c", options=replace(options, seed=4))
+    a, b = (torch.load(r.checkpoint, weights_only=True)["members"][0] for r in (first, other))
+    assert any(not torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_killed_training_goes_on_at_the_round(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fragile(Listener):
+        def progress(self, progress: Progress) -> None:
+            super().progress(progress)
+            if progress.round == 2 and progress.stage == "prediction":
+                raise KilledError
+
+    with pytest.raises(KilledError):
+        run(cases_of(study), tmp_path / "runs", Fragile())
+    (folder,) = (tmp_path / "runs").glob("run-*")
+    before = [digests(folder / "rounds" / n) for n in "01"]
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the propagation was finished")
+
+    monkeypatch.setattr(stages_module, "propagate_from", never)
+    listener = Listener()
+    result = run(cases_of(study), tmp_path / "runs", listener)
+    assert result.folder == folder
+    assert result.resumed_at == 2
+    assert [r.index for r in listener.rounds] == [1, 2]
+    assert [digests(folder / "rounds" / n) for n in "01"] == before
+    assert min(s.epoch for s in listener.steps) == 2
+    assert not list(folder.glob("rounds/.part-*"))
+
+    monkeypatch.undo()
+    monkeypatch.setitem(PRESETS, "quick", Preset(1, 1, 2, 2, (4, 8, 8), 120_000, 14_000))
+    assert run(cases_of(study), tmp_path / "runs").resumed_at is None
+
+
+def test_a_kill_in_round_0_keeps_the_scans_that_are_done(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    original = stages_module.propagate_from
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        if len(asked) == 2:
+            asked.append("killed")
+            raise KilledError
+        asked.append("scan")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(stages_module, "propagate_from", counting)
+    with pytest.raises(KilledError):
+        run(cases_of(study), tmp_path / "runs")
+    result = run(cases_of(study), tmp_path / "runs", options=OPTIONS)
+    assert asked == ["scan", "scan", "killed", "scan"]
+    assert result.resumed_at is None  # no round was finished
+    assert len(list((tmp_path / "runs").glob("run-*"))) == 1
+
+
+def test_changed_input_starts_a_new_run(study: Path, tmp_path: Path) -> None:
+    class Fragile(Listener):
+        def round_finished(self, finished: FinishedRound) -> None:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(cases_of(study), tmp_path / "runs", Fragile())
+    label, affine = tiny_scan(1)[1:]
+    label[0, 0, 0] = 1
+    save_nifti(study / "labels" / "final" / "case_1.nii.gz", label, affine)
+    assert run(cases_of(study), tmp_path / "runs", options=replace(OPTIONS, rounds=1)).resumed_at is None
+    assert len(list((tmp_path / "runs").glob("run-*"))) == 2
+
+
+def test_scans_that_cannot_be_read_are_left_out(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broken = study / "case_3.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:3000])
+    result = run(cases_of(study), tmp_path / "runs", options=replace(OPTIONS, rounds=1))
+    assert set(result.pseudo_labels) == {"case_2", "case_4"}
+    assert set(result.skipped) == {"case_3"}
+    assert "case_3" in caplog.text
+    for name in ("case_2", "case_4"):
+        (study / f"{name}.nii.gz").write_bytes(b"no image")
+    with pytest.raises(UserError, match="None of the scans without a label can be used"):
+        run(cases_of(study), tmp_path / "runs")
+
+
+def test_without_a_usable_label_nothing_starts(study: Path, tmp_path: Path) -> None:
+    nothing = [replace(case, label=None) for case in cases_of(study)]
+    with pytest.raises(UserError, match="has a 'final' label yet") as error:
+        run(nothing, tmp_path / "runs")
+    assert error.value.status == 409
+    save_nifti(study / "labels" / "final" / "case_1.nii.gz", np.zeros((36, 32, 28), np.uint8), tiny_scan(1)[2])
+    with pytest.raises(UserError, match="is empty"):
+        run(cases_of(study), tmp_path / "runs")
+
+
+def test_human_labels_only(study: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    result = run(cases_of(study)[:1], tmp_path / "runs", listener)
+    assert result.rounds == 1
+    assert result.pseudo_labels == {}
+    assert listener.steps[-1].total_epochs == 2
+    assert load_specialist(result.checkpoint).spec.label_names == TINY_LABELS
+
+
+def test_a_template_that_lacks_a_class(study: Path, tmp_path: Path) -> None:
+    label, affine = tiny_scan(1)[1:]
+    save_nifti(study / "labels" / "final" / "case_1.nii.gz", (label == 1).astype(np.uint8), affine)
+    result = run(cases_of(study), tmp_path / "runs", options=replace(OPTIONS, rounds=1))
+    assert len(result.pseudo_labels) == 3
+
+
+def test_settings_decide_spacing_and_window(study: Path, tmp_path: Path) -> None:
+    settings = RecipeSettings(spacing=(4.0, 4.0, 5.0), roi_size=(48, 32, 32))
+    result = run(cases_of(study)[:2], tmp_path / "runs", options=replace(OPTIONS, rounds=1), settings=settings)
+    spec = load_specialist(result.checkpoint).spec
+    assert (spec.spacing, spec.roi_size) == ((4.0, 4.0, 5.0), (48, 32, 32))
+    with pytest.raises(UserError, match="roi_size"):
+        run(cases_of(study)[:2], tmp_path / "runs", settings=replace(settings, roi_size=(4, 4, 4)))

@@ -1,0 +1,135 @@
+"""Windows, batches and the training loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from lib.errors import UserError
+from lib.recipes.sampling import Batch, Sample, TwoStreams
+from lib.recipes.training import TrainingPlan, agreement, supervised, train
+from lib.specialists import SpecialistSpec
+from lib.specialists.augment import Augmentation, plain_window
+from lib.specialists.regularisers import MeanTeacher
+
+SPEC = SpecialistSpec(("cube",), (4, 8), (1.0, 1.0, 1.0), (12, 12, 12))
+
+
+class Cubes:
+    """One outlined and two other scans of a bright cube."""
+
+    def __init__(self, value: float = 2.0) -> None:
+        self.value = value
+
+    def human(self) -> Sequence[str]:
+        return ["h"]
+
+    def pseudo(self) -> Sequence[str]:
+        return ["p", "q"]
+
+    def sample(self, name: str) -> Sample:
+        inside = torch.zeros(1, 16, 16, 16)
+        inside[:, 4:10, 5:11, 6:12] = 1
+        return Sample((inside * self.value).half(), torch.cat([1 - inside, inside]).half(), torch.ones(1, 16, 16, 16))
+
+
+def streams(batch: int, share: float, source: Cubes | None = None) -> TwoStreams:
+    return TwoStreams(source or Cubes(), (12, 12, 12), batch, share, Augmentation(), torch.Generator().manual_seed(0))
+
+
+def test_a_window_without_changes_is_a_crop() -> None:
+    image = torch.arange(1000.0).reshape(1, 10, 10, 10)
+    window, maps = plain_window(image, -image, (5.5, 4.5, 3.5), (4, 4, 4))
+    torch.testing.assert_close(window, image[:, 4:8, 3:7, 2:6], atol=1e-2, rtol=0)
+    torch.testing.assert_close(maps, -window)
+
+
+def test_image_and_label_are_deformed_alike() -> None:
+    sample = Cubes().sample("p")
+    quiet = Augmentation(contrast=0, brightness=0, noise=0, bias=0)
+    image, maps = quiet.window(
+        sample.image.float(), sample.target.float(), (7.5, 7.5, 7.5), (12, 12, 12), torch.Generator().manual_seed(3)
+    )
+    torch.testing.assert_close(image, 2 * maps[1:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(maps.sum(0), torch.ones(12, 12, 12), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("batch", "share"), [(2, 0.5), (4, 0.25), (2, 0.1), (3, 0.0)])
+def test_human_labels_get_their_share_of_the_windows(batch: int, share: float) -> None:
+    source = streams(batch, share)
+    drawn = [source.draw() for _ in range(20)]
+    assert drawn[0].images.shape == (batch, 1, 12, 12, 12)
+    assert drawn[0].targets.shape == (batch, 2, 12, 12, 12)
+    assert sum(int(d.human.sum()) for d in drawn) == round(20 * batch * share)
+
+
+def test_without_pseudo_labels_all_is_human() -> None:
+    class OnlyHuman(Cubes):
+        def pseudo(self) -> Sequence[str]:
+            return []
+
+    assert bool(streams(2, 0.5, OnlyHuman()).draw().human.all())
+
+
+def test_same_seed_same_batches() -> None:
+    assert torch.equal(streams(2, 0.5).draw().images, streams(2, 0.5).draw().images)
+
+
+def test_pseudo_part_is_weighted_by_ramp_and_confidence() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 2, 4, 4, 4, requires_grad=True)
+    targets = torch.rand(2, 2, 4, 4, 4).softmax(1)
+    weights = torch.ones(2, 1, 4, 4, 4)
+    weights[1, :, :2] = 0
+    batch = Batch(torch.zeros(2, 1, 4, 4, 4), targets, weights, torch.tensor([True, False]))
+    loss, metrics = supervised(logits, batch, 1.0)
+    loss.backward()
+    assert logits.grad is not None
+    assert float(logits.grad[1, :, :2].abs().max()) == 0
+    assert float(logits.grad[1, :, 2:].abs().max()) > 0
+    assert float(loss.detach()) == pytest.approx(metrics["human_loss"] + metrics["pseudo_loss"], rel=1e-5)
+    without, _ = supervised(logits.detach(), batch, 0.0)
+    assert float(without) == pytest.approx(metrics["human_loss"], rel=1e-5)
+
+
+def test_agreement_is_hard_dice_of_the_structures() -> None:
+    label = torch.zeros(1, 2, 1, 1, 4)
+    label[0, 1, 0, 0, :2], label[0, 0, 0, 0, 2:] = 1, 1
+    other = torch.zeros(1, 2, 1, 1, 4)
+    other[0, 1, 0, 0, 1], other[0, 0, 0, 0, [0, 2, 3]] = 1, 1
+    assert agreement(other, label) == pytest.approx(2 / 3)
+    nothing = torch.zeros(1, 2, 1, 1, 4)
+    nothing[:, 0] = 1
+    assert agreement(nothing, nothing) == 1.0
+
+
+def test_training_learns_a_cube_and_is_repeatable() -> None:
+    plan = TrainingPlan(epochs=3, iterations=15, augmentation=Augmentation(elastic=0, noise=0.05), rate=1e-2)
+
+    def run() -> tuple[float, torch.Tensor, list[int]]:
+        steps: list[int] = []
+        trained = train(
+            SPEC, Cubes(), MeanTeacher(most=0.8), plan, device="cpu", seed=5, listener=lambda n, _: steps.append(n)
+        )
+        return trained.agreement, next(iter(trained.members[0].parameters())).clone(), steps
+
+    value, weights, steps = run()
+    assert value > 0.6
+    assert steps == list(range(1, 46))
+    assert torch.equal(weights, run()[1])
+
+
+def test_a_loss_that_is_no_number_stops_with_a_text() -> None:
+    with pytest.raises(UserError, match="no longer a number"):
+        train(
+            SPEC,
+            Cubes(value=math.inf),
+            MeanTeacher(),
+            TrainingPlan(epochs=1, iterations=2),
+            device="cpu",
+            seed=0,
+            listener=lambda *_: None,
+        )
