@@ -45,9 +45,12 @@ class Preset:
 
 
 PRESETS: Mapping[str, Preset] = {
-    "quick": Preset(2, 10, 30, 2, (8, 16, 32, 64, 128), 120_000, 33_000),
-    "standard": Preset(2, 20, 40, 2, (8, 16, 32, 64, 128), 400_000, 64_000),
-    "full": Preset(3, 50, 100, 4, (16, 32, 64, 128, 256), 4_000_000, 900_000),
+    # 16 channels at full resolution: with 8 a training of a few hundred steps fails for some seeds. The window covers
+    # most of a scan, at a coarser spacing if need be: a left atrium needs its surroundings (1.6 mm, one template:
+    # windows of 64 mm gave 0.815 Dice on unseen scans after 1600 steps, whole scans 0.839 after 400).
+    "quick": Preset(2, 10, 20, 2, (16, 32, 64, 128), 65_000, 33_000),
+    "standard": Preset(2, 25, 20, 2, (16, 32, 64, 128), 130_000, 130_000),
+    "full": Preset(3, 50, 100, 4, (16, 32, 64, 128, 256), 1_000_000, 260_000),
 }
 
 

@@ -29,9 +29,8 @@ class TrainingPlan:
         epochs: epochs, each ``iterations`` steps long.
         iterations: steps of an epoch.
         batch: windows in a step.
-        human_share: share of the windows with a human label where both kinds are there. Small by default: one outlined
-            scan is soon known by heart, and half of the work would then teach nothing (left atrium, one template,
-            same time: 0.815 Dice on unseen scans with a half, 0.839 with a tenth and whole-scan windows).
+        human_share: share of the windows with a human label where both kinds are there. Half, as in the paper: in
+            short trainings a tenth was worse (hippocampus, 300 steps: 0.816 against 0.839 Dice on six scans).
         rate: learning rate of AdamW at the start; it falls to 0 polynomially.
         decay: weight decay.
         warm_up: share of the steps in which the learning rate rises.
@@ -43,8 +42,8 @@ class TrainingPlan:
     epochs: int
     iterations: int
     batch: int = 2
-    human_share: float = 0.1
-    rate: float = 2e-3
+    human_share: float = 0.5
+    rate: float = 4e-3
     decay: float = 1e-4
     warm_up: float = 0.05
     pseudo_ramp: float = 0.1
