@@ -26,7 +26,7 @@ def main() -> int:
     common.add_stage_options(parser, STAGES)
     propagation.add_options(parser)
     training.add_options(
-        parser, preset="standard", conf=["labels=left_atrium", "spacing=1.25"], limit_minutes=180, ablation=False
+        parser, preset="standard", conf=["labels=left_atrium"], limit_minutes=180, ablation=False
     )
     parser.add_argument("--geometry-scans", type=int, default=5, help="scans of val in the geometry stage")
     options = parser.parse_args()
