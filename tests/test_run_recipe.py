@@ -189,6 +189,25 @@ def test_a_killed_training_goes_on_at_the_round(study: Path, tmp_path: Path, mon
     assert run(cases_of(study), tmp_path / "runs").resumed_at is None
 
 
+def test_a_damaged_round_is_made_again(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Fragile(Listener):
+        def progress(self, progress: Progress) -> None:
+            if progress.round == 2:
+                raise KilledError
+
+    with pytest.raises(KilledError):
+        run(cases_of(study), tmp_path / "runs", Fragile())
+    (folder,) = (tmp_path / "runs").glob("run-*")
+    (folder / "rounds" / "1" / "round.json").write_text("")
+    with caplog.at_level(logging.WARNING, "semisam.train"):
+        result = run(cases_of(study), tmp_path / "runs")
+    assert "round 1" in caplog.text
+    assert "damaged" in caplog.text
+    assert result.folder == folder
+    assert len(result.pseudo_labels) == 3
+    assert result.checkpoint.is_file()
+
+
 def test_a_kill_in_round_0_keeps_the_scans_that_are_done(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +230,9 @@ def test_a_kill_in_round_0_keeps_the_scans_that_are_done(
     assert len(list((tmp_path / "runs").glob("run-*"))) == 1
 
 
-def test_changed_input_starts_a_new_run(study: Path, tmp_path: Path) -> None:
+def test_changed_input_starts_a_new_run_and_says_so(
+    study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Fragile(Listener):
         def round_finished(self, finished: FinishedRound) -> None:
             raise KilledError
@@ -221,7 +242,10 @@ def test_changed_input_starts_a_new_run(study: Path, tmp_path: Path) -> None:
     label, affine = tiny_scan(1)[1:]
     label[0, 0, 0] = 1
     save_nifti(study / "labels" / "final" / "case_1.nii.gz", label, affine)
-    assert run(cases_of(study), tmp_path / "runs", options=replace(OPTIONS, rounds=1)).resumed_at is None
+    with caplog.at_level(logging.INFO, "semisam.train"):
+        again = run(cases_of(study), tmp_path / "runs", options=replace(OPTIONS, rounds=1))
+    assert again.resumed_at is None
+    assert "cases (case_1), options (rounds) changed" in caplog.text
     assert len(list((tmp_path / "runs").glob("run-*"))) == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from .store import FINAL
 logger = logging.getLogger("semisam.study")
 
 MOST_TEMPLATES = 3
+_ERROR_SECONDS = 30.0
 NO_FINAL = (
     "No scan of this study has a 'final' label yet. Outline one scan in the viewer, save it (Submit Label), "
     "and try again."
@@ -41,7 +43,9 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """The last few results of something slow; errors that a user can put right are remembered too.
+    """The last few results of something slow; errors that a user can put right are remembered for a while.
+
+    Not for ever: a file that could not be read for a moment does not change when it can be read again.
 
     Args:
         most: how many are kept.
@@ -49,22 +53,26 @@ class Recent(Generic[Value]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kept: OrderedDict[Hashable, Value | UserError] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Value] = OrderedDict()
+        self._errors: dict[Hashable, tuple[UserError, float]] = {}
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The result for ``key``, made now if it is not kept."""
         if key not in self._kept:
+            error, at = self._errors.get(key, (None, 0.0))
+            if error is not None and time.monotonic() - at < _ERROR_SECONDS:
+                raise UserError(str(error), status=error.status)
             try:
                 self._kept[key] = make()
-            except UserError as error:
-                self._kept[key] = error
+            except UserError as found:
+                if len(self._errors) >= self._most:
+                    self._errors.clear()
+                self._errors[key] = found, time.monotonic()
+                raise
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
-        kept = self._kept[key]
-        if isinstance(kept, UserError):
-            raise UserError(str(kept), status=kept.status)
-        return kept
+        return self._kept[key]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 from adapters.devices import device_choices
 from adapters.study import Study
-from lib.recipes.context import uncertainty_facts
 from lib.recipes.options import choose_device
 from lib.specialists import SpecialistPrediction, predict
+from lib.uncertainty import uncertainty_facts
 from lib.volumes import Volume
 
 from .base import Answer, SegmentationTask

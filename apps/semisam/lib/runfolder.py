@@ -56,6 +56,10 @@ class RunFolder:
         """Where a finished round lies."""
         return self.path / "rounds" / str(index)
 
+    def drop_round(self, index: int) -> None:
+        """Forget a finished round whose files turned out to be unreadable."""
+        shutil.rmtree(self.round(index), ignore_errors=True)
+
     def begin_round(self, index: int, *, keep: bool = False) -> Path:
         """An empty folder to write the round ``index`` into; with ``keep`` what a killed run left there stays."""
         part = self.path / "rounds" / f".part-{index}"
@@ -90,8 +94,10 @@ def open_run(base: Path, identity: Mapping[str, object]) -> RunFolder:
     runs = _runs(base)
     if runs:
         written, state = read_json(runs[-1] / "run.json"), read_json(runs[-1] / "state.json")
-        if written and written.get("digest") == digest and not (state or {}).get("finished"):
-            return RunFolder(runs[-1])
+        if written and not (state or {}).get("finished"):
+            if written.get("digest") == digest:
+                return RunFolder(runs[-1])
+            log.info("Starting anew: since the unfinished %s %s.", runs[-1].name, _changes(written, identity))
     stamp = time.strftime("%Y%m%d-%H%M%S")
     number = 1 + max((_order(run)[1] for run in runs if _order(run)[0] == f"{_PREFIX}{stamp}"), default=0)
     folder = base / f"{_PREFIX}{stamp}-{number}"
@@ -100,6 +106,22 @@ def open_run(base: Path, identity: Mapping[str, object]) -> RunFolder:
     for old in _runs(base)[:-KEPT_RUNS]:
         shutil.rmtree(old, ignore_errors=True)
     return RunFolder(folder)
+
+
+def _changes(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """What differs between two identities, in a few words."""
+    changed = []
+    for key in sorted(now):
+        old, new = before.get(key), json.loads(json.dumps(now[key]))
+        if old != new:
+            parts = (
+                [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+                if isinstance(old, dict) and isinstance(new, dict)
+                else []
+            )
+            more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+            changed.append(key + (f" ({', '.join(parts[:3])}{more})" if parts else ""))
+    return f"{', '.join(changed)} changed" if changed else "its notes were damaged"
 
 
 @contextmanager

@@ -6,6 +6,11 @@ import math
 
 from torch import Tensor
 
+from .generalists.mind import box_mean
+
+_AROUND = 2
+"""Voxels around the structures that count for a scan's mean uncertainty."""
+
 
 def normalised_entropy(probabilities: Tensor) -> Tensor:
     """Predictive entropy divided by the logarithm of the number of classes.
@@ -18,3 +23,17 @@ def normalised_entropy(probabilities: Tensor) -> Tensor:
     """
     entropy = -(probabilities * probabilities.clamp_min(1e-12).log()).sum(dim=0)
     return (entropy / math.log(probabilities.shape[0])).clamp(0.0, 1.0)
+
+
+def uncertainty_facts(probabilities: Tensor, uncertainty: Tensor) -> dict[str, object]:
+    """A scan's mean confidence inside the structures, and mean uncertainty in and around them, both 0..1.
+
+    Args:
+        probabilities: ``[1 + N, D, H, W]``.
+        uncertainty: ``[D, H, W]``.
+    """
+    inside = probabilities.argmax(0) > 0
+    around = box_mean(inside[None].float(), _AROUND)[0] > 0
+    confidence = 1.0 - (uncertainty[inside] if bool(inside.any()) else uncertainty).mean()
+    doubt = (uncertainty[around] if bool(around.any()) else uncertainty).mean()
+    return {"confidence": round(float(confidence), 4), "uncertainty": round(float(doubt), 4)}

@@ -15,9 +15,9 @@ from adapters.scores import Scores
 from adapters.study import Study
 from lib.errors import UserError
 from lib.propagation import propagate_from
-from lib.recipes.context import uncertainty_facts
 from lib.recipes.options import choose_device
 from lib.specialists import predict
+from lib.uncertainty import uncertainty_facts
 from lib.volumes import read_volume
 
 logger = logging.getLogger("semisam.scoring")

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from ..generalists import Generalist
-from ..generalists.mind import box_mean
 from ..labels import LabelSchema
 from ..propagation import Propagator
 from ..runfolder import RunFolder, read_json, write_json
@@ -23,9 +22,6 @@ from .progress import Reporter
 from .study import Study
 
 log = logging.getLogger("semisam.train")
-
-_AROUND = 2
-"""Voxels around the structures that count for a scan's mean uncertainty."""
 
 
 @dataclass(eq=False)
@@ -126,7 +122,7 @@ class Context:
         return finished
 
     def take_up(self, index: int | None) -> FinishedRound | None:
-        """Switch to the labels of a finished round and tell the observer; None when there is no such round."""
+        """Switch to the labels of a finished round and tell the observer; None when it is missing or damaged."""
         if index is None:
             return None
         folder = self.folder.round(index)
@@ -135,6 +131,8 @@ class Context:
             return None
         names, skipped, best = content["names"], content["skipped"], content["best_metric"]
         if not (isinstance(names, list) and isinstance(skipped, dict) and isinstance(best, float)):
+            return None
+        if not all(self.study.has_target(folder, name) for name in names):
             return None
         for name, reason in skipped.items():
             self.skipped[name] = reason
@@ -149,20 +147,6 @@ class Context:
         finished = FinishedRound(index, checkpoint if checkpoint.exists() else None, labels, self.reporter.best_metric)
         self.observer.round_finished(finished)
         return finished
-
-
-def uncertainty_facts(probabilities: Tensor, uncertainty: Tensor) -> dict[str, object]:
-    """A scan's mean confidence inside the structures, and mean uncertainty in and around them, both 0..1.
-
-    Args:
-        probabilities: ``[1 + N, D, H, W]``.
-        uncertainty: ``[D, H, W]``.
-    """
-    inside = probabilities.argmax(0) > 0
-    around = box_mean(inside[None].float(), _AROUND)[0] > 0
-    confidence = 1.0 - (uncertainty[inside] if bool(inside.any()) else uncertainty).mean()
-    doubt = (uncertainty[around] if bool(around.any()) else uncertainty).mean()
-    return {"confidence": round(float(confidence), 4), "uncertainty": round(float(doubt), 4)}
 
 
 def _holds_structure(params: Mapping[str, object]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -97,15 +97,7 @@ class RecipeOptions:
     def amount(self) -> Preset:
         """The preset, with ``rounds`` and ``max_epochs`` in place."""
         preset = PRESETS[self.preset]
-        return Preset(
-            rounds=self.rounds or preset.rounds,
-            epochs=self.max_epochs or preset.epochs,
-            iterations=preset.iterations,
-            batch=preset.batch,
-            widths=preset.widths,
-            scan_voxels=preset.scan_voxels,
-            roi_voxels=preset.roi_voxels,
-        )
+        return replace(preset, rounds=self.rounds or preset.rounds, epochs=self.max_epochs or preset.epochs)
 
 
 def choose_device(text: str) -> str:

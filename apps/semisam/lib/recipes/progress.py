@@ -16,7 +16,7 @@ LOG_EVERY = 5.0
 """Seconds between progress lines; a heartbeat repeats the last line when a single step takes longer than 9 s."""
 
 _HEARTBEAT = 9.0
-_FIRST_GUESS = {"preparation": 0.5, "propagation": 4.0, "training": 0.5, "prediction": 1.0, "refinement": 0.5}
+_FIRST_GUESS = {"preparation": 0.5, "propagation": 4.0, "training": 0.5, "prediction": 1.0, "refinement": 1.0}
 
 
 @dataclass

@@ -20,7 +20,7 @@ from ..propagation import Propagator
 from ..runfolder import RunFolder, check_space, fingerprint, only_one, open_run, read_json, space_errors, write_json
 from ..specialists.spec import SpecialistSpec, check_roi, choose_roi, choose_spacing
 from ..volumes import read_volume
-from .base import Case, Observer, RecipeSettings, RunResult
+from .base import Case, FinishedRound, Observer, RecipeSettings, RunResult
 from .context import Context
 from .options import RecipeOptions
 from .progress import Reporter
@@ -75,83 +75,81 @@ def run_recipe(
     if len(set(names)) < len(names):
         raise ValueError("case names must be unique")
     with space_errors(folder), only_one(folder):
-        return _run(cases, schema, options, settings, generalist, propagator, folder, observer)
+        check_space(folder, _RESERVE)
+        started = time.monotonic()
+        usable, skipped, prints = _check_files(cases)
+        identity = {
+            "format": _FORMAT,
+            "versions": {"torch": torch.__version__, "monai": monai.__version__},
+            "options": asdict(options),
+            "settings": asdict(settings),
+            "labels": list(schema.names),
+            "generalist": generalist.name,
+            "propagator": propagator.name,
+            "cases": prints,
+        }
+        run_folder = open_run(folder, identity)
+        spec = _spec(usable, schema, options, settings, run_folder)
+        amount = options.amount
+        unlabelled = sum(case.label is None for case in usable)
+        if not unlabelled:
+            # Without pseudo-labels a second round would repeat the first.
+            amount = replace(amount, rounds=1)
+        check_space(folder, _bytes_needed(spec, len(usable)))
+        study = Study(usable, schema, spec, run_folder.prepared, generalist)
+        rounds = amount.rounds
+        work = {
+            "propagation": len(usable),
+            "training": rounds * amount.epochs * amount.iterations,
+            "prediction": rounds * unlabelled,
+            "refinement": rounds * unlabelled,
+        }
+        reporter = Reporter(observer, rounds, amount.epochs, work)
+        context = Context(study, options, amount, generalist, propagator, run_folder, reporter, observer, skipped)
+        log.info(
+            "%s, preset %s: %d scans with and %d without a human label, %d rounds of %d epochs; "
+            "spacing %s mm, window %s, on %s",
+            options.recipe,
+            options.preset,
+            len(usable) - unlabelled,
+            unlabelled,
+            rounds,
+            amount.epochs,
+            " x ".join(f"{s:g}" for s in spec.spacing),
+            " x ".join(str(n) for n in spec.roi_size),
+            options.device,
+        )
+        with reporter:
+            last = _last_readable(context)
+            resumed_at = None if last is None else last.index + 1
+            if last is not None:
+                log.info("continuing %s after round %d", run_folder.path.name, last.index)
+                reporter.resume(last.index, unlabelled, amount.epochs * amount.iterations)
+            last = IMPLEMENTATIONS[options.recipe](context, last)
+        if last.checkpoint is None:
+            raise RuntimeError("a recipe must end with a round that has a checkpoint")
+        run_folder.end_run()
+        log.info("finished after %.0f s; best agreement %.3f", time.monotonic() - started, last.best_metric)
+        return RunResult(
+            folder=run_folder.path,
+            rounds=rounds,
+            best_metric=last.best_metric,
+            checkpoint=last.checkpoint,
+            pseudo_labels=last.pseudo_labels,
+            skipped=dict(context.skipped),
+            resumed_at=resumed_at,
+        )
 
 
-def _run(
-    cases: Sequence[Case],
-    schema: LabelSchema,
-    options: RecipeOptions,
-    settings: RecipeSettings,
-    generalist: Generalist,
-    propagator: Propagator,
-    folder: Path,
-    observer: Observer,
-) -> RunResult:
-    check_space(folder, _RESERVE)
-    started = time.monotonic()
-    usable, skipped, prints = _check_files(cases)
-    identity = {
-        "format": _FORMAT,
-        "versions": {"torch": torch.__version__, "monai": monai.__version__},
-        "options": asdict(options),
-        "settings": asdict(settings),
-        "labels": list(schema.names),
-        "generalist": generalist.name,
-        "propagator": propagator.name,
-        "cases": prints,
-    }
-    run_folder = open_run(folder, identity)
-    spec = _spec(usable, schema, options, settings, run_folder)
-    amount = options.amount
-    unlabelled = sum(case.label is None for case in usable)
-    if not unlabelled:
-        # Without pseudo-labels a second round would repeat the first.
-        amount = replace(amount, rounds=1)
-    check_space(folder, _bytes_needed(spec, len(usable)))
-    study = Study(usable, schema, spec, run_folder.prepared, generalist)
-    rounds = amount.rounds
-    work = {
-        "propagation": len(usable),
-        "training": rounds * amount.epochs * amount.iterations,
-        "prediction": rounds * unlabelled,
-        "refinement": rounds * unlabelled,
-    }
-    reporter = Reporter(observer, rounds, amount.epochs, work)
-    context = Context(study, options, amount, generalist, propagator, run_folder, reporter, observer, skipped)
-    log.info(
-        "%s, preset %s: %d scans with and %d without a human label, %d rounds of %d epochs; "
-        "spacing %s mm, window %s, on %s",
-        options.recipe,
-        options.preset,
-        len(usable) - unlabelled,
-        unlabelled,
-        rounds,
-        amount.epochs,
-        " x ".join(f"{s:g}" for s in spec.spacing),
-        " x ".join(str(n) for n in spec.roi_size),
-        options.device,
-    )
-    with reporter:
-        last = context.take_up(run_folder.finished_round())
-        resumed_at = None if last is None else last.index + 1
-        if last is not None:
-            log.info("continuing %s after round %d", run_folder.path.name, last.index)
-            reporter.resume(last.index, unlabelled, amount.epochs * amount.iterations)
-        last = IMPLEMENTATIONS[options.recipe](context, last)
-    if last.checkpoint is None:
-        raise RuntimeError("a recipe must end with a round that has a checkpoint")
-    run_folder.end_run()
-    log.info("finished after %.0f s; best agreement %.3f", time.monotonic() - started, last.best_metric)
-    return RunResult(
-        folder=run_folder.path,
-        rounds=rounds,
-        best_metric=last.best_metric,
-        checkpoint=last.checkpoint,
-        pseudo_labels=last.pseudo_labels,
-        skipped=dict(context.skipped),
-        resumed_at=resumed_at,
-    )
+def _last_readable(context: Context) -> FinishedRound | None:
+    """The last finished round of a killed run; rounds whose files are damaged are dropped and made again."""
+    while (index := context.folder.finished_round()) is not None:
+        found = context.take_up(index)
+        if found is not None:
+            return found
+        log.warning("round %d of %s is damaged and will be made again", index, context.folder.path.name)
+        context.folder.drop_round(index)
+    return None
 
 
 def _check_files(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str], dict[str, list[str]]]:

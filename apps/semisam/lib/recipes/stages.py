@@ -14,9 +14,9 @@ from ..frames import frame_of, resize
 from ..propagation import Template, propagate_from
 from ..specialists.predict import predict_prepared
 from ..specialists.regularisers import Regulariser
-from ..uncertainty import normalised_entropy
+from ..uncertainty import normalised_entropy, uncertainty_facts
 from .base import FinishedRound
-from .context import Context, uncertainty_facts
+from .context import Context
 from .refinement import Evidence, RefinementOptions, gather, refine, usual_distance
 from .study import load_tensors, save_tensors
 from .training import Trained, TrainingPlan, agreement, train

@@ -183,6 +183,10 @@ class Study:
             f"target {place} {name}", lambda: self.read_target(place, name), lambda target: target.probabilities
         )
 
+    def has_target(self, folder: Path, name: str) -> bool:
+        """Whether ``read_target`` can answer."""
+        return (folder / f"{self._files[name]}.npz").exists()
+
     def read_target(self, folder: Path, name: str) -> SoftTarget:
         """What ``write_target`` wrote."""
         with np.load(folder / f"{self._files[name]}.npz") as content:
