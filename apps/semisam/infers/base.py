@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -10,12 +12,12 @@ from typing import Any
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.transform.writer import Writer
+from monailabel.transform.writer import write_itk
 
 from adapters.options import is_true
 from adapters.study import Study
 from lib.errors import UserError
-from lib.volumes import Volume, read_volume
+from lib.volumes import Volume, read_volume, write_label
 
 _OWN_EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
@@ -74,13 +76,12 @@ class SegmentationTask(InferTask):
     def __call__(self, request: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
         """Answer a request; returns the written file and the reply's params."""
         times = [time.perf_counter()]
-        writer_data = _writer_data(request)
+        wanted = _Wanted.parse(request)
         scan = read_volume(request["image"])
         times.append(time.perf_counter())
         answer = self.answer(scan, request.get("image_id"), request)
         times.append(time.perf_counter())
-        writer_data.update(pred=answer.array, pred_meta_dict={"affine": scan.affine})
-        file, _ = Writer(label="pred", json="result", nibabel=True)(writer_data)
+        file = _write(answer.array, scan.affine, wanted)
         times.append(time.perf_counter())
         steps = dict(zip(("read", "infer", "write"), np.diff(times).round(3).tolist(), strict=True))
         return file, {
@@ -95,21 +96,41 @@ class SegmentationTask(InferTask):
         return {n: round(float(counts[v]) * scan.voxel_ml, 3) for n, v in self.study.schema.as_dict().items()}
 
 
-def _writer_data(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The client's wishes for the file, with our defaults."""
-    image = str(request["image"])
-    own = next((e for e in _OWN_EXTENSIONS if image.lower().endswith(e)), ".nii.gz")
-    extension = str(request.get("result_extension") or own)
-    if extension not in _OWN_EXTENSIONS:
-        raise UserError(f"result_extension: {extension!r} is not allowed. Allowed: {', '.join(_OWN_EXTENSIONS)}.")
-    dtype = str(request.get("result_dtype") or "uint8")
-    if dtype not in _DTYPES:
-        raise UserError(f"result_dtype: {dtype!r} is not allowed. Allowed: {', '.join(_DTYPES)}.")
-    level = str(request.get("logging") or "INFO").upper()
-    return {
-        "image_path": image,
-        "result_extension": extension,
-        "result_dtype": dtype,
-        "result_compress": is_true(request.get("result_compress", True)),
-        "logging": level if level in ("DEBUG", "INFO", "WARNING", "ERROR") else "INFO",
-    }
+@dataclass(frozen=True)
+class _Wanted:
+    """The client's wishes for the file."""
+
+    extension: str
+    dtype: str
+    compress: bool
+
+    @classmethod
+    def parse(cls, request: Mapping[str, Any]) -> _Wanted:
+        image = str(request["image"])
+        own = next((e for e in _OWN_EXTENSIONS if image.lower().endswith(e)), ".nii.gz")
+        extension = str(request.get("result_extension") or own)
+        if extension not in _OWN_EXTENSIONS:
+            raise UserError(f"result_extension: {extension!r} is not allowed. Allowed: {', '.join(_OWN_EXTENSIONS)}.")
+        dtype = str(request.get("result_dtype") or "uint8")
+        if dtype not in _DTYPES:
+            raise UserError(f"result_dtype: {dtype!r} is not allowed. Allowed: {', '.join(_DTYPES)}.")
+        return cls(extension, dtype, is_true(request.get("result_compress", True)))
+
+
+def _write(array: np.ndarray, affine: np.ndarray, wanted: _Wanted) -> str:
+    """Write ``[D, H, W]`` to a temporary file; whoever sends it removes it.
+
+    NIfTI by our own writer: the one MONAI Label uses takes a volume for a 2D image, or resamples it, where its axes are
+    permuted.
+    """
+    handle, file = tempfile.mkstemp(suffix=wanted.extension)
+    os.close(handle)
+    try:
+        if wanted.extension == ".nrrd":
+            write_itk(array, file, affine, wanted.dtype, wanted.compress)
+        else:
+            write_label(file, array, affine, wanted.dtype)
+    except BaseException:
+        os.unlink(file)
+        raise
+    return file

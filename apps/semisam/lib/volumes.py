@@ -123,15 +123,17 @@ def read_label(
     return array.astype(np.uint8)
 
 
-def write_label(path: str | os.PathLike[str], label: np.ndarray, affine: np.ndarray) -> None:
-    """Write a label map ``[D, H, W]`` (uint8) as NIfTI, whole or not at all.
+def write_label(
+    path: str | os.PathLike[str], label: np.ndarray, affine: np.ndarray, dtype: str | type = np.uint8
+) -> None:
+    """Write a label map ``[D, H, W]`` as NIfTI of type ``dtype``, whole or not at all.
 
     Raises:
         UserError: (507) when there is no space left.
     """
     import nibabel
 
-    image = nibabel.Nifti1Image(np.ascontiguousarray(label, dtype=np.uint8), affine)
+    image = nibabel.Nifti1Image(np.ascontiguousarray(label, dtype=dtype), affine)
     image.header.set_xyzt_units("mm")
     write_whole(Path(path), lambda temporary: nibabel.save(image, temporary))
 

@@ -1,0 +1,74 @@
+"""A study of mixed formats through the server: each scan is labelled on its own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from conftest import TINY_LABELS, Server, make_tiny_study, tiny_scan
+from lib.metrics import overlap
+from lib.volumes import read_volume
+from scanfiles import save_dicom, save_itk
+
+pytestmark = pytest.mark.server
+
+SCANS = {"flipped": "flipped.mha", "permuted": "permuted.nrrd", "series": "series"}
+
+
+def stored(number: int, axes: tuple[int, int, int], signs: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
+    """Image, label and affine of patient ``number``, as a file in another orientation holds them."""
+    image, label, affine = tiny_scan(number)
+    turned = np.zeros((4, 4))
+    turned[3, 3] = 1.0
+    for new, (old, sign) in enumerate(zip(axes, signs, strict=True)):
+        turned[old, new] = sign
+        if sign < 0:
+            turned[old, 3] = image.shape[old] - 1
+    flips = tuple(slice(None, None, sign) for sign in signs)
+    return image.transpose(axes)[flips].copy(), label.transpose(axes)[flips].copy(), affine @ turned
+
+
+@pytest.fixture(scope="module")
+def truths() -> dict[str, np.ndarray]:
+    return {}
+
+
+@pytest.fixture(scope="module")
+def server(
+    serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, truths: dict[str, np.ndarray]
+) -> Server:
+    study = make_tiny_study(tmp_path_factory.mktemp("base") / "study", scans=1)
+    image, truths["flipped"], affine = stored(2, (0, 1, 2), (-1, 1, -1))
+    save_itk(study / SCANS["flipped"], image, affine)
+    image, truths["permuted"], affine = stored(3, (2, 0, 1), (1, -1, 1))
+    save_itk(study / SCANS["permuted"], image, affine)
+    image, truths["series"], affine = stored(4, (0, 1, 2), (-1, -1, 1))
+    save_dicom(study / SCANS["series"], image, affine, thickness=3.0)
+    server: Server = serve(study, labels=",".join(TINY_LABELS))
+    return server.start()
+
+
+@pytest.mark.parametrize("name", list(SCANS))
+def test_propagate_labels_every_format_on_its_own_grid(
+    server: Server, truths: dict[str, np.ndarray], tmp_path: Path, name: str
+) -> None:
+    file, params = server.client().infer("propagate", name, {"result_extension": ".nii.gz"})
+    found = nibabel.load(file)
+    scan = read_volume(server.study / SCANS[name])
+    label = np.asarray(found.dataobj)
+    assert label.shape == scan.shape == truths[name].shape
+    np.testing.assert_allclose(found.affine, scan.affine, atol=1e-3)
+    assert params["templates"] == ["case_1"]
+    for value in (1, 2):
+        assert overlap(label == value, truths[name] == value)[0] > 0.6
+
+
+def test_files_are_sent_as_they_are(server: Server) -> None:
+    for name in ("flipped", "permuted"):
+        reply = server.get(f"/datastore/image?image={name}")
+        assert reply.ok
+        assert reply.content == (server.study / SCANS[name]).read_bytes()
