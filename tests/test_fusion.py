@@ -54,7 +54,7 @@ class CopyLabel:
 
 
 def test_the_most_similar_template_comes_first() -> None:
-    ranked = rank_templates([FAR, NEAR, FLAT], TARGET, Mind())
+    ranked = rank_templates([FAR, NEAR, FLAT], TARGET)
     assert ranked[0][1].name == "near"
     scores = [score for score, _ in ranked]
     assert scores == sorted(scores, reverse=True)
@@ -66,14 +66,14 @@ def test_similarity_ignores_storage_order_and_intensity_scale() -> None:
     flipped[0] = [-1, 0, 0, SHAPE[0] - 1]
     stored = Volume(np.ascontiguousarray(NEAR.scan.array[::-1] * 10 + 500), flipped)
     turned = Template("near", stored, np.ascontiguousarray(NEAR.label[::-1]))
-    plain = {t.name: s for s, t in rank_templates([FAR, NEAR], TARGET, Mind())}
-    other = {t.name: s for s, t in rank_templates([FAR, turned], TARGET, Mind())}
+    plain = {t.name: s for s, t in rank_templates([FAR, NEAR], TARGET)}
+    other = {t.name: s for s, t in rank_templates([FAR, turned], TARGET)}
     assert other["near"] == pytest.approx(plain["near"], abs=1e-2)
 
 
 def test_equal_templates_keep_a_stable_order() -> None:
     twins = [Template(name, NEAR.scan, NEAR.label) for name in ("b", "c", "a")]
-    assert [t.name for _, t in rank_templates(twins, TARGET, Mind())] == ["a", "b", "c"]
+    assert [t.name for _, t in rank_templates(twins, TARGET)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("most", [1, 2])

@@ -297,13 +297,13 @@ class Study:
         """The outlined scans most similar to ``scan``; the rest stays unread."""
         items = self.usable(without=without)
         if len(items) > most:
-            own = signature(scan, self.generalist)
+            own = signature(scan)
             scored = sorted((-float(self._signature(item) @ own), item.name, item) for item in items)
             items = [item for _, _, item in scored[:most]]
         return [self.template(item) for item in items]
 
     def _signature(self, item: Outlined) -> Tensor:
-        return self._signatures.get(stamp_of(item.image), lambda: signature(read_volume(item.image), self.generalist))
+        return self._signatures.get(stamp_of(item.image), lambda: signature(read_volume(item.image)))
 
     def cases(self) -> list[Case]:
         """Every scan for a training run; labels that cannot be used are left out, their scans too.

@@ -11,6 +11,7 @@ from torch.nn import functional
 from ..errors import UserError
 from ..frames import frame_of
 from ..generalists import Generalist
+from ..generalists.mind import Mind
 from ..volumes import Volume
 from .base import Propagator, SoftLabels, Template
 
@@ -18,19 +19,22 @@ _SIGNATURE_SHAPE = (24, 24, 24)
 _GRID = (6, 6, 6)
 
 
-def signature(scan: Volume, generalist: Generalist) -> Tensor:
-    """A short description of a whole scan: ``[C * 216]``, unit length, from coarse features on a fixed grid."""
+def signature(scan: Volume) -> Tensor:
+    """A short description of a whole scan: ``[12 * 216]``, unit length, from MIND features on a fixed coarse grid.
+
+    Always MIND: other generalists need a finer resolution, and would be asked once more for every scan.
+    """
     frame = frame_of(scan).with_shape(_SIGNATURE_SHAPE)
-    features = generalist.encode(frame.image(scan.array), frame.spacing)
+    features = Mind().encode(frame.image(scan.array), frame.spacing)
     pooled = functional.adaptive_avg_pool3d(features[None], _GRID)[0]
     pooled = pooled - pooled.mean(dim=(1, 2, 3), keepdim=True)
     return functional.normalize(pooled.flatten(), dim=0)
 
 
-def rank_templates(templates: Sequence[Template], scan: Volume, generalist: Generalist) -> list[tuple[float, Template]]:
+def rank_templates(templates: Sequence[Template], scan: Volume) -> list[tuple[float, Template]]:
     """Templates by falling similarity (-1..1) to ``scan``; equal ones by name, so that the order is stable."""
-    own = signature(scan, generalist)
-    scored = [(float(signature(t.scan, generalist) @ own), t) for t in templates]
+    own = signature(scan)
+    scored = [(float(signature(t.scan) @ own), t) for t in templates]
     return sorted(scored, key=lambda pair: (-pair[0], pair[1].name))
 
 
@@ -56,7 +60,7 @@ def propagate_from(
             "No scan of this study has a 'final' label yet. Outline one scan, save it as final, and try again.",
             status=409,
         )
-    chosen = [t for _, t in rank_templates(templates, scan, generalist)[:most]] if len(templates) > 1 else templates
+    chosen = [t for _, t in rank_templates(templates, scan)[:most]] if len(templates) > 1 else templates
     results = [propagator.propagate(t, scan, channels, generalist) for t in chosen]
     return fuse(results)
 

@@ -3,7 +3,8 @@
 Scans of one study may show the same anatomy in differently cropped fields of view. Two guesses are compared: the boxes
 of both scans show the same region (the template is scaled to the scan's box), or both have true millimetres and the
 template is only shifted (the best shift is found by cross-correlation of the features). The guess whose features agree
-better after a cheap coarse matching is taken.
+better after a cheap coarse matching is taken. The features here are always MIND's: it is a look at a few thousand
+voxels, far below the resolution that other generalists need.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..frames import Frame, resize
-from ..generalists import Generalist
+from ..generalists.mind import Mind
 from ..volumes import Volume
 from .displacement import coarse_displacement, warp
 
@@ -61,9 +62,7 @@ class Placement:
         return tuple(to), tuple(of)
 
 
-def find_placement(
-    scan: Frame, scan_image: Tensor, template: Frame, template_scan: Volume, generalist: Generalist
-) -> Placement:
+def find_placement(scan: Frame, scan_image: Tensor, template: Frame, template_scan: Volume) -> Placement:
     """The better of the two guesses.
 
     Args:
@@ -71,7 +70,6 @@ def find_placement(
         scan_image: ``[1, *scan.shape]``.
         template: the template's frame at ``scan``'s working spacing.
         template_scan: the template itself.
-        generalist: gives the features to compare.
     """
     same_box = Placement(scan.shape, (0, 0, 0))
     ratio = [a / b for a, b in zip(template.extent, scan.extent, strict=True)]
@@ -83,9 +81,10 @@ def find_placement(
     small_scan = _small(scan.shape, shrink)
     small_template = _small(template.shape, shrink)
     spacing = [e / n for e, n in zip(scan.extent, small_scan, strict=True)]
-    fixed = resize(generalist.encode(resize(scan_image, small_scan), spacing), small_scan)
-    shifted = resize(generalist.encode(resize(template_image, small_template), spacing), small_template)
-    scaled = resize(generalist.encode(resize(template_image, small_scan), spacing), small_scan)
+    mind = Mind()
+    fixed = resize(mind.encode(resize(scan_image, small_scan), spacing), small_scan)
+    shifted = resize(mind.encode(resize(template_image, small_template), spacing), small_template)
+    scaled = resize(mind.encode(resize(template_image, small_scan), spacing), small_scan)
 
     plain = Placement(small_scan, (0, 0, 0))
     offset = best_shift(fixed, shifted)

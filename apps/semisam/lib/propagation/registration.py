@@ -14,6 +14,7 @@ from ..generalists.mind import box_mean
 from ..volumes import Volume
 from .base import SoftLabels, Template
 from .displacement import coarse_displacement, refine_displacement, warp
+from .features import UNRELATED, comparable
 from .placement import find_placement
 
 _LEAST_SEARCH_EDGE = 3
@@ -53,11 +54,13 @@ class RegistrationPropagator:
         other = frame_of(template.scan).with_spacing(own.spacing)
         image = own.image(scan.array)
 
-        place = find_placement(own, image, other, template.scan, generalist)
+        place = find_placement(own, image, other, template.scan)
         other = other.with_shape(place.shape)
-        fixed = resize(generalist.encode(image, own.spacing), own.shape)
-        moving = resize(generalist.encode(other.image(template.scan.array), other.spacing), other.shape)
-        moving = place.place(moving, own.shape)
+        fixed, moving = comparable(
+            generalist.encode(image, own.spacing), generalist.encode(other.image(template.scan.array), other.spacing)
+        )
+        fixed = resize(fixed, own.shape)
+        moving = place.place(resize(moving, other.shape), own.shape)
         covered = place.covered(own.shape)
         moving = torch.where(covered > 0, moving, fixed)
 
@@ -68,7 +71,7 @@ class RegistrationPropagator:
         labels[:1] += outside
         probabilities = warp(labels, field)
         residual = (warp(moving, field) - fixed).square().mean(0)
-        similarity = 1.0 - float(residual.mean()) / _RANDOM_DIFFERENCE
+        similarity = 1.0 - float(residual.mean()) / UNRELATED
         return SoftLabels(
             frame=own,
             probabilities=probabilities,
@@ -92,10 +95,6 @@ class RegistrationPropagator:
         return resize(field, fixed.shape[1:]) * self.fine
 
 
-_RANDOM_DIFFERENCE = 0.15
-"""Mean squared difference of MIND values (0..1) at unrelated places, about; where similarity becomes 0."""
-
-
 def _confidence(probabilities: Tensor, residual: Tensor) -> Tensor:
     """How far to trust each voxel's label, ``[D, H, W]`` in 0..1.
 
@@ -104,4 +103,4 @@ def _confidence(probabilities: Tensor, residual: Tensor) -> Tensor:
     """
     near = box_mean(probabilities, 1).amax(0)
     local = box_mean(residual[None], 2)[0]
-    return near * torch.exp(-local / _RANDOM_DIFFERENCE)
+    return near * torch.exp(-local / UNRELATED)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from ..errors import UserError
 from .base import Propagator
+from .ensemble import EnsemblePropagator
 from .prototype import PrototypePropagator
 from .registration import RegistrationPropagator
 
 _MAKERS: dict[str, Callable[[], Propagator]] = {
     "registration": RegistrationPropagator,
     "prototype": PrototypePropagator,
+    "ensemble": lambda: EnsemblePropagator([RegistrationPropagator(), PrototypePropagator()]),
 }
 
 

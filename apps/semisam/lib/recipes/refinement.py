@@ -23,6 +23,9 @@ from ..generalists.mind import box_mean
 
 _CHUNK = 4_000_000
 """Pairs of voxels compared at once: bounds the memory."""
+_MANY_CHANNELS = 24
+"""Features with more channels are a foundation model's, on a grid much coarser than the scan's."""
+_PROJECTED = 48
 _PAIRS = 16
 """Pairs of scans looked at to learn the usual distance."""
 
@@ -117,7 +120,9 @@ class Describer:
         parts = [position(probabilities) * options.position]
         parts += [box_mean(probabilities, radius) * options.context for radius in (2, 4)]
         self._wide = torch.cat(parts)
-        self._step = options.step
+        moves = torch.cat([torch.zeros(1, 3, dtype=torch.long), *[s * torch.eye(3, dtype=torch.long) for s in (-1, 1)]])
+        # Coarse features are the same in the neighbourhood.
+        self._moves = moves[: 1 if features.shape[0] > _MANY_CHANNELS else None] * options.step
 
     def at(self, index: Tensor) -> Tensor:
         """Descriptions of the voxels ``index [M]`` of the flattened grid: ``[M, F]``.
@@ -126,12 +131,11 @@ class Describer:
         """
         shape = self._local.shape[1:]
         places = torch.stack(torch.unravel_index(index, shape))
-        moves = torch.cat([torch.zeros(1, 3, dtype=torch.long), *[s * torch.eye(3, dtype=torch.long) for s in (-1, 1)]])
         limits = torch.tensor(shape).view(3, 1) - 1
         parts = []
-        for move in moves * self._step:
+        for move in self._moves:
             x, y, z = torch.minimum((places + move.view(3, 1)).clamp_min(0), limits)
-            parts.append(self._local[:, x, y, z] / len(moves) ** 0.5)
+            parts.append(self._local[:, x, y, z] / len(self._moves) ** 0.5)
         parts.append(self._wide.flatten(1)[:, index])
         return torch.cat(parts).T.contiguous()
 
@@ -156,7 +160,7 @@ def gather(
         options: which voxels count.
         generator: chooses among more confident voxels than are kept.
     """
-    features = resize(generalist.encode(image, spacing), image.shape[1:])
+    features = resize(_few(generalist.encode(image, spacing)), image.shape[1:])
     describer = Describer(image, features, probabilities, options)
     classes = probabilities.argmax(dim=0)
     one_hot = functional.one_hot(classes, probabilities.shape[0]).movedim(-1, 0).float()
@@ -173,6 +177,15 @@ def gather(
         unsure=unsure,
         wanted=describer.at(unsure),
     )
+
+
+def _few(features: Tensor) -> Tensor:
+    """Many channels to 48 by a fixed random projection, which keeps distances (Johnson-Lindenstrauss) between scans."""
+    channels = features.shape[0]
+    if channels <= _PROJECTED:
+        return features
+    matrix = torch.randn(channels, _PROJECTED, generator=torch.Generator().manual_seed(0)) / _PROJECTED**0.5
+    return torch.einsum("cdhw,ck->kdhw", features, matrix)
 
 
 def _surest(classes: Tensor, uncertainty: Tensor, border: Tensor, share: float) -> Tensor:

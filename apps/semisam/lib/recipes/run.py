@@ -96,7 +96,7 @@ def run_recipe(
             # Without pseudo-labels a second round would repeat the first.
             amount = replace(amount, rounds=1)
         check_space(folder, _bytes_needed(spec, len(usable)))
-        study = Study(usable, schema, spec, run_folder.prepared, generalist)
+        study = Study(usable, schema, spec, run_folder.prepared)
         rounds = amount.rounds
         work = {
             "propagation": len(usable),

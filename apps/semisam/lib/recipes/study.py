@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..frames import Frame
-from ..generalists import Generalist
 from ..labels import LabelSchema
 from ..propagation import Template
 from ..propagation.fusion import signature
@@ -68,7 +67,6 @@ class Study:
         schema: the structures.
         spec: the grid.
         folder: where prepared scans are kept.
-        generalist: compares scans.
         cache_bytes: how much is kept in memory.
     """
 
@@ -78,14 +76,12 @@ class Study:
         schema: LabelSchema,
         spec: SpecialistSpec,
         folder: Path,
-        generalist: Generalist,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.cases = {case.name: case for case in cases}
         self.schema = schema
         self.spec = spec
         self._folder = folder
-        self._generalist = generalist
         self._files = {case.name: _file_name(n, case.name) for n, case in enumerate(cases)}
         self._cache = _Cache(cache_bytes)
         self._round: Path | None = None
@@ -140,7 +136,7 @@ class Study:
             frame: ``frame_of(scan)``.
         """
         grid = frame.with_spacing(self.spec.spacing)
-        scan_signature = signature(scan, self._generalist)
+        scan_signature = signature(scan)
         content = {
             "frame": asdict(grid),
             "affine": torch.from_numpy(np.array(scan.affine)),
