@@ -1,0 +1,238 @@
+"""SAM, MedSAM and MobileSAM as generalists for volumes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ...frames import resize
+from ..base import PromptKind
+from .networks import SamNetwork, SliceNetwork, load, mobile, random_weights, vit_b
+from .session import SliceSession
+from .slices import Canvas, View, Views, choose_views, window
+
+_LOG = logging.getLogger(__name__)
+MAX_SLICES = 36
+"""Slices of a scan that are encoded for its features, all views together."""
+
+
+@dataclass(frozen=True)
+class SliceModel:
+    """What tells one 2D model from another.
+
+    Args:
+        name: of the generalist.
+        make: makes the network.
+        prompts: what its mask decoder was trained with. Other prompts are translated: see ``SliceSession``.
+        mean: per colour, of the intensities 0..255 that the network expects, or None when it expects 0..1.
+        deviation: per colour, likewise.
+        min_score: an answer on a neighbouring slice that the network gives less than this is not believed, 0..1.
+    """
+
+    name: str
+    make: Callable[[], SamNetwork]
+    prompts: frozenset[PromptKind]
+    mean: tuple[float, float, float] | None
+    deviation: tuple[float, float, float] | None
+    min_score: float
+
+
+_ALL: frozenset[PromptKind] = frozenset({"points", "box", "mask"})
+_BOX: frozenset[PromptKind] = frozenset({"box"})
+_MEAN, _DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+MODELS = {
+    model.name: model
+    for model in (
+        SliceModel("sam_vit_b", vit_b, _ALL, _MEAN, _DEVIATION, 0.5),
+        SliceModel("mobile_sam", mobile, _ALL, _MEAN, _DEVIATION, 0.5),
+        # MedSAM's training had no use for the predicted score, so it says nothing (Ma et al., "Segment anything in
+        # medical images", Nature Communications 2024, https://doi.org/10.1038/s41467-024-44824-z).
+        SliceModel("medsam", vit_b, _BOX, None, None, 0.0),
+    )
+}
+"""By name."""
+
+
+class SliceGeneralist:
+    """A 2D model that looks at slices of a volume.
+
+    Intensities are windowed for the whole scan (``slices.window``), so that a tissue looks the same on every slice.
+    Each slice is resized, in true proportions, to the network's image (``slices.Canvas``).
+
+    Features: scans with thick slices are looked at in their acquisition plane, others in three planes
+    (``slices.choose_views``), whose features are averaged on a common grid: SAM's features are normalised place by
+    place, so that views count alike, and the mean has the channels of one view. Encoding a slice is expensive (ViT-B:
+    seconds on a CPU), and features are coarse in a slice; so not every slice is encoded, but one of each slab as thick
+    as a feature is wide, the slice in its middle, and never more than ``max_slices`` in all. The grid is no finer than
+    the scan's voxels.
+
+    Answers to prompts: see ``SliceSession``.
+
+    Args:
+        model: what the network expects.
+        network: on ``device``.
+        device: ``cuda`` computes the encoder in half precision, and in float32 what leaves its range.
+        views: which views to look at for features.
+        max_slices: bound on the slices encoded for a scan's features.
+        batch: slices encoded at a time; by default 8 on CUDA, 1 on a CPU. Halved, for good, when memory runs out.
+    """
+
+    def __init__(
+        self,
+        model: SliceModel,
+        network: SliceNetwork,
+        device: str = "cpu",
+        *,
+        views: Views = "auto",
+        max_slices: int = MAX_SLICES,
+        batch: int | None = None,
+    ) -> None:
+        self.name = model.name
+        self.prompts = model.prompts
+        self.model = model
+        self.network = network
+        self.device = torch.device(device)
+        self.views = views
+        self.max_slices = max_slices
+        self.batch = batch or (8 if self.device.type == "cuda" else 1)
+        self.encoded = 0
+        """Slices encoded so far."""
+
+    @property
+    def preprocessing(self) -> str:
+        """What features depend on beside scan and weights, for the key of a cache."""
+        return f"sam2d 1 views={self.views} slices={self.max_slices}"
+
+    def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
+        """Describe ``[1, D, H, W]`` by ``[C, d, h, w]`` on the CPU; see the class."""
+        volume = window(image[0].float().cpu())
+        views = choose_views(spacing, self.views)
+        budget = max(1, self.max_slices // len(views))
+        grid = self._grid(volume.shape, spacing)
+        total: Tensor | None = None
+        for view in views:
+            features = self._view_features(volume, spacing, view, budget)
+            target = list(grid)
+            if len(views) == 1:
+                target[view.axis] = features.shape[1 + view.axis]
+            features = resize(features, target)
+            total = features if total is None else total.add_(features)
+        assert total is not None
+        return total.div_(len(views))
+
+    def open(self, image: Tensor, spacing: Sequence[float]) -> SliceSession:
+        """Get a scan ready for prompts; nothing is encoded before the first one."""
+        return SliceSession(self, window(image[0].float().cpu()), spacing)
+
+    def canvas(self, shape: Sequence[float], spacing: Sequence[float], view: View) -> Canvas:
+        """The canvas of a volume's slices."""
+        _, rows, columns = view.sizes(shape)
+        _, row_mm, column_mm = view.sizes(spacing)
+        return Canvas.of(int(rows), int(columns), row_mm, column_mm, self.network.size, self.network.patch)
+
+    def embed(self, slices: Tensor, canvas: Canvas) -> Tensor:
+        """Features of slices ``[N, rows, columns]`` in 0..1: ``[N, C, g, g]`` float32 on the device, with padding."""
+        done: list[Tensor] = []
+        at = 0
+        while at < len(slices):
+            part = slices[at : at + self.batch]
+            features = self._try(part, canvas)
+            if features is not None:
+                done.append(features)
+                at += len(part)
+                self.encoded += len(part)
+                continue
+            self.batch = max(1, len(part) // 2)
+            _LOG.warning("%s: out of memory on %s, %d slices at a time now", self.name, self.device, self.batch)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return torch.cat(done)
+
+    def _try(self, slices: Tensor, canvas: Canvas) -> Tensor | None:
+        """Features of slices; None when the memory is too small for so many at once."""
+        try:
+            return self._features(self._images(slices, canvas))
+        except torch.cuda.OutOfMemoryError:
+            # What was computed so far is only freed once this function is left.
+            if len(slices) == 1:
+                raise
+            return None
+
+    def _images(self, slices: Tensor, canvas: Canvas) -> Tensor:
+        """Slices in 0..1 as normalised, padded colour images ``[N, 3, size, size]``."""
+        images = canvas.scaled(slices.to(self.device))[:, None].expand(-1, 3, -1, -1)
+        if self.model.mean is not None and self.model.deviation is not None:
+            mean, deviation = (images.new_tensor(v).view(3, 1, 1) for v in (self.model.mean, self.model.deviation))
+            images = (images * 255 - mean) / deviation
+        return canvas.padded(images)
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            with torch.autocast("cuda", torch.float16):
+                features = self.network.features(images).float()
+            if bool(torch.isfinite(features).all()):
+                return features
+        return self.network.features(images)
+
+    def _grid(self, shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
+        """Features along the axes of a volume: cubic cells, the longest axis in full, no finer than the voxels."""
+        extent = [n * s for n, s in zip(shape, spacing, strict=True)]
+        cell = max(extent) * self.network.patch / self.network.size
+        return [min(n, max(1, round(e / cell))) for n, e in zip(shape, extent, strict=True)]
+
+    def _view_features(self, volume: Tensor, spacing: Sequence[float], view: View, budget: int) -> Tensor:
+        """Features of one view, ``[C, d, h, w]``; along the slices the number of those looked at."""
+        canvas = self.canvas(volume.shape, spacing, view)
+        stack = view.stack(volume)
+        count = len(stack)
+        step_mm, row_mm, column_mm = view.sizes(spacing)
+        cell_mm = max(canvas.rows * row_mm, canvas.columns * column_mm) * canvas.patch / canvas.size
+        chosen = min(count, budget, max(1, round(count * step_mm / cell_mm)))
+        middle = [int((n + 0.5) * count / chosen) for n in range(chosen)]
+        high, wide = canvas.grid
+        parts, step = [], self.batch  # the batch may shrink on the way
+        for at in range(0, chosen, step):
+            parts.append(self.embed(stack[middle[at : at + step]], canvas)[..., :high, :wide].cpu())
+        return view.volume(torch.cat(parts).transpose(0, 1))
+
+
+def build(
+    name: str,
+    state: Mapping[str, Tensor],
+    device: str = "cpu",
+    *,
+    views: Views = "auto",
+    max_slices: int = MAX_SLICES,
+) -> SliceGeneralist:
+    """The generalist ``name`` with the weights of its official checkpoint.
+
+    Args:
+        name: ``sam_vit_b``, ``medsam`` or ``mobile_sam``.
+        state: flat state dict; every key and shape has to fit.
+        device: as PyTorch names it.
+        views: see ``SliceGeneralist``.
+        max_slices: see ``SliceGeneralist``.
+
+    Raises:
+        UserError: when the state dict is that of another model.
+    """
+    model = _model(name)
+    network = load(model.make, state, name).to(device)
+    return SliceGeneralist(model, network, device, views=views, max_slices=max_slices)
+
+
+def random_state(name: str, seed: int) -> dict[str, Tensor]:
+    """Random weights of the model's true architecture in the layout of its official checkpoint (a flat dict)."""
+    return random_weights(_model(name).make, seed)
+
+
+def _model(name: str) -> SliceModel:
+    if name not in MODELS:
+        raise UserError(f"There is no 2D model {name!r}. Known: {', '.join(MODELS)}.")
+    return MODELS[name]
