@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError
-from .generalists import available_generalists
+from .generalists import available_generalists, default_folder
 from .labels import LabelSchema, parse_labels
 from .propagation import available_propagators
 from .recipes import PRESETS
@@ -34,7 +34,7 @@ class Settings:
         labels: the structures; None takes them from the study's labels.
         generalist: name of the frozen model that gives features.
         propagator: name of the method that carries labels from scan to scan.
-        weights: folder with the generalists' weights.
+        weights: folder with the generalists' weights; None is the one inside the app folder.
         roi_size: voxels of the specialist's window along right, anterior, superior; None leaves it to the study.
         spacing: voxel size in mm that the specialist works at; None leaves it to the study.
         default_strategy: strategy behind the name ``random``, the only one that OHIF asks for.
@@ -47,6 +47,11 @@ class Settings:
     roi_size: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
     default_strategy: str = "recommended"
+
+    @property
+    def weights_folder(self) -> Path:
+        """Where the generalists' weights lie."""
+        return self.weights or default_folder()
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:
@@ -116,7 +121,7 @@ def _choice(key: str, text: str, allowed: Sequence[str]) -> str:
 def _folder(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_dir():
-        raise UserError(f"weights: there is no folder {text}.")
+        raise UserError(f"weights: there is no folder {text}. Make it, or leave the key out to use {default_folder()}.")
     return path.absolute()
 
 
@@ -168,7 +173,7 @@ Allowed:
   --conf labels liver,spleen        names in the order of their voxel values 1, 2, ...; also JSON or a .json file
   --conf generalist NAME            {", ".join(available_generalists())}
   --conf propagator NAME            {", ".join(available_propagators())}
-  --conf weights FOLDER             where the generalists' weights lie
+  --conf weights FOLDER             where the generalists' weights lie; see: python apps/semisam/main.py weights list
   --conf roi_size 96,96,96          voxels of the specialist's window (one number counts for all axes)
   --conf spacing 1,1,1              voxel size in mm that the specialist works at (one number counts for all axes)
   --conf default_strategy NAME      {", ".join(STRATEGIES)}"""

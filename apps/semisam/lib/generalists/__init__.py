@@ -1,6 +1,25 @@
 """Frozen generalists: they turn a scan into dense features and are never trained."""
 
 from .base import Generalist
-from .registry import available_generalists, create_generalist
+from .entries import ENTRIES, Entry, find_entry
+from .feature_cache import CachedGeneralist, FeatureCache
+from .registry import available_generalists, check_generalist, create_generalist
+from .resident import RESIDENTS, ResidentGeneralist, Residents, unwrap
+from .weights import default_folder
 
-__all__ = ["Generalist", "available_generalists", "create_generalist"]
+__all__ = [
+    "ENTRIES",
+    "RESIDENTS",
+    "CachedGeneralist",
+    "Entry",
+    "FeatureCache",
+    "Generalist",
+    "ResidentGeneralist",
+    "Residents",
+    "available_generalists",
+    "check_generalist",
+    "create_generalist",
+    "default_folder",
+    "find_entry",
+    "unwrap",
+]

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
-from ..errors import UserError
 from .base import Generalist
+from .entries import ENTRIES, adapter_of, find_entry
 from .mind import Mind
-
-_MAKERS: dict[str, Callable[[], Generalist]] = {"mind": Mind}
+from .weights import default_folder, load_weights, need_weights
 
 
 def available_generalists() -> tuple[str, ...]:
     """Names that ``create_generalist`` knows."""
-    return tuple(_MAKERS)
+    return tuple(ENTRIES)
 
 
-def create_generalist(name: str) -> Generalist:
-    """Make the generalist ``name``.
+def check_generalist(name: str, weights: Path | None = None) -> None:
+    """Tell early whether ``create_generalist`` will find what it needs; reads and imports nothing.
 
     Raises:
-        UserError: when there is none of this name.
+        UserError: (404) when there is none of this name, (409) when its file is not there, with the commands that help.
     """
-    if name not in _MAKERS:
-        raise UserError(f"There is no generalist {name!r}. Known: {', '.join(_MAKERS)}.")
-    return _MAKERS[name]()
+    entry = find_entry(name)
+    if entry.weights is not None:
+        need_weights(entry, weights or default_folder())
+
+
+def create_generalist(name: str, *, weights: Path | None = None, device: str = "cpu") -> Generalist:
+    """Make the generalist ``name``.
+
+    Args:
+        name: see ``entries``.
+        weights: folder of weights; by default the one inside the app folder.
+        device: where to compute, as PyTorch names it.
+
+    Raises:
+        UserError: (404) when there is none of this name, (409) when its file is not there, with the commands that help,
+            (422) when the file is not the right one.
+    """
+    entry = find_entry(name)
+    if entry.weights is None:
+        return Mind()
+    return adapter_of(entry).build(name, load_weights(entry, weights or default_folder()), device)

@@ -1,0 +1,249 @@
+"""Downloads from a server that behaves, and from those that do not."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.errors import UserError
+from lib.generalists import weights as weights_module
+from lib.generalists.download import download
+from lib.generalists.entries import Entry
+from lib.generalists.weights import fetch_weights
+from test_weights import content
+from tinymodel import official, random_state, register
+
+
+class Site:
+    """A web server with one file.
+
+    Attributes:
+        data: the file.
+        mode: ``good``, ``drop`` (close after ``drop_at`` bytes), ``page``, ``disguised`` (a page that says it is a
+            file), ``no-ranges``, or a status code.
+        tag: its ETag, None sends none.
+        asked: the Range and If-Range headers of each request.
+    """
+
+    def __init__(self) -> None:
+        self.data = bytes(range(256)) * 40
+        self.mode = "good"
+        self.drop_at = 3000
+        self.tag: str | None = '"one"'
+        self.asked: list[tuple[str | None, str | None]] = []
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/tiny.pt"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, to: BaseHTTPRequestHandler) -> None:
+        self.asked.append((to.headers["Range"], to.headers["If-Range"]))
+        if self.mode.isdecimal():
+            to.send_error(int(self.mode))
+            return
+        if self.mode in ("page", "disguised"):
+            body, kind = b"\n <!doctype html><title>Log in</title>", "text/html" if self.mode == "page" else "x/y"
+            self._send(to, 200, body, {"Content-Type": kind})
+            return
+        headers = {"Content-Type": "application/octet-stream"} | ({"ETag": self.tag} if self.tag else {})
+        start = 0
+        if to.headers["Range"] and self.mode != "no-ranges" and to.headers["If-Range"] in (None, self.tag):
+            start = int(to.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            if start >= len(self.data):
+                to.send_error(416)
+                return
+            headers["Content-Range"] = f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
+        body = self.data[start:]
+        sent = body[: self.drop_at] if self.mode == "drop" else body
+        self._send(to, 206 if start else 200, sent, headers, len(body))
+
+    @staticmethod
+    def _send(
+        to: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], length: int | None = None
+    ) -> None:
+        to.send_response(status)
+        for key, value in headers.items():
+            to.send_header(key, value)
+        to.send_header("Content-Length", str(len(body) if length is None else length))
+        to.end_headers()
+        to.wfile.write(body)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    made = Site()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def entry(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
+    """``tiny``, whose file is on the site; no hash is known."""
+    torch.save({"model": random_state("tiny", 0), "log": torch.rand(100_000)}, tmp_path / "published.pt")
+    site.data = (tmp_path / "published.pt").read_bytes()
+    site.drop_at = len(site.data) // 2
+    return register(monkeypatch, url=site.url)
+
+
+def test_fetched_whole(site: Site, entry: Entry, folder: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    path = fetch_weights(entry, folder, progress=lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == site.data
+    assert content(folder) == ["tiny.pt", "tiny.pt.json"]
+    assert seen[-1] == (len(site.data), len(site.data))
+    said: list[str] = []
+    fetch_weights(entry, folder, say=said.append)
+    assert "is there already" in said[0]
+    assert len(site.asked) == 1
+
+
+def test_a_cut_download_goes_on_where_it_ended(site: Site, entry: Entry, folder: Path) -> None:
+    site.mode = "drop"
+    with pytest.raises(UserError, match="run the same command again to go on") as error:
+        fetch_weights(entry, folder)
+    assert error.value.status == 502
+    assert content(folder) == ["tiny.pt.part", "tiny.pt.part.json"]
+    kept = (folder / "tiny.pt.part").stat().st_size
+    assert site.drop_at - 2**16 <= kept <= site.drop_at
+    site.mode = "good"
+    seen: list[int] = []
+    assert fetch_weights(entry, folder, progress=lambda done, _: seen.append(done)).read_bytes() == site.data
+    assert site.asked[-1] == (f"bytes={kept}-", '"one"')
+    assert seen[0] > kept
+    assert content(folder) == ["tiny.pt", "tiny.pt.json"]
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(site: Site, entry: Entry, folder: Path, tmp_path: Path) -> None:
+    site.mode = "drop"
+    with pytest.raises(UserError):
+        fetch_weights(entry, folder)
+    site.mode, site.tag, site.data = "good", '"two"', official(tmp_path / "new.pt", 7).read_bytes()
+    assert fetch_weights(entry, folder).read_bytes() == site.data
+
+
+@pytest.mark.parametrize(("mode", "tag"), [("no-ranges", '"one"'), ("good", None), ("good", 'W/"weak"')])
+def test_a_server_that_cannot_vouch_for_the_rest_sends_all_again(
+    site: Site, entry: Entry, folder: Path, mode: str, tag: str | None
+) -> None:
+    site.mode, site.tag = "drop", tag
+    with pytest.raises(UserError):
+        fetch_weights(entry, folder)
+    site.mode = mode
+    assert fetch_weights(entry, folder).read_bytes() == site.data
+
+
+def test_a_known_hash_allows_to_go_on_without_a_tag(
+    site: Site, entry: Entry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = register(monkeypatch, url=site.url, sha256=hashlib.sha256(site.data).hexdigest())
+    site.mode, site.tag = "drop", None
+    with pytest.raises(UserError):
+        fetch_weights(entry, folder)
+    kept = (folder / "tiny.pt.part").stat().st_size
+    site.mode = "good"
+    assert fetch_weights(entry, folder).read_bytes() == site.data
+    assert site.asked[-1] == (f"bytes={kept}-", None)
+
+
+def test_a_part_that_is_too_long_starts_anew(site: Site, tmp_path: Path) -> None:
+    part = tmp_path / "x.part"
+    download(site.url, part)
+    site.data = site.data[:5000]
+    (tmp_path / "x.part.json").write_text(f'{{"url": "{site.url}", "validator": "\\"one\\"", "total": null}}')
+    download(site.url, part)
+    assert part.read_bytes() == site.data
+
+
+def test_a_kill_between_download_and_check_needs_no_second_download(
+    site: Site, entry: Entry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(weights_module, "_settle", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fetch_weights(entry, folder)
+    assert "tiny.pt" not in content(folder)
+    assert fetch_weights(entry, folder).read_bytes() == site.data
+    assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        ("page", "web page in place of the file"),
+        ("disguised", "web page in place of the file"),
+        ("404", "error 404.* --url"),
+        ("403", "error 403.*log-in"),
+        ("503", "error 503.*later"),
+    ],
+)
+def test_no_file_at_all(site: Site, entry: Entry, folder: Path, mode: str, text: str) -> None:
+    site.mode = mode
+    with pytest.raises(UserError, match=text):
+        fetch_weights(entry, folder)
+    assert content(folder) == []
+
+
+def test_no_connection(site: Site, entry: Entry, folder: Path) -> None:
+    site.close()
+    with pytest.raises(UserError, match=r"no connection.*weights import tiny"):
+        fetch_weights(entry, folder)
+    assert content(folder) == []
+    with pytest.raises(UserError, match="no http"):
+        fetch_weights(entry, folder, url="file:///etc/hosts")
+
+
+def test_wrong_files_are_thrown_away(
+    site: Site, entry: Entry, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="bytes, expected 12"):
+        fetch_weights(register(monkeypatch, url=site.url, size=12), folder)
+    assert content(folder) == []
+    with pytest.raises(UserError, match=r"thrown away.*sha256"):
+        fetch_weights(register(monkeypatch, url=site.url, sha256="0" * 64), folder)
+    assert content(folder) == []
+    with pytest.raises(UserError, match=r"thrown away.*no part 'model_state_dict'"):
+        fetch_weights(register(monkeypatch, "model_state_dict", url=site.url), folder)
+    assert content(folder) == []
+
+
+def test_a_mirror_and_a_model_to_fetch_by_hand(
+    site: Site, entry: Entry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand = register(monkeypatch)
+    with pytest.raises(UserError, match="by hand") as error:
+        fetch_weights(by_hand, folder)
+    assert error.value.status == 409
+    assert fetch_weights(by_hand, folder, url=site.url).read_bytes() == site.data
+
+
+def test_a_damaged_file_is_replaced(site: Site, entry: Entry, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = register(monkeypatch, url=site.url, sha256=hashlib.sha256(site.data).hexdigest())
+    folder.mkdir()
+    (folder / "tiny.pt").write_bytes(site.data[:-1])
+    assert fetch_weights(entry, folder).read_bytes() == site.data
