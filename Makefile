@@ -34,7 +34,7 @@ LINTED := $(wildcard apps tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev install-bench demo serve test lint format bench-la bench-hippocampus clean
+.PHONY: help install install-dev install-bench demo serve test lint format bench-la bench-hippocampus bench-clicks clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +109,9 @@ bench-la: install-bench  ## Measure on the left-atrium scans, next to peers.
 
 bench-hippocampus: install-bench  ## Measure on the hippocampus scans, next to peers.
 	$(RUN) "$(BIN)/python" benchmarks/bench_hippocampus.py $(BENCH_ARGS)
+
+bench-clicks: install-bench  ## Measure clicks without weights on the real scans.
+	$(RUN) "$(BIN)/python" benchmarks/bench_clicks.py $(BENCH_ARGS)
 
 clean:  ## Remove .venv, the demo study and caches. Trained models and studies stay.
 	rm -rf '$(VENV)' .demo .mypy_cache .ruff_cache .pytest_cache

@@ -67,13 +67,13 @@ def unchanged(server: Server) -> Callable[[], None]:
 def test_info_is_as_slicer_and_ohif_need_it(server: Server) -> None:
     info = server.get("/info/").json()
     assert info["labels"] == list(TINY_LABELS)
-    assert list(info["models"]) == ["propagate", "segment", "review", "uncertainty"]
+    assert list(info["models"]) == ["propagate", "segment", "review", "uncertainty", "prompt"]
     assert list(info["trainers"]) == ["semisam"]
     assert list(info["strategies"]) == ["recommended", "uniform", "random"]
     assert list(info["scoring"]) == ["uncertainty"]
     assert "config" not in info
-    for model in info["models"].values():
-        assert model["type"] == "segmentation"
+    for name, model in info["models"].items():
+        assert model["type"] == ("deepgrow" if name == "prompt" else "segmentation")
         assert model["dimension"] == 3
         assert model["description"]
         assert model["labels"] == {"ball": 1, "rod": 2}

@@ -53,6 +53,7 @@ from adapters.store import StudyDatastore
 from adapters.study import Study
 from lib.config import Settings
 from lib.errors import UserError
+from lib.generalists import RESIDENTS, check_generalist
 from scoring import UncertaintyScoring
 from trainers import SemiSamTrainer
 
@@ -75,6 +76,7 @@ class SemiSam(MONAILabelApp):
         try:
             self.settings = Settings.from_conf(conf)
             validation.install()
+            self._look_for_weights()
             super().__init__(
                 app_dir=app_dir,
                 studies=studies,
@@ -85,6 +87,13 @@ class SemiSam(MONAILabelApp):
             )
         except UserError as error:
             stop_start(error)
+
+    def _look_for_weights(self) -> None:
+        """A generalist without its file is no reason not to start: labels can be outlined, and the file brought."""
+        try:
+            check_generalist(self.settings.generalist, self.settings.weights_folder)
+        except UserError as error:
+            logger.warning("%s", error)
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
@@ -104,6 +113,7 @@ class SemiSam(MONAILabelApp):
             "segment": infers.Segment(self.study),
             "review": infers.Review(self.study),
             "uncertainty": infers.Uncertainty(self.study),
+            "prompt": infers.Prompt(self.study),
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:
@@ -148,6 +158,9 @@ class SemiSam(MONAILabelApp):
         with http_answers():
             if method == "train":
                 self._trainer(request).check(request)
+                # The job loads what it needs itself; on a GPU there may not be room for both.
+                self._infers["prompt"].release()
+                RESIDENTS.release()
             elif method == "batch_infer":
                 task = check_infer({**request, "save_label": True}, self._infers)
                 check_batch(request, task, self.datastore())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from lib.config import Settings
 from lib.errors import UserError
-from lib.generalists import Generalist, create_generalist
+from lib.generalists import CachedGeneralist, FeatureCache, Generalist, ResidentGeneralist
 from lib.label_names import names_in, value_map
 from lib.labels import MAX_LABELS, LabelSchema
 from lib.propagation import Propagator, Template, create_propagator
@@ -160,9 +161,11 @@ class Study:
 
     @property
     def generalist(self) -> Generalist:
-        """The frozen model, made when first needed."""
+        """The frozen model; its weights are read when they are first needed. No scan is encoded twice."""
         if self._generalist is None:
-            self._generalist = create_generalist(self.settings.generalist)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            model = ResidentGeneralist(self.settings.generalist, weights=self.settings.weights_folder, device=device)
+            self._generalist = CachedGeneralist(model, FeatureCache(self._models.parent / "features"))
         return self._generalist
 
     @property

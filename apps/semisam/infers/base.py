@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,13 +43,20 @@ class SegmentationTask(InferTask):
         study: the study.
         description: shown in viewers.
         config: options with their defaults; a list offers a choice.
+        kind: in which part of the viewers the task is shown.
     """
 
     makes_labels = True
     """Whether the answer may be stored as a label."""
 
-    def __init__(self, study: Study, description: str, config: Mapping[str, Any] | None = None) -> None:
-        super().__init__(InferType.SEGMENTATION, None, 3, description, dict(config or {}))
+    def __init__(
+        self,
+        study: Study,
+        description: str,
+        config: Mapping[str, Any] | None = None,
+        kind: InferType = InferType.SEGMENTATION,
+    ) -> None:
+        super().__init__(kind, None, 3, description, dict(config or {}))
         self.study = study
 
     def info(self) -> dict[str, Any]:
@@ -62,6 +69,14 @@ class SegmentationTask(InferTask):
 
     def ready(self) -> None:
         """Raise UserError when no scan at all could be answered for now."""
+
+    def read(self, request: Mapping[str, Any]) -> Volume:
+        """The asked scan."""
+        return read_volume(request["image"])
+
+    def more_keys(self) -> Sequence[str]:
+        """Keys that a request may have besides the options."""
+        return ()
 
     @abstractmethod
     def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
@@ -77,7 +92,7 @@ class SegmentationTask(InferTask):
         """Answer a request; returns the written file and the reply's params."""
         times = [time.perf_counter()]
         wanted = _Wanted.parse(request)
-        scan = read_volume(request["image"])
+        scan = self.read(request)
         times.append(time.perf_counter())
         answer = self.answer(scan, request.get("image_id"), request)
         times.append(time.perf_counter())

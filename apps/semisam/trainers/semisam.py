@@ -15,6 +15,7 @@ from adapters.devices import device_choices
 from adapters.options import TRAIN, check_keys
 from adapters.study import Study
 from lib.errors import UserError
+from lib.generalists import check_generalist
 from lib.recipes import PRESETS, RECIPES, RecipeOptions, RecipeSettings, run_recipe
 from lib.runfolder import check_space
 from lib.volumes import space_error, write_whole
@@ -67,6 +68,7 @@ class SemiSamTrainer(TrainTask):
         flat = {k: v for k, v in request.items() if not isinstance(v, Mapping)}
         check_keys(flat, self.config(), TRAIN, "The trainer 'semisam'")
         options = RecipeOptions.parse(flat)
+        check_generalist(self.study.settings.generalist, self.study.settings.weights_folder)
         usable = {item.name for item in self.study.usable()}
         if not set(self.study.datastore.list_images()) - usable:
             logger.info("Every scan has a final label: the training has no pseudo-labels to make")

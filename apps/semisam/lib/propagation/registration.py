@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..frames import frame_of, resize
+from ..frames import Frame, frame_of, resize
 from ..generalists import Generalist
-from ..generalists.mind import box_mean
+from ..generalists.mind import Mind, box_mean
 from ..volumes import Volume
 from .base import SoftLabels, Template
 from .displacement import coarse_displacement, refine_displacement, warp
@@ -47,17 +47,17 @@ class RegistrationPropagator:
     @torch.no_grad()
     def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
         """Label ``scan`` after ``template``; see ``Propagator``."""
-        own = frame_of(scan)
-        volume = own.extent[0] * own.extent[1] * own.extent[2]
-        edge = max((volume / self.voxels) ** (1 / 3), min(own.spacing))
-        own = own.with_shape([max(_LEAST_SEARCH_EDGE * self.stride, round(e / edge)) for e in own.extent])
+        own = self._working(scan)
         other = frame_of(template.scan).with_spacing(own.spacing)
         image = own.image(scan.array)
 
         place = find_placement(own, image, other, template.scan)
         other = other.with_shape(place.shape)
+        # MIND reaches so many voxels: it has to see both scans at one spacing. Models with a spacing of their own see
+        # the same on any grid: the template is encoded once for all scans.
+        seen = other if generalist.name == Mind.name else self._working(template.scan)
         fixed, moving = comparable(
-            generalist.encode(image, own.spacing), generalist.encode(other.image(template.scan.array), other.spacing)
+            generalist.encode(image, own.spacing), generalist.encode(seen.image(template.scan.array), seen.spacing)
         )
         fixed = resize(fixed, own.shape)
         moving = place.place(resize(moving, other.shape), own.shape)
@@ -79,6 +79,12 @@ class RegistrationPropagator:
             templates=(template.name,),
             similarity=min(1.0, max(0.0, similarity)),
         )
+
+    def _working(self, scan: Volume) -> Frame:
+        frame = frame_of(scan)
+        volume = frame.extent[0] * frame.extent[1] * frame.extent[2]
+        edge = max((volume / self.voxels) ** (1 / 3), min(frame.spacing))
+        return frame.with_shape([max(_LEAST_SEARCH_EDGE * self.stride, round(e / edge)) for e in frame.extent])
 
     def _match(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Displacement ``[3, D, H, W]`` in voxels between feature grids ``[C, D, H, W]``."""

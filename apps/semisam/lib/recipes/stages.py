@@ -116,6 +116,9 @@ def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> d
 def train_round(run: Context, index: int, regulariser: Regulariser, plan: TrainingPlan) -> Trained:
     """Train a specialist from scratch on the human labels and the current pseudo-labels."""
     run.reporter.begin("training", index)
+    release = getattr(run.generalist, "release", None)
+    if release is not None:
+        release()  # its memory is the specialist's now; it is loaded again when it is needed again
     before = (index - 1) * plan.epochs
     epoch: list[float] = []
 

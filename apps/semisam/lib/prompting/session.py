@@ -1,0 +1,193 @@
+"""Scans that are open for prompts: what was costly is kept between a person's clicks."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..frames import Frame, frame_of
+from ..generalists.base import Promptable, Prompts, PromptSession
+from ..volumes import Volume
+
+_MOST_DIALOGUES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Clicks:
+    """What a person says about one structure, in voxels of the scan as it is stored.
+
+    Args:
+        inside: ``[n, 3]`` float, clicks inside the structure.
+        outside: ``[m, 3]`` float, clicks outside of it.
+        box: first and last voxel ``[2, 3]``, or None.
+    """
+
+    inside: np.ndarray
+    outside: np.ndarray
+    box: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of clicks."""
+        return len(self.inside) + len(self.outside)
+
+    def extends(self, other: Clicks) -> bool:
+        """Whether these are the clicks of ``other``, or these and more, with the same box."""
+        same_box = np.array_equal(self.box if self.box is not None else (), other.box if other.box is not None else ())
+        starts = (
+            len(mine) >= len(theirs) and np.array_equal(mine[: len(theirs)], theirs)
+            for mine, theirs in ((self.inside, other.inside), (self.outside, other.outside))
+        )
+        return same_box and all(starts)
+
+
+@dataclass(eq=False)
+class OpenScan:
+    """A scan that a model has encoded, and the latest answers on it. Answers one person at a time.
+
+    Args:
+        scan: the scan.
+        model: what answers.
+        use_mask: tell the model its previous answer when clicks are added, if it takes masks.
+    """
+
+    scan: Volume
+    model: Promptable
+    use_mask: bool = True
+    _frame: Frame = field(init=False)
+    _session: PromptSession = field(init=False)
+    _latest: OrderedDict[Hashable, tuple[Clicks, Tensor]] = field(init=False, default_factory=OrderedDict)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._frame = whole_frame(self.scan)
+        self._session = self.model.open(self._frame.image(self.scan.array), self._frame.spacing)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the scan and of the answers; the model's encoding counts as one more scan."""
+        return 3 * self.scan.array.nbytes + (_MOST_DIALOGUES if self.use_mask else 0) * self.scan.array.size
+
+    def segment(self, clicks: Clicks, who: Hashable = None) -> np.ndarray:
+        """The structure that the clicks mean.
+
+        Args:
+            clicks: all clicks so far.
+            who: the dialogue: previous answers to it are remembered.
+
+        Returns:
+            ``[D, H, W]`` boolean on the scan's own grid.
+
+        Raises:
+            UserError: when nothing says what is meant, or a click lies outside the scan.
+        """
+        with self._lock:
+            earlier, answer = self._latest.get(who, (None, None))
+            if earlier is None or answer is None or not clicks.extends(earlier):
+                # Clicks were taken back or moved: the previous answer would bring them back.
+                inside = self._answer(clicks, None)
+            elif clicks.count > earlier.count:
+                inside = self._answer(clicks, answer)
+            else:
+                inside = answer
+            if self.use_mask and "mask" in self.model.prompts:
+                self._latest[who] = clicks, inside
+                self._latest.move_to_end(who)
+                while len(self._latest) > _MOST_DIALOGUES:
+                    self._latest.popitem(last=False)
+        # Nothing is resampled: the frame only swaps and flips axes, which takes a boolean mask no floats.
+        flips = [axis for axis in range(3) if self._frame.flips[axis]]
+        stored = np.flip(inside.numpy(), flips).transpose(np.argsort(self._frame.axes))
+        return np.ascontiguousarray(stored)
+
+    def _answer(self, clicks: Clicks, mask: Tensor | None) -> Tensor:
+        prompts = prompts_of(clicks, self._frame)
+        probability = self._session.segment(replace(prompts, mask=None if mask is None else mask.float()))
+        return (probability >= 0.5).cpu()
+
+    def forget(self, who: Hashable) -> None:
+        """Begin a dialogue anew."""
+        with self._lock:
+            self._latest.pop(who, None)
+
+
+class OpenScans:
+    """The scans that were asked for last. Safe for threads.
+
+    Args:
+        most: how many are kept.
+        most_bytes: how much memory they may take together; the latest is always kept.
+    """
+
+    def __init__(self, most: int = 4, most_bytes: int = 2 << 30) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._kept: OrderedDict[Hashable, OpenScan] = OrderedDict()
+        self._lock = threading.Lock()
+        self._opening: dict[Hashable, threading.Lock] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Hashable, make: Callable[[], OpenScan]) -> OpenScan:
+        """The open scan of this key; opened now, once, when it is not kept."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            opening = self._opening.setdefault(key, threading.Lock())
+        with opening:
+            with self._lock:
+                if key in self._kept:
+                    return self._kept[key]
+            try:
+                opened = make()
+            finally:
+                with self._lock:
+                    self._opening.pop(key, None)
+            with self._lock:
+                self._kept[key] = opened
+                while len(self._kept) > 1 and (
+                    len(self._kept) > self._most or sum(s.bytes for s in self._kept.values()) > self._most_bytes
+                ):
+                    self._kept.popitem(last=False)
+            return opened
+
+    def clear(self) -> None:
+        """Let go of all scans, and of what their models keep for them."""
+        with self._lock:
+            self._kept.clear()
+
+
+def whole_frame(scan: Volume) -> Frame:
+    """The frame of a scan that turns its axes and leaves out nothing."""
+    frame = frame_of(scan)
+    d, h, w = (scan.shape[axis] for axis in frame.axes)
+    return replace(frame, box=((0, d), (0, h), (0, w)), shape=(d, h, w))
+
+
+def prompts_of(clicks: Clicks, frame: Frame) -> Prompts:
+    """Clicks on a scan as prompts in the canonical axes of its (whole) frame."""
+    return Prompts(
+        points=_turned(np.concatenate([clicks.inside, clicks.outside]), frame),
+        positive=torch.tensor([True] * len(clicks.inside) + [False] * len(clicks.outside), dtype=torch.bool),
+        box=None if clicks.box is None else _sorted(_turned(clicks.box, frame)),
+    )
+
+
+def _turned(voxels: np.ndarray, frame: Frame) -> Tensor:
+    """Voxels ``[n, 3]`` of the scan along the frame's axes."""
+    turned = voxels.reshape(-1, 3)[:, list(frame.axes)].astype(np.float32)
+    for axis, flipped in enumerate(frame.flips):
+        if flipped:
+            turned[:, axis] = frame.shape[axis] - 1 - turned[:, axis]
+    return torch.from_numpy(turned)
+
+
+def _sorted(box: Tensor) -> Tensor:
+    return torch.stack([box.amin(0), box.amax(0)])
