@@ -26,6 +26,9 @@ _CHUNK = 4_000_000
 _MANY_CHANNELS = 24
 """Features with more channels are a foundation model's, on a grid much coarser than the scan's."""
 _PROJECTED = 48
+_LEAST_VOTE = 1e-3
+"""No vote is ever unanimous enough to be out of the balance's reach."""
+_BALANCE_STEPS = 30
 _PAIRS = 16
 """Pairs of scans looked at to learn the usual distance."""
 
@@ -47,19 +50,21 @@ class RefinementOptions:
         context: weight of what is predicted around.
         width: width of the similarity kernel, relative to the distance of the most similar place.
         far: places further away than this many usual distances count little.
-        strength: largest share of a voxel's label that is taken over.
+        strength: largest share of a voxel's label that is taken over. Measured on predictions of both rounds of two
+            studies (mean Dice over scans): 0.2 raised the hippocampus' by 0.002 and left the left atrium's as it was,
+            0.4 gave +0.003 and -0.001.
     """
 
     scans: int = 6
-    samples: int = 1500
+    samples: int = 700
     unsure: float = 0.15
-    most: int = 20_000
+    most: int = 8_000
     sure: float = 0.6
     reach: int = 3
     step: int = 2
     position: float = 1.0
-    context: float = 2.0
-    width: float = 0.2
+    context: float = 1.0
+    width: float = 1.0
     far: float = 2.0
     strength: float = 0.2
 
@@ -216,8 +221,10 @@ def refine(
     """Correct the unsure voxels of one scan; all others stay as they are, bit by bit.
 
     Each unsure voxel takes the mean label of the confident places of other scans, weighted by their similarity, and
-    blends it with the specialist's own answer. The share that is taken over falls with the distance of the most similar
-    place: without any near one, nothing changes.
+    blends it with the specialist's own answer. The votes say which of the scan's unsure voxels are more likely inside
+    than others, not how large a structure is: they are shifted so that every class keeps its share of these voxels.
+    (The asked places are no fair sample of the classes; without the shift structures grew, and Dice fell.) The share
+    that is taken over falls with the distance of the most similar place: without any near one, nothing changes.
 
     Args:
         probabilities: ``[1 + N, D, H, W]``.
@@ -235,15 +242,35 @@ def refine(
     features = torch.cat([e.features for e in bank])
     labels = torch.cat([e.labels for e in bank])
     flat = probabilities.flatten(1).clone()
+    before = flat[:, own.unsure].T
+    votes, shares = torch.empty_like(before), before.new_empty(len(before), 1)
     step = max(1, _CHUNK // len(features))
     squares = features.square().sum(dim=1)
     for start in range(0, len(own.unsure), step):
-        wanted = own.wanted[start : start + step]
+        part = slice(start, start + step)
+        wanted = own.wanted[part]
         distance = (wanted.square().sum(dim=1, keepdim=True) + squares - 2.0 * wanted @ features.T).clamp_min_(0.0)
         nearest = distance.amin(dim=1, keepdim=True)
         similar = distance.sub_(nearest).div_(-options.width * nearest.clamp_min(1e-3 * usual)).exp_()
-        vote = (similar @ labels) / similar.sum(dim=1, keepdim=True)
-        share = options.strength * torch.exp(-((nearest / (options.far * usual)) ** 2))
-        index = own.unsure[start : start + step]
-        flat[:, index] = torch.lerp(flat[:, index].T, vote, share).T
+        votes[part] = (similar @ labels) / similar.sum(dim=1, keepdim=True)
+        shares[part] = options.strength * torch.exp(-((nearest / (options.far * usual)) ** 2))
+    flat[:, own.unsure] = torch.lerp(before, balanced(votes, before.mean(dim=0)), shares).T
     return flat.reshape(probabilities.shape)
+
+
+def balanced(votes: Tensor, wanted: Tensor) -> Tensor:
+    """Shift votes class by class, by the same amount everywhere, until their mean is ``wanted``.
+
+    Args:
+        votes: ``[Q, C]``, sum 1 over C.
+        wanted: ``[C]``, sum 1.
+
+    Returns:
+        ``[Q, C]``, sum 1 over C; in each class the order of the voxels stays.
+    """
+    logits = votes.clamp_min(_LEAST_VOTE).log()
+    target = wanted.clamp_min(1e-6).log()
+    shift = torch.zeros_like(wanted)
+    for _ in range(_BALANCE_STEPS):
+        shift = shift + target - torch.softmax(logits + shift, dim=1).mean(dim=0).clamp_min(1e-6).log()
+    return torch.softmax(logits + shift, dim=1)
