@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.recipes.refinement import Evidence, RefinementOptions, gather, position, refine, usual_distance
+from lib.recipes.refinement import Evidence, RefinementOptions, balanced, gather, position, refine, usual_distance
 from lib.uncertainty import normalised_entropy
 
 # The scans are all but equal, so that the usual distance is next to nothing: places further away must count as well.
@@ -41,11 +41,11 @@ def evidence(image: Tensor, probabilities: Tensor, options: RefinementOptions = 
 
 @pytest.fixture
 def wrong() -> tuple[Tensor, Tensor, Tensor]:
-    """Image, truth, and a prediction that leans the wrong way in one face of the cube, without being sure."""
+    """Image, truth, and a prediction that leans the wrong way at two faces of the cube, without being sure."""
     image, truth = scan(1)
     prediction = truth * 0.98 + 0.01
-    prediction[1, 10, 5:11, 5:11] = 0.4
-    prediction[0, 10, 5:11, 5:11] = 0.6
+    prediction[:, 10, 5:11, 5:11] = torch.tensor([0.6, 0.4])[:, None, None]
+    prediction[:, 4, 5:11, 5:11] = torch.tensor([0.4, 0.6])[:, None, None]
     return image, truth, prediction
 
 
@@ -53,7 +53,7 @@ def test_unsure_voxels_are_corrected_and_sure_ones_stay(wrong: tuple[Tensor, Ten
     image, truth, prediction = wrong
     others = [evidence(*scan(shift)) for shift in (0, 2, 3)]
     own = evidence(image, prediction)
-    assert len(own.unsure) == 36
+    assert len(own.unsure) == 72
     usual = usual_distance([own, *others], torch.Generator().manual_seed(0))
     refined = refine(prediction, own, others, usual, OPTIONS)
     assert bool((prediction.argmax(0) != truth.argmax(0)).any())
@@ -62,6 +62,18 @@ def test_unsure_voxels_are_corrected_and_sure_ones_stay(wrong: tuple[Tensor, Ten
     kept[own.unsure] = False
     assert torch.equal(refined.flatten(1)[:, kept], prediction.flatten(1)[:, kept])
     torch.testing.assert_close(refined.sum(0), torch.ones(16, 16, 16), atol=1e-5, rtol=0)
+
+
+def test_votes_keep_the_share_of_each_class() -> None:
+    generator = torch.Generator().manual_seed(0)
+    votes = torch.rand(200, 3, generator=generator) * torch.tensor([5.0, 1.0, 1.0])  # far too much background
+    votes /= votes.sum(1, keepdim=True)
+    wanted = torch.tensor([0.4, 0.35, 0.25])
+    found = balanced(votes, wanted)
+    torch.testing.assert_close(found.mean(0), wanted, atol=1e-3, rtol=0)
+    ratio, before = found[:, 1] / found[:, 0], votes[:, 1] / votes[:, 0]
+    assert torch.equal(ratio.argsort(), before.argsort())
+    assert bool(torch.isfinite(balanced(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0.0, 1.0]))).all())
 
 
 def test_without_near_neighbours_nothing_changes(wrong: tuple[Tensor, Tensor, Tensor]) -> None:
