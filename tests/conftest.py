@@ -18,6 +18,7 @@ import nibabel
 import numpy as np
 import pytest
 import requests
+import torch
 from scipy.ndimage import gaussian_filter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -202,6 +203,13 @@ class Server:
                 return status
             time.sleep(0.3)
         raise AssertionError(f"{path} did not end within {seconds} s:\n{self.tail()}")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Each test sees the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,12 @@ from .base import Propagator
 from .ensemble import EnsemblePropagator
 from .prototype import PrototypePropagator
 from .registration import RegistrationPropagator
+from .video import VideoPropagator
 
 _MAKERS: dict[str, Callable[[], Propagator]] = {
     "registration": RegistrationPropagator,
     "prototype": PrototypePropagator,
+    "video": VideoPropagator,
     "ensemble": lambda: EnsemblePropagator([RegistrationPropagator(), PrototypePropagator()]),
 }
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from ...errors import UserError
 from ...frames import resize
 from ..base import PromptKind
+from ..slices import Canvas, View, Views, choose_views, window
 from .networks import SamNetwork, SliceNetwork, load, mobile, random_weights, vit_b
 from .session import SliceSession
-from .slices import Canvas, View, Views, choose_views, window
 
 _LOG = logging.getLogger(__name__)
 MAX_SLICES = 36

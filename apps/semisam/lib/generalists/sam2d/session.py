@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..base import Prompts
-from .slices import acquisition_view
+from ..slices import acquisition_view
 
 if TYPE_CHECKING:
     from .adapter import SliceGeneralist

@@ -1,0 +1,130 @@
+"""The networks, built by PyPI's ``sam2`` package.
+
+Ravi et al., "SAM 2: Segment Anything in Images and Videos", https://arxiv.org/abs/2408.00714
+Ma et al., "MedSAM2: Segment Anything in 3D Medical Images and Videos", https://arxiv.org/abs/2504.03600: SAM 2.1 tiny
+for images of 512 pixels.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UserError
+
+STRIDE = 16
+"""Pixels of the image to one feature."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What tells one network from another.
+
+    Args:
+        config: file of the package that describes it, without ``.yaml``.
+        size: side of the square image.
+    """
+
+    config: str
+    size: int
+
+
+LAYOUTS = {
+    "sam2_tiny": Layout("sam2.1_hiera_t", 1024),
+    "sam2_small": Layout("sam2.1_hiera_s", 1024),
+    "sam2_base_plus": Layout("sam2.1_hiera_b+", 1024),
+    "sam2_large": Layout("sam2.1_hiera_l", 1024),
+    "medsam2": Layout("sam2.1_hiera_t", 512),
+}
+"""By the generalist's name. The published files of all are SAM 2.1, whose configurations do not fit SAM 2.0's files."""
+
+
+def make(name: str, size: int | None = None) -> Any:
+    """The network of the generalist ``name`` (a ``SAM2Base``), with weights that mean nothing, on the CPU.
+
+    Args:
+        name: key of ``LAYOUTS``.
+        size: side of the image, a multiple of 64, if not the published one. The weights' shapes do not depend on it.
+
+    The configuration file is read as it is. The package's own builder looks it up through Hydra's global search path,
+    which fails when another part of the program has set that path before; importing the package sets it, if nobody has.
+    """
+    # Here, not at the top: only who asks for one of these models needs the package and what its import does.
+    import sam2  # type: ignore[import-untyped]
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    layout = LAYOUTS[name]
+    settings: Any = OmegaConf.load(Path(sam2.__path__[0]) / "configs" / "sam2.1" / f"{layout.config}.yaml")
+    model = settings.model
+    pixels = size or layout.size
+    model.image_size = pixels
+    for attention in ("self_attention", "cross_attention"):
+        model.memory_attention.layer[attention].feat_sizes = [pixels // STRIDE] * 2
+    # As the package's builder of video predictors does.
+    model.binarize_mask_from_pts_for_mem_enc = True
+    model.sam_mask_decoder_extra_args = {
+        "dynamic_multimask_via_stability": True,
+        "dynamic_multimask_stability_delta": 0.05,
+        "dynamic_multimask_stability_thresh": 0.98,
+    }
+    return instantiate(model).eval().requires_grad_(False)
+
+
+def place(network: nn.Module, device: torch.device) -> None:
+    """Move a network to ``device``, with its tables that are no buffers: the package puts them on a GPU if it can."""
+    network.to(device)
+    for module in network.modules():
+        if isinstance(getattr(module, "freqs_cis", None), Tensor):
+            module.freqs_cis = module.freqs_cis.to(device)
+
+
+def load(network: nn.Module, name: str, state: Mapping[str, Tensor]) -> None:
+    """Give a network its weights as float32; none may be missing or too many. The tensors may be shared afterwards.
+
+    Raises:
+        UserError: (422) when names or shapes differ.
+    """
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    given = {key: tuple(value.shape) if isinstance(value, Tensor) else None for key, value in state.items()}
+    wrong = [
+        *(f"{key} is missing" for key in wanted if key not in given),
+        *(f"{key} is not part of it" for key in given if key not in wanted),
+        *(f"{k} is {given[k]}, not {wanted[k]}" for k in wanted if k in given and given[k] != wanted[k]),
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"The weights file does not fit {name}: {'; '.join(wrong[:3])}{more}. Import the official file of {name}.",
+            status=422,
+        )
+    network.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
+    network.requires_grad_(False)
+
+
+def random_state(name: str, seed: int) -> dict[str, Tensor]:
+    """Random weights of the true architecture, of a size that keeps activations in range, for tests without the file.
+
+    Args:
+        name: of the model; its letters are part of the seed, so that two models differ.
+        seed: same seed, same weights.
+    """
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
+    state = {}
+    for key, value in make(name).state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if value.ndim > 1:
+            state[key] = noise.div_(value.shape[1:].numel() ** 0.5)
+        elif key.endswith("weight"):
+            state[key] = noise.mul_(0.1).add_(1)
+        else:
+            state[key] = noise.mul_(0.02)
+    # Or the network finds that what is looked for is not there, slice by slice at random.
+    state["sam_mask_decoder.pred_obj_score_head.layers.2.bias"] += 10
+    return state
