@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,16 +13,6 @@ from lib.uncertainty import normalised_entropy
 
 # The scans are all but equal, so that the usual distance is next to nothing: places further away must count as well.
 OPTIONS = RefinementOptions(strength=0.9, samples=600, far=200.0)
-SPACING = (1.0, 1.0, 1.0)
-
-
-class Brightness:
-    """A generalist whose only feature is the intensity."""
-
-    name = "brightness"
-
-    def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
-        return image
 
 
 def scan(shift: int) -> tuple[Tensor, Tensor]:
@@ -36,7 +25,7 @@ def scan(shift: int) -> tuple[Tensor, Tensor]:
 
 def evidence(image: Tensor, probabilities: Tensor, options: RefinementOptions = OPTIONS) -> Evidence:
     uncertainty = normalised_entropy(probabilities)
-    return gather(image, SPACING, probabilities, uncertainty, Brightness(), options, torch.Generator().manual_seed(0))
+    return gather(image, image, probabilities, uncertainty, options, torch.Generator().manual_seed(0))
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import argparse
 import hashlib
 import os
 import pickle
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from lib.errors import UserError
-from lib.generalists import create_generalist
+from lib.generalists import create_generalist, registry
 from lib.generalists.weights import import_weights, load_weights, verify_weights, weights_hash, write_official
 from tinymodel import official, random_state, register
 
@@ -59,7 +61,8 @@ def test_a_missing_file_tells_the_commands(folder: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError) as error:
         create_generalist("tiny", weights=folder)
     assert error.value.status == 409
-    assert f"python apps/semisam/main.py weights fetch tiny --folder {folder}" in str(error.value)
+    main = shlex.join([sys.executable, str(Path(registry.__file__).resolve().parents[2] / "main.py")])
+    assert f"{main} weights fetch tiny --folder {shlex.quote(str(folder))}" in str(error.value)
     assert f"weights import tiny tiny.pt --folder {folder}" in str(error.value)
     assert "https://example.org/tiny" in str(error.value)
     register(monkeypatch)
@@ -181,12 +184,26 @@ def test_a_file_put_there_by_hand_is_taken_and_remembered(folder: Path, monkeypa
     entry = register(monkeypatch)
     official(folder / "tiny.pt", 0)
     first = weights_hash(entry, folder)
+    create_generalist("tiny", weights=folder)
     official(folder / "tiny.pt", 1)
     with pytest.raises(UserError, match=first):
         weights_hash(entry, folder)
     # The same content again is fine.
     official(folder / "tiny.pt", 0)
     assert weights_hash(entry, folder) == first
+
+
+def test_half_a_copy_is_not_taken_for_the_first_one(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch)
+    whole = official(tmp_path / "tiny.pt").read_bytes()
+    folder.mkdir(exist_ok=True)
+    (folder / "tiny.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        create_generalist("tiny", weights=folder)
+    (folder / "tiny.pt").write_bytes(whole)
+    assert create_generalist("tiny", weights=folder).name == "tiny"
 
 
 def test_a_damaged_part_of_an_archive_is_noticed(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,10 @@ PACKAGES = ("lib", "adapters", "infers", "trainers", "strategies", "scoring")
 if __name__ == "__main__":
     # The command line does not need the server: it is there at once.
     sys.path.insert(0, str(Path(__file__).resolve().parent))
-    from lib.commands import main
+    try:
+        from lib.commands import main
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error.name} is missing in {sys.executable}. Run this with semisam's own Python: .venv/bin/python")
 
     sys.exit(main())
 
@@ -33,6 +36,7 @@ if __name__ == "__main__":
 for module in [m for m in sys.modules if m.split(".")[0] in PACKAGES]:
     del sys.modules[module]
 
+import torch
 from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -158,9 +162,10 @@ class SemiSam(MONAILabelApp):
         with http_answers():
             if method == "train":
                 self._trainer(request).check(request)
-                # The job loads what it needs itself; on a GPU there may not be room for both.
-                self._infers["prompt"].release()
-                RESIDENTS.release()
+                if torch.cuda.is_available() and not validation.running("train"):
+                    # The job loads what it needs itself; on a GPU there may not be room for both.
+                    self._infers["prompt"].release()
+                    RESIDENTS.release()
             elif method == "batch_infer":
                 task = check_infer({**request, "save_label": True}, self._infers)
                 check_batch(request, task, self.datastore())

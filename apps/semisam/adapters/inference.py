@@ -31,7 +31,7 @@ def check_infer(request: Mapping[str, Any], infers: Mapping[str, InferTask]) -> 
     name = check_name(request.get("model"), infers, "model")
     task = infers[name]
     more = task.more_keys() if hasattr(task, "more_keys") else ()
-    check_keys(request, task.config(), {*INFER, *more}, f"Model {name!r}")
+    check_keys(request, [*task.config(), *more], INFER, f"Model {name!r}")
     if is_true(request.get("save_label")):
         if str(getattr(request.get("label_tag"), "value", request.get("label_tag"))) == FINAL:
             raise UserError(

@@ -20,7 +20,15 @@ from torch import Tensor
 
 from lib.config import Settings
 from lib.errors import UserError
-from lib.generalists import CachedGeneralist, FeatureCache, Generalist, ResidentGeneralist
+from lib.generalists import (
+    CachedGeneralist,
+    FeatureCache,
+    Generalist,
+    ResidentGeneralist,
+    check_generalist,
+    create_generalist,
+    find_entry,
+)
 from lib.label_names import names_in, value_map
 from lib.labels import MAX_LABELS, LabelSchema
 from lib.propagation import Propagator, Template, create_propagator
@@ -161,12 +169,21 @@ class Study:
 
     @property
     def generalist(self) -> Generalist:
-        """The frozen model; its weights are read when they are first needed. No scan is encoded twice."""
+        """The frozen model; its weights are read when they are first needed, and its features kept on disk."""
         if self._generalist is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            model = ResidentGeneralist(self.settings.generalist, weights=self.settings.weights_folder, device=device)
-            self._generalist = CachedGeneralist(model, FeatureCache(self._models.parent / "features"))
+            name, weights = self.settings.generalist, self.settings.weights_folder
+            if find_entry(name).weights is None:
+                # Made anew in a fraction of a second; on disk they would take 10 MB a scan.
+                self._generalist = create_generalist(name)
+            else:
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                model = ResidentGeneralist(name, weights=weights, device=device)
+                self._generalist = CachedGeneralist(model, FeatureCache(self._models.parent / "features"))
         return self._generalist
+
+    def check_generalist(self) -> None:
+        """Raise UserError (409) when the generalist's weights are not there; reads nothing."""
+        check_generalist(self.settings.generalist, self.settings.weights_folder)
 
     @property
     def propagator(self) -> Propagator:

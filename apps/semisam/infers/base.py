@@ -145,6 +145,7 @@ def _write(array: np.ndarray, affine: np.ndarray, wanted: _Wanted) -> str:
             write_itk(array, file, affine, wanted.dtype, wanted.compress)
         else:
             write_label(file, array, affine, wanted.dtype)
+        os.chmod(file, 0o600)
     except BaseException:
         os.unlink(file)
         raise

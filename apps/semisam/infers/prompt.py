@@ -22,6 +22,7 @@ from lib.volumes import Volume, read_volume
 from .base import Answer, SegmentationTask
 
 _MOST_CLICKS = 1000
+_KEYS = ("label", "foreground", "background", "roi", "slice", "reset_state")
 
 
 class Prompt(SegmentationTask):
@@ -40,10 +41,11 @@ class Prompt(SegmentationTask):
             kind=InferType.DEEPGROW,
         )
         self._open = OpenScans()
+        self._weights = ""
 
     def more_keys(self) -> Sequence[str]:
-        """Structures' names: clicks may come by name, as for the type ``deepedit``."""
-        return self.study.schema.names
+        """What clients send, and structures' names: clicks may come by name, as for the type ``deepedit``."""
+        return (*_KEYS, *self.study.schema.names)
 
     def read(self, request: Mapping[str, Any]) -> Volume:
         """See the base class; the scan stays open for the next clicks."""
@@ -88,7 +90,11 @@ class Prompt(SegmentationTask):
             # The graph cut starts from all clicks anew: with its previous answer it becomes slower, not better.
             return OpenScan(read_volume(path), model, use_mask=not isinstance(model, GraphCut))
 
-        return self._open.get((model.name, *stamp_of(path)), make)
+        weights = str(getattr(self.study.generalist, "weights_hash", ""))
+        if weights != self._weights:
+            self.release()  # other weights than before: no scan is open with these
+            self._weights = weights
+        return self._open.get((model.name, weights, *stamp_of(path)), make)
 
 
 def structure_of(request: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -128,6 +134,10 @@ def clicks_of(request: Mapping[str, Any], structure: str, shape: Sequence[int]) 
     if not inside and box is None:
         more = " Clicks outside of it alone do not say what is meant." if outside else ""
         raise UserError(f"No click lies inside {structure!r} (foreground is empty).{more} Place at least one there.")
+    for point in inside if box is not None else ():
+        if box is not None and ((point < box[0] - 0.5) | (point > box[1] + 0.5)).any():
+            where = ", ".join(f"{x:g}" for x in point)
+            raise UserError(f"The click at voxel ({where}) lies outside the roi. Move one of them, or remove the roi.")
     if len(inside) + len(outside) > _MOST_CLICKS:
         raise UserError(f"{len(inside) + len(outside)} clicks are too many; at most {_MOST_CLICKS} are used.")
     both = sorted({tuple(p) for p in inside} & {tuple(p) for p in outside})

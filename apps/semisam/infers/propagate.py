@@ -25,6 +25,7 @@ class Propagate(SegmentationTask):
 
     def ready(self) -> None:
         """See the base class."""
+        self.study.check_generalist()
         self.study.usable()
 
     def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:

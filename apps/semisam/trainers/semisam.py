@@ -15,7 +15,7 @@ from adapters.devices import device_choices
 from adapters.options import TRAIN, check_keys
 from adapters.study import Study
 from lib.errors import UserError
-from lib.generalists import check_generalist
+from lib.generalists import unwrap
 from lib.recipes import PRESETS, RECIPES, RecipeOptions, RecipeSettings, run_recipe
 from lib.runfolder import check_space
 from lib.volumes import space_error, write_whole
@@ -68,7 +68,7 @@ class SemiSamTrainer(TrainTask):
         flat = {k: v for k, v in request.items() if not isinstance(v, Mapping)}
         check_keys(flat, self.config(), TRAIN, "The trainer 'semisam'")
         options = RecipeOptions.parse(flat)
-        check_generalist(self.study.settings.generalist, self.study.settings.weights_folder)
+        self.study.check_generalist()
         usable = {item.name for item in self.study.usable()}
         if not set(self.study.datastore.list_images()) - usable:
             logger.info("Every scan has a final label: the training has no pseudo-labels to make")
@@ -85,6 +85,7 @@ class SemiSamTrainer(TrainTask):
         study = self.study
         observer = TrainingObserver(study, options)
         try:
+            unwrap(study.generalist)  # weights that cannot be loaded are no fault of the scans
             result = run_recipe(
                 study.cases(),
                 study.schema,

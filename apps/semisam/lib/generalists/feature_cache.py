@@ -166,6 +166,11 @@ class CachedGeneralist:
         self.inner = generalist
         self.cache = cache
 
+    @property
+    def weights_hash(self) -> str:
+        """The sha256 of the model's file, empty when it has none."""
+        return str(getattr(self.inner, "weights_hash", ""))
+
     def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """See ``Generalist``; half precision."""
         return self.cache.encode(self.inner, image, spacing)

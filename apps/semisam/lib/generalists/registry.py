@@ -7,7 +7,7 @@ from pathlib import Path
 from .base import Generalist
 from .entries import ENTRIES, adapter_of, find_entry
 from .mind import Mind
-from .weights import default_folder, load_weights, need_weights
+from .weights import default_folder, load_weights, need_weights, record_weights
 
 
 def available_generalists() -> tuple[str, ...]:
@@ -41,4 +41,7 @@ def create_generalist(name: str, *, weights: Path | None = None, device: str = "
     entry = find_entry(name)
     if entry.weights is None:
         return Mind()
-    return adapter_of(entry).build(name, load_weights(entry, weights or default_folder()), device)
+    folder = weights or default_folder()
+    model = adapter_of(entry).build(name, load_weights(entry, folder), device)
+    record_weights(entry, folder)
+    return model

@@ -16,7 +16,9 @@ import hashlib
 import os
 import pickle
 import re
+import shlex
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -60,8 +62,9 @@ def path_of(entry: Entry, folder: Path) -> Path:
 def how_to_get(entry: Entry, folder: Path) -> str:
     """The commands that bring a model's file into ``folder``, with and without a connection, in plain sentences."""
     weights = file_of(entry)
-    where = "" if folder.resolve() == default_folder() else f" --folder {folder}"
-    command = "python apps/semisam/main.py weights"
+    where = "" if folder.resolve() == default_folder() else f" --folder {shlex.quote(str(folder))}"
+    # This very Python and this very app, wherever the reader's shell stands.
+    command = f"{shlex.join([sys.executable, str(Path(__file__).resolve().parents[2] / 'main.py')])} weights"
     carry = (
         f"download {weights.name} from {weights.page} on a machine that has internet, copy it here, and run: "
         f"{command} import {entry.name} {weights.name}{where}"
@@ -160,10 +163,15 @@ def _write_record(entry: Entry, path: Path, found: Digest, source: str) -> None:
     write_json(_record(path), content)
 
 
+_SEEN: dict[tuple[str, int, int], Digest] = {}
+"""The last hash that was taken, by path, size and time: a folder may be one that only others may write to."""
+
+
 def weights_hash(entry: Entry, folder: Path) -> str:
     """The sha256 of a model's file, which is checked against what is known of it.
 
-    The file is read only when it has changed since the last time; a file that a person put there by hand is recorded.
+    The file is read only when it has changed since the last time. A file that a person put there by hand is recorded
+    once its weights were loaded: a copy that is still going on must not count as the first one.
 
     Raises:
         UserError: (409) when it is not there, (422) when it is not the right one.
@@ -175,10 +183,11 @@ def weights_hash(entry: Entry, folder: Path) -> str:
     expected = record.get("unofficial") or file_of(entry).sha256 in (None, known)
     if unchanged and isinstance(known, str) and expected:
         return known
-    found = digest_of(path, file_of(entry))
+    key = (str(path), stat.st_size, stat.st_mtime_ns)
+    found = _SEEN.get(key) or digest_of(path, file_of(entry))
     _check_digest(entry, path, found)
-    with suppress(OSError, UserError):  # a folder that only others may write to: it is hashed again the next time
-        _write_record(entry, path, found, "found in the folder")
+    _SEEN.clear()
+    _SEEN[key] = found
     return found.sha256
 
 
@@ -255,6 +264,15 @@ def load_weights(entry: Entry, folder: Path) -> dict[str, Tensor]:
     """
     weights_hash(entry, folder)
     return read_state(path_of(entry, folder), file_of(entry).layout, entry.name)
+
+
+def record_weights(entry: Entry, folder: Path) -> None:
+    """Remember a file that was found in the folder and has just been loaded; from now on a change of it is refused."""
+    path = path_of(entry, folder)
+    found = _SEEN.get((str(path), path.stat().st_size, path.stat().st_mtime_ns))
+    if found is not None:
+        with suppress(OSError, UserError):  # a folder that only others may write to
+            _write_record(entry, path, found, "found in the folder")
 
 
 def write_official(name: str, state: Mapping[str, Tensor], file: Path, layout: Layout = "flat") -> None:

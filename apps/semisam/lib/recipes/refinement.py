@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..frames import resize
-from ..generalists import Generalist
 from ..generalists.mind import box_mean
 
 _CHUNK = 4_000_000
@@ -147,10 +146,9 @@ class Describer:
 
 def gather(
     image: Tensor,
-    spacing: Sequence[float],
+    features: Tensor,
     probabilities: Tensor,
     uncertainty: Tensor,
-    generalist: Generalist,
     options: RefinementOptions,
     generator: torch.Generator,
 ) -> Evidence:
@@ -158,14 +156,13 @@ def gather(
 
     Args:
         image: ``[1, D, H, W]`` as ``prepare`` gives it.
-        spacing: its voxel size in mm.
+        features: the generalist's ``[C, d, h, w]``, over the same extent.
         probabilities: ``[1 + N, D, H, W]``; a human label as one-hot.
         uncertainty: ``[D, H, W]``; 0 for a human label.
-        generalist: gives the features.
         options: which voxels count.
         generator: chooses among more confident voxels than are kept.
     """
-    features = resize(_few(generalist.encode(image, spacing)), image.shape[1:])
+    features = resize(_few(features), image.shape[1:])
     describer = Describer(image, features, probabilities, options)
     classes = probabilities.argmax(dim=0)
     one_hot = functional.one_hot(classes, probabilities.shape[0]).movedim(-1, 0).float()

@@ -84,7 +84,7 @@ def run_recipe(
             "options": asdict(options),
             "settings": asdict(settings),
             "labels": list(schema.names),
-            "generalist": generalist.name,
+            "generalist": [generalist.name, str(getattr(generalist, "weights_hash", ""))],
             "propagator": propagator.name,
             "cases": prints,
         }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..frames import frame_of, resize
+from ..generalists.mind import Mind
 from ..propagation import Template, propagate_from
 from ..specialists.predict import predict_prepared
 from ..specialists.regularisers import Regulariser
@@ -214,7 +215,11 @@ def _collect(
     prepared = run.study.prepared(name)
     image = prepared.image.float()
     spacing = prepared.frame.spacing
-    evidence = gather(image, spacing, probabilities, uncertainty, run.generalist, options, generator)
+    if run.generalist.name == Mind.name:  # the same for any scale and offset of the intensities
+        features = run.generalist.encode(image, spacing)
+    else:  # these have been trained on scans as they are stored
+        features = run.generalist.encode(prepared.frame.image(run.study.read(name).array), spacing)
+    evidence = gather(image, features, probabilities, uncertainty, options, generator)
     content = {k: v.half() if v.is_floating_point() else v for k, v in vars(evidence).items()}
     save_tensors(_evidence_file(run, part, name), content)
 

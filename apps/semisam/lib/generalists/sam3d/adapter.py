@@ -43,6 +43,8 @@ class SamMed3d:
     """
 
     prompts: frozenset[PromptKind] = frozenset({"points", "mask"})
+    preprocessing = "1.5 mm, CT +-1000, z over voxels above 0, cubes overlapping by a quarter; 1"
+    """Part of the key of cached features: to be changed with anything that changes what the network sees."""
 
     def __init__(self, name: str, network: Sam3d, device: str = "cpu", *, batch: int | None = None) -> None:
         self.name = name
