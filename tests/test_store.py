@@ -208,3 +208,22 @@ def test_readers_do_not_see_a_change_before_it_is_written(folder: Path, monkeypa
     store.remove_image("case_4")
     assert seen == [["case_1", "case_2", "case_3", "case_4"]]
     assert sorted(store.list_images()) == ["case_1", "case_2", "case_3"]
+
+
+def test_many_labels_are_one_change_of_the_list(folder: Path, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, reader = StudyDatastore(str(folder)), StudyDatastore(str(folder))
+    written: list[int] = []
+    write = StudyDatastore._update_datastore_file
+
+    def counting(self: StudyDatastore, lock: bool = True) -> None:
+        written.append(1)
+        write(self, lock)
+
+    monkeypatch.setattr(StudyDatastore, "_update_datastore_file", counting)
+    store.save_labels("original", {name: (label, {"n": name}) for name in ("case_2", "case_3", "case_4")})
+    assert len(written) == 1
+    assert reader.get_label_info("case_3", "original")["n"] == "case_3"
+    with pytest.raises(HTTPException) as error:
+        store.save_labels("original", {"case_2": (label, {"n": "new"}), "case_99": (label, None)})
+    assert error.value.status_code == 404
+    assert reader.get_label_info("case_2", "original")["n"] == "case_2"

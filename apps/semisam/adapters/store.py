@@ -264,26 +264,41 @@ class StudyDatastore(LocalDatastore):
     @http_answers()
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Copy a label into the study; readers see the old one or the new one, never half of it."""
+        self.save_labels(label_tag, {image_id: (label_filename, label_info)})
+        logger.info("Label saved: %s, %s", image_id, getattr(label_tag, "value", label_tag))
+        return image_id
+
+    @http_answers()
+    def save_labels(self, label_tag: str, labels: Mapping[str, tuple[str, Mapping[str, Any] | None]]) -> None:
+        """Copy labels of several scans into the study, in one change of its list.
+
+        Args:
+            label_tag: tag of all of them.
+            labels: file and info by the scans' ids.
+        """
         tag = _plain_name(label_tag, "tag")
         if tag == FINAL:
             self._refuse_unless_serving()
-        _, extension = self._to_id(os.path.basename(label_filename))
-        if extension.lower() not in LABEL_EXTENSIONS:
-            raise UserError(
-                f"A label must be one of {', '.join(LABEL_EXTENSIONS)}, not {os.path.basename(label_filename)!r}."
-            )
         with self._transaction():
-            item = self._known(image_id)
-            target = Path(self._datastore.label_path(tag)) / self._filename(image_id, extension)
-            write_whole(target, lambda name: shutil.copyfile(label_filename, name))
-            before = item.labels.get(tag)
-            info = {**(label_info or {}), "ts": int(time.time()), "name": target.name}
-            item.labels[tag] = DataModel(info=info, ext=extension)
+            replaced = [self._put_label(name, file, tag, info) for name, (file, info) in labels.items()]
             self._update_datastore_file()
-            if before and before.ext != extension and tag != FINAL:
-                _delete(str(target.with_name(self._filename(image_id, before.ext))))
-        logger.info("Label saved: %s, %s", image_id, tag)
-        return image_id
+            for path in replaced:
+                if path is not None and tag != FINAL:
+                    _delete(path)
+
+    def _put_label(self, image_id: str, file: str, tag: str, info: Mapping[str, Any] | None) -> str | None:
+        """Copy one label in and note it; returns the file of another format that it stands for now."""
+        _, extension = self._to_id(os.path.basename(file))
+        if extension.lower() not in LABEL_EXTENSIONS:
+            raise UserError(f"A label must be one of {', '.join(LABEL_EXTENSIONS)}, not {os.path.basename(file)!r}.")
+        item = self._known(image_id)
+        target = Path(self._datastore.label_path(tag)) / self._filename(image_id, extension)
+        write_whole(target, lambda name: shutil.copyfile(file, name))
+        before = item.labels.get(tag)
+        item.labels[tag] = DataModel(info={**(info or {}), "ts": int(time.time()), "name": target.name}, ext=extension)
+        if before and before.ext != extension:
+            return str(target.with_name(self._filename(image_id, before.ext)))
+        return None
 
     @http_answers()
     def remove_label(self, label_id: str, label_tag: str) -> None:

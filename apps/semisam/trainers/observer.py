@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters.answers import text_of
 from adapters.scores import Scores
-from adapters.store import FINAL, ORIGINAL
+from adapters.store import FINAL, ORIGINAL, StudyDatastore
 from adapters.study import Study
 from lib.recipes import FinishedRound, Progress, PseudoLabel, RecipeOptions, RunResult
 from lib.volumes import write_whole
@@ -20,6 +20,7 @@ from lib.volumes import write_whole
 logger = logging.getLogger("semisam.train")
 
 _FILE_SECONDS = 1.0
+_AT_ONCE = 25
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
@@ -88,7 +89,7 @@ class TrainingObserver:
             write_whole(self._published, lambda name: shutil.copyfile(checkpoint, name))
             logger.info("Round %d: the specialist is in service", finished.index)
         saved: dict[str, float] = {}
-        stored = 0
+        labels: dict[str, tuple[str, dict[str, Any]]] = {}
         for name, label in finished.pseudo_labels.items():
             if store.get_label_by_image_id(name, FINAL):
                 continue  # outlined by a person meanwhile
@@ -96,14 +97,25 @@ class TrainingObserver:
                 continue
             if finished.checkpoint is None and self._has_better(name, label):
                 continue
-            info = {"model": "semisam", "params": dict(label.params)}
-            store.save_label(name, str(label.path), ORIGINAL, info)
+            labels[name] = (str(label.path), {"model": "semisam", "params": dict(label.params)})
             if finished.checkpoint is not None and isinstance(label.params.get("uncertainty"), (int, float)):
                 saved[name] = float(label.params["uncertainty"])  # type: ignore[arg-type]
-            stored += 1
+        self._store(labels)
         if self._study.folder == self._folder:
             Scores(self._study).put(saved)
-        logger.info("Round %d: %d pseudo-labels are stored as 'original'", finished.index, stored)
+        logger.info("Round %d: %d pseudo-labels are stored as 'original'", finished.index, len(labels))
+
+    def _store(self, labels: dict[str, tuple[str, dict[str, Any]]]) -> None:
+        """Store labels, a few at a time: each change of the list makes the server read it anew, and blocks writers."""
+        store = self._study.datastore
+        if not isinstance(store, StudyDatastore):
+            for name, (file, info) in labels.items():
+                store.save_label(name, file, ORIGINAL, info)
+            return
+        names = list(labels)
+        for start in range(0, len(names), _AT_ONCE):
+            known = set(store.list_images())  # somebody may have taken a scan out meanwhile
+            store.save_labels(ORIGINAL, {n: labels[n] for n in names[start : start + _AT_ONCE] if n in known})
 
     def _has_better(self, name: str, label: PseudoLabel) -> bool:
         """Whether a specialist of an earlier training has labelled the scan, which goes before a propagation."""
