@@ -25,9 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common.add_stage_options(parser, STAGES)
     propagation.add_options(parser)
-    training.add_options(
-        parser, preset="standard", conf=["labels=left_atrium"], limit_minutes=180, ablation=False
-    )
+    training.add_options(parser, preset="standard", conf=["labels=left_atrium"], limit_minutes=180, ablation=False)
     parser.add_argument("--geometry-scans", type=int, default=5, help="scans of val in the geometry stage")
     options = parser.parse_args()
     common.end_on_sigterm()
