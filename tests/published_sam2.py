@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from lib.generalists.sam2video import Sam2Video, random_state
-from lib.generalists.sam2video.networks import load, make
+from lib.generalists.sam2video.networks import make
+from lib.generalists.states import load_strictly
 
 
 def small_model(size: int = 128) -> Sam2Video:
     """MedSAM2's layers with random weights, for images of ``size`` pixels."""
     network = make("medsam2", size)
-    load(network, "medsam2", random_state("medsam2", 3))
+    load_strictly(network, "medsam2", random_state("medsam2", 3))
     return Sam2Video("medsam2", network)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,34 +15,14 @@ from lib.errors import UserError
 from lib.generalists.sam2video import build, random_state
 from lib.generalists.sam2video.networks import LAYOUTS, make
 from lib.generalists.sam2video.tracker import Piece
-
-
-def parity_folder() -> Path:
-    """Reference arrays in ``SEMISAM_PARITY`` or ``../shared/reference/parity``; skips when they are not there."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "reference" / "parity"
-    folder = Path(os.environ.get("SEMISAM_PARITY") or default)
-    if not (folder / "medsam2.npz").is_file():
-        pytest.skip(f"the reference arrays are not there ({folder}); set SEMISAM_PARITY to the folder that holds them")
-    return folder
-
-
-def by_rule(key: str, shape: list[int]) -> Tensor:
-    """The weights that the published network had when the arrays were made."""
-    noise = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape, dtype=np.float32)
-    if len(shape) > 1:
-        noise /= np.float32(np.sqrt(np.prod(shape[1:])))
-    elif key.endswith("weight"):
-        noise = 1 + np.float32(0.1) * noise
-    else:
-        noise *= np.float32(0.02)
-    if key == "sam_mask_decoder.pred_obj_score_head.layers.2.bias":
-        noise += 10
-    return torch.from_numpy(noise)
+from parity import by_rule, parity_folder
 
 
 @pytest.fixture(scope="module")
 def shapes() -> dict[str, list[int]]:
-    content: dict[str, list[int]] = json.loads((parity_folder() / "medsam2.keys.json").read_text(encoding="utf-8"))
+    content: dict[str, list[int]] = json.loads(
+        (parity_folder("medsam2.npz") / "medsam2.keys.json").read_text(encoding="utf-8")
+    )
     return content
 
 
@@ -55,7 +33,7 @@ def test_keys_and_shapes_are_those_of_the_published_network(shapes: dict[str, li
 @pytest.mark.slow
 def test_outputs_are_those_of_the_published_network(shapes: dict[str, list[int]]) -> None:
     model = build("medsam2", {key: by_rule(key, shape) for key, shape in shapes.items()})
-    arrays = np.load(parity_folder() / "medsam2.npz")
+    arrays = np.load(parity_folder("medsam2.npz") / "medsam2.npz")
 
     def error(own: Tensor, reference: np.ndarray) -> float:
         known = torch.from_numpy(reference)

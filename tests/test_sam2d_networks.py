@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,29 +16,7 @@ from lib.errors import UserError
 from lib.generalists.sam2d import MODELS, build, random_state
 from lib.generalists.sam2d.networks import SamNetwork, load, mobile, random_weights, vit_b
 from lib.generalists.sam2d.tiny_vit import TinyViT
-
-
-def parity_folder() -> Path:
-    """Reference data, in ``SEMISAM_PARITY`` or ``../shared/reference/parity``; skips the test when it is not there."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "reference" / "parity"
-    folder = Path(os.environ.get("SEMISAM_PARITY") or default)
-    if not (folder / "mobile_sam.npz").is_file():
-        pytest.skip(f"the parity data is not there ({folder}); set SEMISAM_PARITY to the folder of mobile_sam.npz")
-    return folder
-
-
-def by_rule(key: str, shape: list[int]) -> Tensor:
-    """The weights the parity data was made with."""
-    if not shape:
-        return torch.zeros((), dtype=torch.long)
-    values = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape, dtype=np.float32)
-    if key.endswith("running_var"):
-        values = 1 + 0.1 * np.abs(values)
-    elif len(shape) > 1:
-        values = values / np.float32(np.sqrt(np.prod(shape[1:])))
-    else:
-        values = 1 + 0.1 * values if key.endswith("weight") else 0.02 * values
-    return torch.from_numpy(values.astype(np.float32))
+from parity import by_rule, parity_folder
 
 
 def apart(value: Tensor, reference: Tensor | np.ndarray) -> float:
@@ -52,7 +27,7 @@ def apart(value: Tensor, reference: Tensor | np.ndarray) -> float:
 
 
 def test_mobile_sam_has_the_published_keys_and_shapes() -> None:
-    expected = json.loads((parity_folder() / "mobile_sam.keys.json").read_text())
+    expected = json.loads((parity_folder("mobile_sam.npz") / "mobile_sam.keys.json").read_text())
     with torch.device("meta"):
         network = mobile()
     assert {k: list(v.shape) for k, v in network.state_dict().items()} == expected
@@ -60,7 +35,7 @@ def test_mobile_sam_has_the_published_keys_and_shapes() -> None:
 
 
 def test_mobile_sam_computes_what_the_published_code_computes() -> None:
-    folder = parity_folder()
+    folder = parity_folder("mobile_sam.npz")
     keys = json.loads((folder / "mobile_sam.keys.json").read_text())
     expected = np.load(folder / "mobile_sam.npz")
     state = {key: by_rule(key, shape) for key, shape in keys.items()}

@@ -14,10 +14,10 @@ from lib.errors import UserError
 from lib.generalists.base import Generalist, Promptable, Prompts
 from lib.generalists.mind import box_mean
 from lib.generalists.sam3d import SamMed3d, build, random_state
-from lib.generalists.sam3d.adapter import load
 from lib.generalists.sam3d.intensity import clamp_ct, statistics
 from lib.generalists.sam3d.network import Layout, Sam3d
 from lib.generalists.sam3d.windows import cut, tile
+from lib.generalists.states import load_strictly
 
 TINY = Layout(
     image=32,
@@ -37,7 +37,7 @@ MM = (1.5, 1.5, 1.5)
 
 def tiny(*, batch: int | None = None, kind: type[SamMed3d] = SamMed3d) -> SamMed3d:
     network = Sam3d(TINY)
-    load(network, "sam_med3d", random_state("sam_med3d", 0, TINY))
+    load_strictly(network, "sam_med3d", random_state("sam_med3d", 0, TINY))
     return kind("sam_med3d", network, batch=batch)
 
 
@@ -295,9 +295,9 @@ def test_weights_of_another_model_are_refused() -> None:
     assert "image_encoder.pos_embed is missing" in str(refusal.value)
     assert refusal.value.status == 422
     with pytest.raises(UserError, match=r"pos_embed is \(3,\), not \(1, 4, 4, 4, 24\)"):
-        load(Sam3d(TINY), "sam_med3d", {**state, "image_encoder.pos_embed": torch.zeros(3)})
+        load_strictly(Sam3d(TINY), "sam_med3d", {**state, "image_encoder.pos_embed": torch.zeros(3)})
     with pytest.raises(UserError, match=r"extra is not part of it\. Import"):
-        load(Sam3d(TINY), "sam_med3d", {**state, "extra": torch.zeros(1)})
+        load_strictly(Sam3d(TINY), "sam_med3d", {**state, "extra": torch.zeros(1)})
 
 
 @pytest.mark.slow

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,32 +12,14 @@ from torch.nn import functional
 
 from lib.generalists.sam3d.image_encoder import Attention
 from lib.generalists.sam3d.network import Sam3d
-
-
-def parity_folder() -> Path:
-    """Reference arrays in ``SEMISAM_PARITY`` or ``../shared/reference/parity``; skips when they are not there."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "reference" / "parity"
-    folder = Path(os.environ.get("SEMISAM_PARITY") or default)
-    if not (folder / "sam_med3d.npz").is_file():
-        pytest.skip(f"the reference arrays are not there ({folder}); set SEMISAM_PARITY to the folder that holds them")
-    return folder
-
-
-def by_rule(key: str, shape: list[int]) -> Tensor:
-    """The weights that the published network had when the arrays were made."""
-    noise = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape, dtype=np.float32)
-    if len(shape) > 1:
-        noise /= np.float32(np.sqrt(np.prod(shape[1:])))
-    elif key.endswith("weight"):
-        noise = 1 + np.float32(0.1) * noise
-    else:
-        noise *= np.float32(0.02)
-    return torch.from_numpy(noise)
+from parity import by_rule, parity_folder
 
 
 @pytest.fixture(scope="module")
 def shapes() -> dict[str, list[int]]:
-    content: dict[str, list[int]] = json.loads((parity_folder() / "sam_med3d.keys.json").read_text(encoding="utf-8"))
+    content: dict[str, list[int]] = json.loads(
+        (parity_folder("sam_med3d.npz") / "sam_med3d.keys.json").read_text(encoding="utf-8")
+    )
     return content
 
 
@@ -55,7 +34,7 @@ def test_outputs_are_those_of_the_published_network(shapes: dict[str, list[int]]
     with torch.device("meta"):
         network = Sam3d()
     network.load_state_dict({key: by_rule(key, shape) for key, shape in shapes.items()}, strict=True, assign=True)
-    arrays = np.load(parity_folder() / "sam_med3d.npz")
+    arrays = np.load(parity_folder("sam_med3d.npz") / "sam_med3d.npz")
 
     def close(name: str, own: Tensor) -> None:
         reference = torch.from_numpy(arrays[name])

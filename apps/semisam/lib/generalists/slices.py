@@ -7,13 +7,15 @@ three: the higher of the two remaining axes runs along the rows, the lower one a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ..frames import resize
 
 Views = Literal["auto", "one", "three"]
 """Which views describe a volume; see ``choose_views``."""
@@ -78,6 +80,29 @@ def choose_views(spacing: Sequence[float], views: Views) -> tuple[View, ...]:
     if views == "one" or (views == "auto" and max(spacing) >= THICK * min(spacing)):
         return (acquisition_view(spacing),)
     return View(2), View(1), View(0)
+
+
+def mean_of_views(views: Sequence[View], grid: Sequence[int], look: Callable[[View], Tensor]) -> Tensor:
+    """Features of several views, averaged on a common grid.
+
+    Args:
+        views: which.
+        grid: of the result ``[d, h, w]``; a single view keeps its own number of slices.
+        look: gives the features ``[C, d', h', w']`` of a view.
+
+    Returns:
+        ``[C, d, h, w]``.
+    """
+    total: Tensor | None = None
+    for view in views:
+        features = look(view)
+        target = list(grid)
+        if len(views) == 1:
+            target[view.axis] = features.shape[1 + view.axis]
+        features = resize(features, target)
+        total = features if total is None else total.add_(features)
+    assert total is not None
+    return total.div_(len(views))
 
 
 @dataclass(frozen=True)

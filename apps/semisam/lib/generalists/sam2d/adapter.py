@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ...frames import resize
 from ..base import PromptKind
-from ..slices import Canvas, View, Views, choose_views, window
+from ..slices import Canvas, View, Views, choose_views, mean_of_views, window
 from .networks import SamNetwork, SliceNetwork, load, mobile, random_weights, vit_b
 from .session import SliceSession
 
@@ -114,16 +113,7 @@ class SliceGeneralist:
         views = choose_views(spacing, self.views)
         budget = max(1, self.max_slices // len(views))
         grid = self._grid(volume.shape, spacing)
-        total: Tensor | None = None
-        for view in views:
-            features = self._view_features(volume, spacing, view, budget)
-            target = list(grid)
-            if len(views) == 1:
-                target[view.axis] = features.shape[1 + view.axis]
-            features = resize(features, target)
-            total = features if total is None else total.add_(features)
-        assert total is not None
-        return total.div_(len(views))
+        return mean_of_views(views, grid, lambda view: self._view_features(volume, spacing, view, budget))
 
     def open(self, image: Tensor, spacing: Sequence[float]) -> SliceSession:
         """Get a scan ready for prompts; nothing is encoded before the first one."""

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...errors import UserError
-from ...frames import resize
 from ..base import PromptKind
-from ..slices import View, choose_views, window
-from .networks import load, make, place, random_state
+from ..slices import View, choose_views, mean_of_views, window
+from ..states import load_strictly
+from .networks import make, place, random_state
 from .session import Session
 from .tracker import ABSENT, Piece, Tracker
 
@@ -99,16 +99,8 @@ class Sam2Video:
         extent = [n * s for n, s in zip(volume.shape, spacing, strict=True)]
         cell = max(extent) / MAX_CELLS
         grid = [min(n, max(1, round(e / cell))) for n, e in zip(volume.shape, extent, strict=True)]
-        total: Tensor | None = None
-        for view in views:
-            features = self._view_features(volume, view, grid[view.axis], max(1, self.max_slices // len(views)))
-            target = list(grid)
-            if len(views) == 1:
-                target[view.axis] = features.shape[1 + view.axis]
-            features = resize(features, target)
-            total = features if total is None else total.add_(features)
-        assert total is not None
-        return total.div_(len(views))
+        budget = max(1, self.max_slices // len(views))
+        return mean_of_views(views, grid, lambda view: self._view_features(volume, view, grid[view.axis], budget))
 
     def open(self, image: Tensor, spacing: Sequence[float]) -> Session:
         """Get a scan ready for prompts; nothing is encoded before the first one."""
@@ -269,5 +261,5 @@ def build(name: str, state: Mapping[str, Tensor], device: str = "cpu") -> Sam2Vi
         UserError: when the state dict belongs to another network.
     """
     network = make(name)
-    load(network, name, state)
+    load_strictly(network, name, state)
     return Sam2Video(name, network, device)

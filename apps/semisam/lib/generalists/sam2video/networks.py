@@ -7,8 +7,6 @@ for images of 512 pixels.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ..states import random_like
 
 STRIDE = 16
 """Pixels of the image to one feature."""
@@ -85,29 +83,6 @@ def place(network: nn.Module, device: torch.device) -> None:
             module.freqs_cis = module.freqs_cis.to(device)
 
 
-def load(network: nn.Module, name: str, state: Mapping[str, Tensor]) -> None:
-    """Give a network its weights as float32; none may be missing or too many. The tensors may be shared afterwards.
-
-    Raises:
-        UserError: (422) when names or shapes differ.
-    """
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    given = {key: tuple(value.shape) if isinstance(value, Tensor) else None for key, value in state.items()}
-    wrong = [
-        *(f"{key} is missing" for key in wanted if key not in given),
-        *(f"{key} is not part of it" for key in given if key not in wanted),
-        *(f"{k} is {given[k]}, not {wanted[k]}" for k in wanted if k in given and given[k] != wanted[k]),
-    ]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"The weights file does not fit {name}: {'; '.join(wrong[:3])}{more}. Import the official file of {name}.",
-            status=422,
-        )
-    network.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
-    network.requires_grad_(False)
-
-
 def random_state(name: str, seed: int) -> dict[str, Tensor]:
     """Random weights of the true architecture, of a size that keeps activations in range, for tests without the file.
 
@@ -115,16 +90,7 @@ def random_state(name: str, seed: int) -> dict[str, Tensor]:
         name: of the model; its letters are part of the seed, so that two models differ.
         seed: same seed, same weights.
     """
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
-    state = {}
-    for key, value in make(name).state_dict().items():
-        noise = torch.randn(value.shape, generator=generator)
-        if value.ndim > 1:
-            state[key] = noise.div_(value.shape[1:].numel() ** 0.5)
-        elif key.endswith("weight"):
-            state[key] = noise.mul_(0.1).add_(1)
-        else:
-            state[key] = noise.mul_(0.02)
+    state = random_like({key: value.shape for key, value in make(name).state_dict().items()}, name, seed)
     # Or the network finds that what is looked for is not there, slice by slice at random.
     state["sam_mask_decoder.pred_obj_score_head.layers.2.bias"] += 10
     return state

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ...frames import resize
 from ..base import Prompts
+from ..prompt_checks import check_prompts
 from ..slices import acquisition_view
 from .tracker import Memory, Piece
 
@@ -56,7 +56,7 @@ class Session:
     @torch.no_grad()
     def segment(self, prompts: Prompts) -> Tensor:
         """Answer to all prompts given so far; see ``PromptSession``."""
-        points, positive, mask = self._checked(prompts)
+        points, positive, mask = check_prompts(prompts, self._shape)
         places = self._view.points(points, self._shape)
         slices = ((places[:, 0] + 0.5) * len(self._stack) / self._full[0]).floor().long()
         slices = slices.clamp(0, len(self._stack) - 1)
@@ -135,33 +135,6 @@ class Session:
         """Places ``[P, 2]`` as row, column of a slice to x, y of the network's image; centres are whole numbers."""
         scale = places.new_tensor([self._model.size / self._full[1], self._model.size / self._full[2]])
         return ((places + 0.5) * scale - 0.5).flip(1)
-
-    def _checked(self, prompts: Prompts) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Clicks ``[P, 3]``, which are positive ``[P]``, and the mask if it marks anything.
-
-        Raises:
-            UserError: when nothing is said, or something lies outside the scan.
-        """
-        points = prompts.points.detach().to("cpu", torch.float32).reshape(-1, 3)
-        positive = prompts.positive.detach().cpu().bool().reshape(-1)
-        limits = torch.tensor(self._shape)
-        size = " × ".join(str(n) for n in self._shape)
-        if bool(((points < -0.5) | (points > limits - 0.5)).any()):
-            raise UserError(f"A click lies outside the scan, which has {size} voxels. Click inside it.")
-        mask = None
-        if prompts.mask is not None:
-            if tuple(prompts.mask.shape) != self._shape:
-                given = " × ".join(str(n) for n in prompts.mask.shape)
-                raise UserError(f"The mask has {given} voxels and the scan {size}. Give a mask of the same scan.")
-            mask = prompts.mask.detach().to("cpu", torch.float32).clamp(0, 1)
-            mask = mask if bool((mask >= 0.5).any()) else None
-        if prompts.box is not None:
-            box = prompts.box.detach().cpu()
-            if bool((box[0] > box[1]).any() or (box < 0).any() or (box > limits - 1).any()):
-                raise UserError(f"The box does not lie inside the scan, which has {size} voxels. Draw it anew.")
-        if not len(points) and mask is None and prompts.box is None:
-            raise UserError("There is nothing to go by. Click inside the structure.")
-        return points, positive, mask
 
 
 def _spread(hints: Tensor, clicked: list[int]) -> list[int]:

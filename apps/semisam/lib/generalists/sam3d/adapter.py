@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...frames import resize
 from ..base import PromptKind
+from ..states import load_strictly, random_like
 from .intensity import clamp_ct, normalise, statistics
 from .network import Layout, Sam3d
 from .session import Session
@@ -165,30 +165,8 @@ def build(name: str, state: Mapping[str, Tensor], device: str = "cpu") -> SamMed
     """
     with torch.device("meta"):
         network = Sam3d()
-    load(network, name, state)
+    load_strictly(network, name, state)
     return SamMed3d(name, network, device)
-
-
-def load(network: Sam3d, name: str, state: Mapping[str, Tensor]) -> None:
-    """Give a network, which may be on the meta device, its weights as float32; none may be missing or too many.
-
-    Raises:
-        UserError: when names or shapes differ.
-    """
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    given = {key: tuple(value.shape) if isinstance(value, Tensor) else None for key, value in state.items()}
-    wrong = [
-        *(f"{key} is missing" for key in wanted if key not in given),
-        *(f"{key} is not part of it" for key in given if key not in wanted),
-        *(f"{k} is {given[k]}, not {wanted[k]}" for k in wanted if k in given and given[k] != wanted[k]),
-    ]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"The weights file does not fit {name}: {'; '.join(wrong[:3])}{more}. Import the official file of {name}.",
-            status=422,
-        )
-    network.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
 
 
 def random_state(name: str, seed: int, layout: Layout | None = None) -> dict[str, Tensor]:
@@ -199,16 +177,6 @@ def random_state(name: str, seed: int, layout: Layout | None = None) -> dict[str
         seed: same seed, same weights.
         layout: of the network; the published one by default.
     """
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in Sam3d(layout).state_dict().items()}
-    state = {}
-    for key, shape in shapes.items():
-        noise = torch.randn(shape, generator=generator)
-        if len(shape) > 1:
-            state[key] = noise.div_(shape[1:].numel() ** 0.5)
-        elif key.endswith("weight"):
-            state[key] = noise.mul_(0.1).add_(1)
-        else:
-            state[key] = noise.mul_(0.02)
-    return state
+    return random_like(shapes, name, seed)

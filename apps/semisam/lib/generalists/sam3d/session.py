@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ...frames import resize
 from ..base import Prompts
+from ..prompt_checks import check_prompts
 from .intensity import normalise, statistics
 from .windows import Mosaic, Start, clamp_start, cut, tile
 
@@ -54,7 +54,11 @@ class Session:
 
     def segment(self, prompts: Prompts) -> Tensor:
         """Answer to all prompts given so far; see ``PromptSession``."""
-        points, positive, mask = self._checked(prompts)
+        points, positive, mask = check_prompts(prompts, self._shape)
+        if prompts.box is not None and mask is None and not bool(positive.any()):
+            # The network knows no boxes: the middle counts as a click.
+            points = torch.cat([prompts.box.detach().cpu().float().mean(0, keepdim=True), points])
+            positive = torch.cat([torch.ones(1, dtype=torch.bool), positive])
         sizes = self._model.layout
         working = self._working.shape[1:]
         scale = torch.tensor([w / n for w, n in zip(working, self._shape, strict=True)])
@@ -71,39 +75,6 @@ class Session:
             mosaic.add(logits, start, torch.sigmoid)
         answer = mosaic.result(0.0 if mask is None else mask)[0]
         return answer if prompts.box is None else _within(answer, prompts.box)
-
-    def _checked(self, prompts: Prompts) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Clicks ``[P, 3]``, which are positive ``[P]``, and the mask if it marks anything.
-
-        Raises:
-            UserError: when nothing is said, or something lies outside the scan.
-        """
-        points = prompts.points.detach().to("cpu", torch.float32).reshape(-1, 3)
-        positive = prompts.positive.detach().cpu().bool().reshape(-1)
-        limits = torch.tensor(self._shape)
-        if bool(((points < -0.5) | (points > limits - 0.5)).any()):
-            raise UserError(f"A click lies outside the scan, which has {_sizes(self._shape)} voxels. Click inside it.")
-        mask = None
-        if prompts.mask is not None:
-            if tuple(prompts.mask.shape) != self._shape:
-                raise UserError(
-                    f"The mask has {_sizes(prompts.mask.shape)} voxels and the scan {_sizes(self._shape)}. "
-                    "Give a mask of the same scan."
-                )
-            mask = prompts.mask.detach().to("cpu", torch.float32).clamp(0, 1)
-            mask = mask if bool((mask >= 0.5).any()) else None
-        if prompts.box is not None:
-            box = prompts.box.detach().cpu()
-            if bool((box[0] > box[1]).any() or (box < 0).any() or (box > limits - 1).any()):
-                raise UserError(
-                    f"The box does not lie inside the scan, which has {_sizes(self._shape)} voxels. Draw it anew."
-                )
-            if mask is None and not bool(positive.any()):
-                points = torch.cat([box.float().mean(0, keepdim=True), points])
-                positive = torch.cat([torch.ones(1, dtype=torch.bool), positive])
-        if not len(points) and mask is None:
-            raise UserError("There is nothing to go by. Click inside the structure.")
-        return points, positive, mask
 
     def _cubes(self, places: Tensor, positive: Tensor, mask: Tensor | None) -> list[Start]:
         """Where to look, for clicks ``[P, 3]`` in working voxels and the mask so far ``[1, D', H', W']``."""
@@ -182,7 +153,3 @@ def _within(answer: Tensor, box: Tensor) -> Tensor:
     kept = torch.zeros_like(answer)
     kept[inside] = answer[inside]
     return kept
-
-
-def _sizes(shape: tuple[int, ...] | torch.Size) -> str:
-    return " × ".join(str(n) for n in shape)
