@@ -1,4 +1,4 @@
-"""What a session takes of its prompts, and what it refuses."""
+"""What a session takes of its prompts, what it refuses, and what a box means for its answer."""
 
 from __future__ import annotations
 
@@ -41,6 +41,15 @@ def check_prompts(prompts: Prompts, shape: Sequence[int]) -> tuple[Tensor, Tenso
     if not len(points) and mask is None and prompts.box is None:
         raise UserError("There is nothing to go by. Click inside the structure.")
     return points, positive, mask
+
+
+def within_box(answer: Tensor, box: Tensor) -> Tensor:
+    """Nothing outside a box ``[2, 3]``."""
+    first, last = box.detach().cpu().float().round().int().tolist()
+    inside = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
+    kept = torch.zeros_like(answer)
+    kept[inside] = answer[inside]
+    return kept
 
 
 def _sizes(shape: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...frames import resize
 from ..base import Prompts
-from ..prompt_checks import check_prompts
+from ..prompt_checks import check_prompts, within_box
 from ..slices import acquisition_view
 from .tracker import Memory, Piece
 
@@ -78,7 +78,7 @@ class Session:
         with self._model.half():
             logits = self._answer(asked, hints)
         answer = self._view.volume(resize(logits.sigmoid()[None], self._full)[0])
-        return answer if prompts.box is None else _within(answer, prompts.box)
+        return answer if prompts.box is None else within_box(answer, prompts.box)
 
     def _answer(self, asked: dict[int, tuple[Tensor, Tensor]], hints: Tensor | None) -> Tensor:
         """Logits ``[slices, m, m]`` for the prompts by slice, and logits of the mask so far ``[slices, m, m]``."""
@@ -144,12 +144,3 @@ def _spread(hints: Tensor, clicked: list[int]) -> list[int]:
     free = [at for at in marked if all(abs(at - other) > near for other in clicked)]
     count = min(MASK_SLICES, len(free))
     return [free[int((n + 0.5) * len(free) / count)] for n in range(count)]
-
-
-def _within(answer: Tensor, box: Tensor) -> Tensor:
-    """Nothing outside a box ``[2, 3]``."""
-    first, last = box.detach().cpu().float().round().int().tolist()
-    inside = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
-    kept = torch.zeros_like(answer)
-    kept[inside] = answer[inside]
-    return kept

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...frames import resize
 from ..base import Prompts
-from ..prompt_checks import check_prompts
+from ..prompt_checks import check_prompts, within_box
 from .intensity import normalise, statistics
 from .windows import Mosaic, Start, clamp_start, cut, tile
 
@@ -74,7 +74,7 @@ class Session:
             logits = self._answer(self._encoded(start), offset[inside], positive[inside], before)
             mosaic.add(logits, start, torch.sigmoid)
         answer = mosaic.result(0.0 if mask is None else mask)[0]
-        return answer if prompts.box is None else _within(answer, prompts.box)
+        return answer if prompts.box is None else within_box(answer, prompts.box)
 
     def _cubes(self, places: Tensor, positive: Tensor, mask: Tensor | None) -> list[Start]:
         """Where to look, for clicks ``[P, 3]`` in working voxels and the mask so far ``[1, D', H', W']``."""
@@ -144,12 +144,3 @@ class Session:
             logits = self._model.answer(features, points[:count], positive[:count], logits)
         assert logits is not None
         return logits
-
-
-def _within(answer: Tensor, box: Tensor) -> Tensor:
-    """Nothing outside a box ``[2, 3]``."""
-    first, last = box.detach().cpu().float().round().int().tolist()
-    inside = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
-    kept = torch.zeros_like(answer)
-    kept[inside] = answer[inside]
-    return kept
