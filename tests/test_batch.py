@@ -15,17 +15,17 @@ from lib.errors import UserError
 
 
 class Task:
-    """Answers for every scan but those it has an error for; counts what it was asked."""
+    """Answers for every scan but those it has an error for, a status; counts what it was asked."""
 
-    def __init__(self, folder: Path, errors: dict[str, int]) -> None:
-        self.folder, self.errors = folder, errors
+    def __init__(self, folder: Path, errors: dict[str, int], text: str = "{name} does not work.") -> None:
+        self.folder, self.errors, self.text = folder, errors, text
         self.asked: list[str] = []
 
     def __call__(self, request: dict[str, Any], datastore: StudyDatastore) -> dict[str, Any]:
         name = request["image"]
         self.asked.append(name)
         if name in self.errors:
-            raise HTTPException(self.errors[name], f"{name} does not work.")
+            raise HTTPException(self.errors[name], self.text.format(name=name))
         file = self.folder / f"result-{name}"
         file.touch()
         return {"label": name, "file": str(file), "params": {}}
@@ -50,3 +50,22 @@ def test_what_hits_all_scans_stops_it(store: StudyDatastore, tmp_path: Path, sta
     with pytest.raises(UserError, match="case_2 does not work"):
         BatchInfer()({"model": "segment", "images": "unlabeled"}, store, task)
     assert task.asked == ["case_2"]
+
+
+def test_damaged_scans_are_passed_over(store: StudyDatastore, tmp_path: Path) -> None:
+    task = Task(tmp_path, {"case_1": 422, "case_2": 422, "case_3": 422})
+    results = BatchInfer()({"model": "propagate", "images": "all"}, store, task)
+    assert task.asked == ["case_1", "case_2", "case_3", "case_4"]
+    assert results["case_4"]["label"] == "case_4"
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_the_same_refusal_twice_stops_it(store: StudyDatastore, tmp_path: Path, status: int) -> None:
+    """A file of weights that does not fit is no scan's fault: it would be read anew for each of them."""
+    task = Task(tmp_path, dict.fromkeys(("case_2", "case_3", "case_4"), status), "The weights do not fit.")
+    results = BatchInfer()({"model": "propagate", "images": "all"}, store, task)
+    assert task.asked == ["case_1", "case_2", "case_3"]
+    assert [name for name, result in results.items() if "error" in result] == ["case_2", "case_3"]
+    task = Task(tmp_path, dict.fromkeys(("case_2", "case_3"), 500), "unexpected error, MemoryError: ")
+    BatchInfer()({"model": "propagate", "images": "all"}, store, task)
+    assert task.asked == ["case_1", "case_2", "case_3", "case_4"]

@@ -185,9 +185,12 @@ def test_a_click_is_answered_on_all_slices_and_the_next_encodes_nothing(model: S
     assert float(answer.min()) >= 0
     assert float(answer.max()) <= 1
     assert 0 < model.encoded - before <= 6
+    encoded = model.encoded - before
     before = model.encoded
     two = session.segment(clicks((12, 10, 3), (2, 2, 3), positive=[True, False]))
     assert model.encoded == before
+    finest = 32 * (SIZE // 4) ** 2  # values of a slice's finest level; there are two coarser ones
+    assert encoded * finest * 4 < session.bytes - scan.nbytes < encoded * finest * 4 * 2.5
     assert not torch.equal(answer, two)
     assert torch.equal(session.segment(clicks((12, 10, 3))), answer)
 

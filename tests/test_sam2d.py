@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib.errors import UserError
+from lib.generalists import pace
 from lib.generalists.base import Generalist, Promptable, Prompts
 from lib.generalists.sam2d import MODELS, SliceGeneralist
 from lib.generalists.sam2d.session import SliceSession
@@ -275,8 +278,29 @@ def test_smaller_batches_when_memory_runs_out(caplog: pytest.LogCaptureFixture) 
     assert sum(network.batches) == 15
     assert "out of memory" in caplog.text
     torch.testing.assert_close(features, model(Flood(), views="one").encode(image, ISO))
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"does not suffice for sam_vit_b.*choose another") as caught:
         model(Flood(fits=0), batch=4).encode(image, ISO)
+    assert caught.value.status == 507
+
+
+def test_a_slow_cpu_is_told_of_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = balls((20, 20, 20))
+
+    class Slow(Flood):
+        def features(self, images: Tensor) -> Tensor:
+            time.sleep(0.02)
+            return super().features(images)
+
+    with caplog.at_level(logging.WARNING):
+        model(Slow(), max_slices=6).encode(image, ISO)
+        assert not caplog.records  # a scan takes a fraction of a second
+        monkeypatch.setattr(pace, "LONG_SECONDS", 0.1)
+        generalist = model(Slow(), max_slices=6)
+        generalist.encode(image, ISO)
+        generalist.open(image, ISO).segment(clicks((20, 20, 20)))
+    assert len(caplog.records) == 1
+    found = re.search(r"took ([\d.]+) s .* up to 6 slices, so about ([\d.]+) s a scan", caplog.text)
+    assert found is not None, caplog.text
 
 
 # --- Prompts ---
@@ -320,7 +344,7 @@ def test_kept_features_are_bounded() -> None:
     generalist = model(Flood())
     session = SliceSession(generalist, window(image[0]), ISO, kept=3)
     answer = session.segment(clicks((20, 18, 21)))
-    assert len(session._features) == 3
+    assert session.bytes == image.nbytes + 3 * 16 * 16**2 * 2  # slices, and 16 channels on a grid of 16 in half floats
     assert overlap(answer, bright(image)) > 0.9
 
 
@@ -368,6 +392,10 @@ def test_a_box_bounds_the_answer(name: str) -> None:
     assert overlap(answer[..., 16:28], truth[..., 16:28]) > 0.9
     assert float(answer[..., :16].max()) == 0
     assert float(answer[..., 28:].max()) == 0
+    narrow = torch.tensor([[12.0, 10.0, 16.0], [20.0, 26.0, 27.0]])
+    answer = model(Flood(), name).open(image, ISO).segment(Prompts(*NO_POINTS, box=narrow))
+    assert float(answer[20].max()) > 0.5
+    assert float(answer[21:].max()) == 0
 
 
 @pytest.mark.parametrize("name", ["sam_vit_b", "medsam"])
@@ -462,11 +490,11 @@ def test_prompts_that_cannot_be_meant_are_refused() -> None:
     session = model(Flood()).open(balls((20, 18, 21)), ISO)
     with pytest.raises(UserError, match="Click inside the structure"):
         session.segment(Prompts(*NO_POINTS))
-    for place in ((48.0, 5.0, 5.0), (5.0, -1.0, 5.0), (5.0, 5.0, float("nan"))):
+    for place in ((48.0, 5.0, 5.0), (5.0, -1.0, 5.0), (float("nan"), 5.0, 5.0)):
         with pytest.raises(UserError, match="outside the scan"):
             session.segment(clicks(place))
     for box in ([[5.0, 5, 5], [4, 9, 9]], [[60.0, 0, 0], [70, 5, 5]], [[-9.0, 0, 0], [-2, 5, 5]]):
-        with pytest.raises(UserError, match="box is empty or lies outside"):
+        with pytest.raises(UserError, match="box does not lie inside the scan"):
             session.segment(Prompts(*NO_POINTS, box=torch.tensor(box)))
     assert float(session.segment(clicks((47.4, -0.4, 0.0))).max()) <= 1
 
@@ -476,7 +504,10 @@ def test_an_empty_mask_is_no_hint() -> None:
     plain = session.segment(clicks((20, 18, 21)))
     hinted = session.segment(replace(clicks((20, 18, 21)), mask=torch.zeros(48, 40, 44)))
     torch.testing.assert_close(plain, hinted)
-    assert float(session.segment(Prompts(*NO_POINTS, mask=torch.zeros(48, 40, 44))).max()) == 0
+    with pytest.raises(UserError, match="Click inside the structure"):
+        session.segment(Prompts(*NO_POINTS, mask=torch.zeros(48, 40, 44)))
+    with pytest.raises(UserError, match="Give a mask of the same scan"):
+        session.segment(Prompts(*NO_POINTS, mask=torch.ones(48, 40, 43)))
 
 
 def test_single_slice_scans_work() -> None:

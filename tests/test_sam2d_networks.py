@@ -150,13 +150,13 @@ def test_random_weights_have_the_official_layout_and_depend_on_the_seed(name: st
 
 def test_weights_of_another_model_are_refused() -> None:
     other = random_state("mobile_sam", seed=0)
-    with pytest.raises(UserError, match=r"does not fit the model 'sam_vit_b': .*pos_embed is missing.*more") as caught:
+    with pytest.raises(UserError, match=r"does not fit sam_vit_b: .*pos_embed is missing.*more") as caught:
         build("sam_vit_b", other)
     assert caught.value.status == 422
-    with pytest.raises(UserError, match=r"extra is unknown"):
+    with pytest.raises(UserError, match=r"extra is not part of it"):
         build("mobile_sam", {**other, "extra": torch.zeros(1)})
     key = "image_encoder.head.weight"
-    with pytest.raises(UserError, match=r"head.weight has shape \[10, 320\], not \[1000, 320\]"):
+    with pytest.raises(UserError, match=r"head.weight is \(10, 320\), not \(1000, 320\)"):
         build("mobile_sam", {**other, key: other[key][:10]})
     with pytest.raises(UserError, match=r"is missing"):
         build("mobile_sam", {"model": other})  # type: ignore[dict-item]
@@ -179,7 +179,7 @@ def test_small_network_answers_all_prompts() -> None:
         encoder = TinyViT((8, 16, 16, 16), (1, 1, 1, 1), (1, 2, 2, 2), (7, 7, 7, 7), (2, 2, 1), outer=32)
         return SamNetwork(encoder, size=128, patch=16, channels=32)
 
-    network = load(make, random_weights(make, seed=0), "small")
+    network = load(make, random_weights(make, "small", seed=0), "small")
     with torch.no_grad():
         features = network.features(torch.randn(2, 3, 128, 128))
         assert features.shape == (2, 32, 8, 8)

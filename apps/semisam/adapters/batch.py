@@ -68,10 +68,14 @@ class BatchInfer(BatchInferTask):
                 Path(result.pop("file")).unlink(missing_ok=True)
                 results[name] = result
             except Exception as error:
-                failed[name] = text_of(error)
-                results[name] = {"error": failed[name]}
-                logger.warning("Passed over %s: %s", name, failed[name])
-                if _hits_all(error, outlined=bool(datastore.get_label_by_image_id(name, FINAL))):
+                text = text_of(error)
+                known = text in failed.values()
+                failed[name] = text
+                results[name] = {"error": text}
+                logger.warning("Passed over %s: %s", name, text)
+                outlined = bool(datastore.get_label_by_image_id(name, FINAL))
+                if _hits_all(error, outlined=outlined, known=known):
+                    logger.warning("The batch ends here: the other scans would fail alike")
                     break
             left = (time.monotonic() - begun) / number * (len(names) - number)
             logger.info("%d of %d scans: %s. About %s left", number, len(names), name, _minutes(left))
@@ -84,13 +88,16 @@ class BatchInfer(BatchInferTask):
         return results
 
 
-def _hits_all(error: Exception, *, outlined: bool) -> bool:
-    """Whether the other scans would fail alike: no space, or no label or model to work with.
+def _hits_all(error: Exception, *, outlined: bool, known: bool) -> bool:
+    """Whether the other scans would fail alike: no space, no label or model to work with, or none that can be used.
 
-    An outlined scan may be the only one, so that there is nothing to propagate to itself; the others still have it.
+    What is wrong with one scan (422) is said with its name. So a refusal in the words of an earlier one (``known``) is
+    not about the scan: weights that do not fit, say, or final labels of which none can be used.
+
+    An outlined scan may be the only one, so that there is nothing to propagate to itself (409); the others have it.
     """
-    status = getattr(error, "status_code", None)
-    return status == 507 or (status == 409 and not outlined)
+    status = getattr(error, "status_code", 0)
+    return status == 507 or (status == 409 and not outlined) or (known and 400 <= status < 500)
 
 
 def _minutes(seconds: float) -> str:

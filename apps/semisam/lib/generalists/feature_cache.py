@@ -14,7 +14,7 @@ import shutil
 import struct
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,32 +61,31 @@ class FeatureCache:
 
         A model may say more of what its features depend on: ``weights_hash`` and ``preprocessing``, both texts.
         """
-        path = self.folder / (self._key(generalist, image, spacing) + _SUFFIX)
+        about = [*_about(generalist), " ".join(f"{s:.6g}" for s in spacing)]
+        content = image.detach().to("cpu", torch.float32).contiguous().numpy()
+        return self.keep(about, content, lambda: generalist.encode(image, spacing))
+
+    def keep(self, about: Sequence[str], content: np.ndarray, make: Callable[[], Tensor]) -> Tensor:
+        """What ``make`` gives, rounded to half precision, from disk if it is there.
+
+        Args:
+            about: the model's name, and all else that the features depend on beside the scan.
+            content: the scan, float32.
+            make: encodes the scan, ``[C, d, h, w]``.
+        """
+        path = self.folder / (_key(about, content) + _SUFFIX)
         known = _read(path)
         if known is not None:
             self.hits += 1
             return known
         self.encodes += 1
-        features = generalist.encode(image, spacing).detach()
+        features = make().detach()
         half = features.to("cpu", torch.float16)
         if not bool(torch.isfinite(half).all()):
-            _LOG.warning("Features of %s do not fit into half precision; they are not kept", generalist.name)
+            _LOG.warning("Features of %s do not fit into half precision; they are not kept", about[0])
             return features
         self._write(path, half)
         return half.float()
-
-    def _key(self, generalist: Generalist, image: Tensor, spacing: Sequence[float]) -> str:
-        about = [
-            str(_FORMAT),
-            generalist.name,
-            str(getattr(generalist, "weights_hash", "")),
-            str(getattr(generalist, "preprocessing", "")),
-            "x".join(str(n) for n in image.shape),
-            " ".join(f"{s:.6g}" for s in spacing),
-        ]
-        digest = hashlib.sha256("\n".join(about).encode())
-        digest.update(image.detach().to("cpu", torch.float32).contiguous().numpy().data)
-        return digest.hexdigest()
 
     def _write(self, path: Path, half: Tensor) -> None:
         values = half.contiguous().numpy()
@@ -132,6 +131,24 @@ class FeatureCache:
         return True
 
 
+def _about(generalist: Generalist) -> list[str]:
+    """What features depend on beside the scan; the name comes first."""
+    return [
+        generalist.name,
+        str(getattr(generalist, "weights_hash", "")),
+        str(getattr(generalist, "preprocessing", "")),
+    ]
+
+
+def _key(about: Sequence[str], content: np.ndarray) -> str:
+    # NIfTI arrays have their axes in memory the other way round: hashed as they lie, which spares a copy.
+    order = "F" if content.flags.f_contiguous and not content.flags.c_contiguous else "C"
+    size = "x".join(str(n) for n in content.shape)
+    digest = hashlib.sha256("\n".join([str(_FORMAT), *about, size, order]).encode())
+    digest.update(content.T.data if order == "F" else np.ascontiguousarray(content).data)
+    return digest.hexdigest()
+
+
 def _read(path: Path) -> Tensor | None:
     """Features from a file, None when it is missing or damaged."""
     try:
@@ -159,12 +176,15 @@ class CachedGeneralist:
     Args:
         generalist: any; what else it can do is found through ``resident.unwrap``.
         cache: where features are kept.
+        own: keep the model's own features. Off for one that is quick and fine like MIND: most of its uses would gain
+            nothing for 5 to 10 MB a scan; only what is made of them (``derived``) is kept then.
     """
 
-    def __init__(self, generalist: Generalist, cache: FeatureCache) -> None:
+    def __init__(self, generalist: Generalist, cache: FeatureCache, *, own: bool = True) -> None:
         self.name = generalist.name
         self.inner = generalist
         self.cache = cache
+        self.own = own
 
     @property
     def weights_hash(self) -> str:
@@ -172,8 +192,20 @@ class CachedGeneralist:
         return str(getattr(self.inner, "weights_hash", ""))
 
     def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
-        """See ``Generalist``; half precision."""
-        return self.cache.encode(self.inner, image, spacing)
+        """See ``Generalist``; half precision when ``own`` features are kept."""
+        return self.cache.encode(self.inner, image, spacing) if self.own else self.inner.encode(image, spacing)
+
+    def derived(self, make: Callable[[Generalist], Tensor], scan: np.ndarray, about: str) -> Tensor:
+        """Features that are worked on further, kept as such; half precision.
+
+        Known by the scan itself: when they are there, it need not even be brought to a working grid.
+
+        Args:
+            make: takes the model within and gives ``[C, d, h, w]``.
+            scan: ``[D, H, W]`` float32.
+            about: what is done with scan and features.
+        """
+        return self.cache.keep([*_about(self.inner), about], scan, lambda: make(self.inner))
 
     def release(self) -> None:
         """Free the model's memory, if it can be loaded again."""

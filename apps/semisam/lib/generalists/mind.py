@@ -35,6 +35,11 @@ class Mind:
         pairs = [(a, b) for a, b in combinations(six, 2) if sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) == 2]
         self._pairs = pairs
 
+    @property
+    def preprocessing(self) -> str:
+        """What the features depend on beside the scan, for those who keep them."""
+        return f"radius {self.radius}, dilation {self.dilation}"
+
     def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """Describe ``[1, D, H, W]`` by ``[12, D, H, W]``; the spacing plays no part."""
         reach = self.dilation

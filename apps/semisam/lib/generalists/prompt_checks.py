@@ -23,7 +23,7 @@ def check_prompts(prompts: Prompts, shape: Sequence[int]) -> tuple[Tensor, Tenso
     points = prompts.points.detach().to("cpu", torch.float32).reshape(-1, 3)
     positive = prompts.positive.detach().cpu().bool().reshape(-1)
     limits = torch.tensor(shape)
-    if bool(((points < -0.5) | (points > limits - 0.5)).any()):
+    if not bool(((points >= -0.5) & (points <= limits - 0.5)).all()):  # also when a coordinate is no number
         raise UserError(f"A click lies outside the scan, which has {_sizes(shape)} voxels. Click inside it.")
     mask = None
     if prompts.mask is not None:

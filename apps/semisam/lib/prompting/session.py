@@ -71,8 +71,10 @@ class OpenScan:
 
     @property
     def bytes(self) -> int:
-        """Memory of the scan and of the answers; the model's encoding counts as one more scan."""
-        return 3 * self.scan.array.nbytes + (_MOST_DIALOGUES if self.use_mask else 0) * self.scan.array.size
+        """Memory of the scan, its encoding (if the model does not say, as much as one more scan) and the answers."""
+        encoding = int(getattr(self._session, "bytes", self.scan.array.nbytes))
+        answers = _MOST_DIALOGUES * self.scan.array.size if self.use_mask else 0
+        return 2 * self.scan.array.nbytes + encoding + answers
 
     def segment(self, clicks: Clicks, who: Hashable = None) -> np.ndarray:
         """The structure that the clicks mean.

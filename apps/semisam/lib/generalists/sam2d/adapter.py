@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,11 +10,12 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..base import PromptKind
+from ..memory import halved
+from ..pace import Pace
 from ..slices import Canvas, View, Views, choose_views, mean_of_views, window
 from .networks import SamNetwork, SliceNetwork, load, mobile, random_weights, vit_b
 from .session import SliceSession
 
-_LOG = logging.getLogger(__name__)
 MAX_SLICES = 36
 """Slices of a scan that are encoded for its features, all views together."""
 
@@ -101,6 +101,7 @@ class SliceGeneralist:
         self.batch = batch or (8 if self.device.type == "cuda" else 1)
         self.encoded = 0
         """Slices encoded so far."""
+        self._pace = Pace(self.name, self.device, max_slices)
 
     @property
     def preprocessing(self) -> str:
@@ -126,31 +127,31 @@ class SliceGeneralist:
         return Canvas.of(int(rows), int(columns), row_mm, column_mm, self.network.size, self.network.patch)
 
     def embed(self, slices: Tensor, canvas: Canvas) -> Tensor:
-        """Features of slices ``[N, rows, columns]`` in 0..1: ``[N, C, g, g]`` float32 on the device, with padding."""
+        """Features of slices ``[N, rows, columns]`` in 0..1: ``[N, C, g, g]`` float32 on the device, with padding.
+
+        Raises:
+            UserError: when the GPU's memory does not suffice for a single slice.
+        """
         done: list[Tensor] = []
         at = 0
         while at < len(slices):
             part = slices[at : at + self.batch]
-            features = self._try(part, canvas)
-            if features is not None:
-                done.append(features)
-                at += len(part)
-                self.encoded += len(part)
+            with self._pace.watch(len(part)):
+                features = self._try(part, canvas)
+            if features is None:
+                self.batch = halved(self.name, self.device, len(part), "slices")
                 continue
-            self.batch = max(1, len(part) // 2)
-            _LOG.warning("%s: out of memory on %s, %d slices at a time now", self.name, self.device, self.batch)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            done.append(features)
+            at += len(part)
+            self.encoded += len(part)
         return torch.cat(done)
 
     def _try(self, slices: Tensor, canvas: Canvas) -> Tensor | None:
         """Features of slices; None when the memory is too small for so many at once."""
         try:
             return self._features(self._images(slices, canvas))
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
             # What was computed so far is only freed once this function is left.
-            if len(slices) == 1:
-                raise
             return None
 
     def _images(self, slices: Tensor, canvas: Canvas) -> Tensor:
@@ -219,7 +220,7 @@ def build(
 
 def random_state(name: str, seed: int) -> dict[str, Tensor]:
     """Random weights of the model's true architecture in the layout of its official checkpoint (a flat dict)."""
-    return random_weights(_model(name).make, seed)
+    return random_weights(_model(name).make, name, seed)
 
 
 def _model(name: str) -> SliceModel:

@@ -20,11 +20,8 @@ from segment_anything.modeling import (  # type: ignore[import-untyped]
 )
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ..states import load_strictly, random_like
 from .tiny_vit import TinyViT
-
-SHOWN_KEYS = 3
-"""How many wrong keys a refusal names."""
 
 
 class SliceNetwork(Protocol):
@@ -150,7 +147,7 @@ def mobile() -> SamNetwork:
 
 
 def load(make: Callable[[], SamNetwork], state: Mapping[str, Tensor], name: str) -> SamNetwork:
-    """A network with the weights of ``state``, on CPU in float32, frozen.
+    """A network with the weights of ``state``, on the CPU in float32, frozen.
 
     Args:
         make: makes the network.
@@ -162,45 +159,18 @@ def load(make: Callable[[], SamNetwork], state: Mapping[str, Tensor], name: str)
     """
     with torch.device("meta"):
         network = make()
-    expected = network.state_dict()
-    wrong = [f"{k} is missing" for k in expected if k not in state]
-    wrong += [f"{k} is unknown" for k in state if k not in expected]
-    wrong += [
-        f"{k} has shape {list(getattr(state[k], 'shape', ()))}, not {list(expected[k].shape)}"
-        for k in expected
-        if k in state and (not isinstance(state[k], Tensor) or state[k].shape != expected[k].shape)
-    ]
-    if wrong:
-        more = f", and {len(wrong) - SHOWN_KEYS} more" if len(wrong) > SHOWN_KEYS else ""
-        raise UserError(
-            f"The file does not fit the model {name!r}: {'; '.join(wrong[:SHOWN_KEYS])}{more}. Import the checkpoint "
-            "that was published for this model.",
-            status=422,
-        )
-    network.load_state_dict(
-        {k: state[k].detach().to("cpu", v.dtype) for k, v in expected.items()}, strict=True, assign=True
-    )
-    return network.eval().requires_grad_(False)
+    load_strictly(network, name, state)
+    return network.eval()
 
 
-def random_weights(make: Callable[[], SamNetwork], seed: int) -> dict[str, Tensor]:
-    """Weights that keep a network's activations in a sane range; same seed, same weights."""
+def random_weights(make: Callable[[], SamNetwork], name: str, seed: int) -> dict[str, Tensor]:
+    """Random weights of a network in the layout of its checkpoint; see ``random_like``."""
     with torch.device("meta"):
-        shapes = make().state_dict()
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for key, like in shapes.items():
-        if not like.dtype.is_floating_point:
-            state[key] = torch.zeros(like.shape, dtype=like.dtype)
-            continue
-        values = torch.randn(like.shape, generator=generator)
+        like = make().state_dict()
+    state = random_like({key: value.shape for key, value in like.items()}, name, seed)
+    for key, value in like.items():
         if key.endswith("running_var"):
-            values = values.abs_().mul_(0.1).add_(1)
-        elif values.ndim > 1:
-            values *= max(1, values[0].numel()) ** -0.5
-        elif key.endswith("weight"):
-            values = values.mul_(0.1).add_(1)
-        else:
-            values *= 0.02
-        state[key] = values
+            state[key] = state[key].abs_().add_(1)
+        elif not value.dtype.is_floating_point:
+            state[key] = torch.zeros(value.shape, dtype=value.dtype)
     return state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...errors import UserError
 from ..base import PromptKind
+from ..memory import halved
+from ..pace import Pace
 from ..slices import View, choose_views, mean_of_views, window
 from ..states import load_strictly
 from .networks import make, place, random_state
@@ -22,7 +22,6 @@ from .tracker import ABSENT, Piece, Tracker
 
 __all__ = ["Sam2Video", "build", "random_state"]
 
-_LOG = logging.getLogger(__name__)
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 MAX_SLICES = 36
@@ -81,6 +80,7 @@ class Sam2Video:
         self.max_slices = max_slices
         self.encoded = 0
         """Slices encoded so far."""
+        self._pace = Pace(name, self.device, max_slices)
 
     @property
     def size(self) -> int:
@@ -124,9 +124,10 @@ class Sam2Video:
         pieces: list[Piece] = []
         while len(pieces) < len(slices):
             some = slices[len(pieces) : len(pieces) + self.batch]
-            levels = self._tried(partial(self._levels, some))
+            with self._pace.watch(len(some)):
+                levels = self._tried(partial(self._levels, some))
             if levels is None:
-                self.batch = self._halved(len(some), "slices")
+                self.batch = halved(self.name, self.device, len(some), "slices")
                 continue
             # Copies: a view of one slice would keep the whole batch in memory.
             pieces += [Piece(tuple(level[n].clone() for level in levels)) for n in range(len(some))]
@@ -165,7 +166,7 @@ class Sam2Video:
             chosen = slice(done, min(count, done + self.objects))
             part = {position: masks[position][chosen] for position in order if position in masks}
             if self._tried(partial(self._follow, known, part, order, logits[:, chosen])) is None:
-                self.objects = self._halved(chosen.stop - chosen.start, "structures")
+                self.objects = halved(self.name, self.device, chosen.stop - chosen.start, "structures")
                 continue
             done = chosen.stop
         return logits
@@ -234,19 +235,6 @@ class Sam2Video:
             return compute()
         except torch.OutOfMemoryError:
             return None
-
-    def _halved(self, tried: int, what: str) -> int:
-        """Half of what was tried at a time, which may be less than a full batch."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if tried == 1:
-            raise UserError(
-                f"The memory of {self.device} does not suffice for {self.name}. Free some of it (another program may "
-                "hold it), or choose another generalist.",
-                status=507,
-            )
-        _LOG.warning("%s: out of memory on %s, going on with %d %s at a time", self.name, self.device, tried // 2, what)
-        return tried // 2
 
 
 def build(name: str, state: Mapping[str, Tensor], device: str = "cpu") -> Sam2Video:

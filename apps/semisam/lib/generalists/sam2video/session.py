@@ -53,6 +53,12 @@ class Session:
         self._stack = resize(stack[None], (min(SLICES, len(stack)), *stack.shape[1:]))[0]
         self._pieces: dict[int, Piece] = {}
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the session takes."""
+        levels = (level for piece in self._pieces.values() for level in piece.levels or ())
+        return self._stack.nbytes + sum(level.nbytes for level in levels)
+
     @torch.no_grad()
     def segment(self, prompts: Prompts) -> Tensor:
         """Answer to all prompts given so far; see ``PromptSession``."""
