@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from lib.generalists import CachedGeneralist, FeatureCache, ResidentGeneralist, Residents, unwrap
-from lib.generalists.base import Promptable
+from lib.generalists.base import Generalist, Promptable
 from lib.generalists.mind import Mind
 from tinymodel import TinyGeneralist, official, register
 
@@ -184,6 +185,47 @@ def test_other_abilities_shine_through(tmp_path: Path, monkeypatch: pytest.Monke
     assert isinstance(unwrap(cached), Promptable)
     cached.release()
     CachedGeneralist(Mind(), cached.cache).release()
+
+
+def test_only_what_is_made_of_the_features_is_kept(tmp_path: Path) -> None:
+    cached = CachedGeneralist(Mind(), FeatureCache(tmp_path), own=False)
+    image = scan(edge=12)
+    torch.testing.assert_close(cached.encode(image, MM), Mind().encode(image, MM), rtol=0, atol=0)
+    assert files(tmp_path) == []
+
+    def halved(model: Generalist) -> Tensor:
+        return model.encode(image, MM)[:, ::2, ::2, ::2]
+
+    first = cached.derived(halved, image[0].numpy(), "every second")
+    torch.testing.assert_close(first, halved(Mind()), rtol=0, atol=1e-3)
+    again = CachedGeneralist(Mind(), FeatureCache(tmp_path), own=False)
+    found = again.derived(lambda model: pytest.fail("encoded anew"), image[0].numpy(), "every second")
+    torch.testing.assert_close(found, first, rtol=0, atol=0)
+    assert (cached.cache.encodes, again.cache.encodes, again.cache.hits) == (1, 0, 1)
+
+
+def test_what_derived_features_depend_on_makes_another_entry(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    array = scan(edge=6)[0].numpy()
+    turned = array.T  # the same bytes in memory, another scan
+
+    def keep(model: Mind, values: np.ndarray, about: str) -> None:
+        image = torch.from_numpy(np.ascontiguousarray(values))[None]
+        found = CachedGeneralist(model, cache, own=False).derived(lambda m: m.encode(image, MM), values, about)
+        torch.testing.assert_close(found, model.encode(image, MM), rtol=0, atol=1e-3)
+
+    for model, values, about in [
+        (Mind(), array, "a"),
+        (Mind(), array, "b"),
+        (Mind(), turned, "a"),
+        (Mind(), array + 1, "a"),
+        (Mind(radius=2), array, "a"),
+        (Mind(dilation=1), array, "a"),
+    ]:
+        keep(model, values, about)
+    assert (cache.encodes, cache.hits) == (6, 0)
+    keep(Mind(), array.copy(), "a")
+    assert cache.hits == 1
 
 
 def test_mind_is_read_at_least_five_times_faster_than_made(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from lib.frames import frame_of
 from lib.generalists.mind import Mind
-from lib.propagation.features import UNRELATED, comparable
+from lib.propagation.features import UNRELATED, comparable, surroundings
 from lib.propagation.registration import RegistrationPropagator
 from phantoms import blobs
 
@@ -39,6 +40,25 @@ def test_wide_features_become_few_on_the_usual_scale() -> None:
     # Equal places stay equal, and nearer ones nearer.
     same_a, same_b = comparable(a, a + 0.1 * mixing.std() * torch.randn(a.shape, generator=generator))
     assert float((same_a - same_b).square().mean()) < 0.1 * difference
+
+
+def test_fine_features_become_means_on_half_the_grid() -> None:
+    scan, _ = blobs()
+    frame = frame_of(scan)
+
+    class Plain:
+        name = "plain"
+
+        def encode(self, image: torch.Tensor, spacing: object) -> torch.Tensor:
+            return image
+
+    image = Plain().encode(frame.image(scan.array), None)
+    means = surroundings(scan, frame, Plain())
+    assert means.shape == (1, 20, 22, 18)
+    expected = image[0, 8:14, 10:16, 6:12].mean()  # 6 voxels around the two of cell 5, 6, 4
+    torch.testing.assert_close(means[0, 5, 6, 4], expected)
+    coarse = frame.with_shape((10, 11, 9))
+    torch.testing.assert_close(surroundings(scan, coarse, Plain()), coarse.image(scan.array), rtol=0, atol=0)
 
 
 def test_registration_gives_the_same_label_over_any_disguise() -> None:

@@ -4,6 +4,11 @@ All methods work on arrays whose axes point to the patient's right, anterior and
 swaps allow), cropped to the scan's content, at a spacing or shape of their choice. A ``Frame`` makes such an array from
 a scan and carries results back into the scan's own grid. It is the one preprocessing path of inference, training and
 scoring.
+
+A 2D image has a working grid of one slice, across the third axis, and its columns and rows always count as those of an
+axial slice: where a picture lies in the patient is rarely known. Nor is its true size: lengths in its frame are such
+that its longer side has ``PICTURE_SIDE`` "mm", so that pictures of many resolutions come to one working grid, and so
+has its thickness, so that it counts as a thick slice.
 """
 
 from __future__ import annotations
@@ -19,6 +24,9 @@ from torch.nn import functional
 
 from .volumes import Volume
 
+PICTURE_SIDE = 256.0
+"""Length of a 2D image's longer side in its frame, in "mm"."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -29,7 +37,7 @@ class Frame:
         axes: canonical axis ``n`` is the scan's axis ``axes[n]``.
         flips: whether the canonical axis ``n`` runs against the scan's axis.
         box: first and past-the-last canonical voxel of the content, per axis.
-        voxel: size in mm of a canonical (unscaled) voxel.
+        voxel: size in mm of a canonical (unscaled) voxel; for a 2D image see above.
         shape: voxels of the working grid, which covers the box from edge to edge.
     """
 
@@ -39,6 +47,11 @@ class Frame:
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     voxel: tuple[float, float, float]
     shape: tuple[int, int, int]
+
+    @property
+    def flat(self) -> bool:
+        """Whether the scan is a 2D image."""
+        return self.source_shape[2] == 1
 
     @property
     def extent(self) -> tuple[float, float, float]:
@@ -59,7 +72,23 @@ class Frame:
 
     def with_spacing(self, spacing: Sequence[float]) -> Frame:
         """The same box on a grid whose voxels have about ``spacing`` mm."""
-        return self.with_shape([round(e / s) for e, s in zip(self.extent, spacing, strict=True)])
+        shape = [round(e / s) for e, s in zip(self.extent, spacing, strict=True)]
+        return self.with_shape([*shape[:2], 1] if self.flat else shape)
+
+    def with_voxels(self, most: int, least: int) -> Frame:
+        """The same box in about ``most`` voxels, as near to cubes as they can be.
+
+        Args:
+            most: voxels in all; pixels of a 2D image.
+            least: voxels along each axis (in its plane, for a 2D image); else never finer than the scan.
+        """
+        x, y, z = self.extent
+        if self.flat:
+            edge = max((x * y / most) ** (1 / 2), min(self.spacing[:2]))
+        else:
+            edge = max((x * y * z / most) ** (1 / 3), min(self.spacing))
+        shape = [max(least, round(e / edge)) for e in self.extent]
+        return self.with_shape([*shape[:2], 1] if self.flat else shape)
 
     def crop(self, array: np.ndarray) -> np.ndarray:
         """The content of an array ``[D, H, W]`` on the scan's own grid, in canonical axes (a view)."""
@@ -117,10 +146,7 @@ class Frame:
 
 def frame_of(scan: Volume) -> Frame:
     """The frame of a scan at its own resolution, around its content."""
-    directions = nibabel.orientations.io_orientation(scan.affine)
-    # io_orientation says, per scan axis, which world axis it follows; we need the reverse.
-    axes = [int(np.flatnonzero(directions[:, 0] == n)[0]) for n in range(3)]
-    flips = [bool(directions[a, 1] < 0) for a in axes]
+    axes, flips, voxel = _flat_axes(scan) if scan.flat else _canonical_axes(scan)
     turned = np.flip(scan.array.transpose(axes), [n for n in range(3) if flips[n]])
     box = content_box(turned)
     size = [b[1] - b[0] for b in box]
@@ -129,22 +155,40 @@ def frame_of(scan: Volume) -> Frame:
         axes=(axes[0], axes[1], axes[2]),
         flips=(flips[0], flips[1], flips[2]),
         box=box,
-        voxel=tuple(scan.spacing[a] for a in axes),  # type: ignore[arg-type]
+        voxel=(voxel[0], voxel[1], voxel[2]),
         shape=(size[0], size[1], size[2]),
     )
+
+
+def _canonical_axes(scan: Volume) -> tuple[list[int], list[bool], list[float]]:
+    """Axes, flips and voxel size of a volume's frame."""
+    directions = nibabel.orientations.io_orientation(scan.affine)
+    # io_orientation says, per scan axis, which world axis it follows; we need the reverse.
+    axes = [int(np.flatnonzero(directions[:, 0] == n)[0]) for n in range(3)]
+    return axes, [bool(directions[a, 1] < 0) for a in axes], [scan.spacing[a] for a in axes]
+
+
+def _flat_axes(scan: Volume) -> tuple[list[int], list[bool], list[float]]:
+    """The same of a 2D image's frame."""
+    width, height = scan.spacing[0] * scan.shape[0], scan.spacing[1] * scan.shape[1]
+    unit = PICTURE_SIDE / max(width, height)
+    # As an axial slice is stored: columns run to the left, rows to the back.
+    return [0, 1, 2], [True, True, False], [scan.spacing[0] * unit, scan.spacing[1] * unit, PICTURE_SIDE]
 
 
 def content_box(array: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """The smallest box outside which ``array`` ``[D, H, W]`` is constant padding; at least two voxels wide.
 
     Planes of one value at either end of an axis are padding, whatever their value; a scan without such planes keeps
-    its whole extent.
+    its whole extent. An axis of one voxel stays.
     """
     box = []
     for axis in range(3):
-        others = tuple(n for n in range(3) if n != axis)
-        used = np.flatnonzero(array.min(axis=others) < array.max(axis=others))
-        first, last = (int(used[0]), int(used[-1]) + 1) if used.size else (0, array.shape[axis])
+        # From both ends inwards: most scans have content in their first planes, and are not read whole.
+        planes = np.moveaxis(array, axis, 0)
+        order = range(len(planes))
+        first = next((n for n in order if planes[n].min() < planes[n].max()), 0)
+        last = next((n + 1 for n in reversed(order) if planes[n].min() < planes[n].max()), len(planes))
         if last - first < 2:
             first, last = max(0, first - 1), min(array.shape[axis], last + 1)
         box.append((first, last))

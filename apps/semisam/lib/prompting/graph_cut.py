@@ -76,7 +76,9 @@ class GraphCut:
 
     def open(self, image: Tensor, spacing: Sequence[float]) -> GraphCutSession:
         """See ``Promptable.open``."""
-        return GraphCutSession(image[0].numpy(), [float(s) for s in spacing], self.options)
+        d, h, w = (float(s) for s in spacing)
+        # How thick a 2D image is says nothing about how far its places lie apart.
+        return GraphCutSession(image[0].numpy(), (d, h, max(d, h) if image.shape[3] == 1 else w), self.options)
 
 
 class GraphCutSession:
@@ -180,8 +182,9 @@ def _bounds(hints: _Hints, shape: Sequence[int], spacing: np.ndarray, margin: fl
         around = 0.25 * margin / spacing
         corners += [covered.min(0, keepdims=True) - around, covered.max(0, keepdims=True) + around]
     every = np.concatenate(corners)
-    first = np.clip(np.floor(every.min(0)), 0, np.array(shape) - 2).astype(int)
-    past = np.clip(np.ceil(every.max(0)) + 1, first + 2, shape).astype(int)
+    least = np.minimum(shape, 2)  # a 2D image has one slice
+    first = np.clip(np.floor(every.min(0)), 0, np.array(shape) - least).astype(int)
+    past = np.clip(np.ceil(every.max(0)) + 1, first + least, shape).astype(int)
     (a, b), (c, d), (e, f) = np.stack([first, past], axis=1).tolist()
     return (a, b), (c, d), (e, f)
 

@@ -108,7 +108,9 @@ def cut_region(
     extent = np.array([(past - first) * s for (first, past), s in zip(bounds, spacing, strict=True)])
     own = np.array(cut.shape)
     # An axis that is coarser in the scan than the others need stays as it is.
-    step = np.maximum(spacing, np.cbrt(extent.prod() / voxels))
+    # A 2D image is not divided across its plane.
+    edge = np.sqrt(extent[:2].prod() / voxels) if own[2] == 1 else np.cbrt(extent.prod() / voxels)
+    step = np.maximum(spacing, edge)
     shape = np.clip(np.round(extent / step), np.minimum(own, 4), own).astype(int)
     coarse = np.asarray(resize(torch.from_numpy(cut)[None], shape.tolist())[0])
     grid = extent / shape
@@ -117,7 +119,8 @@ def cut_region(
     low, high = _window(coarse, grid, at)
     scaled = np.clip((coarse - low) / (high - low), 1 - _REACH, _REACH).astype(np.float32)
     smooth = _denoised(scaled)
-    steepness = np.sqrt(sum(np.square(g) for g in np.gradient(smooth)))
+    axes = tuple(axis for axis in range(3) if shape[axis] > 1)
+    steepness = np.sqrt(sum(np.square(g) for g in np.gradient(smooth, axis=axes)))
     usual = max(float(np.percentile(steepness, 75)), 1e-6)
     d, h, w = grid.tolist()
     return Region(bounds, (d, h, w), smooth, (1 + edge_weight * steepness / usual).astype(np.float64))

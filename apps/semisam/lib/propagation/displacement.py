@@ -8,7 +8,9 @@ feature grid, channel n along axis n, and say where in the moving grid the conte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -28,30 +30,34 @@ def coarse_displacement(fixed: Tensor, moving: Tensor, *, stride: int, reach: in
         reach: furthest displacement in voxels of the search grid.
 
     Returns:
-        ``[3, D // stride, H // stride, W // stride]`` displacement in voxels of the feature grid.
+        ``[3, D // stride, H // stride, W // stride]`` displacement in voxels of the feature grid; an axis of one voxel
+        stays.
     """
-    low_fixed = functional.avg_pool3d(fixed[None], stride)[0]
-    low_moving = functional.avg_pool3d(moving[None], stride)[0]
-    forward = _convex(low_fixed, low_moving, reach)
-    backward = _convex(low_moving, low_fixed, reach)
+    # Nothing moves along an axis of one voxel: 2D images.
+    strides = [min(stride, n) for n in fixed.shape[1:]]
+    reaches = [reach if n > 1 else 0 for n in fixed.shape[1:]]
+    low_fixed = functional.avg_pool3d(fixed[None], strides)[0]
+    low_moving = functional.avg_pool3d(moving[None], strides)[0]
+    forward = _convex(low_fixed, low_moving, reaches)
+    backward = _convex(low_moving, low_fixed, reaches)
     return _inverse_consistent(forward, backward) * stride
 
 
-def _convex(fixed: Tensor, moving: Tensor, reach: int) -> Tensor:
+def _convex(fixed: Tensor, moving: Tensor, reaches: Sequence[int]) -> Tensor:
     """Smooth displacement ``[3, d, h, w]`` in voxels of ``fixed`` by coupled convex optimisation."""
-    width = 2 * reach + 1
+    widths = [2 * reach + 1 for reach in reaches]
+    count = math.prod(widths)
     size = fixed.shape[1:]
-    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    candidates = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).reshape(3, -1, 1)
-    padded = functional.pad(moving[None], [reach] * 6, mode="replicate")[0]
-    # One plane of candidates at a time keeps the memory at width^2 cost maps.
-    cost = torch.empty(width**3, *size)
-    for a in range(width):
-        for b in range(width):
-            for c in range(width):
-                window = padded[:, a : a + size[0], b : b + size[1], c : c + size[2]]
-                cost[(a * width + b) * width + c] = (window - fixed).square_().sum(0)
-    cost = _smooth(_smooth(cost)).reshape(width**3, -1)
+    steps = [torch.arange(-reach, reach + 1, dtype=torch.float32) for reach in reaches]
+    candidates = torch.stack(torch.meshgrid(*steps, indexing="ij")).reshape(3, -1, 1)
+    margins = [reach for reach in reversed(reaches) for _ in range(2)]
+    padded = functional.pad(moving[None], margins, mode="replicate")[0]
+    # One candidate at a time: all windows at once would not fit into memory.
+    cost = torch.empty(count, *size)
+    for number, (a, b, c) in enumerate(product(*[range(width) for width in widths])):
+        window = padded[:, a : a + size[0], b : b + size[1], c : c + size[2]]
+        cost[number] = (window - fixed).square_().sum(0)
+    cost = _smooth(_smooth(cost)).reshape(count, -1)
     best = cost.argmin(0)
     field = _smooth(candidates[:, :, 0][:, best].reshape(3, *size))
     for coupling in _COUPLINGS:
@@ -63,7 +69,9 @@ def _convex(fixed: Tensor, moving: Tensor, reach: int) -> Tensor:
 
 
 def _smooth(values: Tensor) -> Tensor:
-    return functional.avg_pool3d(values[None], 3, stride=1, padding=1, count_include_pad=False)[0]
+    width = [3 if n > 1 else 1 for n in values.shape[1:]]
+    around = [n // 2 for n in width]
+    return functional.avg_pool3d(values[None], width, stride=1, padding=around, count_include_pad=False)[0]
 
 
 def _inverse_consistent(forward: Tensor, backward: Tensor, iterations: int = 15) -> Tensor:
@@ -109,7 +117,7 @@ def refine_displacement(
             field = _smooth(_smooth(_smooth(control)))
             difference = (sample(moving, identity + field) - fixed).square().mean() * fixed.shape[0]
             bending = sum(
-                (field.diff(dim=axis).square().mean() for axis in (1, 2, 3)),
+                (field.diff(dim=axis).square().mean() for axis in (1, 2, 3) if field.shape[axis] > 1),
                 start=torch.zeros(()),
             )
             (difference + smoothness * bending).backward()

@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..frames import Frame, frame_of, resize
+from ..generalists import CachedGeneralist, Generalist
+from ..generalists.mind import Mind, box_mean
+from ..volumes import Volume
+
 UNRELATED = 0.15
 """Mean squared difference of MIND values (0..1) at unrelated places, about. All features are brought to this scale, so
 that the matching's smoothness and the confidence mean the same for each."""
 
 _MOST_CHANNELS = 16
 _SAMPLES = 20_000
+_FINE = 10_000
+"""Places from which on a single one describes too little; the grids of foundation models are smooth already."""
 
 
 def comparable(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,3 +56,47 @@ def _some(features: Tensor) -> Tensor:
     """Feature vectors of evenly spread places, ``[n, C]``."""
     flat = features.flatten(1)
     return flat[:, :: max(1, flat.shape[1] // _SAMPLES)].T
+
+
+def encoding_grid(scan: Volume, working: Frame, generalist: Generalist) -> Frame:
+    """The grid on which a generalist sees a scan.
+
+    MIND reaches so many voxels: it has to see all scans at one spacing, that of the working grid. Other models have a
+    spacing of their own, and those that look at slices want the slices there are: they see the scan as it is, and
+    encode it once for all purposes.
+
+    Args:
+        scan: the scan.
+        working: a working grid of the scan.
+        generalist: who looks.
+    """
+    return working if generalist.name == Mind.name else frame_of(scan)
+
+
+def surroundings(scan: Volume, frame: Frame, generalist: Generalist) -> Tensor:
+    """Features that describe what lies around a place, for comparing places one by one.
+
+    Fine features (more than 10 000 places, MIND's say) are averaged over 6 x 6 x 6 places, on a grid half as fine along
+    each axis; coarse ones stay as they are.
+
+    Of a generalist that keeps features on disk but not its own, the averaged ones are kept, an eighth of their size.
+
+    Args:
+        scan: the scan.
+        frame: its working grid.
+        generalist: gives the features.
+
+    Returns:
+        ``[C, d, h, w]`` over the frame's extent.
+    """
+
+    def make(model: Generalist) -> Tensor:
+        grid = encoding_grid(scan, frame, model)
+        features = model.encode(grid.image(scan.array), grid.spacing)
+        if features[0].numel() <= _FINE:
+            return features
+        return box_mean(resize(features, [(n + 1) // 2 for n in features.shape[1:]]), 1)
+
+    if isinstance(generalist, CachedGeneralist) and not generalist.own:
+        return generalist.derived(make, scan.array, f"{frame}; mean of 6 at every second place")
+    return make(generalist)

@@ -53,13 +53,22 @@ def propagate_from(
     template matches after propagation.
 
     Raises:
-        UserError: (409) when there is no template.
+        UserError: (409) when there is no template, (422) for a 2D image with templates in 3D, and the other way round.
     """
     if not templates:
         raise UserError(
             "No scan of this study has a 'final' label yet. Outline one scan, save it as final, and try again.",
             status=409,
         )
+    fitting = [t for t in templates if t.scan.flat == scan.flat]
+    if not fitting:
+        kinds = ("a 2D image", "3D scans") if scan.flat else ("a 3D scan", "2D images")
+        raise UserError(
+            f"This is {kinds[0]}, but the outlined ones ({', '.join(t.name for t in templates)}) are {kinds[1]}. "
+            "Keep 2D images and 3D scans in studies of their own.",
+            status=422,
+        )
+    templates = fitting
     chosen = [t for _, t in rank_templates(templates, scan)[:most]] if len(templates) > 1 else templates
     results = [propagator.propagate(t, scan, channels, generalist) for t in chosen]
     return fuse(results)

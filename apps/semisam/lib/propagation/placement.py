@@ -77,9 +77,9 @@ def find_placement(scan: Frame, scan_image: Tensor, template: Frame, template_sc
     if too_large or all(abs(r - 1) < 0.02 for r in ratio):
         return same_box
     template_image = template.image(template_scan.array)
-    shrink = min(1.0, (_SEARCH_VOXELS / math.prod(scan.shape)) ** (1 / 3))
-    small_scan = _small(scan.shape, shrink)
-    small_template = _small(template.shape, shrink)
+    shrink = min(1.0, (_SEARCH_VOXELS / math.prod(scan.shape)) ** (1 / 2 if scan.flat else 1 / 3))
+    small_scan = _small(scan.shape, shrink, scan.flat)
+    small_template = _small(template.shape, shrink, scan.flat)
     spacing = [e / n for e, n in zip(scan.extent, small_scan, strict=True)]
     mind = Mind()
     fixed = resize(mind.encode(resize(scan_image, small_scan), spacing), small_scan)
@@ -96,9 +96,9 @@ def find_placement(scan: Frame, scan_image: Tensor, template: Frame, template_sc
     return Placement(template.shape, (at[0], at[1], at[2]))
 
 
-def _small(shape: tuple[int, int, int], shrink: float) -> tuple[int, int, int]:
+def _small(shape: tuple[int, int, int], shrink: float, flat: bool) -> tuple[int, int, int]:
     d, h, w = (max(8, round(n * shrink)) for n in shape)
-    return d, h, w
+    return d, h, 1 if flat else w
 
 
 def _disagreement(fixed: Tensor, moving: Tensor, placement: Placement) -> float:

@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from ..frames import Frame, frame_of, resize
 from ..generalists import Generalist
-from ..generalists.mind import Mind, box_mean
+from ..generalists.mind import box_mean
 from ..volumes import Volume
 from .base import SoftLabels, Template
 from .displacement import coarse_displacement, refine_displacement, warp
-from .features import UNRELATED, comparable
+from .features import UNRELATED, comparable, encoding_grid
 from .placement import find_placement
 
 _LEAST_SEARCH_EDGE = 3
@@ -49,15 +49,12 @@ class RegistrationPropagator:
         """Label ``scan`` after ``template``; see ``Propagator``."""
         own = self._working(scan)
         other = frame_of(template.scan).with_spacing(own.spacing)
-        image = own.image(scan.array)
-
-        place = find_placement(own, image, other, template.scan)
+        place = find_placement(own, own.image(scan.array), other, template.scan)
         other = other.with_shape(place.shape)
-        # MIND reaches so many voxels: it has to see both scans at one spacing. Models with a spacing of their own see
-        # the same on any grid: the template is encoded once for all scans.
-        seen = other if generalist.name == Mind.name else self._working(template.scan)
+        seen = encoding_grid(scan, own, generalist), encoding_grid(template.scan, other, generalist)
         fixed, moving = comparable(
-            generalist.encode(image, own.spacing), generalist.encode(seen.image(template.scan.array), seen.spacing)
+            generalist.encode(seen[0].image(scan.array), seen[0].spacing),
+            generalist.encode(seen[1].image(template.scan.array), seen[1].spacing),
         )
         fixed = resize(fixed, own.shape)
         moving = place.place(resize(moving, other.shape), own.shape)
@@ -81,15 +78,12 @@ class RegistrationPropagator:
         )
 
     def _working(self, scan: Volume) -> Frame:
-        frame = frame_of(scan)
-        volume = frame.extent[0] * frame.extent[1] * frame.extent[2]
-        edge = max((volume / self.voxels) ** (1 / 3), min(frame.spacing))
-        return frame.with_shape([max(_LEAST_SEARCH_EDGE * self.stride, round(e / edge)) for e in frame.extent])
+        return frame_of(scan).with_voxels(self.voxels, _LEAST_SEARCH_EDGE * self.stride)
 
     def _match(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Displacement ``[3, D, H, W]`` in voxels between feature grids ``[C, D, H, W]``."""
         coarse = coarse_displacement(fixed, moving, stride=self.stride, reach=self.reach)
-        shape = [n // self.fine for n in fixed.shape[1:]]
+        shape = [max(1, n // self.fine) for n in fixed.shape[1:]]
         start = functional.interpolate(coarse[None], size=shape, mode="trilinear")[0] / self.fine
         field = refine_displacement(
             resize(fixed, shape),
