@@ -1,4 +1,4 @@
-"""Mean teacher, moving averages and ramps."""
+"""Regularisers, moving averages and ramps."""
 
 from __future__ import annotations
 
@@ -8,10 +8,29 @@ import pytest
 import torch
 from torch import nn
 
+from lib.recipes.training import Trained, TrainingPlan, train
+from lib.specialists import SpecialistSpec
+from lib.specialists.augment import Augmentation
 from lib.specialists.ema import ema_rate, teacher_of, update_teacher
+from lib.specialists.networks import SpecialistNetwork
+from lib.specialists.noise import input_noise
 from lib.specialists.ramps import linear_ramp, poly_decay, sigmoid_ramp
-from lib.specialists.regularisers import MeanTeacher
-from lib.specialists.regularisers.mean_teacher import input_noise
+from lib.specialists.regularisers import (
+    REGULARISERS,
+    AmbiguityMeanTeacher,
+    DeepAdversarial,
+    DualTask,
+    MeanTeacher,
+    Supervised,
+    UncertaintyAwareMeanTeacher,
+    build_regulariser,
+)
+from lib.specialists.regularisers.teacher import TeacherRegulariser
+from training_parts import Shapes, TinyNetwork, gradient, observe
+
+SPEC = SpecialistSpec(("block", "plate"), (4, 8), (1.0, 1.0, 1.0), (12, 12, 12))
+QUIET = Augmentation(rotation=0.05, elastic=0, noise=0.05)
+TEACHERS = [MeanTeacher, UncertaintyAwareMeanTeacher, AmbiguityMeanTeacher]
 
 
 def test_ramps() -> None:
@@ -56,39 +75,237 @@ def test_input_noise_is_clipped_and_repeatable() -> None:
     assert torch.equal(noise, input_noise(images, torch.Generator().manual_seed(1)))
 
 
+# --- mean teacher -----------------------------------------------------------------------------------------------------
+
+
 def test_mean_teacher_pulls_at_the_student_on_pseudo_labelled_items_only() -> None:
     torch.manual_seed(0)
-    student = nn.Conv3d(1, 2, 1)
+    student = TinyNetwork()
     regulariser = MeanTeacher(weight=0.1)
-    regulariser.start(student, 10, torch.Generator().manual_seed(0))
+    regulariser.start(student, 2, 10, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        student.weight.add_(1.0)
-    images = torch.randn(2, 1, 4, 4, 4)
-    logits = student(images)
-    logits.retain_grad()
-    loss = regulariser.loss(images, logits, torch.tensor([True, False]), step=10)
+        student.head.weight.add_(torch.randn_like(student.head.weight))
+    seen = observe(student, torch.randn(2, 1, 4, 4, 4), [True, False])
+    loss = regulariser.loss(seen)
     loss.backward()
-    assert float(loss) > 0
-    assert logits.grad is not None
-    assert float(logits.grad[0].abs().max()) == 0
-    assert float(logits.grad[1].abs().max()) > 0
+    assert float(loss.detach()) > 0
+    assert float(gradient(seen)[0].abs().max()) == 0
+    assert float(gradient(seen)[1].abs().max()) > 0
     assert regulariser.members(student) == (regulariser.teacher, student)
 
-    before = regulariser.teacher.state_dict()["weight"].clone()
+    before = regulariser.teacher.state_dict()["head.weight"].clone()
     regulariser.after_step(student, 1)
     torch.testing.assert_close(
-        regulariser.teacher.state_dict()["weight"], (before + student.state_dict()["weight"]) / 2
+        regulariser.teacher.state_dict()["head.weight"], (before + student.state_dict()["head.weight"]) / 2
     )
 
 
-def test_mean_teacher_without_pseudo_labels_adds_nothing() -> None:
-    regulariser = MeanTeacher()
-    student = nn.Conv3d(1, 2, 1)
-    regulariser.start(student, 10, torch.Generator())
-    images = torch.randn(1, 1, 4, 4, 4)
-    assert float(regulariser.loss(images, student(images), torch.tensor([True]), 3)) == 0
-
-
-def test_mean_teacher_must_be_started() -> None:
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_teachers_must_be_started(kind: type[TeacherRegulariser]) -> None:
     with pytest.raises(RuntimeError, match="start"):
-        _ = MeanTeacher().teacher
+        _ = kind().teacher
+
+
+# --- where the teacher is sure, and where it is not -------------------------------------------------------------------
+
+
+def half_known() -> tuple[TinyNetwork, torch.Tensor]:
+    """A network that is sure of bright voxels only, and two scans, bright in their first half and grey in the other."""
+    network = TinyNetwork()
+    with torch.no_grad():
+        network.body.weight.fill_(1.0)
+        network.body.bias.zero_()  # type: ignore[union-attr]
+        network.head.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1, 1).expand_as(network.head.weight) / 6)
+        network.head.bias.zero_()  # type: ignore[union-attr]
+    images = torch.zeros(2, 1, 4, 4, 4)
+    images[:, :, :2] = 6.0
+    return network, images
+
+
+@pytest.mark.parametrize(
+    ("kind", "acts_where_sure"), [(UncertaintyAwareMeanTeacher, True), (AmbiguityMeanTeacher, False)]
+)
+@pytest.mark.parametrize("step", [0, 5])
+def test_masks_choose_the_voxels(kind: type[TeacherRegulariser], acts_where_sure: bool, step: int) -> None:
+    student, images = half_known()
+    regulariser = kind(weight=1.0)
+    regulariser.every = 1
+    regulariser.start(student, 2, 10, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        student.head.weight.mul_(0.2)
+        student.head.bias.add_(torch.tensor([0.0, 0.5]))  # type: ignore[union-attr]
+    seen = observe(student, images, [True, False], step=step)
+    loss = regulariser.loss(seen)
+    loss.backward()
+    assert float(loss.detach()) > 0
+    pulled = gradient(seen).abs().amax(dim=1)
+    assert float(pulled[0].max()) == 0
+    sure, unsure = pulled[1, :2], pulled[1, 2:]
+    acted, left = (sure, unsure) if acts_where_sure else (unsure, sure)
+    assert float(acted.min()) > 0
+    assert float(left.max()) == 0
+
+
+def test_a_teacher_that_is_asked_every_second_step_pulls_as_much_on_average() -> None:
+    student, images = half_known()
+    losses = {}
+    for every in (1, 2):
+        regulariser = MeanTeacher(weight=1.0, every=every)
+        regulariser.start(student, 2, 10, torch.Generator())
+        regulariser.teacher.load_state_dict({k: v + 1 for k, v in student.state_dict().items()})
+        regulariser.taught = lambda images, r=regulariser: r.teacher(images).softmax(1).detach()  # type: ignore[method-assign, misc]
+        losses[every] = float(regulariser.loss(observe(student, images, [True, False], step=10)).detach())
+        skipped = regulariser.loss(observe(student, images, [True, False], step=11))
+        assert (float(skipped.detach()) == 0) == (every == 2)
+    assert losses[2] == pytest.approx(2 * losses[1], rel=1e-5)
+
+
+def test_the_uncertainty_aware_teacher_is_asked_several_times() -> None:
+    student, images = half_known()
+    regulariser = UncertaintyAwareMeanTeacher(weight=1.0, passes=3)
+    regulariser.every = 1
+    regulariser.start(student, 2, 10, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        student.head.bias.add_(torch.tensor([0.0, 0.5]))  # type: ignore[union-attr]
+    asked = [regulariser.teacher(images + input_noise(images, generator)).softmax(1) for _ in range(3)]
+    sure = (torch.arange(4) < 2).view(1, 1, 4, 1, 1).expand(2, 1, 4, 4, 4)
+    seen = observe(student, images, [False, False], step=5)
+    difference = (seen.logits.softmax(1) - torch.stack(asked).mean(0)).square().mean(1, keepdim=True)
+    expected = sigmoid_ramp(5, 10) * float(difference[sure].mean().detach())
+    assert float(regulariser.loss(seen).detach()) == pytest.approx(expected, rel=1e-4)
+
+
+# --- adversarial ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (17, 5, 1), (8, 16, 12)])
+def test_the_discriminator_has_a_say_once_it_has_seen_both_kinds(size: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    student = TinyNetwork(classes=3)
+    regulariser = DeepAdversarial(weight=1.0)
+    regulariser.start(student, 3, 10, torch.Generator())
+    for human in ([False], [False, False], [True]):  # never both in one step
+        seen = observe(student, torch.randn(len(human), 1, *size), human)
+        assert float(regulariser.loss(seen).detach()) == 0
+        regulariser.after_step(student, 0)
+    assert all(p.grad is None for p in student.parameters())
+    seen = observe(student, torch.randn(2, 1, *size), [True, False])
+    loss = regulariser.loss(seen)
+    loss.backward()
+    assert float(loss.detach()) > 0
+    assert float(gradient(seen)[0].abs().max()) == 0
+    assert float(gradient(seen)[1].abs().max()) > 0
+    assert not regulariser.parameters()
+
+
+def test_the_discriminator_learns_and_pulls_the_student_towards_human_labels() -> None:
+    torch.manual_seed(0)
+    student, images = half_known()
+    images[1] = 0  # the student is unsure everywhere in the scan without a label
+    regulariser = DeepAdversarial(weight=1.0, rate=1e-2)
+    regulariser.start(student, 2, 10, torch.Generator())
+    values = []
+    for step in range(20):
+        values.append(float(regulariser.loss(observe(student, images, [True, False])).detach()))
+        regulariser.after_step(student, step)
+    assert values[-1] > 2 * values[1]  # it tells them apart ...
+    seen = observe(student, images, [True, False])
+    regulariser.loss(seen).backward()
+    assert float(gradient(seen)[1].abs().max()) > 0  # ... and the student feels it
+
+
+# --- dual task --------------------------------------------------------------------------------------------------------
+
+
+def test_dual_task_learns_distances_from_human_labels_and_agreement_from_all() -> None:
+    torch.manual_seed(0)
+    student = TinyNetwork(classes=3)
+    sample = Shapes().sample("h")
+    targets = torch.stack([sample.target.float()] * 2)
+    images = torch.stack([sample.image.float()] * 2)
+    only_distances = DualTask(weight=0.0)
+    only_distances.start(student, 3, 10, torch.Generator())
+    assert len(only_distances.parameters()) == 2
+    seen = observe(student, images, [True, False], targets=targets)
+    seen.features.retain_grad()
+    only_distances.loss(seen).backward()
+    assert float(gradient(seen).abs().max()) == 0
+    assert seen.features.grad is not None
+    assert float(seen.features.grad[0].abs().max()) > 0
+    assert float(seen.features.grad[1].abs().max()) == 0
+
+    agreement = DualTask(distance_weight=0.0, sharpness=10.0)
+    agreement.start(student, 3, 10, torch.Generator())
+    seen = observe(student, images, [True, False], targets=targets)
+    agreement.loss(seen).backward()
+    assert (gradient(seen).abs().amax(dim=(1, 2, 3, 4)) > 0).all()
+    assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in agreement.parameters())
+
+
+def test_dual_task_with_structures_that_are_not_there() -> None:
+    student = TinyNetwork(classes=3)
+    regulariser = DualTask()
+    regulariser.start(student, 3, 10, torch.Generator())
+    targets = torch.zeros(1, 3, 4, 4, 4)
+    targets[:, 1] = 1
+    loss = regulariser.loss(observe(student, torch.randn(1, 1, 4, 4, 4), [True], targets=targets))
+    loss.backward()
+    assert math.isfinite(float(loss.detach()))
+    assert all(torch.isfinite(p.grad).all() for p in student.parameters() if p.grad is not None)
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def trained(name: str, source: Shapes, *, steps: int, batch: int = 2) -> tuple[Trained, list[float]]:
+    losses: list[float] = []
+
+    def listen(_: int, metrics: dict[str, float]) -> None:
+        assert math.isfinite(metrics["loss"])
+        losses.append(metrics["loss"] - metrics["regulariser"])
+
+    plan = TrainingPlan(epochs=1, iterations=steps, batch=batch, augmentation=QUIET, rate=1e-2)
+    regulariser = build_regulariser(name, steps)
+    return train(SPEC, source, regulariser, plan, device="cpu", seed=3, listener=listen), losses
+
+
+def weights(network: SpecialistNetwork) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+@pytest.mark.parametrize("name", list(REGULARISERS))
+def test_training_learns_and_is_repeatable(name: str) -> None:
+    result, losses = trained(name, Shapes(), steps=16)
+    assert sum(losses[-4:]) < 0.85 * sum(losses[:4])
+    assert all(torch.isfinite(weights(member)).all() for member in result.members)
+    first, again = trained(name, Shapes(), steps=4)[0], trained(name, Shapes(), steps=4)[0]
+    for one, other in zip(first.members, again.members, strict=True):
+        assert torch.equal(weights(one), weights(other))
+    assert build_regulariser(name, 10).name == name
+
+
+@pytest.mark.parametrize("name", list(REGULARISERS))
+@pytest.mark.parametrize("source", [Shapes(pseudo=()), Shapes(human=())], ids=["all outlined", "none outlined"])
+def test_training_with_one_kind_of_scans(name: str, source: Shapes) -> None:
+    result, _ = trained(name, source, steps=3, batch=1)
+    assert all(torch.isfinite(weights(member)).all() for member in result.members)
+
+
+@pytest.mark.parametrize("name", [name for name in REGULARISERS if name != "dtc"])
+def test_nothing_is_added_where_all_scans_are_outlined(name: str) -> None:
+    student = TinyNetwork()
+    regulariser = build_regulariser(name, 10)
+    regulariser.start(student, 2, 10, torch.Generator())
+    for step in range(3):
+        seen = observe(student, torch.randn(2, 1, 4, 4, 4), [True, True])
+        assert float(regulariser.loss(seen).detach()) == 0
+        regulariser.after_step(student, step)
+
+
+@pytest.mark.parametrize("kind", [Supervised, DeepAdversarial, DualTask])
+def test_without_a_teacher_the_student_predicts(kind: type[Supervised]) -> None:
+    student = TinyNetwork()
+    regulariser = kind()
+    regulariser.start(student, 2, 10, torch.Generator())
+    assert list(regulariser.members(student)) == [student]

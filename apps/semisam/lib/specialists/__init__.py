@@ -1,10 +1,10 @@
 """Specialists: small trainable networks, and the semi-supervised regularisers that help to train them."""
 
 from .checkpoint import Specialist, load_specialist, save_specialist
+from .networks import build_network
 from .predict import SpecialistPrediction, predict, predict_prepared
 from .prepare import prepare
 from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing
-from .unet import build_network
 
 __all__ = [
     "Specialist",

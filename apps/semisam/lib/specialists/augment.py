@@ -43,27 +43,33 @@ class Augmentation:
         """Cut a deformed window.
 
         Args:
-            image: ``[1, D, H, W]``.
+            image: ``[C, D, H, W]``; the channels are deformed and changed alike.
             maps: further maps ``[C, D, H, W]`` on the same grid (soft labels, weights); deformed alike.
             centre: voxel coordinates of the window's centre in the image.
             size: voxels of the window; parts outside the image repeat its border.
             generator: source of the random numbers.
 
         Returns:
-            ``[1, *size]`` and ``[C, *size]``.
+            Window of the image, and of the maps.
         """
         coordinates = self._coordinates(centre, size, generator)
         extent = torch.tensor(image.shape[1:], dtype=torch.float32).view(3, 1, 1, 1)
         grid = ((coordinates * 2 + 1) / extent - 1).flip(0).permute(1, 2, 3, 0)[None]
         both = torch.cat([image, maps])[None]
         cut = functional.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
-        return self._intensities(cut[:1], generator), cut[1:]
+        inputs = len(image)
+        return self._intensities(cut[:inputs], generator), cut[inputs:]
 
     def _coordinates(self, centre: Sequence[float], size: Sequence[int], generator: torch.Generator) -> Tensor:
         """Voxel coordinates in the image, ``[3, *size]``."""
         axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
         plain = torch.stack(torch.meshgrid(*axes, indexing="ij"))
         angles = _uniform(3, generator) * self.rotation
+        # A window of one slice stays in its plane: it is turned about the other two axes not at all, and not bent.
+        flat = torch.tensor([n == 1 for n in size])
+        for axis in range(3):
+            if any(bool(flat[n]) for n in range(3) if n != axis):
+                angles[axis] = 0.0
         matrix = torch.eye(3)
         for axis in range(3):
             a, b = [n for n in range(3) if n != axis]
@@ -75,6 +81,7 @@ class Augmentation:
         moved = (matrix @ plain.reshape(3, -1)).reshape(plain.shape)
         if self.elastic > 0:
             control = torch.randn(1, 3, *[self.control] * 3, generator=generator) * self.elastic
+            control[:, flat] = 0.0
             moved = moved + functional.interpolate(control, size=list(size), mode="trilinear", align_corners=True)[0]
         return moved + torch.tensor([float(c) for c in centre]).view(3, 1, 1, 1)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..backends.nnunet import MissingPackageError, NnunetScheme, need_nnunet
 from ..errors import UserError
 from ..volumes import write_whole
+from .networks import build_network
 from .spec import SpecialistSpec
-from .unet import build_network
 
 _FORMAT = 1
 
@@ -26,11 +27,13 @@ class Specialist:
         spec: what its networks are and see.
         members: its networks; their probabilities are averaged.
         notes: where it comes from (plain types): recipe, round, seed, ...
+        nnunet: how nnU-Net predicts with its networks, None for our own networks.
     """
 
     spec: SpecialistSpec
     members: tuple[nn.Module, ...]
     notes: Mapping[str, object] = field(default_factory=dict)
+    nnunet: NnunetScheme | None = None
 
     def to(self, device: str | torch.device) -> Specialist:
         """The same specialist with its networks moved to ``device`` and ready to predict."""
@@ -40,7 +43,11 @@ class Specialist:
 
 
 def save_specialist(
-    path: Path, spec: SpecialistSpec, members: Sequence[nn.Module], notes: Mapping[str, object] | None = None
+    path: Path,
+    spec: SpecialistSpec,
+    members: Sequence[nn.Module],
+    notes: Mapping[str, object] | None = None,
+    nnunet: NnunetScheme | None = None,
 ) -> None:
     """Write a specialist to one file, whole or not at all; only plain types and tensors, so it loads safely.
 
@@ -52,6 +59,7 @@ def save_specialist(
         "spec": spec.as_plain(),
         "members": [{k: v.detach().cpu().contiguous() for k, v in m.state_dict().items()} for m in members],
         "notes": dict(notes or {}),
+        "nnunet": None if nnunet is None else nnunet.as_plain(),
     }
     write_whole(path, lambda temporary: _save(content, temporary))
 
@@ -60,7 +68,8 @@ def load_specialist(path: str | os.PathLike[str], device: str = "cpu") -> Specia
     """Read what ``save_specialist`` wrote.
 
     Raises:
-        UserError: (404) when there is no such file, (422) when it is damaged or no specialist of this app.
+        UserError: (404) when there is no such file, (422) when it is damaged or no specialist of this app, (409) when
+            it needs nnU-Net and that is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,14 +79,20 @@ def load_specialist(path: str | os.PathLike[str], device: str = "cpu") -> Specia
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']}, expected {_FORMAT}")
         spec = SpecialistSpec.from_plain(content["spec"])
+        scheme = None
+        if content.get("nnunet") is not None:
+            need_nnunet()
+            scheme = NnunetScheme.from_plain(content["nnunet"])
         members = []
         for weights in content["members"]:
-            network = build_network(spec)
+            network = build_network(spec) if scheme is None else scheme.build_network()
             network.load_state_dict(weights)
             members.append(network)
         if not members:
             raise ValueError("no networks in it")
-        return Specialist(spec, tuple(members), content["notes"]).to(device)
+        return Specialist(spec, tuple(members), content["notes"], scheme).to(device)
+    except MissingPackageError:
+        raise
     except Exception as error:
         # torch.load alone raises pickle, zip, runtime, EOF and key errors.
         first = (str(error).strip().splitlines() or ["-"])[0][:160]

@@ -6,12 +6,15 @@ Tarvainen and Valpola, "Mean teachers are better role models", https://arxiv.org
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def teacher_of(student: nn.Module) -> nn.Module:
+
+def teacher_of(student: Network) -> Network:
     """A copy of ``student`` that no gradient reaches."""
     teacher = deepcopy(student)
     for parameter in teacher.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,16 +11,23 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
+from ..backends.nnunet import predict_scan
 from ..frames import Frame
 from ..uncertainty import normalised_entropy
 from ..volumes import Volume
 from .checkpoint import Specialist
+from .noise import input_noise
 from .prepare import prepare
-from .regularisers.mean_teacher import input_noise
 from .spec import SpecialistSpec
 
 PASSES = 1
 """Passes of each member. The first pass of the first member sees the scan as it is, all others noisy copies of it."""
+
+
+_SLICE_VOXELS = 250_000
+"""Voxels that a network for slices gets at once: many slices of few pixels take as long as few of many."""
+
+_OVERLAP = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +55,9 @@ class SpecialistPrediction:
 
 def predict(specialist: Specialist, volume: Volume, *, passes: int = PASSES) -> SpecialistPrediction:
     """Segment a scan of any orientation, spacing, size and intensity scale."""
+    if specialist.nnunet is not None:
+        frame, probabilities = predict_scan(specialist.nnunet, specialist.members, volume)
+        return SpecialistPrediction(frame, probabilities, normalised_entropy(probabilities))
     frame, image = prepare(volume, specialist.spec)
     probabilities = predict_prepared(specialist.members, specialist.spec, image, passes=passes)
     return SpecialistPrediction(frame, probabilities, normalised_entropy(probabilities))
@@ -61,16 +72,15 @@ def predict_prepared(
     Args:
         members: networks on one device.
         spec: what they are.
-        image: ``[1, D, H, W]`` as ``prepare`` gives it; may be smaller than the window, it is padded then.
+        image: ``[inputs, D, H, W]`` as ``prepare`` gives it; may be smaller than the window, it is padded then.
         passes: passes of each member.
 
     Returns:
         ``[1 + N, D, H, W]`` float32 on the CPU.
     """
     device = next(members[0].parameters()).device
-    inferer = SlidingWindowInferer(
-        spec.roi_size, sw_batch_size=1, overlap=0.25, mode="gaussian", padding_mode="replicate"
-    )
+    window, overlap = _window(spec, image.shape[1:])
+    inferer = SlidingWindowInferer(window, sw_batch_size=1, overlap=overlap, mode="gaussian", padding_mode="replicate")
     generator = torch.Generator().manual_seed(0)
     image = image[None].to(device)
     total = torch.zeros(1, spec.channels, *image.shape[2:], device=device)
@@ -81,6 +91,20 @@ def predict_prepared(
             seen = image if first else image + input_noise(image, generator)
             total += _softmax(inferer(seen, member))
     return (total[0] / (passes * len(members))).cpu()
+
+
+def _window(spec: SpecialistSpec, extent: Sequence[int]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Voxels of the sliding window and its overlap by axis.
+
+    Slices that are seen one by one need no overlap with their neighbours, and as many as fit go at once.
+    """
+    window, overlap = list(spec.roi_size), [_OVERLAP] * 3
+    if spec.by_slice:
+        axis = spec.slice_axis
+        others = math.prod(n for n in window) // window[axis]
+        window[axis] = max(1, min(extent[axis], _SLICE_VOXELS // others))
+        overlap[axis] = 0.0
+    return tuple(window), tuple(overlap)
 
 
 def _softmax(logits: object) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..frames import Frame, frame_of
 from ..volumes import Volume
 from .spec import SpecialistSpec
@@ -19,14 +21,46 @@ def prepare(volume: Volume, spec: SpecialistSpec) -> tuple[Frame, Tensor]:
     nothing.
 
     Returns:
-        The frame of the working grid, and ``[1, D, H, W]`` float32 with mean 0 and standard deviation 1.
+        The frame of the working grid, and ``[inputs, D, H, W]`` float32 with mean 0 and standard deviation 1 over all.
+
+    Raises:
+        UserError: (422) for a 2D image where volumes are expected, and the other way round.
     """
-    frame = frame_of(volume).with_spacing(spec.spacing)
-    return frame, normalise(frame.image(volume.array))
+    frame = grid_of(frame_of(volume), spec)
+    return frame, normalise(seen(frame, volume, spec.inputs))
+
+
+def grid_of(frame: Frame, spec: SpecialistSpec) -> Frame:
+    """The specialist's grid over a scan.
+
+    Raises:
+        UserError: (422) for a 2D image where volumes are expected, and the other way round.
+    """
+    if frame.flat != spec.flat:
+        kinds = ("a 3D scan", "2D images") if spec.flat else ("a 2D image", "3D scans")
+        raise UserError(
+            f"This is {kinds[0]}, but the outlined scans of this study are {kinds[1]}. "
+            f"Keep 2D images and 3D scans in studies of their own.",
+            status=422,
+        )
+    return frame.with_spacing(spec.spacing)
+
+
+def seen(frame: Frame, volume: Volume, inputs: int) -> Tensor:
+    """A scan's intensities on a frame's grid as a network sees them, ``[inputs, D, H, W]`` float32.
+
+    With three inputs these are red, green and blue, which are alike for a grey image; with one, the brightness.
+    """
+    if inputs == 1 or volume.colour is None:
+        return frame.image(volume.array).expand(inputs, -1, -1, -1)
+    return torch.cat([frame.image(part) for part in volume.colour])
 
 
 def normalise(image: Tensor) -> Tensor:
-    """Clip ``[1, D, H, W]`` to its 0.5 to 99.5 percentiles, then subtract the mean and divide by the deviation."""
+    """Clip ``[inputs, D, H, W]`` to its 0.5 to 99.5 percentiles, subtract the mean and divide by the deviation.
+
+    All channels alike: what tells colours apart stays.
+    """
     flat = image.flatten()
     sample = flat[:: 1 + flat.numel() // _MOST_SAMPLES].sort().values
     last = sample.numel() - 1

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 
 from ..errors import UserError
 
+BY_SLICE = ("unet2d", "sam", "sam_vit_b", "medsam", "mobile_sam")
+"""Networks that see every slice on its own; the window may be of any size along their ``slice_axis``."""
+
 _ROI_STEP = 8
 _LEAST_ROI = 24
 
@@ -21,9 +24,12 @@ class SpecialistSpec:
         widths: channels of the network's levels, from full resolution down.
         spacing: voxel size of the working grid in mm (right, anterior, superior).
         roi_size: voxels of the sliding window along the same axes.
-        network: kind of network, see ``unet.build_network``.
+        network: kind of network, see ``networks.build_network``.
         normalisation: how intensities are scaled, see ``prepare.normalise``.
         dropout: share of features dropped while training.
+        inputs: channels of an image: 1, or 3 for pictures in colour.
+        slice_axis: axis that networks for slices leave alone: 0, 1 or 2 of the working grid.
+        flat: whether it works on 2D images, which have one slice across the third axis.
     """
 
     label_names: tuple[str, ...]
@@ -33,11 +39,19 @@ class SpecialistSpec:
     network: str = "unet3d"
     normalisation: str = "percentile_zscore"
     dropout: float = 0.1
+    inputs: int = 1
+    slice_axis: int = 2
+    flat: bool = False
 
     @property
     def channels(self) -> int:
         """Number of output channels: structures and background."""
         return len(self.label_names) + 1
+
+    @property
+    def by_slice(self) -> bool:
+        """Whether the network sees every slice across ``slice_axis`` on its own."""
+        return self.network in BY_SLICE
 
     def as_plain(self) -> dict[str, object]:
         """The fields as lists, numbers and strings."""
@@ -50,7 +64,8 @@ class SpecialistSpec:
         Raises:
             KeyError, TypeError, ValueError: when fields are missing or of a wrong kind.
         """
-        known = {name: content[name] for name in cls.__dataclass_fields__}
+        needed = ("label_names", "widths", "spacing", "roi_size")
+        known = {name: content[name] for name in cls.__dataclass_fields__ if name in content or name in needed}
         spec = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})  # type: ignore[arg-type]
         if len(spec.spacing) != 3 or len(spec.roi_size) != 3 or not spec.widths or not spec.label_names:
             raise ValueError("spacing, roi_size, widths or label_names has a wrong length")
@@ -83,28 +98,40 @@ def choose_spacing(
     return x, y, z
 
 
-def choose_roi(extents: Sequence[Sequence[float]], spacing: Sequence[float], most_voxels: int) -> tuple[int, int, int]:
+def choose_roi(
+    extents: Sequence[Sequence[float]], spacing: Sequence[float], most_voxels: int, *, flat: bool = False
+) -> tuple[int, int, int]:
     """A window that covers a middling scan, or as much of it as ``most_voxels`` allow; multiples of 8, at least 24.
 
     Args:
         extents: size in mm of each scan's content along the canonical axes.
         spacing: voxel size in mm of the working grid.
         most_voxels: budget of the window.
+        flat: for 2D images: one voxel along the third axis.
     """
     size = [_median([e[n] for e in extents]) / s for n, s in enumerate(spacing)]
     roi = [max(_LEAST_ROI, _ROI_STEP * math.ceil(s / _ROI_STEP - 0.25)) for s in size]
+    if flat:
+        roi[2] = 1
     while math.prod(roi) > most_voxels and max(roi) > _LEAST_ROI:
         roi[roi.index(max(roi))] -= _ROI_STEP
     return roi[0], roi[1], roi[2]
 
 
-def check_roi(roi: Sequence[int], levels: int) -> None:
-    """Raise UserError when a window is too small for a network of ``levels`` levels.
+def check_roi(roi: Sequence[int], levels: int, network: str = "unet3d", slice_axis: int = 2) -> None:
+    """Raise UserError when a window is too small for a network.
 
     The deepest level needs two voxels, or its normalisation has nothing to compare.
+
+    Args:
+        roi: voxels of the window.
+        levels: of the network.
+        network: kind of network; those that see slices take any edge from 1 on across the slices.
+        slice_axis: see ``SpecialistSpec``.
     """
     step = 2 ** (levels - 1)
-    if min(roi) < 4 or math.prod(math.ceil(n / step) for n in roi) < 2:
+    seen = [n for axis, n in enumerate(roi) if network not in BY_SLICE or axis != slice_axis]
+    if min(roi) < 1 or min(seen) < 4 or math.prod(math.ceil(n / step) for n in seen) < 2:
         shown = " x ".join(str(n) for n in roi)
         raise UserError(
             f"roi_size {shown} is too small for this network: no edge below 4 voxels, and one above {step} at least."

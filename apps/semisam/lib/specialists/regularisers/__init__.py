@@ -1,6 +1,23 @@
 """Semi-supervised regularisers, one a file."""
 
-from .base import Regulariser
+from .ac_mt import AmbiguityMeanTeacher
+from .base import Observation, Regulariser
+from .dan import DeepAdversarial
+from .dtc import DualTask
 from .mean_teacher import MeanTeacher
+from .registry import REGULARISERS, build_regulariser
+from .supervised import Supervised
+from .ua_mt import UncertaintyAwareMeanTeacher
 
-__all__ = ["MeanTeacher", "Regulariser"]
+__all__ = [
+    "REGULARISERS",
+    "AmbiguityMeanTeacher",
+    "DeepAdversarial",
+    "DualTask",
+    "MeanTeacher",
+    "Observation",
+    "Regulariser",
+    "Supervised",
+    "UncertaintyAwareMeanTeacher",
+    "build_regulariser",
+]

@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from ..networks import SpecialistNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One step of a training: what the student saw, what it should say, and what it said.
+
+    Args:
+        images: ``[B, inputs, D, H, W]``.
+        targets: soft labels ``[B, C, D, H, W]``, sum 1.
+        weights: how much each voxel of the target counts, ``[B, 1, D, H, W]`` in 0..1.
+        human: ``[B]`` boolean: whether the label is a human's.
+        extra: further maps cut alike, ``[B, K, D, H, W]``; K may be 0.
+        features: of the student, ``[B, width, D, H, W]``, with gradient.
+        logits: of the student, ``[B, C, D, H, W]`` float32, with gradient.
+        step: steps done, from 0.
+        steps: of the whole training.
+    """
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor
+    human: Tensor
+    extra: Tensor
+    features: Tensor
+    logits: Tensor
+    step: int
+    steps: int
 
 
 class Regulariser(Protocol):
@@ -18,31 +48,29 @@ class Regulariser(Protocol):
 
     name: str
 
-    def start(self, student: nn.Module, steps: int, generator: torch.Generator) -> None:
-        """Get ready for ``steps`` steps with ``student``.
+    def start(self, student: SpecialistNetwork, classes: int, steps: int, generator: torch.Generator) -> None:
+        """Get ready.
 
         Args:
             student: the network in training, on its device.
+            classes: C, structures and background.
             steps: steps of the whole training.
             generator: source of all random numbers (CPU).
         """
         ...
 
-    def loss(self, images: Tensor, logits: Tensor, human: Tensor, step: int) -> Tensor:
-        """The term to add to the loss, already weighted; a scalar.
-
-        Args:
-            images: what the student saw, ``[B, 1, D, H, W]``.
-            logits: what it answered, ``[B, C, D, H, W]``, with gradient.
-            human: ``[B]`` boolean: which items have a human label.
-            step: steps done, from 0.
-        """
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """What the student's optimiser shall train besides the student; called once, after ``start``."""
         ...
 
-    def after_step(self, student: nn.Module, step: int) -> None:
+    def loss(self, seen: Observation) -> Tensor:
+        """The term to add to the loss, already weighted; a scalar."""
+        ...
+
+    def after_step(self, student: SpecialistNetwork, step: int) -> None:
         """Called after the optimiser's step number ``step`` (from 0)."""
         ...
 
-    def members(self, student: nn.Module) -> Sequence[nn.Module]:
-        """The networks to predict with after the training, the best one first."""
+    def members(self, student: SpecialistNetwork) -> Sequence[SpecialistNetwork]:
+        """The networks to predict with, the best one first; may be asked for at any time after ``start``."""
         ...

@@ -1,0 +1,37 @@
+"""Half precision where the device is good at it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+
+class MixedPrecision:
+    """Runs networks in half precision on a GPU, and keeps their gradients from vanishing; on a CPU it does nothing.
+
+    Args:
+        device: ``cpu`` or ``cuda[:n]``.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._kind = torch.device(device).type
+        on = self._kind == "cuda"
+        brain = on and torch.cuda.is_bf16_supported()
+        self._type = torch.bfloat16 if brain else torch.float16
+        self._on = on
+        # bfloat16 has the range of float32, its gradients need no scaling.
+        self._scaler = torch.amp.GradScaler(self._kind, enabled=on and not brain)
+
+    def __call__(self) -> AbstractContextManager[object]:
+        """The context for everything that runs a network."""
+        return torch.autocast(self._kind, dtype=self._type, enabled=self._on)
+
+    def step(self, loss: Tensor, optimiser: torch.optim.Optimizer, clip: float) -> None:
+        """Go down the gradient of ``loss`` once, its norm clipped at ``clip``."""
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip)
+        self._scaler.step(optimiser)
+        self._scaler.update()

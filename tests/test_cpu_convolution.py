@@ -1,0 +1,35 @@
+"""Predictions of a single small window: the same answer, and not slower than PyTorch's own choice."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from lib.specialists import SpecialistSpec, build_network
+from lib.specialists.networks.cpu_convolution import CpuConvolution, use_cpu_convolutions
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_same_answer_and_same_gradients_as_the_plain_convolution(groups: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv3d(4, 6, 3, padding=1, stride=(1, 2, 1), groups=groups)
+    quick = deepcopy(plain)
+    use_cpu_convolutions(nn.Sequential(quick))
+    assert type(quick) is CpuConvolution
+    image = torch.randn(1, 4, 9, 8, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(quick(image), plain(image), atol=1e-5, rtol=1e-5)
+    plain(image).square().sum().backward()
+    quick(image).square().sum().backward()
+    assert plain.weight.grad is not None
+    torch.testing.assert_close(quick.weight.grad, plain.weight.grad)
+
+
+def test_every_3d_convolution_of_a_specialist_is_one_and_its_state_is_unchanged() -> None:
+    network = build_network(SpecialistSpec(("one",), (4, 8), (1.0, 1.0, 1.0), (16, 16, 16)))
+    kinds = {type(module) for module in network.modules() if isinstance(module, nn.Conv3d)}
+    assert kinds == {CpuConvolution}
+    assert {type(m) for m in deepcopy(network).modules() if isinstance(m, nn.Conv3d)} == kinds
