@@ -34,10 +34,11 @@ LINTED := $(wildcard apps tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev install-bench demo serve test lint format bench-la bench-hippocampus bench-clicks clean
+.PHONY: help install install-dev install-bench demo serve test lint format clean
+.PHONY: bench-la bench-hippocampus bench-clicks bench-generalists
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make serve STUDIES=/data/study PORT=8000 HOST=127.0.0.1 CONF="--conf labels liver,spleen"'
 
@@ -64,7 +65,7 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 	$(PIP) install $(PIP_ARGS) -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-nnunet.txt $(VENV)/.installed
 	$(PIP) install $(PIP_ARGS) -r requirements-dev.txt
 	@touch $@
 
@@ -110,8 +111,9 @@ bench-la: install-bench  ## Measure on the left-atrium scans, next to peers.
 bench-hippocampus: install-bench  ## Measure on the hippocampus scans, next to peers.
 	$(RUN) "$(BIN)/python" benchmarks/bench_hippocampus.py $(BENCH_ARGS)
 
-bench-clicks: install-bench  ## Measure clicks without weights on the real scans.
-	$(RUN) "$(BIN)/python" benchmarks/bench_clicks.py $(BENCH_ARGS)
+# One rule for the benchmarks without peers: clicks, features, generalists, recipes, training-speed, fm-abs, sc-sam, nnunet.
+bench-%: install-dev  ## Measure something else: bench-clicks, bench-recipes, ... (see docs/how-to/benchmarks.md).
+	$(RUN) "$(BIN)/python" benchmarks/bench_$(subst -,_,$*).py $(BENCH_ARGS)
 
 clean:  ## Remove .venv, the demo study and caches. Trained models and studies stay.
 	rm -rf '$(VENV)' .demo .mypy_cache .ruff_cache .pytest_cache

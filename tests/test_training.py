@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lib.errors import UserError
-from lib.recipes.sampling import Batch, Sample, TwoStreams
-from lib.recipes.training import TrainingPlan, agreement, supervised, train
+from lib.recipes.assistance import Predict
+from lib.recipes.objectives import LabelObjective
+from lib.recipes.sampling import Sample, TwoStreams
+from lib.recipes.training import TrainingPlan, agreement, train
 from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation, plain_window
-from lib.specialists.regularisers import MeanTeacher
+from lib.specialists.regularisers import MeanTeacher, Observation
+from training_parts import TinyNetwork, gradient, observe
 
 SPEC = SpecialistSpec(("cube",), (4, 8), (1.0, 1.0, 1.0), (12, 12, 12))
 
@@ -80,19 +84,18 @@ def test_same_seed_same_batches() -> None:
 
 def test_pseudo_part_is_weighted_by_ramp_and_confidence() -> None:
     torch.manual_seed(0)
-    logits = torch.randn(2, 2, 4, 4, 4, requires_grad=True)
-    targets = torch.rand(2, 2, 4, 4, 4).softmax(1)
     weights = torch.ones(2, 1, 4, 4, 4)
     weights[1, :, :2] = 0
-    batch = Batch(torch.zeros(2, 1, 4, 4, 4), targets, weights, torch.tensor([True, False]))
-    loss, metrics = supervised(logits, batch, 1.0)
+    seen = observe(TinyNetwork(), torch.randn(2, 1, 4, 4, 4), [True, False], weights=weights)
+    loss, metrics = LabelObjective()(seen)
     loss.backward()
-    assert logits.grad is not None
-    assert float(logits.grad[1, :, :2].abs().max()) == 0
-    assert float(logits.grad[1, :, 2:].abs().max()) > 0
+    assert float(gradient(seen)[1, :, :2].abs().max()) == 0
+    assert float(gradient(seen)[1, :, 2:].abs().max()) > 0
     assert float(loss.detach()) == pytest.approx(metrics["human_loss"] + metrics["pseudo_loss"], rel=1e-5)
-    without, _ = supervised(logits.detach(), batch, 0.0)
-    assert float(without) == pytest.approx(metrics["human_loss"], rel=1e-5)
+    without, _ = LabelObjective(pseudo_weight=0.0)(seen)
+    assert float(without.detach()) == pytest.approx(metrics["human_loss"], rel=1e-5)
+    early, _ = LabelObjective(pseudo_ramp=1.0)(replace(seen, step=4))
+    assert float(early.detach()) == pytest.approx(metrics["human_loss"] + 0.5 * metrics["pseudo_loss"], rel=1e-5)
 
 
 def test_agreement_is_hard_dice_of_the_structures() -> None:
@@ -133,3 +136,45 @@ def test_a_loss_that_is_no_number_stops_with_a_text() -> None:
             seed=0,
             listener=lambda *_: None,
         )
+
+
+class Bystander:
+    """An assistant whose map is 1 in every scan, and whose loss pulls the logits to 0."""
+
+    channels = 1
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.seen: list[float] = []
+
+    def start(self, predict: Predict, steps: int, generator: torch.Generator) -> None:
+        self.predict = predict
+
+    def maps(self, name: str, sample: Sample, step: int) -> torch.Tensor:
+        self.asked.append((name, step))
+        probabilities = self.predict(sample.image)
+        assert probabilities.shape == sample.target.shape
+        return torch.ones(1, *sample.image.shape[1:])
+
+    def loss(self, seen: Observation) -> tuple[torch.Tensor, dict[str, float]]:
+        self.seen.append(float(seen.extra.min()))
+        return seen.logits.square().mean(), {"bystander": 1.0}
+
+
+def test_an_assistant_is_asked_about_every_scan_that_is_drawn() -> None:
+    bystander = Bystander()
+    logged: list[dict[str, float]] = []
+    train(
+        SPEC,
+        Cubes(),
+        MeanTeacher(),
+        TrainingPlan(epochs=1, iterations=3),
+        device="cpu",
+        seed=0,
+        listener=lambda _, metrics: logged.append(metrics),
+        assistant=bystander,
+    )
+    assert sorted(step for _, step in bystander.asked) == [0, 0, 1, 1, 2, 2]
+    assert {name for name, _ in bystander.asked} == {"h", "p", "q"}
+    assert bystander.seen == pytest.approx([1.0, 1.0, 1.0])
+    assert all(metrics["bystander"] == 1.0 for metrics in logged)

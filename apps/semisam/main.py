@@ -47,7 +47,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 import infers
 import strategies
-from adapters import validation
+from adapters import reports, validation
 from adapters.answers import LOG, http_answers
 from adapters.batch import BatchInfer, check_batch
 from adapters.inference import check_infer, infer
@@ -146,6 +146,8 @@ class SemiSam(MONAILabelApp):
         """Called with True in the process that answers clients; not in those of its jobs."""
         super().server_mode(mode)
         self.serving = mode
+        if mode and "monailabel.app" in sys.modules:
+            reports.install(sys.modules["monailabel.app"].app)
         datastore = self.datastore()
         if mode and isinstance(datastore, StudyDatastore):
             datastore.serving = True

@@ -13,6 +13,7 @@ from typing import NoReturn
 from fastapi import HTTPException
 
 from lib.errors import UserError
+from lib.memory import keep_freed_memory
 
 from .answers import text_of
 
@@ -36,6 +37,7 @@ def job(what: str, *, advice: str) -> Iterator[None]:
     """
     if hasattr(os, "nice"):
         os.nice(max(0, _NICE - os.nice(0)))
+    keep_freed_memory()
     try:
         yield
     except (UserError, HTTPException) as error:

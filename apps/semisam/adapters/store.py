@@ -29,7 +29,8 @@ from watchdog.observers import Observer
 from watchdog.observers.polling import PollingObserver
 
 from lib.errors import UserError
-from lib.volumes import write_whole
+from lib.pictures import PICTURES
+from lib.volumes import is_dicom_image, write_whole
 
 from .answers import http_answers
 
@@ -37,15 +38,19 @@ logger = logging.getLogger("semisam.store")
 
 FINAL = "final"
 ORIGINAL = "original"
-EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-LABEL_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
+DICOM = ".dcm"
+EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", *PICTURES, DICOM)
+LABEL_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png")
 
 _NAME = re.compile(r"[^/\\\0]+")
 _LOCK_SECONDS = 60
 
 
 class StudyDatastore(LocalDatastore):
-    """Scans in a folder: NIfTI, NRRD and MetaImage files, and sub-folders with one DICOM series (id = folder name).
+    """Scans in a folder: NIfTI, NRRD, MetaImage, PNG and JPEG files, and sub-folders with one DICOM series.
+
+    A DICOM file that lies in the folder itself is taken if it is a 2D image (an X-ray, say); slices of a volume belong
+    into a sub-folder. The id of a scan is the file's name without its suffix, or the sub-folder's name.
 
     Only a person's save through REST may write or delete the tag ``final``: see ``serving``.
 
@@ -67,6 +72,7 @@ class StudyDatastore(LocalDatastore):
         self._guard = threading.RLock()
         self._mutex = FileLock(os.path.join(folder, ".lock"), timeout=_LOCK_SECONDS)
         self._watcher: Any = None
+        self._headers: dict[tuple[str, int, int], bool] = {}
         os.makedirs(folder, exist_ok=True)
         super().__init__(folder, extensions=[f"*{e}" for e in EXTENSIONS], auto_reload=False, read_only=read_only)
         self._ready = True
@@ -173,7 +179,25 @@ class StudyDatastore(LocalDatastore):
         return file, ""
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
-        return {n: n for n in sorted(os.listdir(path)) if not n.startswith(".") and self._to_id(n)[1]}
+        return {
+            name: name
+            for name in sorted(os.listdir(path))
+            if not name.startswith(".") and self._is_scan(os.path.join(path, name), self._to_id(name)[1])
+        }
+
+    def _is_scan(self, path: str, extension: str) -> bool:
+        """Whether a file of this extension is a scan, or the label of one."""
+        if extension.lower() != DICOM:
+            return bool(extension)
+        # Looked into once: a folder may be full of slices that do not belong there.
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        stamp = path, status.st_mtime_ns, status.st_size
+        if stamp not in self._headers:
+            self._headers[stamp] = is_dicom_image(path)
+        return self._headers[stamp]
 
     def _add_non_existing_images(self) -> int:
         root = self._datastore.image_path()
@@ -184,7 +208,7 @@ class StudyDatastore(LocalDatastore):
                 continue
             image_id, extension = (name, "") if os.path.isdir(path) else self._to_id(name)
             # A file goes before a folder of the same name: the folder's NIfTI copy.
-            if os.path.isdir(path) or extension:
+            if os.path.isdir(path) or self._is_scan(path, extension):
                 found[image_id] = extension if extension else found.get(image_id, "")
         fresh = {k: v for k, v in found.items() if k not in self._datastore.objects}
         for image_id, extension in fresh.items():
@@ -228,9 +252,10 @@ class StudyDatastore(LocalDatastore):
         """Copy a scan into the study; an existing one that has labels is never replaced by another."""
         own, extension = self._to_id(os.path.basename(image_filename))
         image_id = _plain_name(image_id or own, "image")
-        if not extension:
+        if not self._is_scan(image_filename, extension):
             raise UserError(
-                f"{os.path.basename(image_filename)} is no scan this server can read. Allowed: {', '.join(EXTENSIONS)}."
+                f"{os.path.basename(image_filename)} is no scan this server can read. "
+                f"Allowed: {', '.join(EXTENSIONS)} ({DICOM} for 2D images only)."
             )
         with self._transaction():
             target = Path(self._datastore.image_path()) / self._filename(image_id, extension)

@@ -6,10 +6,10 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -34,10 +34,11 @@ from lib.labels import MAX_LABELS, LabelSchema
 from lib.propagation import Propagator, Template, create_propagator
 from lib.propagation.fusion import signature
 from lib.recipes import Case
+from lib.sparse_labels import Planes, check_stated, find_planes, only_sparse, stated
 from lib.specialists import Specialist, load_specialist
-from lib.volumes import Volume, read_label, read_volume, write_label
+from lib.volumes import Volume, largest_label, read_label, read_volume, write_label
 
-from .store import FINAL
+from .store import EXTENSIONS, FINAL
 
 logger = logging.getLogger("semisam.study")
 
@@ -93,12 +94,27 @@ class Outlined:
         image: its file or folder.
         label: the label's file.
         names: the label's named values, see ``lib.label_names.names_in``.
+        annotated: what is said about what is annotated in it, not checked yet; see ``lib.sparse_labels``.
     """
 
     name: str
     image: Path
     label: Path
     names: tuple[tuple[str, int], ...]
+    annotated: str = "auto"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look into a final label has found.
+
+    Args:
+        exchanged: which values have to be exchanged, see ``value_map``.
+        planes: what is annotated if not all of it is.
+    """
+
+    exchanged: dict[int, int]
+    planes: Planes | None
 
 
 class Study:
@@ -120,7 +136,7 @@ class Study:
         self._signatures: Recent[Tensor] = Recent(1000)
         self._largest: Recent[int] = Recent(1000)
         self._specialists: Recent[Specialist] = Recent(2)
-        self._checked: Recent[dict[int, int]] = Recent(1000)
+        self._checked: Recent[Looked] = Recent(1000)
         self._schema: tuple[object, LabelSchema] | None = None
         self._generalist: Generalist | None = None
         self._propagator: Propagator | None = None
@@ -172,13 +188,12 @@ class Study:
         """The frozen model; its weights are read when they are first needed, and its features kept on disk."""
         if self._generalist is None:
             name, weights = self.settings.generalist, self.settings.weights_folder
+            cache = FeatureCache(self._models.parent / "features")
             if find_entry(name).weights is None:
-                # Made anew in a fraction of a second; on disk they would take 10 MB a scan.
-                self._generalist = create_generalist(name)
+                self._generalist = CachedGeneralist(create_generalist(name), cache, own=False)
             else:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
-                model = ResidentGeneralist(name, weights=weights, device=device)
-                self._generalist = CachedGeneralist(model, FeatureCache(self._models.parent / "features"))
+                self._generalist = CachedGeneralist(ResidentGeneralist(name, weights=weights, device=device), cache)
         return self._generalist
 
     def check_generalist(self) -> None:
@@ -242,10 +257,11 @@ class Study:
         else:
             names = self.datastore.get_labeled_images()
             pairs = [(n, self.datastore.get_image_uri(n), self.datastore.get_label_uri(n, FINAL)) for n in names]
-        return [
-            Outlined(name, Path(image), Path(label), tuple(names_in(self.datastore.get_label_info(name, FINAL))))
-            for name, image, label in sorted(pairs)
-        ]
+        found = []
+        for name, image, label in sorted(pairs):
+            info = self.datastore.get_label_info(name, FINAL)
+            found.append(Outlined(name, Path(image), Path(label), tuple(names_in(info)), stated(info)))
+        return found
 
     def usable(self, *, without: str | None = None) -> list[Outlined]:
         """The outlined scans whose label can be used.
@@ -276,18 +292,40 @@ class Study:
             raise UserError(NO_FINAL, status=409)
         return good
 
-    def check(self, item: Outlined) -> dict[int, int]:
-        """Look into a final label once: which values have to be exchanged, see ``value_map``.
+    def dense(self, *, without: str | None = None) -> list[Outlined]:
+        """The usable scans that are outlined wholly: only these can be carried over to others.
+
+        Raises:
+            UserError: see ``usable``; (409) when only planes are outlined in all of them.
+        """
+        good = self.usable(without=without)
+        found = [item for item in good if self.check(item).planes is None]
+        if not found:
+            raise UserError(only_sparse([item.name for item in good]), status=409)
+        return found
+
+    def check(self, item: Outlined) -> Looked:
+        """Look into a final label once.
 
         Raises:
             UserError: when scan or label cannot be used.
         """
         key = self._key(item)
 
-        def look() -> dict[int, int]:
+        def look() -> Looked:
             scan, label, exchanged = self._read(item)
+            try:
+                planes = find_planes(label, check_stated(item.annotated))
+            except UserError as error:
+                raise UserError(f"The final label of {item.name} cannot be used: {error}", status=422) from error
+            if planes is not None:
+                logger.info(
+                    "The final label of %s: three planes are annotated, %.1f %% of the voxels",
+                    item.name,
+                    100 * planes.share(label.shape),
+                )
             self._templates.get(key, lambda: Template(item.name, scan, label))
-            return exchanged
+            return Looked(exchanged, planes)
 
         return self._checked.get(key, look)
 
@@ -296,7 +334,7 @@ class Study:
         return self._templates.get(self._key(item), lambda: Template(item.name, *self._read(item)[:2]))
 
     def _key(self, item: Outlined) -> Hashable:
-        return self.schema, item.names, stamp_of(item.image), stamp_of(item.label)
+        return self.schema, item.names, item.annotated, stamp_of(item.image), stamp_of(item.label)
 
     def _read(self, item: Outlined) -> tuple[Volume, np.ndarray, dict[int, int]]:
         what = f"The final label of {item.name}"
@@ -314,8 +352,8 @@ class Study:
         return scan, label, exchanged
 
     def templates_for(self, scan: Volume, *, without: str | None, most: int = MOST_TEMPLATES) -> list[Template]:
-        """The outlined scans most similar to ``scan``; the rest stays unread."""
-        items = self.usable(without=without)
+        """The wholly outlined scans most similar to ``scan``; the rest stays unread."""
+        items = self.dense(without=without)
         if len(items) > most:
             own = signature(scan)
             scored = sorted((-float(self._signature(item) @ own), item.name, item) for item in items)
@@ -346,11 +384,14 @@ class Study:
                 # A remote store downloads the scan here; whatever goes wrong, the others can still be used.
                 logger.warning("%s is left out, it could not be fetched: %s: %s", name, type(error).__name__, error)
                 continue
-            cases.append(Case(name=name, image=image, label=self._label_file(item) if item else None))
+            if item is None:
+                cases.append(Case(name, image))
+            else:
+                cases.append(Case(name, image, self._label_file(item), check_stated(item.annotated)))
         return cases
 
     def _label_file(self, item: Outlined) -> Path:
-        if not self.check(item):
+        if not self.check(item).exchanged:
             return item.label
         scan, label, _ = self._read(item)
         digest = hashlib.sha256(repr((stamp_of(item.label), item.names)).encode()).hexdigest()[:12]
@@ -373,7 +414,7 @@ class Study:
 
 
 def _scan_name(path: Path) -> str:
-    for suffix in (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"):
+    for suffix in EXTENSIONS:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
@@ -391,9 +432,8 @@ def stamp_of(path: Path) -> tuple[str, int, int]:
 def _largest_value(path: Path) -> int:
     """Largest voxel value of a label; 0 when it cannot be read or holds anything but a few whole numbers."""
     try:
-        values: Sequence[Any] = np.unique(read_volume(path).array)
+        largest = largest_label(path)
     except UserError as error:
         logger.warning("A final label is not looked into: %s", error)
         return 0
-    largest = float(max(values))
     return int(largest) if largest.is_integer() and 0 < largest <= MAX_LABELS else 0

@@ -19,7 +19,7 @@ from adapters.study import Study
 from lib.errors import UserError
 from lib.volumes import Volume, read_volume, write_label
 
-_OWN_EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
+_OWN_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".png")
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
 
@@ -135,8 +135,8 @@ class _Wanted:
 def _write(array: np.ndarray, affine: np.ndarray, wanted: _Wanted) -> str:
     """Write ``[D, H, W]`` to a temporary file; whoever sends it removes it.
 
-    NIfTI by our own writer: the one MONAI Label uses takes a volume for a 2D image, or resamples it, where its axes are
-    permuted.
+    NIfTI and PNG by our own writer: the one MONAI Label uses takes a volume for a 2D image, or resamples it, where its
+    axes are permuted.
     """
     handle, file = tempfile.mkstemp(suffix=wanted.extension)
     os.close(handle)

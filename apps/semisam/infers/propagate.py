@@ -14,7 +14,7 @@ from .base import Answer, SegmentationTask
 
 
 class Propagate(SegmentationTask):
-    """Carries the labels of outlined scans over to the asked one. Needs one ``final`` label, no training."""
+    """Carries the labels of wholly outlined scans over to the asked one. Needs one ``final`` label, no training."""
 
     def __init__(self, study: Study) -> None:
         super().__init__(
@@ -26,7 +26,7 @@ class Propagate(SegmentationTask):
     def ready(self) -> None:
         """See the base class."""
         self.study.check_generalist()
-        self.study.usable()
+        self.study.dense()
 
     def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
         """See the base class."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.answers import text_of
+from adapters.reports import address
 from adapters.scores import Scores
 from adapters.store import FINAL, ORIGINAL, StudyDatastore
 from adapters.study import Study
@@ -57,6 +58,7 @@ class TrainingObserver:
             "seed": options.seed,
             "device": options.device,
             "message": "",
+            "report": "",
         }
         self._write()
 
@@ -130,8 +132,12 @@ class TrainingObserver:
         if result.skipped:
             left_out = "; ".join(f"{name}: {reason}" for name, reason in result.skipped.items())
             text += f" {len(result.skipped)} scans were left out: {left_out}"
+        page = "" if result.report is None else address(result.report)
+        if page:
+            text += f" Report: {page} on this server ({result.report})."
         self._stats.update(
             stage="done",
+            report=page,
             epoch=self._stats["total_epochs"],
             best_metric=float(result.best_metric),
             current_time=took,

@@ -16,7 +16,8 @@ from adapters.options import TRAIN, check_keys
 from adapters.study import Study
 from lib.errors import UserError
 from lib.generalists import unwrap
-from lib.recipes import PRESETS, RECIPES, RecipeOptions, RecipeSettings, run_recipe
+from lib.recipes import CHOICES, PRESETS, RECIPES, RecipeOptions, RecipeSettings, resolve, run_recipe
+from lib.recipes.registry import IMPLEMENTATIONS
 from lib.runfolder import check_space
 from lib.volumes import space_error, write_whole
 
@@ -48,6 +49,7 @@ class SemiSamTrainer(TrainTask):
             "max_epochs": 0,
             "seed": 0,
             "device": device_choices(),
+            **{name: list(allowed) for name, allowed in CHOICES.items()},
         }
 
     def stats(self) -> dict[str, Any]:
@@ -67,9 +69,11 @@ class SemiSamTrainer(TrainTask):
         # The deprecated POST /train/ sends the options of each trainer under the trainer's name, and once more flat.
         flat = {k: v for k, v in request.items() if not isinstance(v, Mapping)}
         check_keys(flat, self.config(), TRAIN, "The trainer 'semisam'")
-        options = RecipeOptions.parse(flat)
+        options = resolve(RecipeOptions.parse(flat))
         self.study.check_generalist()
         usable = {item.name for item in self.study.usable()}
+        if IMPLEMENTATIONS[options.recipe].propagates:
+            self.study.dense()
         if not set(self.study.datastore.list_images()) - usable:
             logger.info("Every scan has a final label: the training has no pseudo-labels to make")
         _check_folder(self.study.folder)

@@ -1,10 +1,12 @@
 """Recipes: the collaborative training procedures, made of the parts in the sister packages."""
 
 from .base import Case, FinishedRound, Observer, Progress, PseudoLabel, RecipeSettings, RunResult
-from .options import PRESETS, RECIPES, RecipeOptions
+from .options import CHOICES, PRESETS, RECIPES, RecipeOptions
+from .registry import resolve
 from .run import run_recipe
 
 __all__ = [
+    "CHOICES",
     "PRESETS",
     "RECIPES",
     "Case",
@@ -15,5 +17,6 @@ __all__ = [
     "RecipeOptions",
     "RecipeSettings",
     "RunResult",
+    "resolve",
     "run_recipe",
 ]

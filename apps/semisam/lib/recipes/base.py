@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ..sparse_labels import Annotated
+
 
 @dataclass(frozen=True)
 class Case:
@@ -20,11 +22,13 @@ class Case:
         name: id of the scan in the study, unique.
         image: its file or DICOM folder.
         label: its human ('final') label on the grid of the scan, None when it has none.
+        annotated: what a person says is annotated in the label.
     """
 
     name: str
     image: Path
     label: Path | None = None
+    annotated: Annotated = "auto"
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class PseudoLabel:
         params: what to store beside it: ``label_names`` (name to value, in index order), ``confidence`` (mean over the
             structures' voxels, 0..1), ``uncertainty`` (mean over the voxels in and around the structures, 0..1),
             ``volume_ml`` (by name), ``templates`` (names of the outlined scans it comes from), ``recipe``, ``round``,
-            ``source`` (``propagation`` or ``specialist``).
+            ``source`` (``propagation`` or ``specialist``); ``agreement`` with the round before (mean Dice, 0..1).
     """
 
     path: Path
@@ -126,6 +130,7 @@ class RunResult:
         pseudo_labels: the last round's, by case name.
         skipped: why a scan was left out, by case name.
         resumed_at: the round this run was continued at, None for a run from the start.
+        report: HTML page about the run, None when it could not be made.
     """
 
     folder: Path
@@ -135,3 +140,4 @@ class RunResult:
     pseudo_labels: Mapping[str, PseudoLabel]
     skipped: Mapping[str, str]
     resumed_at: int | None
+    report: Path | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from ..generalists import Generalist
 from ..labels import LabelSchema
 from ..propagation import Propagator
+from ..report.history import History
 from ..runfolder import RunFolder, read_json, write_json
 from ..specialists.checkpoint import save_specialist
 from ..volumes import write_label
@@ -49,6 +51,11 @@ class Context:
     reporter: Reporter
     observer: Observer
     skipped: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def history(self) -> History:
+        """What the trainings logged, epoch by epoch."""
+        return History(self.folder.path / "history.jsonl")
 
     @property
     def schema(self) -> LabelSchema:
@@ -96,7 +103,11 @@ class Context:
         return read_json(part / f"{self.study.file_name(name)}.json")
 
     def end_round(
-        self, index: int, params: Mapping[str, Mapping[str, object]], members: Sequence[nn.Module] | None
+        self,
+        index: int,
+        params: Mapping[str, Mapping[str, object]],
+        members: Sequence[nn.Module] | None,
+        notes: Mapping[str, object] | None = None,
     ) -> FinishedRound:
         """Complete a round's folder, switch the study to its labels and tell the observer.
 
@@ -104,11 +115,12 @@ class Context:
             index: of the round.
             params: of every pseudo-label of the round.
             members: the round's networks, the best one first; None in round 0.
+            notes: what else to write into the checkpoint.
         """
         part = self.folder.begin_round(index, keep=True)
         if members is not None:
-            notes = {"recipe": self.options.recipe, "round": index, "seed": self.options.seed}
-            save_specialist(part / "specialist.pt", self.study.spec, members, notes)
+            about = {"recipe": self.options.recipe, "round": index, "seed": self.options.seed, **(notes or {})}
+            save_specialist(part / "specialist.pt", self.study.spec, members, about)
         content = {"best_metric": self.reporter.best_metric, "names": list(params), "skipped": self.skipped}
         write_json(part / "round.json", content)
         self.folder.end_round(index)

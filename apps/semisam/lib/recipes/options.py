@@ -13,8 +13,19 @@ from ..errors import UserError
 
 log = logging.getLogger("semisam.train")
 
-RECIPES = ("semisam_o1",)
+RECIPES = ("semisam_o1", "semisam_plus", "fm_abs", "ssl_medsam2", "sc_sam")
 """Names a request may give as ``recipe``; the first is the default. ``registry.py`` says what they stand for."""
+
+AUTO = "auto"
+"""What is best for the recipe."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "network": (AUTO, "unet3d", "vnet", "dynunet", "unet2d", "sam", "nnunetv2"),
+    "regulariser": (AUTO, "mean_teacher", "ua_mt", "dan", "dtc", "ac_mt", "supervised"),
+    "prompts": ("both", "mask", "points"),
+    "fusion": ("majority", "unanimous"),
+}
+"""Further choices by option, the default first. Which recipe knows which of them stands in ``registry.py``."""
 
 MOST_ROUNDS = 20
 MOST_EPOCHS = 10_000
@@ -65,6 +76,10 @@ class RecipeOptions:
         max_epochs: epochs of each round, None for the preset's.
         seed: the same seed gives the same pseudo-labels on one machine.
         device: ``cpu`` or ``cuda[:n]``.
+        network: kind of specialist.
+        regulariser: semi-supervised loss.
+        prompts: how ``semisam_plus`` asks the generalists.
+        fusion: how many of three views must agree in ``fm_abs``.
     """
 
     recipe: str = RECIPES[0]
@@ -73,6 +88,10 @@ class RecipeOptions:
     max_epochs: int | None = None
     seed: int = 0
     device: str = "cpu"
+    network: str = AUTO
+    regulariser: str = AUTO
+    prompts: str = CHOICES["prompts"][0]
+    fusion: str = CHOICES["fusion"][0]
 
     @classmethod
     def parse(cls, request: Mapping[str, object]) -> RecipeOptions:
@@ -91,6 +110,7 @@ class RecipeOptions:
             max_epochs=_whole(request, "max_epochs", MOST_EPOCHS) or None,
             seed=_whole(request, "seed", MOST_SEED),
             device=choose_device(_text(request, "device") or "auto"),
+            **{name: _choice(request, name, allowed, allowed[0]) for name, allowed in CHOICES.items()},
         )
 
     @property

@@ -83,6 +83,11 @@ class Reporter:
         self._stages["prediction"].done = self._stages["refinement"].done = finished * scans
         self._epoch = finished * self.epochs
 
+    def skip(self, stage: str, units: int, epochs: int) -> None:
+        """Count work of the current round that a killed run has done; ``epochs`` as in ``finished_epochs``."""
+        self._stages[stage].done += units
+        self._epoch = epochs
+
     def finished_epochs(self, epochs: int) -> None:
         """Epochs finished so far, over all rounds."""
         self._epoch = epochs

@@ -3,13 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
+from ..errors import UserError
 from .base import FinishedRound
 from .context import Context
+from .fm_abs import run_fm_abs
+from .options import AUTO, RecipeOptions
+from .sc_sam import run_sc_sam
 from .semisam_o1 import run_semisam_o1
+from .semisam_plus import run_semisam_plus
+from .ssl_medsam2 import FOLDS, NNUNET, check_ssl_medsam2, run_ssl_medsam2
 
-Recipe = Callable[[Context, "FinishedRound | None"], FinishedRound]
+Run = Callable[[Context, "FinishedRound | None"], FinishedRound]
 """Runs all rounds after the given one (None: from the start) and returns the last one."""
 
-IMPLEMENTATIONS: Mapping[str, Recipe] = {"semisam_o1": run_semisam_o1}
+NETWORKS_3D = ("unet3d", "vnet", "dynunet", "unet2d")
+ALL_REGULARISERS = ("mean_teacher", "ua_mt", "dan", "dtc", "ac_mt", "supervised")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe and what it offers.
+
+    Args:
+        run: the algorithm.
+        networks: kinds of specialist it can train, its default first.
+        regularisers: semi-supervised losses it can use, its default first.
+        trainings: trainings in a round.
+        refines: whether it refines its predictions after each round.
+        propagates: whether it begins by carrying labels over, which takes a scan that is outlined wholly.
+        check: raises UserError when it cannot do what was chosen.
+    """
+
+    run: Run
+    networks: tuple[str, ...] = NETWORKS_3D
+    regularisers: tuple[str, ...] = ALL_REGULARISERS
+    trainings: int = 1
+    refines: bool = False
+    propagates: bool = True
+    check: Callable[[RecipeOptions], None] = lambda options: None
+
+
+IMPLEMENTATIONS: Mapping[str, Recipe] = {
+    "semisam_o1": Recipe(run_semisam_o1, refines=True),
+    "semisam_plus": Recipe(run_semisam_plus),
+    "fm_abs": Recipe(run_fm_abs, regularisers=("mean_teacher",), propagates=False),
+    "ssl_medsam2": Recipe(
+        run_ssl_medsam2,
+        networks=("dynunet", "unet3d", "vnet", "unet2d", NNUNET),
+        regularisers=("supervised", *ALL_REGULARISERS[:-1]),
+        trainings=FOLDS,
+        check=check_ssl_medsam2,
+    ),
+    "sc_sam": Recipe(run_sc_sam, networks=("unet2d", "sam"), regularisers=("supervised",), propagates=False),
+}
 """One entry for each of ``options.RECIPES``."""
+
+
+def resolve(options: RecipeOptions) -> RecipeOptions:
+    """Put the recipe's own choices in place of ``auto``.
+
+    Raises:
+        UserError: (400) when the recipe cannot do what was chosen; the text says what it can.
+    """
+    recipe = IMPLEMENTATIONS[options.recipe]
+    resolved = replace(
+        options,
+        network=_one_of(options, "network", options.network, recipe.networks),
+        regulariser=_one_of(options, "regulariser", options.regulariser, recipe.regularisers),
+    )
+    recipe.check(resolved)
+    return resolved
+
+
+def _one_of(options: RecipeOptions, name: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value == AUTO:
+        return allowed[0]
+    if value not in allowed:
+        raise UserError(f"{name}: the recipe {options.recipe} cannot use {value!r}. Allowed: {', '.join(allowed)}.")
+    return value

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import monai
@@ -18,14 +18,16 @@ from ..generalists import Generalist
 from ..labels import LabelSchema
 from ..propagation import Propagator
 from ..runfolder import RunFolder, check_space, fingerprint, only_one, open_run, read_json, space_errors, write_json
-from ..specialists.spec import SpecialistSpec, check_roi, choose_roi, choose_spacing
+from ..specialists.networks import NETWORKS
+from ..specialists.spec import BY_SLICE, SpecialistSpec, check_roi, choose_roi, choose_spacing
 from ..volumes import read_volume
 from .base import Case, FinishedRound, Observer, RecipeSettings, RunResult
 from .context import Context
 from .options import RecipeOptions
 from .progress import Reporter
-from .registry import IMPLEMENTATIONS
+from .registry import IMPLEMENTATIONS, resolve
 from .study import Study
+from .summary import write_summary
 
 log = logging.getLogger("semisam.train")
 
@@ -71,6 +73,8 @@ def run_recipe(
             "No scan of this study has a 'final' label yet. Outline one scan, save it as final, and train again.",
             status=409,
         )
+    options = resolve(options)
+    recipe = IMPLEMENTATIONS[options.recipe]
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
         raise ValueError("case names must be unique")
@@ -100,11 +104,11 @@ def run_recipe(
         rounds = amount.rounds
         work = {
             "propagation": len(usable),
-            "training": rounds * amount.epochs * amount.iterations,
+            "training": rounds * recipe.trainings * amount.epochs * amount.iterations,
             "prediction": rounds * unlabelled,
-            "refinement": rounds * unlabelled,
+            "refinement": rounds * unlabelled * recipe.refines,
         }
-        reporter = Reporter(observer, rounds, amount.epochs, work)
+        reporter = Reporter(observer, rounds, amount.epochs * recipe.trainings, work)
         context = Context(study, options, amount, generalist, propagator, run_folder, reporter, observer, skipped)
         log.info(
             "%s, preset %s: %d scans with and %d without a human label, %d rounds of %d epochs; "
@@ -122,12 +126,14 @@ def run_recipe(
         with reporter:
             last = _last_readable(context)
             resumed_at = None if last is None else last.index + 1
+            context.history.forget_after(0 if last is None else last.index)
             if last is not None:
                 log.info("continuing %s after round %d", run_folder.path.name, last.index)
-                reporter.resume(last.index, unlabelled, amount.epochs * amount.iterations)
-            last = IMPLEMENTATIONS[options.recipe](context, last)
+                reporter.resume(last.index, unlabelled, recipe.trainings * amount.epochs * amount.iterations)
+            last = recipe.run(context, last)
         if last.checkpoint is None:
             raise RuntimeError("a recipe must end with a round that has a checkpoint")
+        report = _report(context, last, time.monotonic() - started)
         run_folder.end_run()
         log.info("finished after %.0f s; best agreement %.3f", time.monotonic() - started, last.best_metric)
         return RunResult(
@@ -138,7 +144,19 @@ def run_recipe(
             pseudo_labels=last.pseudo_labels,
             skipped=dict(context.skipped),
             resumed_at=resumed_at,
+            report=report,
         )
+
+
+def _report(context: Context, last: FinishedRound, seconds: float) -> Path | None:
+    """Write the report; a run is finished without one as well."""
+    try:
+        path = write_summary(context, last, seconds)
+    except Exception:
+        log.exception("The report could not be written; the training itself is complete")
+        return None
+    log.info("report: %s", path)
+    return path
 
 
 def _last_readable(context: Context) -> FinishedRound | None:
@@ -157,11 +175,11 @@ def _check_files(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str], dic
     usable, skipped, prints = [], {}, {}
     for case in cases:
         try:
-            prints[case.name] = [fingerprint(case.image), fingerprint(case.label) if case.label else ""]
+            prints[case.name] = [fingerprint(case.image), fingerprint(case.label) if case.label else "", case.annotated]
         except UserError as error:
             log.warning("%s is left out: %s", case.name, error)
             skipped[case.name] = str(error)
-            prints[case.name] = ["missing", ""]
+            prints[case.name] = ["missing", "", ""]
         else:
             usable.append(case)
     if not any(case.label is not None for case in usable):
@@ -172,7 +190,11 @@ def _check_files(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str], dic
 def _spec(
     cases: Sequence[Case], schema: LabelSchema, options: RecipeOptions, settings: RecipeSettings, folder: RunFolder
 ) -> SpecialistSpec:
-    """The specialist's grid: from the settings, else from a look at some scans; kept for a resumed run."""
+    """The specialist's grid: from the settings, else from a look at some scans; kept for a resumed run.
+
+    Raises:
+        UserError: (422) when 2D images and 3D scans are outlined, (409) when the recipe cannot work on 2D images.
+    """
     file = folder.prepared / "spec.json"
     kept = read_json(file)
     if kept is not None:
@@ -180,33 +202,82 @@ def _spec(
     amount = options.amount
     spacing, roi = settings.spacing, settings.roi_size
     factor = _GPU_FACTOR if options.device.startswith("cuda") else 1
-    if spacing is None or roi is None:
-        frames = _some_frames(cases)
-        extents = [f.extent for f in frames]
-        spacing = spacing or choose_spacing(extents, [f.spacing for f in frames], amount.scan_voxels * factor)
-        roi = roi or choose_roi(extents, spacing, amount.roi_voxels * factor)
-    check_roi(roi, len(amount.widths))
-    spec = SpecialistSpec(schema.names, amount.widths, spacing, roi)
+    looks = _some_looks(cases, _LOOKED_AT if spacing is None or roi is None else 1)
+    frames, flat = [look.frame for look in looks], looks[0].frame.flat
+    extents = [f.extent for f in frames]
+    spacing = spacing or choose_spacing(extents, [f.spacing for f in frames], amount.scan_voxels * factor)
+    roi = roi or choose_roi(extents, spacing, amount.roi_voxels * factor, flat=flat)
+    network = options.network
+    if flat:
+        network, roi = network_2d(options), (roi[0], roi[1], 1)
+    check_roi(roi, len(amount.widths), network)
+    inputs = 3 if any(look.colour for look in looks) else 1
+    spec = SpecialistSpec(schema.names, amount.widths, spacing, roi, network, inputs=inputs, flat=flat)
     write_json(file, spec.as_plain())
     return spec
 
 
-def _some_frames(cases: Sequence[Case]) -> list[Frame]:
-    """Frames of scans spread over the study, those that can be read; the outlined ones first."""
+def network_2d(options: RecipeOptions) -> str:
+    """The network for 2D images: the chosen one if it sees single slices, else the recipe's first that does.
+
+    Raises:
+        UserError: (409) when there is none.
+    """
+    fit = [name for name in IMPLEMENTATIONS[options.recipe].networks if name in BY_SLICE]
+    if options.network in fit:
+        return options.network
+    if fit and options.network not in NETWORKS:
+        raise UserError(
+            f"network: {options.network} is not used on 2D images. Choose {' or '.join(fit)}, or leave it at auto.",
+            status=409,
+        )
+    if not fit:
+        raise UserError(
+            f"The recipe {options.recipe} cannot be trained on 2D images. Choose the recipe sc_sam.", status=409
+        )
+    log.info("2D images: the network is %s in place of %s", fit[0], options.network)
+    return fit[0]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What matters of a scan for the specialist's grid."""
+
+    frame: Frame
+    colour: bool
+
+
+def _some_looks(cases: Sequence[Case], most: int) -> list[_Look]:
+    """Looks at scans spread over the study, those that can be read; the outlined ones first.
+
+    2D images count in a study whose outlined scans are 2D images, others in one whose outlined scans are others.
+    """
     ordered = sorted(cases, key=lambda case: case.label is None)
-    step = max(1, len(ordered) // _LOOKED_AT)
-    frames: list[Frame] = []
+    step = max(1, len(ordered) // most)
+    looks: list[_Look] = []
+    outlined: dict[bool, str] = {}
     error: UserError | None = None
     for case in [*ordered[::step], *ordered]:
-        if len(frames) >= min(_LOOKED_AT, len(ordered)):
+        if len(looks) >= min(most, len(ordered)):
             break
         try:
-            frames.append(frame_of(read_volume(case.image)))
+            scan = read_volume(case.image)
         except UserError as found:
             error = found
-    if not frames:
+            continue
+        looks.append(_Look(frame_of(scan), scan.colour is not None))
+        if case.label is not None:
+            outlined.setdefault(scan.flat, case.name)
+    if not looks:
         raise UserError(f"No scan of this study can be read. The last one: {error}", status=422)
-    return frames
+    if len(outlined) == 2:
+        raise UserError(
+            f"Both 2D images ({outlined[True]}, ...) and 3D scans ({outlined[False]}, ...) have a 'final' label. "
+            "Keep 2D images and 3D scans in studies of their own.",
+            status=422,
+        )
+    flat = next(iter(outlined), looks[0].frame.flat)
+    return [look for look in looks if look.frame.flat == flat]
 
 
 def _bytes_needed(spec: SpecialistSpec, scans: int) -> int:

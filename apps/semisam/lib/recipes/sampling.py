@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -20,14 +20,16 @@ class Sample:
     """A scan to learn from, on the specialist's grid.
 
     Args:
-        image: ``[1, D, H, W]`` as ``prepare`` gives it.
+        image: ``[inputs, D, H, W]`` as ``prepare`` gives it.
         target: soft labels ``[1 + N, D, H, W]``, sum 1.
         weight: how much each voxel counts, ``[1, D, H, W]`` in 0..1.
+        extra: further maps ``[K, D, H, W]`` to cut alike, the same K for all scans, or None.
     """
 
     image: Tensor
     target: Tensor
     weight: Tensor
+    extra: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +37,26 @@ class Batch:
     """Windows of one step.
 
     Args:
-        images: ``[B, 1, *size]``.
+        images: ``[B, inputs, *size]``.
         targets: ``[B, 1 + N, *size]``.
         weights: ``[B, 1, *size]``.
         human: ``[B]`` boolean: whether the label is a human's.
+        extra: ``[B, K, *size]``; K is 0 where the samples bring no further maps.
     """
 
     images: Tensor
     targets: Tensor
     weights: Tensor
     human: Tensor
+    extra: Tensor
+
+    def to(self, device: str) -> Batch:
+        """The same batch on a device, the images in the layout that its convolutions like best."""
+        if device == "cpu":
+            images = self.images.contiguous(memory_format=torch.channels_last_3d)
+            return replace(self, images=images)
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
+        return Batch(**moved)
 
 
 class SampleSource(Protocol):
@@ -113,6 +125,7 @@ class TwoStreams:
             targets=torch.stack([w[1] for w, _ in windows]),
             weights=torch.stack([w[2] for w, _ in windows]),
             human=torch.tensor([human for _, human in windows]),
+            extra=torch.stack([w[3] for w, _ in windows]),
         )
 
     def _next(self, stream: int) -> Sample:
@@ -122,11 +135,13 @@ class TwoStreams:
             left.extend(names[int(n)] for n in torch.randperm(len(names), generator=self._generator))
         return self._source.sample(left.pop())
 
-    def _window(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
-        maps = torch.cat([sample.target, sample.weight]).float()
+    def _window(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        parts = [sample.target, sample.weight, *([] if sample.extra is None else [sample.extra])]
+        maps = torch.cat([part.float() for part in parts])
         centre = self._centre(sample)
         image, cut = self._augmentation.window(sample.image.float(), maps, centre, self._size, self._generator)
-        return image, cut[:-1], cut[-1:]
+        classes = len(sample.target)
+        return image, cut[:classes], cut[classes : classes + 1], cut[classes + 1 :]
 
     def _centre(self, sample: Sample) -> list[float]:
         """Where to cut: anywhere in a range that keeps the window inside, or around a structure."""

@@ -8,33 +8,20 @@ the whole study in the generalist's feature space.
 
 from __future__ import annotations
 
-from ..specialists.regularisers import MeanTeacher
 from .base import FinishedRound
 from .context import Context
 from .refinement import RefinementOptions
-from .stages import predict_study, propagate_study, refine_study, train_round
-from .training import TrainingPlan
-
-_TEACHER_MEMORY = 0.07
-"""The teacher averages over at most this share of the steps: in a short training a long memory would lag behind."""
-
-
-def plan_of(run: Context) -> TrainingPlan:
-    """How each round trains."""
-    amount = run.amount
-    return TrainingPlan(epochs=amount.epochs, iterations=amount.iterations, batch=amount.batch)
+from .stages import plan_of, predict_study, propagate_study, refine_study, train_round
 
 
 def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRound:
     """Run all rounds after ``finished`` (None: from the propagation on), and return the last one."""
     refinement = RefinementOptions()
-    plan = plan_of(run)
     if finished is None:
         finished = propagate_study(run)
     for index in range(finished.index + 1, run.amount.rounds + 1):
         run.folder.begin_round(index)
-        teacher = MeanTeacher(most=max(0.5, min(0.99, 1.0 - 1.0 / (_TEACHER_MEMORY * plan.steps))))
-        trained = train_round(run, index, teacher, plan)
+        trained = train_round(run, index, plan_of(run))
         predict_study(run, index, trained.members, refinement)
         labels = refine_study(run, index, refinement)
         finished = run.end_round(index, labels, trained.members)

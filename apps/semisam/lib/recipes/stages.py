@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean as mean
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,18 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..frames import frame_of, resize
 from ..generalists.mind import Mind
-from ..propagation import Template, propagate_from
+from ..propagation import Template, encoding_grid, propagate_from
+from ..report.history import Entry
 from ..specialists.predict import predict_prepared
-from ..specialists.regularisers import Regulariser
+from ..specialists.regularisers import Regulariser, build_regulariser
 from ..uncertainty import normalised_entropy, uncertainty_facts
+from .assistance import Assistant
 from .base import FinishedRound
 from .context import Context
 from .refinement import Evidence, RefinementOptions, gather, refine, usual_distance
+from .sampling import SampleSource
 from .study import load_tensors, save_tensors
-from .training import Trained, TrainingPlan, agreement, train
+from .training import StepListener, Trained, TrainingPlan, agreement, train
 
 MOST_TEMPLATES = 3
 """Outlined scans that are propagated to one scan: the most similar ones."""
@@ -36,13 +40,14 @@ def read_templates(run: Context) -> None:
     for name in list(run.study.human()):
         try:
             template = run.study.template(name)
-        except UserError as error:
-            first = first or error
-            run.skip(name, str(error))
-        else:
             frame = frame_of(template.scan)
             run.study.prepare(name, template.scan, frame)
             run.study.keep_human(name, template.label, frame)
+        except UserError as error:
+            if error.status == 507:
+                raise
+            first = first or error
+            run.skip(name, str(error))
         run.reporter.advance("propagation")
     if not run.study.human():
         reason = first or "Outline one scan and save it as final."
@@ -53,11 +58,12 @@ def propagate_study(run: Context) -> FinishedRound:
     """Round 0: carry the human labels over to every other scan; what a killed run has done already is kept.
 
     Raises:
-        UserError: when no human label can be used, or there are other scans and none can be read.
+        UserError: when no human label can be used or all are sparse, or there are other scans and none can be read.
     """
     part = run.folder.begin_round(0, keep=True)
     run.reporter.begin("propagation", 0)
     read_templates(run)
+    run.study.need_dense()
     params: dict[str, dict[str, object]] = {}
     templates: dict[str, Template] = {}
     last: UserError | None = None
@@ -85,7 +91,7 @@ def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> d
     study = run.study
     scan = study.read(name)
     prepared = study.prepare(name, scan, frame_of(scan))
-    ranked = sorted(study.human(), key=lambda t: (-float(study.prepared(t).signature @ prepared.signature), t))
+    ranked = sorted(study.dense(), key=lambda t: (-float(study.prepared(t).signature @ prepared.signature), t))
     chosen = ranked[:MOST_TEMPLATES]
     for template in chosen:
         if template not in templates:
@@ -114,26 +120,132 @@ def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> d
     return run.keep_label(part, name, soft.labels(), scan.affine, facts)
 
 
-def train_round(run: Context, index: int, regulariser: Regulariser, plan: TrainingPlan) -> Trained:
-    """Train a specialist from scratch on the human labels and the current pseudo-labels."""
-    run.reporter.begin("training", index)
+def prepare_study(run: Context) -> FinishedRound:
+    """Round 0 of a recipe that starts without pseudo-labels: put every scan on the specialist's grid.
+
+    Raises:
+        UserError: when no human label can be used, or there are other scans and none can be read.
+    """
+    run.folder.begin_round(0, keep=True)
+    run.reporter.begin("propagation", 0)
+    read_templates(run)
+    last: UserError | None = None
+    for name in run.study.unlabelled():
+        if not run.study.is_prepared(name):
+            try:
+                scan = run.study.read(name)
+                run.study.prepare(name, scan, frame_of(scan))
+            except UserError as error:
+                if error.status == 507:
+                    raise
+                last = error
+                run.skip(name, str(error))
+        run.reporter.advance("propagation")
+    if last is not None and not run.study.unlabelled():
+        raise UserError(f"None of the scans without a label can be used. The last one: {last}", status=422)
+    return run.end_round(0, {}, None)
+
+
+def plan_of(run: Context) -> TrainingPlan:
+    """How each round trains, as far as the preset says."""
+    amount = run.amount
+    return TrainingPlan(epochs=amount.epochs, iterations=amount.iterations, batch=amount.batch)
+
+
+def release_generalist(run: Context) -> None:
+    """Free the generalist's memory for the specialist; it is loaded again when it is needed again."""
     release = getattr(run.generalist, "release", None)
     if release is not None:
-        release()  # its memory is the specialist's now; it is loaded again when it is needed again
-    before = (index - 1) * plan.epochs
-    epoch: list[float] = []
+        release()
+
+
+def train_round(
+    run: Context,
+    index: int,
+    plan: TrainingPlan,
+    *,
+    source: SampleSource | None = None,
+    assistant: Assistant | None = None,
+    regulariser: Regulariser | None = None,
+    training: int = 0,
+    trainings: int = 1,
+) -> Trained:
+    """Train a specialist from scratch on the human labels and the current pseudo-labels.
+
+    Args:
+        run: the run.
+        index: of the round.
+        plan: how to train.
+        source: the scans, None for the whole study.
+        assistant: generalists that help meanwhile.
+        regulariser: a fresh one, None for the one that the options name.
+        training: number of this training in the round, from 0.
+        trainings: trainings in a round.
+    """
+    run.reporter.begin("training", index)
+    if assistant is None:
+        release_generalist(run)
+    return train(
+        run.study.spec,
+        source or run.study,
+        regulariser or build_regulariser(run.options.regulariser, plan.steps),
+        plan,
+        device=run.options.device,
+        seed=run.options.seed * 1009 + index + training * 101,
+        listener=follow(run, index, plan, training, trainings),
+        assistant=assistant,
+    )
+
+
+def follow(run: Context, index: int, plan: TrainingPlan, training: int = 0, trainings: int = 1) -> StepListener:
+    """A listener that tells the run about the steps of a training; arguments as for ``train_round``."""
+    before = ((index - 1) * trainings + training) * plan.epochs
+    epoch: list[dict[str, float]] = []
 
     def listen(step: int, metrics: dict[str, float]) -> None:
-        epoch.append(metrics["agreement"])
+        epoch.append(metrics)
         end = step % plan.iterations == 0
         if end:
+            names = sorted({name for each in epoch for name in each})
+            means = {name: mean([each[name] for each in epoch if name in each]) for name in names}
+            run.history.add(Entry(index, training, step // plan.iterations, means))
             run.reporter.finished_epochs(before + step // plan.iterations)
-            run.reporter.best(sum(epoch) / len(epoch))
+            run.reporter.best(means["agreement"])
             epoch.clear()
         run.reporter.advance("training", metrics, force=end)
 
-    seed = run.options.seed * 1009 + index
-    return train(run.study.spec, run.study, regulariser, plan, device=run.options.device, seed=seed, listener=listen)
+    return listen
+
+
+def label_study(
+    run: Context, index: int, members_of: Callable[[str], Sequence[nn.Module]]
+) -> dict[str, dict[str, object]]:
+    """Predict every scan without a human label and write its pseudo-label, unrefined.
+
+    Args:
+        run: the run.
+        index: of the round; its folder must have been begun.
+        members_of: gives the networks whose probabilities are averaged for the scan of that name.
+
+    Returns:
+        The params of every pseudo-label.
+    """
+    part = run.folder.begin_round(index, keep=True)
+    run.reporter.begin("prediction", index)
+    params: dict[str, dict[str, object]] = {}
+    agreements: list[float] = []
+    for name in run.study.unlabelled():
+        prepared = run.study.prepared(name)
+        probabilities, uncertainty = _predict_one(run, name, members_of(name), agreements)
+        run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
+        facts = uncertainty_facts(probabilities, uncertainty) | _change(run, name, probabilities)
+        facts |= {"templates": _templates_of(run, index, name), "round": index, "source": "specialist"}
+        label = prepared.frame.labels_back(probabilities)
+        params[name] = run.keep_label(part, name, label, prepared.affine, facts)
+        run.reporter.advance("prediction", {"uncertainty": float(uncertainty.mean())})
+    if agreements:
+        run.reporter.best(sum(agreements) / len(agreements))
+    return params
 
 
 def predict_study(run: Context, index: int, members: Sequence[nn.Module], options: RefinementOptions) -> None:
@@ -148,16 +260,12 @@ def predict_study(run: Context, index: int, members: Sequence[nn.Module], option
     part = run.folder.begin_round(index, keep=True)
     run.reporter.begin("prediction", index)
     generator = torch.Generator().manual_seed(run.options.seed * 1009 + index)
-    agreements = []
-    for name in run.study.human():
+    agreements: list[float] = []
+    for name in run.study.dense():
         probabilities = run.study.target(name).probabilities.float()
         _collect(run, part, name, probabilities, torch.zeros(probabilities.shape[1:]), options, generator)
     for name in run.study.unlabelled():
-        prepared = run.study.prepared(name)
-        probabilities = predict_prepared(members, run.study.spec, prepared.image.float())
-        uncertainty = normalised_entropy(probabilities)
-        before = run.study.target(name).probabilities.float()
-        agreements.append(agreement(probabilities[None], before[None]))
+        probabilities, uncertainty = _predict_one(run, name, members, agreements)
         run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
         _collect(run, part, name, probabilities, uncertainty, options, generator)
         run.reporter.advance("prediction", {"agreement": agreements[-1], "uncertainty": float(uncertainty.mean())})
@@ -175,12 +283,11 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
     run.reporter.begin("refinement", index)
     study = run.study
     names = study.unlabelled()
-    everyone = [*study.human(), *names]
+    everyone = [*study.dense(), *names]
     signatures = torch.stack([study.prepared(name).signature for name in everyone])
     bank = {name: _load(run, part, name, wanted=False) for name in everyone}
     generator = torch.Generator().manual_seed(run.options.seed)
     usual = usual_distance(list(bank.values()), generator)
-    before = run.folder.round(index - 1)
     params: dict[str, dict[str, object]] = {}
     for name in names:
         prepared = study.prepared(name)
@@ -192,14 +299,38 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
         refined = refine(probabilities, own, others, usual, options)
         uncertainty = normalised_entropy(refined)
         study.write_target(part, name, refined, 1.0 - uncertainty)
-        facts = uncertainty_facts(refined, uncertainty)
-        earlier = run.kept_params(before, name) or {}
-        facts |= {"templates": earlier.get("templates", []), "round": index, "source": "specialist"}
+        facts = uncertainty_facts(refined, uncertainty) | _change(run, name, refined)
+        facts |= {"templates": _templates_of(run, index, name), "round": index, "source": "specialist"}
         label = prepared.frame.labels_back(refined)
         params[name] = run.keep_label(part, name, label, prepared.affine, facts)
         run.reporter.advance("refinement", {"unsure_voxels": float(len(own.unsure))})
     shutil.rmtree(part / "evidence", ignore_errors=True)
     return params
+
+
+def _predict_one(
+    run: Context, name: str, members: Sequence[nn.Module], agreements: list[float]
+) -> tuple[Tensor, Tensor]:
+    """Probabilities and uncertainty of a scan; the agreement with its label so far, if any, joins ``agreements``."""
+    probabilities = predict_prepared(members, run.study.spec, run.study.prepared(name).image.float())
+    before = run.study.current(name)
+    if before is not None:
+        agreements.append(agreement(probabilities[None], before.probabilities.float()[None]))
+    return probabilities, normalised_entropy(probabilities)
+
+
+def _change(run: Context, name: str, probabilities: Tensor) -> dict[str, object]:
+    """How well a new label agrees with the one of the round before (mean Dice of the structures), if there is one."""
+    before = run.study.current(name)
+    if before is None:
+        return {}
+    return {"agreement": round(agreement(probabilities[None], before.probabilities.float()[None]), 4)}
+
+
+def _templates_of(run: Context, index: int, name: str) -> object:
+    """Names of the outlined scans that the label of a round goes back to."""
+    earlier = run.kept_params(run.folder.round(index - 1), name) or {}
+    return earlier.get("templates", list(run.study.human()))
 
 
 def _collect(
@@ -213,12 +344,13 @@ def _collect(
 ) -> None:
     """Keep a scan's evidence in ``part`` until the refinement."""
     prepared = run.study.prepared(name)
-    image = prepared.image.float()
-    spacing = prepared.frame.spacing
+    image = prepared.grey
     if run.generalist.name == Mind.name:  # the same for any scale and offset of the intensities
-        features = run.generalist.encode(image, spacing)
-    else:  # these have been trained on scans as they are stored
-        features = run.generalist.encode(prepared.frame.image(run.study.read(name).array), spacing)
+        features = run.generalist.encode(image, prepared.frame.spacing)
+    else:
+        scan = run.study.read(name)
+        grid = encoding_grid(scan, prepared.frame, run.generalist)
+        features = run.generalist.encode(grid.image(scan.array), grid.spacing)
     evidence = gather(image, features, probabilities, uncertainty, options, generator)
     content = {k: v.half() if v.is_floating_point() else v for k, v in vars(evidence).items()}
     save_tensors(_evidence_file(run, part, name), content)

@@ -16,9 +16,11 @@ from torch import Tensor
 from ..errors import UserError
 from ..frames import Frame
 from ..labels import LabelSchema
+from ..pictures import LUMINANCE
 from ..propagation import Template
 from ..propagation.fusion import signature
-from ..specialists.prepare import normalise
+from ..sparse_labels import find_planes, on_grid, only_sparse
+from ..specialists.prepare import grid_of, normalise, seen
 from ..specialists.spec import SpecialistSpec
 from ..volumes import Volume, read_label, read_volume, write_whole
 from .base import Case
@@ -34,7 +36,7 @@ class PreparedScan:
     Args:
         frame: where the grid lies in the scan.
         affine: ``[4, 4]`` of the scan itself.
-        image: ``[1, D, H, W]`` float16, as ``prepare`` gives it.
+        image: ``[inputs, D, H, W]`` float16, as ``prepare`` gives it.
         signature: short description of the whole scan, to compare scans by; unit length.
     """
 
@@ -42,6 +44,12 @@ class PreparedScan:
     affine: np.ndarray
     image: Tensor
     signature: Tensor
+
+    @property
+    def grey(self) -> Tensor:
+        """The brightness alone, ``[1, D, H, W]`` float32: what generalists are shown."""
+        image = self.image.float()
+        return image if len(image) == 1 else torch.tensordot(torch.tensor([LUMINANCE]), image, dims=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +94,7 @@ class Study:
         self._cache = _Cache(cache_bytes)
         self._round: Path | None = None
         self._pseudo: list[str] = []
+        self._dense: dict[str, bool] = {}
         self._human = [case.name for case in cases if case.label is not None]
 
     # --- what the training draws from ---------------------------------------------------------------------------------
@@ -135,12 +144,12 @@ class Study:
             scan: as ``read`` gives it.
             frame: ``frame_of(scan)``.
         """
-        grid = frame.with_spacing(self.spec.spacing)
+        grid = grid_of(frame, self.spec)
         scan_signature = signature(scan)
         content = {
             "frame": asdict(grid),
             "affine": torch.from_numpy(np.array(scan.affine)),
-            "image": normalise(grid.image(scan.array)).half(),
+            "image": normalise(seen(grid, scan, self.spec.inputs)).half(),
             "signature": scan_signature,
         }
         save_tensors(self._folder / f"{self._files[name]}.pt", content)
@@ -163,9 +172,38 @@ class Study:
     # --- labels -------------------------------------------------------------------------------------------------------
 
     def keep_human(self, name: str, label: np.ndarray, frame: Frame) -> None:
-        """Put a human label ``[D, H, W]`` on the specialist's grid and keep it."""
-        soft = frame.with_spacing(self.spec.spacing).one_hot(label, self.schema.channels)
-        self.write_target(self._folder, name, soft, torch.ones(soft.shape[1:]))
+        """Put a human label ``[D, H, W]`` on the specialist's grid and keep it.
+
+        Voxels that nobody has annotated get weight 0, see ``lib.sparse_labels``.
+
+        Raises:
+            UserError: (422) when the label is not what is said about it.
+        """
+        planes = find_planes(label, self.cases[name].annotated)
+        grid = frame.with_spacing(self.spec.spacing)
+        if planes is None:
+            soft = grid.one_hot(label, self.schema.channels)
+            self.write_target(self._folder, name, soft, torch.ones(soft.shape[1:]))
+        else:
+            self.write_target(self._folder, name, *on_grid(label, planes, grid, self.schema.channels))
+
+    def dense(self) -> list[str]:
+        """Names of scans whose human label is annotated everywhere; only these can be carried over to others."""
+        for name in self._human:
+            if name not in self._dense:
+                self._dense[name] = bool((self.target(name).confidence > 0).all())
+        return [name for name in self._human if self._dense[name]]
+
+    def need_dense(self) -> list[str]:
+        """See ``dense``.
+
+        Raises:
+            UserError: (409) when there is none.
+        """
+        found = self.dense()
+        if not found:
+            raise UserError(only_sparse(self._human), status=409)
+        return found
 
     def target(self, name: str) -> SoftTarget:
         """The human label of a scan, else its current pseudo-label."""
@@ -178,6 +216,12 @@ class Study:
         return self._cache.get(
             f"target {place} {name}", lambda: self.read_target(place, name), lambda target: target.probabilities
         )
+
+    def current(self, name: str) -> SoftTarget | None:
+        """The human label of a scan, else its current pseudo-label, None when it has neither yet."""
+        human = self.cases[name].label is not None
+        folder = self._folder if human else self._round
+        return self.target(name) if folder is not None and self.has_target(folder, name) else None
 
     def has_target(self, folder: Path, name: str) -> bool:
         """Whether ``read_target`` can answer."""

@@ -9,16 +9,19 @@ from typing import cast
 
 import torch
 from ignite.engine import Engine, Events
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..specialists.augment import Augmentation
-from ..specialists.losses import noise_tolerant_dice, soft_cross_entropy, soft_dice
+from ..specialists.networks import SpecialistNetwork, build_network
+from ..specialists.precision import MixedPrecision
+from ..specialists.predict import predict_prepared
 from ..specialists.ramps import linear_ramp, poly_decay
-from ..specialists.regularisers import Regulariser
+from ..specialists.regularisers import Observation, Regulariser
 from ..specialists.spec import SpecialistSpec
-from ..specialists.unet import build_network
-from .sampling import Batch, SampleSource, TwoStreams
+from .assistance import Assistant, AssistedSource, Predict
+from .objectives import LabelObjective, Objective
+from .sampling import SampleSource, TwoStreams
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,9 @@ class TrainingPlan:
         rate: learning rate of AdamW at the start; it falls to 0 polynomially.
         decay: weight decay.
         warm_up: share of the steps in which the learning rate rises.
-        pseudo_ramp: share of the steps in which the weight of the pseudo-labels rises to 1.
         clip: largest norm of the gradient.
         augmentation: random changes of the windows.
+        objective: what is learned from the labels.
     """
 
     epochs: int
@@ -46,9 +49,9 @@ class TrainingPlan:
     rate: float = 4e-3
     decay: float = 1e-4
     warm_up: float = 0.05
-    pseudo_ramp: float = 0.1
     clip: float = 5.0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    objective: Objective = field(default_factory=LabelObjective)
 
     @property
     def steps(self) -> int:
@@ -65,7 +68,7 @@ class Trained:
         agreement: mean Dice between the network and the labels it learned from, over the last epoch, 0..1.
     """
 
-    members: Sequence[nn.Module]
+    members: Sequence[SpecialistNetwork]
     agreement: float
 
 
@@ -82,42 +85,63 @@ def train(
     device: str,
     seed: int,
     listener: StepListener,
+    assistant: Assistant | None = None,
 ) -> Trained:
     """Train a fresh network; no label of any other scan is looked at, and the last weights are taken.
+
+    Args:
+        spec: the network and its grid.
+        source: the scans.
+        regulariser: what else the student is asked for; may keep a teacher.
+        plan: how to train.
+        device: ``cpu`` or ``cuda[:n]``.
+        seed: of all random numbers.
+        listener: told about each step.
+        assistant: generalists that help, None without any.
 
     Raises:
         UserError: when the loss is no longer a number.
     """
     generator = torch.Generator().manual_seed(seed)
+    precision = MixedPrecision(device)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         student = build_network(spec).to(device).train()
-        regulariser.start(student, plan.steps, generator)
+        regulariser.start(student, spec.channels, plan.steps, generator)
+        done = 0
+        if assistant is not None:
+            assistant.start(_predictor(spec, regulariser, student), plan.steps, generator)
+            source = AssistedSource(source, assistant, lambda: done)
         streams = TwoStreams(source, spec.roi_size, plan.batch, plan.human_share, plan.augmentation, generator)
-        optimiser = torch.optim.AdamW(student.parameters(), lr=plan.rate, weight_decay=plan.decay)
+        trained = [*student.parameters(), *regulariser.parameters()]
+        optimiser = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=plan.decay)
 
         def step(engine: Engine, _: object) -> dict[str, float]:
+            nonlocal done
             done = engine.state.iteration - 1
             for group in optimiser.param_groups:
                 rise = linear_ramp(done + 1, plan.warm_up * plan.steps)
                 group["lr"] = plan.rate * rise * poly_decay(done, plan.steps)
-            batch = _to(streams.draw(), device)
+            batch = streams.draw().to(device)
             optimiser.zero_grad(set_to_none=True)
-            logits = student(batch.images).float()
-            loss, metrics = supervised(logits, batch, linear_ramp(done + 1, plan.pseudo_ramp * plan.steps))
-            extra = regulariser.loss(batch.images, logits, batch.human, done)
+            with precision():
+                features = student.features(batch.images)
+                logits = student.classify(features).float()
+                seen = Observation(**vars(batch), features=features, logits=logits, step=done, steps=plan.steps)
+                extra = regulariser.loss(seen)
+            loss, metrics = plan.objective(seen)
+            # For the log only: every second voxel of each axis tells as much.
+            sparse = (..., slice(None, None, 2), slice(None, None, 2), slice(None, None, 2))
+            metrics["agreement"] = agreement(logits.detach()[sparse], batch.targets[sparse], batch.weights[sparse])
             total = loss + extra
-            metrics |= {"regulariser": float(extra.detach()), "loss": float(total.detach())}
-            if not math.isfinite(metrics["loss"]):
-                raise UserError(
-                    f"Training stopped at step {done + 1} of {plan.steps}: the loss is no longer a number. "
-                    "Look for scans with extreme intensities among the study, or try another seed; rounds that were "
-                    "finished are kept.",
-                    status=500,
-                )
-            total.backward()
-            nn.utils.clip_grad_norm_(student.parameters(), plan.clip)
-            optimiser.step()
+            metrics["regulariser"] = float(extra.detach())
+            if assistant is not None:
+                help_, facts = assistant.loss(seen)
+                total = total + help_
+                metrics |= facts
+            metrics["loss"] = float(total.detach())
+            check_finite(metrics["loss"], done, plan.steps)
+            precision.step(total, optimiser, plan.clip)
             return metrics
 
         engine = Engine(step)
@@ -138,39 +162,40 @@ def train(
         return Trained(tuple(m.eval() for m in regulariser.members(student)), _mean(agreements))
 
 
-def supervised(logits: Tensor, batch: Batch, pseudo_weight: float) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy and Dice on human labels, cross-entropy and noise-tolerant Dice on pseudo-labels.
+def _predictor(spec: SpecialistSpec, regulariser: Regulariser, student: SpecialistNetwork) -> Predict:
+    """Predicts with the first of the regulariser's members, which goes on training afterwards."""
 
-    SemiSAM-O1 (https://arxiv.org/abs/2604.24109): ``0.5 (CE + Dice) + w 0.5 (CE + Dice)``; the second Dice is FM-ABS's,
-    which wrong labels pull at less.
+    def predict(image: Tensor) -> Tensor:
+        network = regulariser.members(student)[0]
+        training = network.training
+        answer = predict_prepared([network], spec, image.float())
+        network.train(training)
+        return answer
 
-    Args:
-        logits: ``[B, C, D, H, W]``.
-        batch: what they belong to.
-        pseudo_weight: weight w of the pseudo-labelled part.
+    return predict
 
-    Returns:
-        The loss, and its parts and the agreement (hard Dice of the structures, 0..1) for the log.
+
+def check_finite(loss: float, done: int, steps: int) -> None:
+    """Raise UserError when the loss of the step after ``done`` of ``steps`` steps is no longer a number."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"Training stopped at step {done + 1} of {steps}: the loss is no longer a number. "
+            "Look for scans with extreme intensities among the study, or try another seed; rounds that were "
+            "finished are kept.",
+            status=500,
+        )
+
+
+def agreement(probabilities: Tensor, target: Tensor, weights: Tensor | None = None) -> float:
+    """Mean hard Dice of the structures between two soft labels ``[B, C, D, H, W]``; 1 when both have none.
+
+    The first may be logits as well: only the largest class counts. Voxels whose weight ``[B, 1, D, H, W]`` is 0 are
+    left out.
     """
-    probabilities = logits.softmax(dim=1)
-    total = logits.new_zeros(())
-    metrics: dict[str, float] = {}
-    for name, chosen, weight in (("human", batch.human, 1.0), ("pseudo", ~batch.human, pseudo_weight)):
-        if not bool(chosen.any()):
-            continue
-        overlap = soft_dice if name == "human" else noise_tolerant_dice
-        voxel = batch.weights[chosen]
-        entropy = soft_cross_entropy(logits[chosen], batch.targets[chosen], voxel)
-        part = 0.5 * (entropy + overlap(probabilities[chosen], batch.targets[chosen], voxel))
-        metrics[f"{name}_loss"] = float(part.detach())
-        total = total + weight * part
-    metrics["agreement"] = agreement(probabilities.detach(), batch.targets)
-    return total, metrics
-
-
-def agreement(probabilities: Tensor, target: Tensor) -> float:
-    """Mean hard Dice of the structures between two soft labels ``[B, C, D, H, W]``; 1 when both have none."""
     own, other = probabilities.argmax(dim=1), target.argmax(dim=1)
+    if weights is not None:
+        known = weights[:, 0] > 0
+        own, other = own * known, other * known
     scores = []
     for value in range(1, target.shape[1]):
         a, b = own == value, other == value
@@ -178,14 +203,6 @@ def agreement(probabilities: Tensor, target: Tensor) -> float:
         if total:
             scores.append(2.0 * int((a & b).sum()) / total)
     return _mean(scores) if scores else 1.0
-
-
-def _to(batch: Batch, device: str) -> Batch:
-    if device == "cpu":
-        return Batch(
-            batch.images.contiguous(memory_format=torch.channels_last_3d), batch.targets, batch.weights, batch.human
-        )
-    return Batch(*(t.to(device) for t in (batch.images, batch.targets, batch.weights, batch.human)))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -27,7 +27,7 @@ class TeacherRegulariser(ABC):
 
     name: str
 
-    def __init__(self, weight: float = 0.1, most: float = 0.99, every: int = 2) -> None:
+    def __init__(self, weight: float = 0.1, most: float = 0.99, every: int = 3) -> None:
         self.weight = weight
         self.most = most
         self.every = every

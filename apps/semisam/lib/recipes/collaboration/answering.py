@@ -1,0 +1,67 @@
+"""What an assistant wants of a generalist: answers about whole scans on the specialist's grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from .question import Question
+
+
+@dataclass(frozen=True, eq=False)
+class ScanView:
+    """A scan on the specialist's grid.
+
+    Args:
+        image: intensities as they are stored, ``[1, D, H, W]`` float32.
+        spacing: voxel size in mm.
+    """
+
+    image: Tensor
+    spacing: tuple[float, float, float]
+
+
+class OpenedScan(Protocol):
+    """A scan that a generalist has encoded."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes, about."""
+        ...
+
+    def answer(self, question: Question) -> Tensor:
+        """Probabilities ``[1 + N, D, H, W]``, sum 1; of structures that were not asked about they mean nothing."""
+        ...
+
+
+class Answerer(Protocol):
+    """A generalist that answers questions."""
+
+    name: str
+    points: int
+    """Points of each class that it likes to have."""
+
+    def open(self, scan: ScanView) -> OpenedScan:
+        """Encode a scan."""
+        ...
+
+
+def only_asked(answer: Tensor, question: Question, prediction: Tensor) -> Tensor:
+    """Put the specialist's own probabilities in place of structures that were not asked about.
+
+    Args:
+        answer: ``[1 + N, D, H, W]``, sum 1.
+        question: what was asked.
+        prediction: of the specialist, alike.
+    """
+    unasked = [c for c in range(1, len(answer)) if c not in question.asked]
+    if not unasked:
+        return answer
+    joined = answer.clone()
+    joined[unasked] = 0.0
+    joined[0] += 1e-6  # where the answer was all for the others, the background gets what is left
+    joined *= (1.0 - prediction[unasked].sum(dim=0)) / joined.sum(dim=0)
+    joined[unasked] = prediction[unasked]
+    return joined

@@ -1,0 +1,184 @@
+"""SemiSAM+'s specialist-generalist collaboration as an assistant of a training.
+
+"SemiSAM+: Rethinking semi-supervised medical image segmentation in the era of foundation models",
+https://arxiv.org/abs/2502.20749, section 3.4 and 3.5. The specialist's prediction of an unlabelled scan becomes prompts
+(Eq. 10), frozen generalists answer several of them (Eq. 11), and the student is drawn to what the answers agree on
+(Eq. 12), for all generalists together (Eq. 14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...specialists.losses import masked_consistency
+from ...specialists.ramps import sigmoid_ramp
+from ...specialists.regularisers import Observation
+from ..assistance import Predict
+from ..sampling import Sample
+from .agreement import UNSURE, confident, consensus
+from .answering import Answerer, OpenedScan, ScanView, only_asked
+from .kept import Kept
+from .question import PromptMode, Questioner
+
+
+@dataclass(frozen=True)
+class CollaborationOptions:
+    """How the generalists help.
+
+    Args:
+        mode: what they are prompted with.
+        answers: prompts tried on a scan each time, n of Eq. 11.
+        threshold: u_th of Eq. 5, in the units of ``consensus``, 0..1.
+        weight: beta of Eq. 14 at the end of its ramp. The paper does not state it.
+        ramp: share of the steps in which the weight rises by a sigmoid ramp.
+        every: an answer is asked anew when it is older than this share of the steps and its scan is drawn.
+        pace: least number of steps between two answers asked anew. It bounds their cost: for each the specialist
+            predicts a whole scan, which takes it as long as some steps of its training.
+        open_bytes: memory for encoded scans; beyond it the longest unused is encoded again when it is needed.
+        answer_bytes: memory for answers.
+    """
+
+    mode: PromptMode = "both"
+    answers: int = 4
+    threshold: float = 0.2
+    weight: float = 2.0
+    ramp: float = 0.4
+    every: float = 0.25
+    pace: int = 10
+    open_bytes: int = 2**30
+    answer_bytes: int = 2**29
+
+
+@dataclass(frozen=True, eq=False)
+class _Advice:
+    """What the generalists said about a scan at a step: maps ``[K, D, H, W]`` float16, None when nothing was asked."""
+
+    step: int
+    maps: Tensor | None
+
+
+class GeneralistAssistant:
+    """Asks generalists about the unlabelled scans that are drawn; see ``Assistant``.
+
+    The first question about a scan comes from its label so far, the last specialist's word (in the first round what was
+    carried over from the human labels): a fresh specialist does not know yet what to ask. Later ones come from the
+    prediction of the specialist in training.
+
+    Answers are kept and asked anew only when their scan is drawn and they are too old, so that their cost depends on
+    the steps of a training, not on the size of the study. Each scan is encoded once, as far as memory allows.
+
+    Args:
+        answerers: the generalists.
+        view: gives a scan by name.
+        human: names of scans with a human label, which nobody is asked about.
+        classes: structures and background.
+        options: how they help.
+    """
+
+    def __init__(
+        self,
+        answerers: Sequence[Answerer],
+        view: Callable[[str], ScanView],
+        human: Sequence[str],
+        classes: int,
+        options: CollaborationOptions,
+    ) -> None:
+        self.channels = len(answerers) * (classes + 1)
+        self._answerers = tuple(answerers)
+        self._view = view
+        self._human = frozenset(human)
+        self._classes = classes
+        self._options = options
+        self._opened: Kept[OpenedScan] = Kept(options.open_bytes, lambda scan: scan.bytes)
+        self._advice = self._no_advice()
+        self._predict: Predict | None = None
+        self._generator = torch.Generator()
+        self._steps = 1
+        self._anew = -options.pace
+
+    def start(self, predict: Predict, steps: int, generator: torch.Generator) -> None:
+        """See ``Assistant``; answers to another specialist are forgotten, encoded scans stay."""
+        self._predict = predict
+        self._steps = steps
+        self._generator = generator
+        self._anew = -self._options.pace
+        self._advice = self._no_advice()
+
+    def maps(self, name: str, sample: Sample, step: int) -> Tensor:
+        """For each generalist the answer ``[1 + N, D, H, W]`` and its uncertainty ``[1, D, H, W]``."""
+        options = self._options
+        if name in self._human:
+            return self._silence(sample.image.shape[1:])
+        advice = self._advice.get(name)
+        if advice is None:
+            advice = self._advice.put(name, _Advice(step, self._ask(name, sample.target.float())))
+        elif min(step - advice.step - options.every * self._steps, step - self._anew - options.pace) >= 0:
+            advice = self._advice.put(name, _Advice(step, self._ask(name, self._predicted(sample.image))))
+            self._anew = step
+        return self._silence(sample.image.shape[1:]) if advice.maps is None else advice.maps.float()
+
+    def loss(self, seen: Observation) -> tuple[Tensor, dict[str, float]]:
+        """``beta * sum over generalists L_rs-con(student, answer, I(U < u_th))``, Eq. 14, on unlabelled scans.
+
+        Logged, where any generalist is sure of anything: the sum, the share of the voxels it is about, and the norm of
+        the weighted term's gradient with respect to the student's logits.
+        """
+        chosen = ~seen.human
+        nothing = seen.logits.new_zeros(())
+        if not bool(chosen.any()):
+            return nothing, {}
+        student = seen.logits[chosen].softmax(dim=1)
+        total, share = nothing, 0.0
+        for maps in seen.extra[chosen].split(self._classes + 1, dim=1):
+            mask = confident(maps[:, self._classes :], self._options.threshold)
+            # Eq. 4 has the squared norm over the classes, not their mean.
+            total = total + self._classes * masked_consistency(student, maps[:, : self._classes], mask)
+            share += float(mask.mean()) / len(self._answerers)
+        if share == 0.0:
+            return nothing, {}
+        term = self._options.weight * sigmoid_ramp(seen.step, self._options.ramp * seen.steps) * total
+        (gradient,) = torch.autograd.grad(term, seen.logits, retain_graph=True)
+        facts = {
+            "generalist": float(total.detach()),
+            "generalist_share": share,
+            "generalist_gradient": float(gradient.norm()),
+        }
+        return term, facts
+
+    def _no_advice(self) -> Kept[_Advice]:
+        return Kept(self._options.answer_bytes, lambda a: 0 if a.maps is None else a.maps.nbytes)
+
+    def _predicted(self, image: Tensor) -> Tensor:
+        """What the specialist in training sees, ``[1 + N, D, H, W]``."""
+        if self._predict is None:
+            raise RuntimeError("GeneralistAssistant.start must be called first")
+        return self._predict(image)
+
+    def _ask(self, name: str, prediction: Tensor) -> Tensor | None:
+        """Ask everyone about a scan that is seen like this; None when no structure is seen."""
+        questioner = Questioner(prediction, self._options.mode)
+        if not questioner.asked:
+            return None
+        parts = []
+        for number, answerer in enumerate(self._answerers):
+            scan = self._open(number, name)
+            questions = [questioner.draw(answerer.points, self._generator) for _ in range(self._options.answers)]
+            answers = [only_asked(scan.answer(question), question, prediction) for question in questions]
+            mean, uncertainty = consensus(answers)
+            parts += [mean, uncertainty[None]]
+        return torch.cat(parts).half()
+
+    def _open(self, number: int, name: str) -> OpenedScan:
+        key = (number, name)
+        found = self._opened.get(key)
+        return self._opened.put(key, self._answerers[number].open(self._view(name)) if found is None else found)
+
+    def _silence(self, shape: Sequence[int]) -> Tensor:
+        """Maps that say nothing."""
+        maps = torch.zeros(self.channels, *shape)
+        maps[self._classes :: self._classes + 1] = UNSURE
+        return maps

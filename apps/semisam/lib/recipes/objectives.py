@@ -1,0 +1,48 @@
+"""What a specialist learns from labels: human ones and pseudo-labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..specialists.losses import noise_tolerant_dice, soft_cross_entropy, soft_dice
+from ..specialists.ramps import linear_ramp
+from ..specialists.regularisers import Observation
+
+Objective = Callable[[Observation], "tuple[Tensor, dict[str, float]]"]
+"""Gives the loss, and its parts for the log."""
+
+
+@dataclass(frozen=True)
+class LabelObjective:
+    """Cross-entropy and Dice on human labels, cross-entropy and noise-tolerant Dice on pseudo-labels.
+
+    SemiSAM-O1 (https://arxiv.org/abs/2604.24109): ``0.5 (CE + Dice) + w 0.5 (CE + Dice)``; the second Dice is FM-ABS's,
+    which wrong labels pull at less.
+
+    Args:
+        pseudo_ramp: share of the steps in which the weight w of the pseudo-labels rises to ``pseudo_weight``.
+        pseudo_weight: w at last; 0 leaves the pseudo-labels out.
+    """
+
+    pseudo_ramp: float = 0.1
+    pseudo_weight: float = 1.0
+
+    def __call__(self, seen: Observation) -> tuple[Tensor, dict[str, float]]:
+        """See ``Objective``."""
+        probabilities = seen.logits.softmax(dim=1)
+        total = seen.logits.new_zeros(())
+        metrics: dict[str, float] = {}
+        ramp = self.pseudo_weight * linear_ramp(seen.step + 1, self.pseudo_ramp * seen.steps)
+        for name, chosen, weight in (("human", seen.human, 1.0), ("pseudo", ~seen.human, ramp)):
+            if weight == 0 or not bool(chosen.any()):
+                continue
+            overlap = soft_dice if name == "human" else noise_tolerant_dice
+            voxel = seen.weights[chosen]
+            entropy = soft_cross_entropy(seen.logits[chosen], seen.targets[chosen], voxel)
+            part = 0.5 * (entropy + overlap(probabilities[chosen], seen.targets[chosen], voxel))
+            metrics[f"{name}_loss"] = float(part.detach())
+            total = total + weight * part
+        return total, metrics

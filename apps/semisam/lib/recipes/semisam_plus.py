@@ -1,0 +1,81 @@
+"""SemiSAM+: a specialist that asks frozen generalists about unlabelled scans while it learns.
+
+"SemiSAM+: Rethinking semi-supervised medical image segmentation in the era of foundation models",
+https://arxiv.org/abs/2502.20749. Each round minimises Eq. 14,
+``L_sup(human labels) + lambda L_unsup(unlabelled scans) + beta sum over generalists L_sam(unlabelled scans)``.
+
+The paper begins without any label of the other scans. Here they begin with what round 0 carries over from the human
+labels, and take the specialist's own prediction after each further round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from ..generalists import Generalist, unwrap
+from ..generalists.base import Promptable
+from .assistance import Assistant
+from .base import FinishedRound
+from .collaboration import (
+    Answerer,
+    CollaborationOptions,
+    GeneralistAssistant,
+    PromptableAnswerer,
+    PromptMode,
+    ScanView,
+    WalkAnswerer,
+)
+from .context import Context
+from .stages import label_study, plan_of, propagate_study, train_round
+
+WITH_MASK = 24
+"""Points of a class for features; beside a mask few are enough."""
+WITHOUT_MASK = 200
+
+
+def run_semisam_plus(
+    run: Context, finished: FinishedRound | None, generalists: Sequence[Generalist] = ()
+) -> FinishedRound:
+    """Run all rounds after ``finished`` (None: from the propagation on), and return the last one.
+
+    Args:
+        run: the run.
+        finished: the last round that is done.
+        generalists: all that are asked; by default the one of the run.
+    """
+    if finished is None:
+        finished = propagate_study(run)
+    assistant = assistant_of(run, generalists or [run.generalist])
+    for index in range(finished.index + 1, run.amount.rounds + 1):
+        finished = run_round(run, index, assistant)
+    return finished
+
+
+def run_round(run: Context, index: int, assistant: Assistant) -> FinishedRound:
+    """Train with the generalists' help, then label the study anew."""
+    run.folder.begin_round(index)
+    trained = train_round(run, index, plan_of(run), assistant=assistant)
+    labels = label_study(run, index, lambda _: trained.members)
+    return run.end_round(index, labels, trained.members)
+
+
+def assistant_of(run: Context, generalists: Sequence[Generalist]) -> GeneralistAssistant:
+    """All generalists as one assistant."""
+    options = CollaborationOptions(mode=cast("PromptMode", run.options.prompts))
+    answerers = [answerer_of(generalist, options.mode) for generalist in generalists]
+    return GeneralistAssistant(answerers, lambda n: view_of(run, n), run.study.human(), run.schema.channels, options)
+
+
+def answerer_of(generalist: Generalist, mode: PromptMode) -> Answerer:
+    """How to ask a generalist; one that takes no prompts is asked through its features."""
+    model = unwrap(generalist)
+    if isinstance(model, Promptable):
+        return PromptableAnswerer(model)
+    return WalkAnswerer(generalist, points=WITHOUT_MASK if mode == "points" else WITH_MASK)
+
+
+def view_of(run: Context, name: str) -> ScanView:
+    """A scan on the specialist's grid with its intensities as they are stored, as foundation models know them."""
+    frame = run.study.prepared(name).frame
+    return ScanView(frame.image(run.study.read(name).array), frame.spacing)

@@ -1,0 +1,139 @@
+"""The report of a finished run: what it was, how the training went, and what came out, with pictures."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..report import write_report
+from ..report.montage import montage
+from ..report.page import Picture, RoundFacts
+from ..runfolder import read_json, write_json
+from ..specialists.checkpoint import load_specialist
+from ..specialists.predict import predict_prepared
+from ..uncertainty import normalised_entropy
+from ..volumes import read_label
+from .base import FinishedRound
+from .context import Context
+
+REPORT = "report.html"
+
+
+def write_summary(run: Context, last: FinishedRound, seconds: float) -> Path:
+    """Write ``report.html``, and ``environment.json`` with what else is needed to repeat the run, into its folder.
+
+    Args:
+        run: the run, finished.
+        last: its last round.
+        seconds: that this process has worked on it.
+
+    Returns:
+        The page.
+    """
+    environment = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "device": _device(run.options.device),
+        "seconds": round(seconds, 1),
+    }
+    write_json(run.folder.path / "environment.json", environment)
+    rounds = [facts for index in range(last.index + 1) if (facts := _facts(run, index)) is not None]
+    page = run.folder.path / REPORT
+    write_report(
+        page,
+        f"semisam: {run.options.recipe}, {run.folder.path.name}",
+        _settings(run, environment),
+        run.history.read(),
+        rounds,
+        _pictures(run, last, rounds[-1] if rounds else None),
+        run.skipped,
+    )
+    return page
+
+
+def _device(device: str) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
+
+
+def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]:
+    options, spec = run.options, run.study.spec
+    weights = str(getattr(run.generalist, "weights_hash", ""))
+    grid, window = " x ".join(f"{s:g}" for s in spec.spacing), " x ".join(map(str, spec.roi_size))
+    return {
+        "recipe": options.recipe,
+        "preset": options.preset,
+        "rounds": run.amount.rounds,
+        "epochs of a training": f"{run.amount.epochs} of {run.amount.iterations} steps, batch {run.amount.batch}",
+        "seed": options.seed,
+        "network": f"{spec.network}, channels {', '.join(map(str, spec.widths))}",
+        "regulariser": options.regulariser,
+        "working grid": f"{grid} mm, window {window}",
+        "structures": ", ".join(run.schema.names),
+        "generalist": f"{run.generalist.name} (weights {weights[:12]})" if weights else run.generalist.name,
+        "propagator": run.propagator.name,
+        "outlined scans": ", ".join(run.study.human()),
+        "scans without a label": len(run.study.unlabelled()),
+        **environment,
+        "run folder": run.folder.path.name,
+    }
+
+
+def _facts(run: Context, index: int) -> RoundFacts | None:
+    """What is known of a finished round's pseudo-labels; None when it made none."""
+    folder = run.folder.round(index)
+    names = (read_json(folder / "round.json") or {}).get("names")
+    if not isinstance(names, list) or not names:
+        return None
+    facts = RoundFacts(index, {}, {}, {})
+    agreement, confidence, volumes = dict(facts.agreement), dict(facts.confidence), dict(facts.volume_ml)
+    for name in names:
+        params = run.kept_params(folder, name) or {}
+        if isinstance(params.get("agreement"), float):
+            agreement[name] = float(str(params["agreement"]))
+        confidence[name] = float(str(params.get("confidence", 0.0)))
+        volume = params.get("volume_ml")
+        volumes[name] = dict(volume) if isinstance(volume, dict) else {}
+    return RoundFacts(index, agreement, confidence, volumes)
+
+
+def _pictures(run: Context, last: FinishedRound, facts: RoundFacts | None) -> list[Picture]:
+    """An outlined scan, and the most, middling and least confident pseudo-labels."""
+    if last.checkpoint is None:
+        return []
+    members = load_specialist(last.checkpoint).members
+    chosen = [(f"Outlined: {name}", name) for name in list(run.study.human())[:1]]
+    if facts is not None:
+        ordered = sorted(facts.confidence, key=lambda n: (-facts.confidence[n], n))
+        places = {"Most confident": 0, "Middling": len(ordered) // 2, "Least confident": len(ordered) - 1}
+        used: set[int] = set()
+        for text, place in places.items():
+            if place not in used:
+                used.add(place)
+                name = ordered[place]
+                chosen.append((f"{text}: {name}, confidence {facts.confidence[name]:.3f}", name))
+    return [_picture(run, last, title, name, members) for title, name in chosen]
+
+
+def _picture(run: Context, last: FinishedRound, title: str, name: str, members: Sequence[torch.nn.Module]) -> Picture:
+    prepared = run.study.prepared(name)
+    image = prepared.image.float()
+    probabilities = predict_prepared(members, run.study.spec, image)
+    labels: dict[str, Tensor] = {}
+    if name in run.study.human():
+        labels["template"] = run.study.target(name).probabilities.float().argmax(0)
+    else:
+        for shown, index in (("propagation", 0), ("pseudo-label", last.index)):
+            file = run.folder.round(index) / f"{run.study.file_name(name)}.nii.gz"
+            if file.exists():
+                label = read_label(file, run.study.read(name), run.schema, may_be_empty=True)
+                labels[shown] = prepared.frame.one_hot(label, run.schema.channels).argmax(0)
+    labels["prediction"] = probabilities.argmax(0)
+    address = montage(image, labels, normalised_entropy(probabilities), prepared.frame.spacing)
+    return Picture(title, address, list(labels))
