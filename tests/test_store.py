@@ -118,7 +118,7 @@ def test_other_formats_and_series_folders(tmp_path: Path) -> None:
     (folder / "1.2.840.7" / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
     (folder / "notes").mkdir()
     (folder / "notes" / "readme.txt").write_text("no scan")
-    for name in ("a.nii", "b.nrrd", "c.mha", "d.v2.nii.gz", "e.nii.x.nii", "f.png", ".hidden.nii.gz"):
+    for name in ("a.nii", "b.nrrd", "c.mha", "d.v2.nii.gz", "e.nii.x.nii", "f.gif", ".hidden.nii.gz"):
         (folder / name).write_bytes(b"0")
     store = StudyDatastore(str(folder))
     assert sorted(store.list_images()) == ["1.2.840.7", "a", "b", "c", "d.v2", "e.nii.x", "series_7"]
