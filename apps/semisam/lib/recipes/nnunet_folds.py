@@ -8,6 +8,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+from torch import Tensor
+
 from ..backends.nnunet import (
     NnunetPlan,
     need_nnunet,
@@ -22,13 +25,11 @@ from ..frames import frame_of, resize
 from ..runfolder import check_space, read_json, write_json
 from ..specialists.checkpoint import Specialist
 from ..specialists.predict import predict
-from ..uncertainty import normalised_entropy, uncertainty_facts
 from ..volumes import read_label
 from .context import Context
 from .folds import Fold, FoldSource, choose_folds
 from .options import RecipeOptions
-from .stages import release_generalist
-from .training import agreement
+from .stages import label_by, release_generalist
 
 log = logging.getLogger("semisam.train")
 
@@ -84,27 +85,12 @@ class NnunetBackEnd:
         self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
     ) -> dict[str, dict[str, object]]:
         """See ``ssl_medsam2.BackEnd``."""
-        part = run.folder.begin_round(index, keep=True)
-        run.reporter.begin("prediction", index)
-        params: dict[str, dict[str, object]] = {}
-        agreements: list[float] = []
-        for name in run.study.unlabelled():
+
+        def one(name: str) -> tuple[Tensor, np.ndarray]:
             found = predict(specialist_of(name), run.study.read(name))
-            prepared = run.study.prepared(name)
-            probabilities = resize(found.probabilities, prepared.frame.shape)
-            uncertainty = normalised_entropy(probabilities)
-            before = run.study.current(name)
-            if before is not None:
-                agreements.append(agreement(probabilities[None], before.probabilities.float()[None]))
-            run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
-            earlier = run.kept_params(run.folder.round(index - 1), name) or {}
-            facts = uncertainty_facts(probabilities, uncertainty)
-            facts |= {"templates": earlier.get("templates", []), "round": index, "source": "specialist"}
-            params[name] = run.keep_label(part, name, found.labels(), prepared.affine, facts)
-            run.reporter.advance("prediction", {"uncertainty": float(uncertainty.mean())})
-        if agreements:
-            run.reporter.best(sum(agreements) / len(agreements))
-        return params
+            return resize(found.probabilities, run.study.prepared(name).frame.shape), found.labels()
+
+        return label_by(run, index, one)
 
     @staticmethod
     def tidy(part: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean as mean
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -230,18 +231,39 @@ def label_study(
     Returns:
         The params of every pseudo-label.
     """
+
+    def predict(name: str) -> tuple[Tensor, np.ndarray]:
+        prepared = run.study.prepared(name)
+        probabilities = predict_prepared(members_of(name), run.study.spec, prepared.image.float())
+        return probabilities, prepared.frame.labels_back(probabilities)
+
+    return label_by(run, index, predict)
+
+
+def label_by(
+    run: Context, index: int, predict: Callable[[str], tuple[Tensor, np.ndarray]]
+) -> dict[str, dict[str, object]]:
+    """The same with a prediction of one's own.
+
+    Args:
+        run: the run.
+        index: of the round; its folder must have been begun.
+        predict: gives, for a scan's name, probabilities ``[1 + N, D, H, W]`` on its working grid and its label map on
+            its own grid.
+    """
     part = run.folder.begin_round(index, keep=True)
     run.reporter.begin("prediction", index)
     params: dict[str, dict[str, object]] = {}
     agreements: list[float] = []
     for name in run.study.unlabelled():
-        prepared = run.study.prepared(name)
-        probabilities, uncertainty = _predict_one(run, name, members_of(name), agreements)
+        probabilities, label = predict(name)
+        uncertainty = normalised_entropy(probabilities)
+        change = _change(run, name, probabilities)
+        agreements += [float(str(value)) for value in change.values()]
         run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
-        facts = uncertainty_facts(probabilities, uncertainty) | _change(run, name, probabilities)
+        facts = uncertainty_facts(probabilities, uncertainty) | change
         facts |= {"templates": _templates_of(run, index, name), "round": index, "source": "specialist"}
-        label = prepared.frame.labels_back(probabilities)
-        params[name] = run.keep_label(part, name, label, prepared.affine, facts)
+        params[name] = run.keep_label(part, name, label, run.study.prepared(name).affine, facts)
         run.reporter.advance("prediction", {"uncertainty": float(uncertainty.mean())})
     if agreements:
         run.reporter.best(sum(agreements) / len(agreements))
@@ -265,10 +287,12 @@ def predict_study(run: Context, index: int, members: Sequence[nn.Module], option
         probabilities = run.study.target(name).probabilities.float()
         _collect(run, part, name, probabilities, torch.zeros(probabilities.shape[1:]), options, generator)
     for name in run.study.unlabelled():
-        probabilities, uncertainty = _predict_one(run, name, members, agreements)
+        probabilities = predict_prepared(members, run.study.spec, run.study.prepared(name).image.float())
+        uncertainty = normalised_entropy(probabilities)
+        agreements += [float(str(value)) for value in _change(run, name, probabilities).values()]
         run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
         _collect(run, part, name, probabilities, uncertainty, options, generator)
-        run.reporter.advance("prediction", {"agreement": agreements[-1], "uncertainty": float(uncertainty.mean())})
+        run.reporter.advance("prediction", {"uncertainty": float(uncertainty.mean())})
     if agreements:
         run.reporter.best(sum(agreements) / len(agreements))
 
@@ -306,17 +330,6 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
         run.reporter.advance("refinement", {"unsure_voxels": float(len(own.unsure))})
     shutil.rmtree(part / "evidence", ignore_errors=True)
     return params
-
-
-def _predict_one(
-    run: Context, name: str, members: Sequence[nn.Module], agreements: list[float]
-) -> tuple[Tensor, Tensor]:
-    """Probabilities and uncertainty of a scan; the agreement with its label so far, if any, joins ``agreements``."""
-    probabilities = predict_prepared(members, run.study.spec, run.study.prepared(name).image.float())
-    before = run.study.current(name)
-    if before is not None:
-        agreements.append(agreement(probabilities[None], before.probabilities.float()[None]))
-    return probabilities, normalised_entropy(probabilities)
 
 
 def _change(run: Context, name: str, probabilities: Tensor) -> dict[str, object]:
