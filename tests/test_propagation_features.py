@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lib.frames import frame_of
@@ -47,7 +49,7 @@ def test_fine_features_become_means_on_half_the_grid() -> None:
     frame = frame_of(scan)
 
     class Plain:
-        name = "plain"
+        name = "mind"
 
         def encode(self, image: torch.Tensor, spacing: object) -> torch.Tensor:
             return image
@@ -59,6 +61,22 @@ def test_fine_features_become_means_on_half_the_grid() -> None:
     torch.testing.assert_close(means[0, 5, 6, 4], expected)
     coarse = frame.with_shape((10, 11, 9))
     torch.testing.assert_close(surroundings(scan, coarse, Plain()), coarse.image(scan.array), rtol=0, atol=0)
+
+
+def test_a_model_with_a_spacing_of_its_own_sees_the_scan_as_it_is() -> None:
+    scan, _ = blobs()
+    seen: list[tuple[int, ...]] = []
+
+    class Model:
+        name = "model"
+
+        def encode(self, image: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
+            seen.append(tuple(image.shape[1:]))
+            torch.testing.assert_close(torch.tensor(spacing), torch.tensor(frame_of(scan).spacing))
+            return image[:, :4, :4, :4]
+
+    surroundings(scan, frame_of(scan).with_shape((10, 11, 9)), Model())
+    assert seen == [frame_of(scan).shape]
 
 
 def test_registration_gives_the_same_label_over_any_disguise() -> None:

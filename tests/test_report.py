@@ -31,8 +31,12 @@ def test_history_survives_a_cut_line_and_forgets_rounds_that_are_made_again(tmp_
     with open(tmp_path / "history.jsonl", "a", encoding="utf-8") as file:
         file.write('[2, 0, 2, {"lo')
     assert [e.round for e in history.read()] == [1, 1, 2]
-    history.forget_after(1)
+    history.forget(2)
     assert [e.round for e in history.read()] == [1, 1]
+    history.add(Entry(2, 0, 1, {"loss": 0.5}))
+    history.add(Entry(2, 1, 1, {"loss": 0.4}))
+    history.forget(2, 1)  # the second of a round's trainings begins anew, the first is done
+    assert [(e.round, e.training) for e in history.read()] == [(1, 0), (1, 0), (2, 0)]
     history.add(Entry(2, 0, 1, {"loss": 0.25}))
     assert history.read()[-1] == Entry(2, 0, 1, {"loss": 0.25})
 

@@ -295,3 +295,37 @@ def test_settings_decide_spacing_and_window(study: Path, tmp_path: Path) -> None
     assert (spec.spacing, spec.roi_size) == ((4.0, 4.0, 5.0), (48, 32, 32))
     with pytest.raises(UserError, match="roi_size"):
         run(cases_of(study)[:2], tmp_path / "runs", settings=replace(settings, roi_size=(4, 4, 4)))
+
+
+def test_rounds_end_when_the_labels_no_longer_change(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.recipes.stages.SETTLED", 0.0)  # any agreement will do
+    result = run(cases_of(study), tmp_path / "runs")
+    assert result.rounds == 1
+    assert load_specialist(result.checkpoint).notes["round"] == 1
+    assert all("agreement" in label.params for label in result.pseudo_labels.values())
+
+
+def test_a_finished_run_has_a_report_with_its_curves_and_cases(study: Path, tmp_path: Path) -> None:
+    result = run(cases_of(study), tmp_path / "runs")
+    assert result.report is not None
+    page = result.report.read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert page.count("data:image/png;base64,") == 4  # the outlined scan and three others
+    for text in ("Most confident", "Least confident", "round 2", "human_loss", "case_1", "mind"):
+        assert text in page
+    assert (result.folder / "environment.json").is_file()
+
+
+def test_a_run_whose_report_cannot_be_written_is_finished_all_the_same(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no picture today")
+
+    monkeypatch.setattr("lib.recipes.summary.montage", fail)
+    result = run(cases_of(study), tmp_path / "runs", options=replace(OPTIONS, rounds=1))
+    assert result.report is None
+    assert result.checkpoint.is_file()
+    assert "The report could not be written" in caplog.text

@@ -128,6 +128,21 @@ def test_next_training_continues_at_the_round_that_was_killed(server: Server) ->
     assert server.objects()["case_2"]["labels"]["original"]["info"]["params"]["round"] == 3
 
 
+def test_the_report_is_served(server: Server) -> None:
+    done = stats(server)
+    assert done["report"].startswith("/semisam/reports/run-")
+    for path in (done["report"], "/semisam/reports/latest"):
+        page = server.get(path)
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        assert "Pseudo-labels, round by round" in page.text
+    assert str(server.app) not in done["message"]
+    for wrong in ("run-20200101-000000-1", "..%2f..%2frun.json", "run.json"):
+        answer = server.get(f"/semisam/reports/{wrong}")
+        assert answer.status_code == 404
+        assert "root:" not in answer.text
+
+
 def test_segment_uncertainty_and_review(server: Server) -> None:
     values, params = label_of(server, "segment", "case_3")
     assert params["round"] == 3

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from adapters.study import Study
 
 PATH = "/semisam/reports"
+_MARK = "semisam_reports"
 _RUN = re.compile(r"run-[0-9]{8}-[0-9]{6}-[0-9]+")
 
 
@@ -28,8 +29,9 @@ def address(report: Path) -> str:
 
 def install(app: FastAPI) -> None:
     """Add the route, behind the same log-in as MONAI Label's own; once, however often the app is loaded."""
-    if any(getattr(route, "path", "").endswith(f"{PATH}/{{run}}") for route in app.router.routes):
+    if getattr(app.state, _MARK, False):
         return
+    setattr(app.state, _MARK, True)
     router = APIRouter(prefix=PATH, tags=["semisam"])
 
     @router.get("/{run}", summary="Report of a finished training; 'latest' is the newest one")

@@ -317,6 +317,8 @@ class StudyDatastore(LocalDatastore):
         if extension.lower() not in LABEL_EXTENSIONS:
             raise UserError(f"A label must be one of {', '.join(LABEL_EXTENSIONS)}, not {os.path.basename(file)!r}.")
         item = self._known(image_id)
+        if extension.lower() in PICTURES and item.image.ext.lower() not in (*PICTURES, DICOM):
+            raise UserError(f"{image_id} is a 3D scan: save its label as .nii.gz or .nrrd, not as {extension}.")
         target = Path(self._datastore.label_path(tag)) / self._filename(image_id, extension)
         write_whole(target, lambda name: shutil.copyfile(file, name))
         before = item.labels.get(tag)

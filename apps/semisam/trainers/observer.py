@@ -134,7 +134,7 @@ class TrainingObserver:
             text += f" {len(result.skipped)} scans were left out: {left_out}"
         page = "" if result.report is None else address(result.report)
         if page:
-            text += f" Report: {page} on this server ({result.report})."
+            text += f" Report: {page} on this server."
         self._stats.update(
             stage="done",
             report=page,

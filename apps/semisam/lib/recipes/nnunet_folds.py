@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +23,7 @@ from ..backends.nnunet import (
 )
 from ..errors import UserError
 from ..frames import frame_of, resize
+from ..report.history import Entry
 from ..runfolder import check_space, read_json, write_json
 from ..specialists.checkpoint import Specialist
 from ..specialists.predict import predict
@@ -76,7 +78,7 @@ class NnunetBackEnd:
         log.info(
             "nnU-Net trains %s with %s: %d epochs of %d steps", configuration, plan.trainer, plan.epochs, plan.steps
         )
-        progress = _Progress(run, plan.epochs * plan.steps, (index - 1) * folds + fold.number)
+        progress = _Progress(run, plan.epochs * plan.steps, index, fold.number, folds)
         seed = run.options.seed * 1009 + index + fold.number * 101
         scheme, network = train_fold(folder, configuration, fold.number, plan, device, seed, progress.step)
         return Specialist(run.study.spec, (network,), nnunet=scheme)
@@ -110,23 +112,33 @@ class _Progress:
     Args:
         run: the run.
         steps: nnU-Net's steps of the training.
-        before: trainings of the run before this one.
+        index: of the round.
+        training: number of this training in the round, from 0.
+        trainings: trainings in a round.
     """
 
-    def __init__(self, run: Context, steps: int, before: int) -> None:
+    def __init__(self, run: Context, steps: int, index: int, training: int, trainings: int) -> None:
         self._run = run
         self._steps = steps
-        self._before = before
+        self._index = index
+        self._training = training
+        self._before = (index - 1) * trainings + training
         self._done = self._told = 0
+        self._losses: list[float] = []
+        run.history.forget(index, training)
 
     def step(self, loss: float) -> None:
         """One more step is done."""
         amount, reporter = self._run.amount, self._run.reporter
         self._done += 1
+        self._losses.append(loss)
         while self._told < self._done * amount.epochs * amount.iterations // self._steps:
             self._told += 1
             epochs, rest = divmod(self._told, amount.iterations)
             if not rest:
+                losses = {"loss": fmean(self._losses)} if self._losses else {}
+                self._run.history.add(Entry(self._index, self._training, epochs, losses))
+                self._losses.clear()
                 reporter.finished_epochs(self._before * amount.epochs + epochs)
             reporter.advance("training", {"loss": loss}, force=not rest)
 

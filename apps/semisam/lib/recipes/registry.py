@@ -13,7 +13,7 @@ from .options import AUTO, RecipeOptions
 from .sc_sam import run_sc_sam
 from .semisam_o1 import run_semisam_o1
 from .semisam_plus import run_semisam_plus
-from .ssl_medsam2 import FOLDS, NNUNET, check_ssl_medsam2, run_ssl_medsam2
+from .ssl_medsam2 import FOLDS, NNUNET, check_ssl_medsam2, run_ssl_medsam2, versions_of_ssl_medsam2
 
 Run = Callable[[Context, "FinishedRound | None"], FinishedRound]
 """Runs all rounds after the given one (None: from the start) and returns the last one."""
@@ -34,6 +34,7 @@ class Recipe:
         refines: whether it refines its predictions after each round.
         propagates: whether it begins by carrying labels over, which takes a scan that is outlined wholly.
         check: raises UserError when it cannot do what was chosen.
+        versions: of further packages that the results depend on, by name.
     """
 
     run: Run
@@ -43,6 +44,7 @@ class Recipe:
     refines: bool = False
     propagates: bool = True
     check: Callable[[RecipeOptions], None] = lambda options: None
+    versions: Callable[[RecipeOptions], Mapping[str, str]] = lambda options: {}
 
 
 IMPLEMENTATIONS: Mapping[str, Recipe] = {
@@ -55,6 +57,7 @@ IMPLEMENTATIONS: Mapping[str, Recipe] = {
         regularisers=("supervised", *ALL_REGULARISERS[:-1]),
         trainings=FOLDS,
         check=check_ssl_medsam2,
+        versions=versions_of_ssl_medsam2,
     ),
     "sc_sam": Recipe(run_sc_sam, networks=("unet2d", "sam"), regularisers=("supervised",), propagates=False),
 }

@@ -84,7 +84,7 @@ def run_recipe(
         usable, skipped, prints = _check_files(cases)
         identity = {
             "format": _FORMAT,
-            "versions": {"torch": torch.__version__, "monai": monai.__version__},
+            "versions": {"torch": torch.__version__, "monai": monai.__version__, **recipe.versions(options)},
             "options": asdict(options),
             "settings": asdict(settings),
             "labels": list(schema.names),
@@ -126,7 +126,6 @@ def run_recipe(
         with reporter:
             last = _last_readable(context)
             resumed_at = None if last is None else last.index + 1
-            context.history.forget_after(0 if last is None else last.index)
             if last is not None:
                 log.info("continuing %s after round %d", run_folder.path.name, last.index)
                 reporter.resume(last.index, unlabelled, recipe.trainings * amount.epochs * amount.iterations)
@@ -138,7 +137,7 @@ def run_recipe(
         log.info("finished after %.0f s; best agreement %.3f", time.monotonic() - started, last.best_metric)
         return RunResult(
             folder=run_folder.path,
-            rounds=rounds,
+            rounds=last.index,
             best_metric=last.best_metric,
             checkpoint=last.checkpoint,
             pseudo_labels=last.pseudo_labels,

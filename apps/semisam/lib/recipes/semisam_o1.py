@@ -3,7 +3,10 @@
 "SemiSAM-O1", https://arxiv.org/abs/2604.24109. Round 0 carries the human labels over to the whole study with frozen
 features. Each further round trains the specialist from scratch on human labels and current pseudo-labels, lets it
 predict all scans with voxel-wise uncertainty, and corrects the unsure voxels from the most similar confident places of
-the whole study in the generalist's feature space.
+the whole study in the generalist's feature space. The rounds end early when the labels hardly change any more.
+
+No label but the outlined scans' is looked at, so a checkpoint cannot be chosen by its score: it is the last round's
+teacher, an average over the training's last steps, with a learning rate that has fallen to zero.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from .base import FinishedRound
 from .context import Context
 from .refinement import RefinementOptions
-from .stages import plan_of, predict_study, propagate_study, refine_study, train_round
+from .stages import plan_of, predict_study, propagate_study, refine_study, settled, train_round
 
 
 def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRound:
@@ -19,7 +22,8 @@ def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRoun
     refinement = RefinementOptions()
     if finished is None:
         finished = propagate_study(run)
-    for index in range(finished.index + 1, run.amount.rounds + 1):
+    while finished.index < run.amount.rounds and not settled(finished):
+        index = finished.index + 1
         run.folder.begin_round(index)
         trained = train_round(run, index, plan_of(run))
         predict_study(run, index, trained.members, refinement)

@@ -94,9 +94,15 @@ class SliceSource:
 
 
 def _held_by_slice(whole: Sample, axis: int) -> Tensor:
-    """``[C, slices]`` boolean: first, whether the slice is annotated at all, then which structures it holds."""
+    """``[C, slices]`` boolean: first, whether the slice is annotated, then which structures it holds.
+
+    Where only some planes of a scan are annotated, a plane across the slices leaves one line in each of them: slices of
+    which less is annotated than half of the best one's do not count.
+    """
     others = [a for a in range(3) if a != axis]
     annotated = whole.weight[0] > 0
+    share = annotated.float().mean(dim=others, keepdim=True)
+    annotated = annotated & (share >= 0.5 * share.max())
     classes = whole.target.argmax(dim=0)
     rows = [annotated]
     rows += [annotated & (classes == c) for c in range(1, len(whole.target))]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -79,6 +80,11 @@ def check_ssl_medsam2(options: RecipeOptions) -> None:
     """Raise UserError when nnU-Net is chosen and cannot be used as chosen."""
     if options.network == NNUNET:
         check_nnunet(options)
+
+
+def versions_of_ssl_medsam2(options: RecipeOptions) -> dict[str, str]:
+    """nnU-Net's version where it trains."""
+    return {NNUNET: version(NNUNET)} if options.network == NNUNET else {}
 
 
 def run_ssl_medsam2(

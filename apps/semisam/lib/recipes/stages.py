@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,11 @@ from .refinement import Evidence, RefinementOptions, gather, refine, usual_dista
 from .sampling import SampleSource
 from .study import load_tensors, save_tensors
 from .training import StepListener, Trained, TrainingPlan, agreement, train
+
+log = logging.getLogger("semisam.train")
+
+SETTLED = 0.985
+"""Mean Dice between the pseudo-labels of two rounds from which on a further round is not worth its time."""
 
 MOST_TEMPLATES = 3
 """Outlined scans that are propagated to one scan: the most similar ones."""
@@ -201,6 +207,7 @@ def train_round(
 def follow(run: Context, index: int, plan: TrainingPlan, training: int = 0, trainings: int = 1) -> StepListener:
     """A listener that tells the run about the steps of a training; arguments as for ``train_round``."""
     before = ((index - 1) * trainings + training) * plan.epochs
+    run.history.forget(index, training)
     epoch: list[dict[str, float]] = []
 
     def listen(step: int, metrics: dict[str, float]) -> None:
@@ -268,6 +275,16 @@ def label_by(
     if agreements:
         run.reporter.best(sum(agreements) / len(agreements))
     return params
+
+
+def settled(finished: FinishedRound) -> bool:
+    """Whether the pseudo-labels of a round are those of the round before, but for a little."""
+    params = [label.params for label in finished.pseudo_labels.values()]
+    found = [float(str(each["agreement"])) for each in params if "agreement" in each]
+    if not found or mean(found) < SETTLED:
+        return False
+    log.info("the pseudo-labels agree to %.3f with those of the round before: no further round is needed", mean(found))
+    return True
 
 
 def predict_study(run: Context, index: int, members: Sequence[nn.Module], options: RefinementOptions) -> None:

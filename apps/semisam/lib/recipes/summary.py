@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 
+import monai
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..frames import resize
 from ..report import write_report
 from ..report.montage import montage
 from ..report.page import Picture, RoundFacts
 from ..runfolder import read_json, write_json
-from ..specialists.checkpoint import load_specialist
-from ..specialists.predict import predict_prepared
+from ..specialists.checkpoint import Specialist, load_specialist
+from ..specialists.predict import predict
 from ..uncertainty import normalised_entropy
 from ..volumes import read_label
 from .base import FinishedRound
@@ -38,6 +39,7 @@ def write_summary(run: Context, last: FinishedRound, seconds: float) -> Path:
     environment = {
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "monai": monai.__version__,
         "numpy": np.__version__,
         "threads": torch.get_num_threads(),
         "device": _device(run.options.device),
@@ -74,6 +76,8 @@ def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]
         "seed": options.seed,
         "network": f"{spec.network}, channels {', '.join(map(str, spec.widths))}",
         "regulariser": options.regulariser,
+        "prompts": options.prompts,
+        "fusion": options.fusion,
         "working grid": f"{grid} mm, window {window}",
         "structures": ", ".join(run.schema.names),
         "generalist": f"{run.generalist.name} (weights {weights[:12]})" if weights else run.generalist.name,
@@ -107,7 +111,7 @@ def _pictures(run: Context, last: FinishedRound, facts: RoundFacts | None) -> li
     """An outlined scan, and the most, middling and least confident pseudo-labels."""
     if last.checkpoint is None:
         return []
-    members = load_specialist(last.checkpoint).members
+    specialist = load_specialist(last.checkpoint, run.options.device)
     chosen = [(f"Outlined: {name}", name) for name in list(run.study.human())[:1]]
     if facts is not None:
         ordered = sorted(facts.confidence, key=lambda n: (-facts.confidence[n], n))
@@ -118,13 +122,14 @@ def _pictures(run: Context, last: FinishedRound, facts: RoundFacts | None) -> li
                 used.add(place)
                 name = ordered[place]
                 chosen.append((f"{text}: {name}, confidence {facts.confidence[name]:.3f}", name))
-    return [_picture(run, last, title, name, members) for title, name in chosen]
+    return [_picture(run, last, title, name, specialist) for title, name in chosen]
 
 
-def _picture(run: Context, last: FinishedRound, title: str, name: str, members: Sequence[torch.nn.Module]) -> Picture:
+def _picture(run: Context, last: FinishedRound, title: str, name: str, specialist: Specialist) -> Picture:
     prepared = run.study.prepared(name)
-    image = prepared.image.float()
-    probabilities = predict_prepared(members, run.study.spec, image)
+    # As ``segment`` answers: nnU-Net has a grid of its own.
+    answer = predict(specialist, run.study.read(name))
+    probabilities = resize(answer.probabilities, prepared.frame.shape)
     labels: dict[str, Tensor] = {}
     if name in run.study.human():
         labels["template"] = run.study.target(name).probabilities.float().argmax(0)
@@ -135,5 +140,5 @@ def _picture(run: Context, last: FinishedRound, title: str, name: str, members: 
                 label = read_label(file, run.study.read(name), run.schema, may_be_empty=True)
                 labels[shown] = prepared.frame.one_hot(label, run.schema.channels).argmax(0)
     labels["prediction"] = probabilities.argmax(0)
-    address = montage(image, labels, normalised_entropy(probabilities), prepared.frame.spacing)
+    address = montage(prepared.image.float(), labels, normalised_entropy(probabilities), prepared.frame.spacing)
     return Picture(title, address, list(labels))

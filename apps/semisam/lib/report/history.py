@@ -56,8 +56,8 @@ class History:
                 continue
         return found
 
-    def forget_after(self, index: int) -> None:
-        """Drop the epochs of rounds after ``index``: they will be made again."""
-        kept = [e for e in self.read() if e.round <= index]
+    def forget(self, index: int, training: int = 0) -> None:
+        """Drop the epochs of this training of round ``index`` and of all later ones: they will be made again."""
+        kept = [e for e in self.read() if (e.round, e.training) < (index, training)]
         lines = [json.dumps([e.round, e.training, e.epoch, dict(e.metrics)]) + "\n" for e in kept]
         write_whole(self._path, lambda name: Path(name).write_text("".join(lines), encoding="utf-8"))

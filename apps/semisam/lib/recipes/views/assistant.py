@@ -161,8 +161,12 @@ class SliceAssistant:
         if not bool(seen.any()):
             return None
         scan = self._answerer.open(self._view(name))
-        views = torch.stack([self._look(scan, view, seen) for view in VIEWS])
-        return fuse(views, self._options.fusion) if bool(views.any()) else None
+        # A 2D image has one view; across it, it is a line one pixel wide.
+        used = [view for view in VIEWS if min(n for a, n in enumerate(seen.shape) if a != view.axis) > 1]
+        views = torch.stack([self._look(scan, view, seen) for view in used])
+        if not bool(views.any()):
+            return None
+        return fuse(views, self._options.fusion) if len(used) == len(VIEWS) else views[0]
 
     def _look(self, scan: ScanAnswers, view: View, seen: Tensor) -> Tensor:
         """The label map ``[D, H, W]`` uint8 of one view: the most probable structure of those with 0.5 or more.
