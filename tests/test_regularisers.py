@@ -309,3 +309,21 @@ def test_without_a_teacher_the_student_predicts(kind: type[Supervised]) -> None:
     regulariser = kind()
     regulariser.start(student, 2, 10, torch.Generator())
     assert list(regulariser.members(student)) == [student]
+
+
+def test_distances_are_learned_only_where_the_whole_window_is_annotated() -> None:
+    torch.manual_seed(0)
+    student = TinyNetwork()
+    regulariser = DualTask(weight=0.0)
+    regulariser.start(student, 2, 10, torch.Generator())
+    images, targets = torch.randn(1, 1, 8, 8, 8), torch.zeros(1, 2, 8, 8, 8)
+    targets[:, 0], targets[:, 1, 2:5, 2:5, 2:5] = 1, 1
+    targets[:, 0, 2:5, 2:5, 2:5] = 0
+    planes = torch.zeros(1, 1, 8, 8, 8)
+    planes[:, :, 3] = 1
+    losses = [
+        float(regulariser.loss(observe(student, images, [True], targets=targets, weights=weights)).detach())
+        for weights in (torch.ones_like(planes), planes, torch.zeros_like(planes))
+    ]
+    assert losses[0] > 0
+    assert losses[1:] == [0, 0]

@@ -13,7 +13,7 @@ from lib.errors import UserError
 from lib.recipes.assistance import Predict
 from lib.recipes.objectives import LabelObjective
 from lib.recipes.sampling import Sample, TwoStreams
-from lib.recipes.training import TrainingPlan, agreement, train
+from lib.recipes.training import TrainingPlan, agreement, holds_structure, train
 from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation, plain_window
 from lib.specialists.regularisers import MeanTeacher, Observation
@@ -178,3 +178,14 @@ def test_an_assistant_is_asked_about_every_scan_that_is_drawn() -> None:
     assert {name for name, _ in bystander.asked} == {"h", "p", "q"}
     assert bystander.seen == pytest.approx([1.0, 1.0, 1.0])
     assert all(metrics["bystander"] == 1.0 for metrics in logged)
+
+
+def test_a_step_without_any_annotated_structure_says_nothing_about_agreement() -> None:
+    targets = torch.zeros(1, 2, 4, 4, 4)
+    targets[:, 1, :2], targets[:, 0, 2:] = 1, 1
+    weights = torch.zeros(1, 1, 4, 4, 4)
+    assert not holds_structure(targets, weights)
+    weights[:, :, 3] = 1  # annotated, but background
+    assert not holds_structure(targets, weights)
+    weights[:, :, 0] = 1
+    assert holds_structure(targets, weights)

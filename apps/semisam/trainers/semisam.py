@@ -16,7 +16,8 @@ from adapters.options import TRAIN, check_keys
 from adapters.study import Study
 from lib.errors import UserError
 from lib.generalists import unwrap
-from lib.recipes import CHOICES, PRESETS, RECIPES, RecipeOptions, RecipeSettings, resolve, run_recipe
+from lib.pictures import PICTURES
+from lib.recipes import CHOICES, PRESETS, RECIPES, RecipeOptions, RecipeSettings, network_2d, resolve, run_recipe
 from lib.recipes.registry import IMPLEMENTATIONS
 from lib.runfolder import check_space
 from lib.volumes import space_error, write_whole
@@ -71,7 +72,10 @@ class SemiSamTrainer(TrainTask):
         check_keys(flat, self.config(), TRAIN, "The trainer 'semisam'")
         options = resolve(RecipeOptions.parse(flat))
         self.study.check_generalist()
-        usable = {item.name for item in self.study.usable()}
+        outlined = self.study.usable()
+        usable = {item.name for item in outlined}
+        if any(item.image.name.lower().endswith(PICTURES) for item in outlined):
+            network_2d(options)
         if IMPLEMENTATIONS[options.recipe].propagates:
             self.study.dense()
         if not set(self.study.datastore.list_images()) - usable:

@@ -3,7 +3,7 @@
 from .base import Case, FinishedRound, Observer, Progress, PseudoLabel, RecipeSettings, RunResult
 from .options import CHOICES, PRESETS, RECIPES, RecipeOptions
 from .registry import resolve
-from .run import run_recipe
+from .run import network_2d, run_recipe
 
 __all__ = [
     "CHOICES",
@@ -17,6 +17,7 @@ __all__ = [
     "RecipeOptions",
     "RecipeSettings",
     "RunResult",
+    "network_2d",
     "resolve",
     "run_recipe",
 ]

@@ -21,7 +21,7 @@ from ..specialists.precision import MixedPrecision
 from ..specialists.ramps import linear_ramp, poly_decay, sigmoid_ramp
 from .sampling import Batch, TwoStreams
 from .slice_sampling import SliceSource
-from .training import StepListener, agreement, check_finite
+from .training import StepListener, agreement, check_finite, holds_structure
 
 WEAK = Augmentation(elastic=0.0, contrast=0.1, brightness=0.1, noise=0.05, bias=0.1)
 """Changes of every slice."""
@@ -140,9 +140,10 @@ class CoTraining:
         metrics = {
             "unet_human": float(unet_loss.detach()),
             "sam_human": float(sam_loss.detach()),
-            "agreement": agreement(unet[:count].detach(), targets),
-            "sam_agreement": agreement(sam[:count].detach(), targets),
         }
+        if holds_structure(targets, weights):
+            metrics["agreement"] = agreement(unet[:count].detach(), targets, weights)
+            metrics["sam_agreement"] = agreement(sam[:count].detach(), targets, weights)
         if other is not None:
             everywhere = torch.ones_like(other[0][:, :1])
             learned = segmentation_loss(unet[count:], other[1], everywhere)
@@ -195,6 +196,7 @@ class CoTraining:
             "pair": {key: value.cpu() for key, value in self.pair.state_dict().items()},
             "unet": self._unet.state_dict(),
             "sam": self._sam.state_dict(),
+            "precision": self._precision.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -203,6 +205,7 @@ class CoTraining:
         self.pair.load_state_dict(state["pair"])
         self._unet.load_state_dict(state["unet"])
         self._sam.load_state_dict(state["sam"])
+        self._precision.restore(state["precision"])
 
     def _set_rates(self) -> None:
         plan = self.plan

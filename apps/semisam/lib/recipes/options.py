@@ -19,8 +19,11 @@ RECIPES = ("semisam_o1", "semisam_plus", "fm_abs", "ssl_medsam2", "sc_sam")
 AUTO = "auto"
 """What is best for the recipe."""
 
+NNUNET = "nnunetv2"
+"""The network that nnU-Net plans and trains by itself."""
+
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "network": (AUTO, "unet3d", "vnet", "dynunet", "unet2d", "sam", "nnunetv2"),
+    "network": (AUTO, "unet3d", "vnet", "dynunet", "unet2d", "sam", NNUNET),
     "regulariser": (AUTO, "mean_teacher", "ua_mt", "dan", "dtc", "ac_mt", "supervised"),
     "prompts": ("both", "mask", "points"),
     "fusion": ("majority", "unanimous"),

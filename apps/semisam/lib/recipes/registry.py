@@ -9,11 +9,11 @@ from ..errors import UserError
 from .base import FinishedRound
 from .context import Context
 from .fm_abs import run_fm_abs
-from .options import AUTO, RecipeOptions
+from .options import AUTO, NNUNET, RecipeOptions
 from .sc_sam import run_sc_sam
 from .semisam_o1 import run_semisam_o1
 from .semisam_plus import run_semisam_plus
-from .ssl_medsam2 import FOLDS, NNUNET, check_ssl_medsam2, run_ssl_medsam2, versions_of_ssl_medsam2
+from .ssl_medsam2 import FOLDS, check_ssl_medsam2, run_ssl_medsam2, versions_of_ssl_medsam2
 
 Run = Callable[[Context, "FinishedRound | None"], FinishedRound]
 """Runs all rounds after the given one (None: from the start) and returns the last one."""

@@ -130,9 +130,9 @@ def run_recipe(
                 log.info("continuing %s after round %d", run_folder.path.name, last.index)
                 reporter.resume(last.index, unlabelled, recipe.trainings * amount.epochs * amount.iterations)
             last = recipe.run(context, last)
-        if last.checkpoint is None:
-            raise RuntimeError("a recipe must end with a round that has a checkpoint")
-        report = _report(context, last, time.monotonic() - started)
+            if last.checkpoint is None:
+                raise RuntimeError("a recipe must end with a round that has a checkpoint")
+            report = _report(context, last, time.monotonic() - started)
         run_folder.end_run()
         log.info("finished after %.0f s; best agreement %.3f", time.monotonic() - started, last.best_metric)
         return RunResult(
@@ -192,7 +192,7 @@ def _spec(
     """The specialist's grid: from the settings, else from a look at some scans; kept for a resumed run.
 
     Raises:
-        UserError: (422) when 2D images and 3D scans are outlined, (409) when the recipe cannot work on 2D images.
+        UserError: (422) when 2D images and 3D scans are outlined, (409) when the network cannot work on 2D images.
     """
     file = folder.prepared / "spec.json"
     kept = read_json(file)
@@ -220,19 +220,15 @@ def network_2d(options: RecipeOptions) -> str:
     """The network for 2D images: the chosen one if it sees single slices, else the recipe's first that does.
 
     Raises:
-        UserError: (409) when there is none.
+        UserError: (409) when the chosen one does not see images as ours do.
     """
     fit = [name for name in IMPLEMENTATIONS[options.recipe].networks if name in BY_SLICE]
     if options.network in fit:
         return options.network
-    if fit and options.network not in NETWORKS:
+    if options.network not in NETWORKS:
         raise UserError(
             f"network: {options.network} is not used on 2D images. Choose {' or '.join(fit)}, or leave it at auto.",
             status=409,
-        )
-    if not fit:
-        raise UserError(
-            f"The recipe {options.recipe} cannot be trained on 2D images. Choose the recipe sc_sam.", status=409
         )
     log.info("2D images: the network is %s in place of %s", fit[0], options.network)
     return fit[0]

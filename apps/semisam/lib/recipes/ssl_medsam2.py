@@ -28,13 +28,12 @@ from .context import Context
 from .folds import Fold, FoldSource, choose_folds
 from .nnunet_folds import NnunetBackEnd, check_nnunet
 from .objectives import LabelObjective
-from .options import RecipeOptions
+from .options import NNUNET, RecipeOptions
 from .stages import label_study, plan_of, propagate_study, train_round
 
 log = logging.getLogger("semisam.train")
 
 FOLDS = 5
-NNUNET = "nnunetv2"
 
 
 class BackEnd(Protocol):

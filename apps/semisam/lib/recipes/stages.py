@@ -218,7 +218,8 @@ def follow(run: Context, index: int, plan: TrainingPlan, training: int = 0, trai
             means = {name: mean([each[name] for each in epoch if name in each]) for name in names}
             run.history.add(Entry(index, training, step // plan.iterations, means))
             run.reporter.finished_epochs(before + step // plan.iterations)
-            run.reporter.best(means["agreement"])
+            if "agreement" in means:
+                run.reporter.best(means["agreement"])
             epoch.clear()
         run.reporter.advance("training", metrics, force=end)
 

@@ -17,10 +17,12 @@ from ..report.page import Picture, RoundFacts
 from ..runfolder import read_json, write_json
 from ..specialists.checkpoint import Specialist, load_specialist
 from ..specialists.predict import predict
+from ..specialists.spec import SpecialistSpec
 from ..uncertainty import normalised_entropy
 from ..volumes import read_label
 from .base import FinishedRound
 from .context import Context
+from .options import NNUNET
 
 REPORT = "report.html"
 
@@ -72,9 +74,11 @@ def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]
         "recipe": options.recipe,
         "preset": options.preset,
         "rounds": run.amount.rounds,
-        "epochs of a training": f"{run.amount.epochs} of {run.amount.iterations} steps, batch {run.amount.batch}",
+        "epochs of a training": f"{run.amount.epochs} of {run.amount.iterations} steps, batch {run.amount.batch}"
+        if options.network != NNUNET
+        else "nnU-Net's own, see its log in the run folder",
         "seed": options.seed,
-        "network": f"{spec.network}, channels {', '.join(map(str, spec.widths))}",
+        "network": _network(options.network, spec),
         "regulariser": options.regulariser,
         "prompts": options.prompts,
         "fusion": options.fusion,
@@ -87,6 +91,12 @@ def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]
         **environment,
         "run folder": run.folder.path.name,
     }
+
+
+def _network(name: str, spec: SpecialistSpec) -> str:
+    if name == NNUNET:
+        return f"{name}, as it has planned it"
+    return f"{spec.network}, channels {', '.join(map(str, spec.widths))}"
 
 
 def _facts(run: Context, index: int) -> RoundFacts | None:

@@ -131,8 +131,9 @@ def train(
                 extra = regulariser.loss(seen)
             loss, metrics = plan.objective(seen)
             # For the log only: every second voxel of each axis tells as much.
-            sparse = (..., slice(None, None, 2), slice(None, None, 2), slice(None, None, 2))
-            metrics["agreement"] = agreement(logits.detach()[sparse], batch.targets[sparse], batch.weights[sparse])
+            few = [t.detach()[..., ::2, ::2, ::2] for t in (logits, batch.targets, batch.weights)]
+            if holds_structure(few[1], few[2]):
+                metrics["agreement"] = agreement(few[0], few[1], few[2])
             total = loss + extra
             metrics["regulariser"] = float(extra.detach())
             if assistant is not None:
@@ -155,7 +156,8 @@ def train(
         def follow() -> None:
             regulariser.after_step(student, engine.state.iteration - 1)
             metrics = cast("dict[str, float]", engine.state.output)
-            agreements.append(metrics["agreement"])
+            if "agreement" in metrics:
+                agreements.append(metrics["agreement"])
             listener(engine.state.iteration, metrics)
 
         engine.run(max_epochs=plan.epochs, epoch_length=plan.iterations)
@@ -203,6 +205,11 @@ def agreement(probabilities: Tensor, target: Tensor, weights: Tensor | None = No
         if total:
             scores.append(2.0 * int((a & b).sum()) / total)
     return _mean(scores) if scores else 1.0
+
+
+def holds_structure(target: Tensor, weights: Tensor) -> bool:
+    """Whether a soft label ``[B, C, D, H, W]`` holds a structure where its weight ``[B, 1, D, H, W]`` is not 0."""
+    return bool(((target.argmax(dim=1, keepdim=True) > 0) & (weights > 0)).any())
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -91,7 +91,7 @@ def write_report(
         "<h2>Cases</h2>",
         *[_figure(picture) for picture in pictures],
     ]
-    if not pictures:
+    if not rounds:
         body.append("<p>There was no scan without a human label.</p>")
     if skipped:
         body += ["<h2>Left out</h2>", _table(["scan", "why"], [[k, v] for k, v in skipped.items()], numbers=False)]

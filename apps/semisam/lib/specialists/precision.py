@@ -28,6 +28,15 @@ class MixedPrecision:
         """The context for everything that runs a network."""
         return torch.autocast(self._kind, dtype=self._type, enabled=self._on)
 
+    def state(self) -> dict[str, object]:
+        """What ``restore`` needs: how gradients are scaled."""
+        return dict(self._scaler.state_dict())
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Go on where ``state`` was taken."""
+        if state:  # none where nothing is scaled
+            self._scaler.load_state_dict(state)
+
     def step(self, loss: Tensor, optimiser: torch.optim.Optimizer, clip: float) -> None:
         """Go down the gradient of ``loss`` once, its norm clipped at ``clip``."""
         self._scaler.scale(loss).backward()

@@ -1,7 +1,7 @@
 """Dice-like loss that wrong labels pull at less.
 
 Wang et al., "A noise-robust framework for automatic segmentation of COVID-19 pneumonia lesions from CT images", IEEE
-TMI 2020, equation 3; with the squared denominator of FM-ABS (CVPR 2025).
+TMI 2020, equation 3; with the squared denominator of FM-ABS (MICCAI 2024).
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ class DualTask(Supervised):
         distances = self.head(seen.features).float().tanh()
         ramp = sigmoid_ramp(seen.step, seen.steps)
         total = self.weight * ramp * dual_task_consistency(seen.logits.softmax(dim=1), distances, self.sharpness)
-        if bool(seen.human.any()):
-            truth = signed_distance_maps(seen.targets[seen.human])
-            total = total + self.distance_weight * signed_distance_mse(distances[seen.human], truth)
+        # How far a voxel is from a border is only known where the whole window is annotated.
+        whole = seen.human & (seen.weights.flatten(1).amin(dim=1) > 0)
+        if bool(whole.any()):
+            truth = signed_distance_maps(seen.targets[whole])
+            total = total + self.distance_weight * signed_distance_mse(distances[whole], truth)
         return total
