@@ -93,8 +93,9 @@ serve: install  ## Start the server; on a demo study if STUDIES is not given.
 		--host '$(HOST)' --port '$(PORT)' $(SERVED_CONF) $(CONF)
 
 # --- Development ------------------------------------------------------------------------------------------------------
+# A file's tests share servers and scans, so a file stays on one worker; a worker takes about 3 GB of memory.
 test: install-dev  ## Run the tests.
-	$(RUN) "$(BIN)/python" -m pytest $(PYTEST_ARGS)
+	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: install-dev  ## Check style and types.
 	"$(BIN)/ruff" check .
