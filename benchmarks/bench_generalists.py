@@ -41,6 +41,8 @@ SLICES = range(16, 46, 8)
 """Of a made-up scan of about 56 slices: those that make the thin one."""
 REAL = ("mind", "sam_med3d", "sam_med3d_turbo", "segany_pet")
 """Fast enough on a CPU for a real scan."""
+VIDEO_ON_A_CPU = ("medsam2",)
+"""512 px; the others go the same way at 1024 px, which takes two CPU cores a quarter of an hour for four slices."""
 HEAD = ("model", "propagator", "scan", "device", "1st propagate s", "2nd", "1st click s", "2nd", "peak MiB")
 
 
@@ -266,10 +268,12 @@ def measure(name: str, data: DataSet, propagator: str, weights: Path, work: Path
 
 def measure_all(name: str, pairs: Sequence[DataSet], rows: dict[str, Any], store: Store, temporary: Path) -> None:
     """All servers of a model; what is in ``rows`` already is left out."""
+    import torch
+
     from lib.generalists.entries import ENTRIES
 
     wanted = [(pairs[0], "registration")]
-    if "video" in ENTRIES[name].capabilities:
+    if "video" in ENTRIES[name].capabilities and (name in VIDEO_ON_A_CPU or torch.cuda.is_available()):
         wanted.append((pairs[0], "video"))
     wanted += [(data, "registration") for data in pairs[1:] if name in REAL]
     missing = [(data, propagator) for data, propagator in wanted if f"{data.name}, {propagator}" not in rows]

@@ -87,7 +87,7 @@ def test_unknown_key_suggests_the_nearest() -> None:
         ("spacing", "0", "in mm"),
         ("spacing", "nan", "in mm"),
         ("spacing", "1,1,-1", "in mm"),
-        ("default_strategy", "random", "Allowed: recommended, uniform"),
+        ("default_strategy", "random", "Allowed: recommended, template"),
         ("default_strategy", " ", "empty"),
     ],
 )

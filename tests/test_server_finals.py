@@ -26,7 +26,7 @@ def server(serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactor
 
 def test_without_a_final_label(server: Server) -> None:
     assert server.get("/info/").json()["labels"] == ["structure"]
-    assert server.post("/activelearning/recommended", json={}).json()["id"] == "case_1"
+    assert server.post("/activelearning/recommended", json={}).json()["id"] in server.objects()
     for reply in (
         server.infer("propagate", "case_2"),
         server.post("/train/semisam", json={}),

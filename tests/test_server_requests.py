@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from conftest import TINY_LABELS, Server, detail, dice, make_tiny_study, save_nifti, tiny_scan
+from lib.config import STRATEGIES
 
 pytestmark = pytest.mark.server
 
@@ -69,8 +70,8 @@ def test_info_is_as_slicer_and_ohif_need_it(server: Server) -> None:
     assert info["labels"] == list(TINY_LABELS)
     assert list(info["models"]) == ["propagate", "segment", "review", "uncertainty", "prompt"]
     assert list(info["trainers"]) == ["semisam"]
-    assert list(info["strategies"]) == ["recommended", "uniform", "random"]
-    assert list(info["scoring"]) == ["uncertainty"]
+    assert list(info["strategies"]) == [*STRATEGIES, "random"]
+    assert list(info["scoring"]) == ["representativeness", "uncertainty", "pseudo_label_quality"]
     assert "config" not in info
     for name, model in info["models"].items():
         assert model["type"] == ("deepgrow" if name == "prompt" else "segmentation")
@@ -155,7 +156,7 @@ def test_saved_label_is_reviewed(server: Server) -> None:
 
 def test_next_sample(server: Server) -> None:
     check_ids = [server.post(f"/activelearning/{s}", json={"client_id": "x"}).json()["id"] for s in ("random",) * 2]
-    assert check_ids[0] == check_ids[1] != "case_1"
+    assert len({*check_ids, "case_1"}) == 3
     reply = server.post("/activelearning/uniform", json={}).json()
     assert Path(reply["path"]).is_file()
     assert reply["id"] != "case_1"
@@ -200,9 +201,9 @@ def test_batch_infer_stores_labels_and_passes_over_bad_scans(server: Server) -> 
         ("/infer/propagate?image=../../../../../etc/hostname", None, 404, "no image"),
         ("/infer/segment?image=case_2", None, 409, "train first"),
         ("/infer/uncertainty?image=case_2", None, 409, "train first"),
-        ("/activelearning/clever", {}, 404, "Known: recommended, uniform, random"),
+        ("/activelearning/clever", {}, 404, "Known: recommended, template"),
         ("/activelearning/uniform", {"stride": 2}, 400, "no option 'stride'"),
-        ("/scoring/dice", {}, 404, "Known: uncertainty"),
+        ("/scoring/dice", {}, 404, "Known: representativeness, uncertainty"),
         ("/scoring/uncertainty", {"top": 3}, 400, "no option 'top'"),
         ("/train/semisan", {}, 404, "Did you mean 'semisam'?"),
         ("/train/semisam", {"epochs": 3}, 400, "Did you mean 'max_epochs'?"),

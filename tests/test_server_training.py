@@ -162,11 +162,12 @@ def test_next_sample_is_the_least_sure_one(server: Server) -> None:
     assert reply["id"] == max(infos, key=lambda n: infos[n]["uncertainty"])
 
 
-def test_scoring_has_nothing_to_do_after_a_training(server: Server) -> None:
-    assert server.post("/scoring/uncertainty", json={}).ok
-    status = server.wait("/scoring/")
-    assert status["status"] == "DONE", "\n".join(status["details"])
-    assert "0 scans to score" in "\n".join(status["details"])
+def test_scoring_asks_the_new_specialist_once(server: Server) -> None:
+    # Next Sample has started a scoring by itself, which makes way.
+    for scored in (3, 0):
+        reply = server.post("/scoring/uncertainty?run_sync=true", json={})
+        assert reply.ok, reply.text
+        assert reply.json() == {"scored": scored, "failed": {}}
 
 
 def test_failure_says_what_to_do_in_its_last_line(server: Server) -> None:

@@ -41,24 +41,26 @@ from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
-from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 import infers
 import strategies
 from adapters import reports, validation
-from adapters.answers import LOG, http_answers
+from adapters.answers import LOG, http_answers, text_of
 from adapters.batch import BatchInfer, check_batch
+from adapters.dicomweb import open_dicomweb
 from adapters.inference import check_infer, infer
 from adapters.jobs import job, stop_start
 from adapters.options import SAMPLE, SCORING, check_keys, check_name
-from adapters.store import StudyDatastore
+from adapters.outlined import settle
+from adapters.store import FINAL, StudyDatastore
 from adapters.study import Study
+from adapters.unasked import Unasked
 from lib.config import Settings
 from lib.errors import UserError
 from lib.generalists import RESIDENTS, check_generalist
-from scoring import UncertaintyScoring
+from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, run_pass
 from trainers import SemiSamTrainer
 
 logger = logging.getLogger("semisam")
@@ -77,6 +79,7 @@ class SemiSam(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.serving = False
+        self._unasked = Unasked()
         try:
             self.settings = Settings.from_conf(conf)
             validation.install()
@@ -102,9 +105,11 @@ class SemiSam(MONAILabelApp):
     # --- parts ----------------------------------------------------------------------------------------------------
 
     def init_datastore(self) -> Datastore:
-        """The study's datastore: ours for a folder, MONAI Label's own for a server."""
-        if self.studies.startswith(("http://", "https://")):
+        """The study's datastore: ours for a folder or a DICOMweb server, MONAI Label's own for XNAT and DSA."""
+        if self.studies.startswith(("http://", "https://")) and server_settings.MONAI_LABEL_DATASTORE:
             datastore = super().init_datastore()
+        elif self.studies.startswith(("http://", "https://")):
+            datastore = open_dicomweb(self.studies.strip().rstrip("/"), self.settings.labels)
         else:
             datastore = StudyDatastore(self.studies, read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY)
         self.study = Study(self.studies, datastore, self.settings, Path(self.app_dir) / "model" / "semisam")
@@ -128,13 +133,17 @@ class SemiSam(MONAILabelApp):
         """Strategies by name; ``random`` is the default one, under the only name that OHIF asks for."""
         known: dict[str, Strategy] = {
             "recommended": strategies.Recommended(self.study),
+            "template": strategies.Template(self.study),
+            **{name: strategies.HighestDoubt(self.study, name, text) for name, text in strategies.DOUBTS.items()},
+            "review": strategies.Review(self.study),
             "uniform": strategies.Uniform(self.study),
         }
         return {**known, "random": known[self.settings.default_strategy]}
 
-    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        """Scoring methods by name."""
-        return {"uncertainty": UncertaintyScoring(self.study)}
+    def init_scoring_methods(self) -> dict[str, StudyScoring]:
+        """Scoring methods by name, in the order in which they are worked out."""
+        methods = (Representativeness(self.study), UncertaintyScoring(self.study), PseudoLabelQuality(self.study))
+        return {method.name: method for method in methods}
 
     def init_batch_infer(self) -> Callable[..., Any]:
         """Batch infer."""
@@ -164,6 +173,7 @@ class SemiSam(MONAILabelApp):
         with http_answers():
             if method == "train":
                 self._trainer(request).check(request)
+                self._unasked.give_way()
                 if torch.cuda.is_available() and not validation.running("train"):
                     # The job loads what it needs itself; on a GPU there may not be room for both.
                     self._infers["prompt"].release()
@@ -171,8 +181,10 @@ class SemiSam(MONAILabelApp):
             elif method == "batch_infer":
                 task = check_infer({**request, "save_label": True}, self._infers)
                 check_batch(request, task, self.datastore())
+                self._unasked.give_way()
             elif method == "scoring":
-                self._scoring(request)
+                self._scoring(request)[0].ready()
+                self._unasked.give_way()
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """One scan, one label."""
@@ -190,9 +202,9 @@ class SemiSam(MONAILabelApp):
             return self._trainer(request)(request, self.datastore())
 
     def scoring(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
-        """A scoring method, in a subprocess."""
+        """Scoring methods, in a subprocess."""
         with self._job("Scoring", LOG):
-            return self._scoring(request)(request, self.datastore())
+            return run_pass(self.study, self._scoring(request), request)
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The scan a person should look at next; nothing when all are done."""
@@ -202,15 +214,21 @@ class SemiSam(MONAILabelApp):
             return dict(super().next_sample({**request, "strategy": name}))
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
-        """MONAI Label starts all methods at every chance; here only when there is something to do, and nothing runs."""
-        if method is None:
-            busy = any(validation.running(kind) for kind in ("train", "batch_infer", "scoring"))
-            if not self.serving or busy or not any(m.due() for m in self._scoring_methods.values()):
-                return {}
-        return super().async_scoring(method, params)
+        """MONAI Label starts all methods at every chance; here one job for what is due, and only while nothing runs."""
+        if method is not None:
+            return super().async_scoring(method, params)
+        if not self.serving or any(validation.running(kind) for kind in ("train", "batch_infer", "scoring")):
+            return {}
+        try:
+            due = [name for name, scoring in self._scoring_methods.items() if scoring.due()]
+            return self._unasked.start(due) if due else {}
+        except Exception as error:
+            # Whoever asked for the next scan must get it.
+            logger.warning("Scoring does not start by itself: %s", text_of(error))
+            return {}
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
-        """A person has saved a label: it stays as it is, but say at once when it cannot be used."""
+        """A person has saved a label: it stays, but say at once when it cannot be used, and what comes next."""
         warnings = []
         try:
             for item in self.study.outlined():
@@ -223,7 +241,9 @@ class SemiSam(MONAILabelApp):
             # The label is stored; the client must not take it for lost.
             logger.exception("The new label of %s could not be looked into", image_id)
             warnings.append(f"The label is stored, but could not be looked into ({type(error).__name__}: {error}).")
-        return {"warnings": warnings}
+        if not self.datastore().get_label_by_image_id(image_id, FINAL):
+            return {"warnings": warnings}
+        return {"warnings": warnings, **settle(self.study, image_id)}
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
@@ -234,8 +254,12 @@ class SemiSam(MONAILabelApp):
         trainer: SemiSamTrainer = self._trainers[check_name(request.get("model"), self._trainers, "trainer")]
         return trainer
 
-    def _scoring(self, request: Mapping[str, Any]) -> ScoringMethod:
+    def _scoring(self, request: Mapping[str, Any]) -> list[StudyScoring]:
+        """The methods a request names: ``method``, and those of ``then`` that are to share its pass over the study."""
         name = check_name(request.get("method"), self._scoring_methods, "scoring method")
-        check_keys(request, (), SCORING, f"Scoring method {name!r}")
-        method: ScoringMethod = self._scoring_methods[name]
-        return method
+        check_keys(request, ("then",), SCORING, f"Scoring method {name!r}")
+        more = request.get("then") or []
+        if not isinstance(more, list):
+            raise UserError(f"then: {more!r} is not allowed. Give a list of scoring methods.")
+        names = dict.fromkeys([name, *(check_name(n, self._scoring_methods, "scoring method") for n in more)])
+        return [self._scoring_methods[n] for n in names]

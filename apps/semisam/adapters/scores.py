@@ -1,7 +1,8 @@
-"""How unsure the app is about each scan: a small file beside the models, the one place that works with every datastore.
+"""What is known about each scan: a small file beside the models, the one place that works with every datastore.
 
-A score belongs to one state of the specialist (or, before there is one, of the final labels). Scores of another state
-still order the scans, and say by their ``of`` that they are out of date.
+A score belongs to one state of the scan and of what judged it: the specialist (or, before there is one, the final
+labels), and for the quality of a pseudo-label that label. Scores of another state still order the scans, and say by
+their ``of`` that they are out of date.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from monailabel.interfaces.exception import MONAILabelException
 
+from lib.selection import Calibration
 from lib.volumes import write_whole
 
 from .store import ORIGINAL, StudyDatastore
@@ -23,9 +26,24 @@ from .study import Study, stamp_of
 
 logger = logging.getLogger("semisam.scores")
 
+REPRESENTATIVENESS = "representativeness"
+UNCERTAINTY = "uncertainty"
+QUALITY = "pseudo_label_quality"
+DOUBTS = ("least_confidence", "highest_entropy", "highest_entropy_ratio")
+"""Measures that the method ``uncertainty`` gives besides ``uncertainty`` itself."""
+
+_UNUSABLE = "unusable"
+_SETTLED = "settled"
+_MIRRORED = (REPRESENTATIVENESS, UNCERTAINTY, QUALITY, *DOUBTS)
+_LOCK_SECONDS = 30
+
+Entry = dict[str, Any]
+
 
 class Scores:
-    """Uncertainty of each scan, 0 to 1.
+    """The scores of the study's scans, by scan and scoring method.
+
+    The server, a scoring and a training write at the same time: each change is made under a lock to what is on disk.
 
     Args:
         study: the study.
@@ -33,71 +51,116 @@ class Scores:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._path = study.folder / "scores.json"
+        self._path = study.place / "scores.json"
 
-    def state(self) -> str:
-        """What scores depend on besides the scan: the specialist in service, else the final labels."""
+    # --- states ---------------------------------------------------------------------------------------------------
+
+    def model_state(self) -> str:
+        """What judges the scans: the specialist in service, else the final labels."""
         study = self._study
         if study.published.is_file():
-            parts: list[object] = [stamp_of(study.published)]
-        else:
-            parts = [(item.name, stamp_of(item.label)) for item in study.outlined()]
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+            return _digest(stamp_of(study.published))
+        return _digest([(item.name, item.names, stamp_of(item.label)) for item in study.outlined()])
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """The stored scores by scan: ``uncertainty`` or ``failed``, ``of`` (see ``state``), ``ts``."""
+    def _states(self, method: str) -> Callable[[str], str]:
+        """For a scan's name, what its score of this method depends on."""
+        study = self._study
+        if method == REPRESENTATIVENESS:
+            return lambda name: _digest(study.scan_stamp(name))
+        model = self.model_state()
+        if method == QUALITY:
+            return lambda name: _digest([study.scan_stamp(name), model, study.label_stamp(name, ORIGINAL)])
+        return lambda name: _digest([study.scan_stamp(name), model])
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def read(self) -> dict[str, dict[str, Entry]]:
+        """All that is stored: by scan and method the values, ``of`` (their state) and ``ts``."""
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 
-    def put(self, values: Mapping[str, float]) -> None:
-        """Add scores that belong to the present state, and note them at the images where the datastore can."""
-        if not values:
-            return
-        now = int(time.time())
-        self._add({name: {"uncertainty": round(v, 5), "ts": now} for name, v in values.items()})
-        infos = {name: {"uncertainty": round(v, 5), "uncertainty_ts": now} for name, v in values.items()}
-        store = self._study.datastore
-        if isinstance(store, StudyDatastore):
-            store.update_image_infos({n: i for n, i in infos.items() if n in store.list_images()})
-            return
-        for name, info in infos.items():
-            try:
-                store.update_image_info(name, info)
-            except (MONAILabelException, NotImplementedError) as error:
-                logger.debug("No note at %s: %s", name, error)
+    def missing(self, method: str, *, retry: bool = False) -> list[str]:
+        """Scans without a final label that have no complete score of the present state.
 
-    def put_failed(self, names: Iterable[str]) -> None:
-        """Note scans that cannot be scored, so that they are not due again and again."""
-        if names := list(names):
-            self._add({name: {"failed": True, "ts": int(time.time())} for name in names})
+        Args:
+            method: ``UNCERTAINTY`` or ``QUALITY``; for the latter only scans with a pseudo-label count.
+            retry: name the scans that could not be scored, too.
+        """
+        names = self._study.unlabelled()
+        if method == QUALITY:
+            names = [name for name in names if self._study.label_stamp(name, ORIGINAL)]
+        if not names:
+            return []
+        content = self.read()
+        unusable = {} if retry else self.unusable(content)
+        state = self._states(method)
+        wanted = (UNCERTAINTY, *DOUBTS) if method == UNCERTAINTY else (QUALITY,)
 
-    def _add(self, entries: Mapping[str, Mapping[str, Any]]) -> None:
-        state = self.state()
-        content = {**self.read(), **{name: {**entry, "of": state} for name, entry in entries.items()}}
-        text = json.dumps(content, indent=1, sort_keys=True)
-        write_whole(self._path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+        def done(name: str) -> bool:
+            entry = content.get(name, {}).get(method, {})
+            complete = all(key in entry for key in wanted) or ("failed" in entry and not retry)
+            return name in unusable or (complete and entry.get("of") == state(name))
 
-    def missing(self, *, retry: bool = False) -> list[str]:
-        """Scans without a final label that have no score of the present state; with ``retry`` the failed ones too."""
-        state, content = self.state(), self.read()
-        entries = {name: content.get(name, {}) for name in self._study.unlabelled()}
-        return [n for n, entry in entries.items() if entry.get("of") != state or (retry and entry.get("failed"))]
+        return [name for name in names if not done(name)]
+
+    def failed(self, method: str) -> set[str]:
+        """Scans that a method could not score in the present state."""
+        entries = {name: by_method.get(method, {}) for name, by_method in self.read().items()}
+        entries = {name: entry for name, entry in entries.items() if "failed" in entry}
+        if not entries:
+            return set()
+        state = self._states(method)
+        return {name for name, entry in entries.items() if entry.get("of") == state(name)}
+
+    def unusable(self, content: Mapping[str, Mapping[str, Entry]] | None = None) -> dict[str, str]:
+        """Scans that could not be read the last time, and why; a scan whose file was exchanged gets a new chance."""
+        content = self.read() if content is None else content
+        found = {}
+        for name, entries in content.items():
+            entry = entries.get(_UNUSABLE)
+            if entry and entry.get("of") == _digest(self._study.scan_stamp(name)):
+                found[name] = str(entry.get("failed", ""))
+        return found
+
+    def known(self, method: str, key: str | None = None) -> dict[str, float]:
+        """Stored values of scans by name, whether out of date or not.
+
+        Args:
+            method: the scoring method.
+            key: which of its values, by default the one of the same name.
+        """
+        values = {name: entries.get(method, {}).get(key or method) for name, entries in self.read().items()}
+        return {name: float(v) for name, v in values.items() if isinstance(v, (int, float))}
+
+    def stale(self, method: str, name: str) -> bool:
+        """Whether the stored score of a scan is of another state than the present one."""
+        entry = self.read().get(name, {}).get(method, {})
+        return bool(entry.get("of") != self._states(method)(name))
+
+    def planes(self, name: str) -> dict[str, Any] | None:
+        """The planes that are most worth outlining in a scan, see ``lib.selection.planes_in_scan``."""
+        planes = self.read().get(name, {}).get(UNCERTAINTY, {}).get("planes")
+        return planes if isinstance(planes, dict) else None
 
     def doubts(self) -> dict[str, float]:
         """The best guess of how unsure the app is about each unlabelled scan; scans without any guess are left out.
 
         A score of the present state goes first, then what the pseudo-label says, then a score that is out of date.
         """
-        state, content = self.state(), self.read()
+        names, content = self._study.unlabelled(), self.read()
+        if not names:
+            return {}
+        state = self._states(UNCERTAINTY)
         guesses = {}
-        for name in self._study.unlabelled():
-            entry = content.get(name, {})
-            score = entry.get("uncertainty")
-            own = self.doubt_of_label(name)
-            guess = score if entry.get("of") == state or own is None else own
+        for name in names:
+            entry = content.get(name, {}).get(UNCERTAINTY, {})
+            guess: object = entry.get(UNCERTAINTY)
+            if entry.get("of") != state(name):
+                own = self.doubt_of_label(name)
+                guess = guess if own is None else own
             if isinstance(guess, (int, float)):
                 guesses[name] = float(guess)
         return guesses
@@ -111,3 +174,109 @@ class Scores:
         if isinstance(params.get("confidence"), (int, float)):
             return 1.0 - float(params["confidence"])
         return None
+
+    def calibration(self) -> Calibration:
+        """From estimates of Dice to Dice, by the scans whose pseudo-label a person has replaced since."""
+        pairs = [entries[_SETTLED] for entries in self.read().values() if _SETTLED in entries]
+        pairs = [p for p in pairs if isinstance(p.get("raw"), (int, float)) and isinstance(p.get("dice"), (int, float))]
+        return Calibration.fit([float(p["raw"]) for p in pairs], [float(p["dice"]) for p in pairs])
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def add(self, method: str, values: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add scores of the present state, and note them at the images where the datastore can.
+
+        Args:
+            method: the scoring method.
+            values: plain facts by scan.
+        """
+        here = set(self._study.datastore.list_images())
+        # A person may have outlined a scan meanwhile.
+        wanted = here if method == REPRESENTATIVENESS else here & set(self._study.unlabelled())
+        values = {name: facts for name, facts in values.items() if name in wanted}
+        if not values:
+            return
+        state, now = self._states(method), int(time.time())
+        with self._lock():
+            content = {name: entries for name, entries in self.read().items() if name in here}
+            for name, facts in values.items():
+                entries = content.setdefault(name, {})
+                entries[method] = {**facts, "of": state(name), "ts": now}
+                entries.pop(_UNUSABLE, None)
+            self._write(content)
+        self._mirror(
+            {n: {k: v for k, v in f.items() if k in _MIRRORED} | {f"{method}_ts": now} for n, f in values.items()}
+        )
+
+    def put(self, values: Mapping[str, float]) -> None:
+        """Add uncertainties alone, as a training round knows them of its pseudo-labels."""
+        self.add(UNCERTAINTY, {name: {UNCERTAINTY: round(value, 5)} for name, value in values.items()})
+
+    def put_unusable(self, reasons: Mapping[str, str]) -> None:
+        """Note scans that cannot be read, so that they are not due again and again, and not offered."""
+        self._note(_UNUSABLE, reasons, lambda name: _digest(self._study.scan_stamp(name)))
+
+    def put_failed(self, method: str, reasons: Mapping[str, str]) -> None:
+        """Note scans that a method cannot score, so that they are not due again and again."""
+        if reasons:
+            self._note(method, reasons, self._states(method))
+
+    def _note(self, key: str, reasons: Mapping[str, str], state: Callable[[str], str]) -> None:
+        if not reasons:
+            return
+        now = int(time.time())
+        with self._lock():
+            content = self.read()
+            for name, reason in reasons.items():
+                content.setdefault(name, {})[key] = {"failed": reason, "of": state(name), "ts": now}
+            self._write(content)
+
+    def settle(self, name: str, dice: float | None) -> None:
+        """A person has outlined a scan: what was guessed about it no longer counts.
+
+        Args:
+            name: the scan.
+            dice: mean Dice of its pseudo-label against the person's label, None without a pseudo-label. Together with
+                the estimate it teaches how far estimates can be trusted.
+        """
+        with self._lock():
+            content = self.read()
+            before = content.get(name)
+            if before is None:
+                return
+            kept = {k: v for k, v in before.items() if k in (REPRESENTATIVENESS, _SETTLED)}
+            raw = before.get(QUALITY, {}).get("raw")
+            if dice is not None and isinstance(raw, (int, float)):
+                kept[_SETTLED] = {"raw": raw, "dice": round(dice, 5), "ts": int(time.time())}
+            content[name] = kept
+            self._write(content)
+        info = self._study.datastore.get_image_info(name)
+        gone = [key for key in (UNCERTAINTY, QUALITY, *DOUBTS) if info.get(key) is not None]
+        self._mirror({name: dict.fromkeys(gone)})
+
+    def _lock(self) -> FileLock:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS)
+
+    def _write(self, content: Mapping[str, Mapping[str, Entry]]) -> None:
+        text = json.dumps(content, indent=1, sort_keys=True)
+        write_whole(self._path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+
+    def _mirror(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
+        """Note facts at the images, for those who read MONAI Label's list; a datastore that cannot is no error."""
+        infos = {name: info for name, info in infos.items() if info}
+        store = self._study.datastore
+        if isinstance(store, StudyDatastore):
+            known = set(store.list_images())
+            if infos := {n: i for n, i in infos.items() if n in known}:
+                store.update_image_infos(infos)
+            return
+        for name, info in infos.items():
+            try:
+                store.update_image_info(name, dict(info))
+            except (MONAILabelException, NotImplementedError) as error:
+                logger.debug("No note at %s: %s", name, error)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

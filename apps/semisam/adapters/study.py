@@ -13,7 +13,6 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 from torch import Tensor
@@ -38,6 +37,7 @@ from lib.sparse_labels import Planes, check_stated, find_planes, only_sparse, st
 from lib.specialists import Specialist, load_specialist
 from lib.volumes import Volume, largest_label, read_label, read_volume, write_label
 
+from .answers import text_of
 from .store import EXTENSIONS, FINAL
 
 logger = logging.getLogger("semisam.study")
@@ -208,6 +208,11 @@ class Study:
         return self._propagator
 
     @property
+    def place(self) -> Path:
+        """Where is kept what does not depend on the labels: scores, and who was given which scan."""
+        return self._models / hashlib.sha256(self.location.encode()).hexdigest()[:16]
+
+    @property
     def folder(self) -> Path:
         """Where this study's models and training state are; other studies and other labels have other folders."""
         text = "\n".join([self.location, *self.schema.names])
@@ -252,13 +257,14 @@ class Study:
 
     def outlined(self) -> list[Outlined]:
         """All scans with a ``final`` label, by name."""
-        if isinstance(self.datastore, DICOMWebDatastore):
-            pairs = [(_scan_name(Path(d["image"])), d["image"], d["label"]) for d in self.datastore.datalist()]
-        else:
-            names = self.datastore.get_labeled_images()
-            pairs = [(n, self.datastore.get_image_uri(n), self.datastore.get_label_uri(n, FINAL)) for n in names]
         found = []
-        for name, image, label in sorted(pairs):
+        for name in sorted(self.datastore.get_labeled_images()):
+            try:
+                image, label = self.datastore.get_image_uri(name), self.datastore.get_label_uri(name, FINAL)
+            except Exception as error:
+                # A remote store downloads the scan here; whatever goes wrong, the others can still be used.
+                logger.warning("%s is left out, it could not be fetched: %s", name, text_of(error))
+                continue
             info = self.datastore.get_label_info(name, FINAL)
             found.append(Outlined(name, Path(image), Path(label), tuple(names_in(info)), stated(info)))
         return found
@@ -338,6 +344,7 @@ class Study:
 
     def _read(self, item: Outlined) -> tuple[Volume, np.ndarray, dict[int, int]]:
         what = f"The final label of {item.name}"
+        value_map(item.names, 0, self.schema, what)  # an unknown structure is told by its name, not by its value
         try:
             scan = read_volume(item.image)
             label = read_label(item.label, scan, self.schema)
@@ -411,6 +418,22 @@ class Study:
     def unlabelled(self) -> list[str]:
         """Scans without a final label, by name."""
         return sorted(self.datastore.get_unlabeled_images())
+
+    def scan_stamp(self, name: str) -> tuple[str, int, int]:
+        """Changes when the scan does. The series of a DICOMweb server never do, and are not fetched for this."""
+        return (name, 0, 0) if self._remote else stamp_of(Path(self.datastore.get_image_uri(name)))
+
+    def label_stamp(self, name: str, tag: str) -> tuple[str, int, int] | None:
+        """Changes when a scan's label of this tag does, None without one. Nothing is fetched from a server for this."""
+        if not self.datastore.get_label_by_image_id(name, tag):
+            return None
+        if self._remote:
+            return name, int(self.datastore.get_label_info(name, tag).get("ts") or 0), 0
+        return stamp_of(Path(self.datastore.get_label_uri(name, tag)))
+
+    @property
+    def _remote(self) -> bool:
+        return self.location.startswith(("http://", "https://"))
 
 
 def _scan_name(path: Path) -> str:

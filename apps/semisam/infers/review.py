@@ -1,4 +1,4 @@
-"""``review``: the stored pseudo-label of a scan, for viewers that do not load stored labels themselves (OHIF)."""
+"""``review``: the stored label of a scan, for viewers that do not load stored labels themselves (OHIF)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.store import ORIGINAL
+from adapters.planes import planes_of_label
+from adapters.scores import QUALITY, Scores
+from adapters.store import FINAL, ORIGINAL
 from adapters.study import Study
 from lib.errors import UserError
 from lib.volumes import Volume, read_label
@@ -15,7 +17,11 @@ from .base import Answer, SegmentationTask
 
 
 class Review(SegmentationTask):
-    """The label that propagation, batch infer or the last training round stored for the asked scan."""
+    """The label that propagation, batch infer or the last training round stored for the asked scan.
+
+    Once a person has saved a ``final`` label, that one is shown. The reply names the planes that are most worth
+    outlining, and how good the pseudo-label is likely to be.
+    """
 
     makes_labels = False
 
@@ -25,8 +31,12 @@ class Review(SegmentationTask):
     def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
         """See the base class."""
         store = self.study.datastore
+        if name and store.get_label_by_image_id(name, FINAL):
+            for item in self.study.outlined():
+                if item.name == name:
+                    return Answer(self.study.template(item).label, {"source": "final"})
         path = store.get_label_uri(name, ORIGINAL) if name else ""
-        if not path or not Path(path).is_file():
+        if not name or not path or not Path(path).is_file():
             raise UserError(
                 f"There is no pseudo-label of {name or 'this scan'} yet. Train, or run a batch infer with 'propagate'.",
                 status=404,
@@ -35,4 +45,10 @@ class Review(SegmentationTask):
         stored = info.get("params") or {}
         label = read_label(path, scan, self.study.schema, may_be_empty=True)
         params = {k: v for k, v in stored.items() if k != "latencies"}
-        return Answer(label, {**params, "model": info.get("model", ""), "ts": info.get("ts", 0)})
+        params |= {"model": info.get("model", ""), "ts": info.get("ts", 0)}
+        scores = Scores(self.study)
+        params["planes"] = scores.planes(name) or planes_of_label(label, scan)
+        quality = scores.known(QUALITY).get(name)
+        if quality is not None and not scores.stale(QUALITY, name):
+            params[QUALITY] = quality
+        return Answer(label, params)

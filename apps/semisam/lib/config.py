@@ -14,7 +14,15 @@ from .propagation import available_propagators
 from .recipes import PRESETS
 from .specialists import check_roi
 
-STRATEGIES = ("recommended", "uniform")
+STRATEGIES = (
+    "recommended",
+    "template",
+    "least_confidence",
+    "highest_entropy",
+    "highest_entropy_ratio",
+    "review",
+    "uniform",
+)
 """Strategies that may be the default. ``random`` is no choice: it is the name under which OHIF asks for the default."""
 
 FOREIGN_KEYS = frozenset({"server_mode"})

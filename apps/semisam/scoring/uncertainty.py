@@ -1,99 +1,69 @@
-"""``uncertainty``: how unsure the specialist is about each unlabelled scan."""
+"""``uncertainty``: how unsure the specialist is about each unlabelled scan, and where a person should look."""
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from monailabel.interfaces.datastore import Datastore
-from monailabel.interfaces.tasks.scoring import ScoringMethod
-
-from adapters.scores import Scores
+from adapters.scores import UNCERTAINTY
 from adapters.study import Study
-from lib.errors import UserError
-from lib.propagation import propagate_from
-from lib.recipes.options import choose_device
-from lib.specialists import predict
+from lib.selection import doubt_of, planes_in_scan, planes_to_outline, threshold_at
 from lib.uncertainty import uncertainty_facts
-from lib.volumes import read_volume
 
-logger = logging.getLogger("semisam.scoring")
-
-_SAVE_SECONDS = 20.0
-_OF_THE_SCAN = (404, 422)
-"""Status of errors that will come up again until the scan itself is exchanged."""
+from .base import StudyScoring
+from .subject import Subject
 
 
-class UncertaintyScoring(ScoringMethod):
-    """Mean uncertainty in and around the structures of each scan without a final label, 0 to 1.
+class UncertaintyScoring(StudyScoring):
+    """Four measures of doubt of each scan without a final label, 0 to 1, and the planes most worth outlining.
 
-    From the specialist in service; as long as there is none, 1 - confidence of the propagation, which stored
-    pseudo-labels know already. Scans whose score is up to date are not touched; scans that failed are tried again, but
-    not unasked.
+    ``uncertainty`` is the mean in and around the structures; the three others are those of FM-ABS (section 2.3). All
+    are from one prediction: the specialist's, or the propagation's as long as there is no specialist.
 
     Args:
         study: the study.
     """
 
+    name = UNCERTAINTY
+
     def __init__(self, study: Study) -> None:
-        super().__init__("Uncertainty: how unsure the app is about each unlabelled scan")
-        self.study = study
+        super().__init__(study, "Uncertainty: how unsure the app is about each unlabelled scan")
 
     def due(self) -> bool:
-        """Whether there is work worth starting unasked: a specialist, and scans it has not seen.
+        """See the base class: with a specialist, and scans it has not seen."""
+        return self.study.published.is_file() and bool(self.scores.missing(UNCERTAINTY))
 
-        MONAI Label starts every scoring method at the server's start and whenever a client asks for the next scan.
-        """
-        return self.study.published.is_file() and bool(Scores(self.study).missing())
+    def ready(self) -> None:
+        """See the base class."""
+        if not self.study.published.is_file():
+            self.study.check_generalist()
+            self.study.dense()
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Score what has no score yet; returns how many were done, kept and passed over."""
-        study, scores = self.study, Scores(self.study)
-        if not study.published.is_file():
-            study.usable()
-        names = scores.missing(retry=True)
-        logger.info("Uncertainty: %d scans to score", len(names))
-        fresh: dict[str, float] = {}
-        failed: dict[str, str] = {}
-        unusable: list[str] = []
-        saved_at = begun = time.monotonic()
-        for number, name in enumerate(names, start=1):
-            try:
-                fresh[name] = self._score(name, scores, request)
-            except UserError as error:
-                failed[name] = str(error)
-                if error.status in _OF_THE_SCAN:
-                    unusable.append(name)
-                logger.warning("Passed over %s: %s", name, error)
-            now = time.monotonic()
-            if now - saved_at > _SAVE_SECONDS or number == len(names):
-                saved_at = now
-                scores.put(fresh)
-                scores.put_failed(unusable)
-                fresh, unusable = {}, []
-            left = (now - begun) / number * (len(names) - number)
-            logger.info("Uncertainty: %d of %d scans. About %.0f s left", number, len(names), left)
-        return {"scored": len(names) - len(failed), "failed": failed}
+    def missing(self) -> list[str]:
+        """See the base class."""
+        return self.scores.missing(UNCERTAINTY, retry=True)
 
-    def _score(self, name: str, scores: Scores, request: Mapping[str, Any]) -> float:
-        study = self.study
-        if study.published.is_file():
-            scan = read_volume(Path(study.datastore.get_image_uri(name)))
-            prediction = predict(study.specialist(choose_device(str(request.get("device") or "auto"))), scan)
+    def score(self, subject: Subject) -> dict[str, Any]:
+        """See the base class."""
+        if subject.prediction is not None:
+            found = subject.prediction
+            frame, probabilities, doubt = found.frame, found.probabilities, found.uncertainty
             # As a training round works it out for its pseudo-labels: both stand side by side.
-            return float(str(uncertainty_facts(prediction.probabilities, prediction.uncertainty)["uncertainty"]))
-        known = scores.doubt_of_label(name)
-        if known is not None:
-            return known
-        scan = read_volume(Path(study.datastore.get_image_uri(name)))
-        soft = propagate_from(
-            study.templates_for(scan, without=name),
-            scan,
-            study.schema.channels,
-            generalist=study.generalist,
-            propagator=study.propagator,
-        )
-        return 1.0 - soft.mean_confidence()
+            mean = float(str(uncertainty_facts(probabilities, doubt)["uncertainty"]))
+        else:
+            soft = subject.propagated
+            frame, probabilities, doubt = soft.frame, soft.probabilities, 1.0 - soft.confidence
+            mean = 1.0 - soft.mean_confidence()
+        measures = asdict(doubt_of(probabilities, threshold_at(self._progress())))
+        planes = planes_in_scan(frame, planes_to_outline(probabilities, doubt), subject.scan.affine)
+        return {UNCERTAINTY: round(mean, 5), **{k: round(v, 5) for k, v in measures.items()}, "planes": planes}
+
+    def store(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        """See the base class."""
+        self.scores.add(UNCERTAINTY, found)
+
+    def _progress(self) -> float:
+        """How far the annotation of the study is, 0 to 1."""
+        total = len(self.study.datastore.list_images())
+        return 1.0 - len(self.study.unlabelled()) / max(1, total)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from monailabel.interfaces.datastore import Datastore
-from monailabel.interfaces.tasks.strategy import Strategy
-
 from adapters.study import Study
 
+from .base import Ranking, StudyStrategy
+from .view import View
 
-class Uniform(Strategy):
-    """Walks through the study in ever finer steps: middle, quarters, eighths, ...; the same answer every time.
+
+class Uniform(StudyStrategy):
+    """Walks through the study in ever finer steps: start, middle, quarters, eighths, ...
 
     Neighbours by name are often of one patient or one day; after n answers no part of the list is left out.
 
@@ -21,14 +18,14 @@ class Uniform(Strategy):
     """
 
     def __init__(self, study: Study) -> None:
-        super().__init__("Uniform: scans spread evenly over the study, by name")
-        self.study = study
+        super().__init__(study, "uniform", "Uniform: scans spread evenly over the study, by name")
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """The id of the scan, nothing when all scans have a final label."""
-        names = sorted(self.study.datastore.list_images())
-        unlabelled = set(self.study.unlabelled())
-        return next(({"id": names[n]} for n in spread(len(names)) if names[n] in unlabelled), {})
+    def rank(self, names: list[str], view: View) -> Ranking:
+        """See the base class."""
+        everyone = sorted([*view.unlabelled, *view.outlined])
+        wanted = set(names)
+        order = [everyone[n] for n in spread(len(everyone)) if everyone[n] in wanted]
+        return Ranking(order, lambda name: "It comes next when the list of scans is gone through in even steps.")
 
 
 def spread(count: int) -> list[int]:

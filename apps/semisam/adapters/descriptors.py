@@ -1,0 +1,103 @@
+"""The table of what each scan looks like: one vector a scan, kept beside the scores."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.volumes import write_whole
+
+from .study import Study
+
+_FORMAT = 1
+"""Raised when ``lib.selection.describe`` gives something else than before."""
+
+logger = logging.getLogger("semisam.scores")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Descriptors of scans.
+
+    Args:
+        names: the scans.
+        stamps: state of each scan's file.
+        values: ``[N, F]`` float32 of unit length.
+    """
+
+    names: tuple[str, ...] = ()
+    stamps: tuple[str, ...] = ()
+    values: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+
+    def of(self, names: Sequence[str]) -> tuple[list[str], Tensor]:
+        """Those of the named scans that are in the table, and their descriptors ``[n, F]``."""
+        place = {name: number for number, name in enumerate(self.names)}
+        found = [name for name in names if name in place]
+        return found, self.values[[place[name] for name in found]]
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Descriptors ``[F]`` by scan."""
+        return dict(zip(self.names, self.values, strict=True))
+
+
+class Descriptors:
+    """The study's table on disk. It belongs to one generalist: another one starts anew.
+
+    Args:
+        study: the study.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._path = study.place / f"descriptors-{_FORMAT}-{study.settings.generalist}.npz"
+
+    def read(self) -> Table:
+        """The table; empty when there is none or it is damaged."""
+        try:
+            with np.load(self._path, allow_pickle=False) as file:
+                names, stamps, values = file["names"].tolist(), file["stamps"].tolist(), file["values"]
+        except FileNotFoundError:
+            return Table()
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            logger.warning("%s cannot be read and is made anew: %s", self._path, error)
+            return Table()
+        if values.ndim != 2 or not len(names) == len(stamps) == len(values):
+            return Table()
+        return Table(tuple(names), tuple(stamps), torch.from_numpy(np.asarray(values, dtype=np.float32)))
+
+    def stamp(self, name: str) -> str:
+        """State of a scan's file, as the table notes it."""
+        return repr(self._study.scan_stamp(name))
+
+    def missing(self) -> list[str]:
+        """Scans that are not in the table as they are now, by name."""
+        table = self.read()
+        known = dict(zip(table.names, table.stamps, strict=True))
+        return [name for name in sorted(self._study.datastore.list_images()) if known.get(name) != self.stamp(name)]
+
+    def put(self, fresh: Mapping[str, Tensor]) -> Table:
+        """Add or replace descriptors, forget scans that are gone; returns the new table."""
+        table = self.read()
+        here = set(self._study.datastore.list_images())
+        rows = {n: (s, v) for n, s, v in zip(table.names, table.stamps, table.values, strict=True) if n in here}
+        if rows and fresh and len(next(iter(fresh.values()))) != table.values.shape[1]:
+            rows = {}  # of another version of the descriptor
+        rows |= {n: (self.stamp(n), v.detach().to("cpu", torch.float32)) for n, v in fresh.items() if n in here}
+        if not rows:
+            return Table()
+        names = tuple(sorted(rows))
+        table = Table(names, tuple(rows[n][0] for n in names), torch.stack([rows[n][1] for n in names]))
+
+        def write(temporary: str) -> None:
+            with Path(temporary).open("wb") as file:
+                np.savez(file, names=np.array(table.names), stamps=np.array(table.stamps), values=table.values.numpy())
+
+        write_whole(self._path, write)
+        return table

@@ -1,0 +1,100 @@
+"""Who was given which scan to work on: a scan is not offered again at once, whether it was skipped or is in work.
+
+MONAI Label notes the same at the image (``strategy``), but not with every datastore, and without a way to look it up
+by time. So the app keeps a small file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lib.errors import UserError
+from lib.volumes import write_whole
+
+from .study import Study
+
+SECONDS = 2 * 60 * 60
+"""For how long a scan that was offered is held back."""
+
+_LOCK_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One offer.
+
+    Args:
+        client: who asked; empty when the viewer does not say (OHIF).
+        strategy: by which strategy.
+        ts: when, seconds since 1970.
+    """
+
+    client: str
+    strategy: str
+    ts: float
+
+
+class Served:
+    """The offers of the last hours.
+
+    Args:
+        study: the study.
+        clock: the time, seconds since 1970.
+    """
+
+    def __init__(self, study: Study, clock: Callable[[], float] = time.time) -> None:
+        self._path = study.place / "served.json"
+        self._clock = clock
+
+    @contextmanager
+    def choosing(self) -> Iterator[None]:
+        """Hold this from looking to marking, so that two people who ask at the same time get different scans.
+
+        Raises:
+            UserError: (409) when somebody else chooses for too long.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
+                yield
+        except Timeout as error:
+            raise UserError("The next scan is being chosen for somebody else. Ask again.", status=409) from error
+
+    def marks(self) -> dict[str, Mark]:
+        """The offers that still count, by scan, the oldest first."""
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        now = self._clock()
+        found: dict[str, Mark] = {}
+        for name, entry in content.items() if isinstance(content, dict) else ():
+            try:
+                mark = Mark(str(entry["client"]), str(entry["strategy"]), float(entry["ts"]))
+            except (TypeError, KeyError, ValueError):
+                continue
+            if 0 <= now - mark.ts < SECONDS:
+                found[name] = mark
+        return dict(sorted(found.items(), key=lambda pair: pair[1].ts))
+
+    def mark(self, name: str, client: str, strategy: str) -> None:
+        """Note an offer; the caller is ``choosing``."""
+        self._write({**self.marks(), name: Mark(client, strategy, self._clock())})
+
+    def clear(self, name: str) -> None:
+        """Forget the offer of a scan: it is done."""
+        with self.choosing():
+            marks = self.marks()
+            if marks.pop(name, None) is not None:
+                self._write(marks)
+
+    def _write(self, marks: dict[str, Mark]) -> None:
+        text = json.dumps({name: asdict(mark) for name, mark in marks.items()}, indent=1)
+        write_whole(self._path, lambda name: Path(name).write_text(text, encoding="utf-8"))

@@ -1,0 +1,31 @@
+"""Selection: which scan to look at, which planes to outline, and how good a pseudo-label is."""
+
+from .calibration import LEAST_PAIRS, Calibration
+from .descriptor import describe
+from .diversity import pick
+from .doubt import Doubt, doubt_of, threshold_at
+from .planes import planes_in_scan, planes_to_outline
+from .quality import Quality, estimate_quality
+from .representativeness import representativeness, spread
+from .reverse import reverse_dice
+from .shapes import Shape, plausibility, shapes_of
+
+__all__ = [
+    "LEAST_PAIRS",
+    "Calibration",
+    "Doubt",
+    "Quality",
+    "Shape",
+    "describe",
+    "doubt_of",
+    "estimate_quality",
+    "pick",
+    "planes_in_scan",
+    "planes_to_outline",
+    "plausibility",
+    "representativeness",
+    "reverse_dice",
+    "shapes_of",
+    "spread",
+    "threshold_at",
+]

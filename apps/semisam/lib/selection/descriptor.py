@@ -1,0 +1,59 @@
+"""What a whole scan looks like, as one vector: scans of a study are compared by it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..frames import frame_of
+from ..generalists import Generalist
+from ..generalists.mind import Mind
+from ..propagation import encoding_grid
+from ..volumes import Volume
+
+_SHAPE = (24, 24, 24)
+"""Grid on which MIND sees every scan: low enough for it to describe organs, not noise."""
+_CELLS = 4
+"""Cells along each axis that features are pooled in."""
+_MOST_CHANNELS = 16
+_MOMENT = 0.5
+"""Weight of the spread of the features in a cell, relative to their mean."""
+
+
+@torch.no_grad()
+def describe(scan: Volume, generalist: Generalist) -> Tensor:
+    """Describe a scan for comparison with others of its study.
+
+    Mean and standard deviation of the features in 4 x 4 x 4 cells over the scan's content, each less its mean over the
+    cells: what is where counts, not what the whole scan is like.
+
+    Args:
+        scan: the scan; orientation, spacing, size and intensity scale may differ from those of the others.
+        generalist: gives the features; of many channels, 16 fixed random mixtures are taken.
+
+    Returns:
+        ``[F]`` float32 of unit length (zeros for features that are the same everywhere); F is the same for all scans of
+        one generalist, at most 2048.
+    """
+    frame = frame_of(scan)
+    grid = frame.with_shape(_SHAPE) if generalist.name == Mind.name else encoding_grid(scan, frame, generalist)
+    features = _mixed(generalist.encode(grid.image(scan.array), grid.spacing).float())
+    mean = functional.adaptive_avg_pool3d(features[None], _CELLS)[0]
+    square = functional.adaptive_avg_pool3d(features.square()[None], _CELLS)[0]
+    deviation = (square - mean.square()).clamp_min(0).sqrt()
+    return functional.normalize(torch.cat([_form(mean), _MOMENT * _form(deviation)]), dim=0)
+
+
+def _form(cells: Tensor) -> Tensor:
+    """``[C, 4, 4, 4]`` less the mean of each channel, ``[C * 64]`` of unit length."""
+    return functional.normalize((cells - cells.mean(dim=(1, 2, 3), keepdim=True)).flatten(), dim=0)
+
+
+def _mixed(features: Tensor) -> Tensor:
+    """Few channels that keep distances about as they are (Johnson and Lindenstrauss): the same mixtures each time."""
+    channels = features.shape[0]
+    if channels <= _MOST_CHANNELS:
+        return features
+    mix = torch.randn(channels, _MOST_CHANNELS, generator=torch.Generator().manual_seed(0)) / channels**0.5
+    return torch.einsum("cdhw,ck->kdhw", features, mix)

@@ -1,0 +1,33 @@
+"""Where in a scan a prediction is about something."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..generalists.mind import box_mean
+
+_AROUND = 2
+"""Voxels around the structures that count."""
+_LIKELIEST = 0.01
+"""Share of the voxels that count where no structure is predicted: those where one is likeliest."""
+
+
+def around_structures(probabilities: Tensor) -> Tensor:
+    """The voxels in and around the predicted structures; where none is predicted, those where one is likeliest.
+
+    A scan is mostly background that nobody doubts. Measures over all of it would rank scans by how much of it there is.
+
+    Args:
+        probabilities: ``[1 + N, D, H, W]``, background first.
+
+    Returns:
+        ``[D, H, W]`` boolean, never empty.
+    """
+    inside = probabilities.argmax(0) > 0
+    if bool(inside.any()):
+        return box_mean(inside[None].float(), _AROUND)[0] > 0
+    foreground = 1.0 - probabilities[0].float().flatten()
+    count = max(1, round(_LIKELIEST * foreground.numel()))
+    likely = inside.flatten()
+    likely[foreground.topk(count).indices] = True
+    return likely.view(inside.shape)

@@ -1,0 +1,81 @@
+"""``representativeness``: how well each scan stands for the study. Needs no label and no training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from adapters.descriptors import Descriptors
+from adapters.scores import REPRESENTATIVENESS
+from adapters.study import Study
+from lib.errors import UserError
+from lib.selection import describe, representativeness
+
+from .base import StudyScoring
+from .subject import Subject
+
+
+class Representativeness(StudyScoring):
+    """Mean likeness of each scan with the others, in the feature space of the generalist, 0 to 1.
+
+    Scans are described once; what is compared are the descriptors. Outlined scans are described too: the next scan
+    should be unlike them.
+
+    Args:
+        study: the study.
+    """
+
+    name = REPRESENTATIVENESS
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(study, "Representativeness: how well a scan stands for the study")
+        self._descriptors = Descriptors(study)
+
+    def due(self) -> bool:
+        """See the base class: whenever there are scans that were never looked at, and something to compare."""
+        names = set(self.study.datastore.list_images())
+        if len(names) < 2 or not self.study.unlabelled() or not self._can_describe():
+            return False
+        missing = (
+            set(self._descriptors.missing()) - set(self.scores.unusable()) - self.scores.failed(REPRESENTATIVENESS)
+        )
+        if missing:
+            return True
+        described = set(self._descriptors.read().names)
+        return described != set(self.scores.known(REPRESENTATIVENESS)) & names or not described <= names
+
+    def ready(self) -> None:
+        """See the base class."""
+        self.study.check_generalist()
+
+    def missing(self) -> list[str]:
+        """See the base class."""
+        return self._descriptors.missing()
+
+    def score(self, subject: Subject) -> Tensor:
+        """The scan's descriptor."""
+        return describe(subject.scan, self.study.generalist)
+
+    def store(self, found: Mapping[str, Tensor]) -> None:
+        """See the base class."""
+        self._descriptors.put(found)
+
+    def finish(self) -> None:
+        """Compare all scans of the study; a scan that came or went changes the others' values."""
+        table = self._descriptors.read()
+        if set(table.names) - set(self.study.datastore.list_images()):
+            table = self._descriptors.put({})
+        if not table.names:
+            return
+        values = [round(float(v), 5) for v in representativeness(table.values)]
+        fresh = dict(zip(table.names, values, strict=True))
+        if fresh != self.scores.known(REPRESENTATIVENESS):
+            self.scores.add(REPRESENTATIVENESS, {name: {REPRESENTATIVENESS: v} for name, v in fresh.items()})
+
+    def _can_describe(self) -> bool:
+        try:
+            self.study.check_generalist()
+        except UserError:
+            return False
+        return True

@@ -1,0 +1,75 @@
+"""``least_confidence``, ``highest_entropy``, ``highest_entropy_ratio``: the scan with the largest doubt of one kind."""
+
+from __future__ import annotations
+
+from adapters.scores import UNCERTAINTY
+from adapters.study import Study
+
+from .base import Ranking, StudyStrategy
+from .template import by_coverage
+from .view import View
+
+DOUBTS = {
+    "least_confidence": "Least confidence: the scan whose most doubtful voxels are the least certain",
+    "highest_entropy": "Highest entropy: the scan with the largest mean entropy of the prediction",
+    "highest_entropy_ratio": "Highest entropy ratio: the scan with the most voxels of high entropy",
+}
+"""Strategies of this kind and their descriptions."""
+
+
+class HighestDoubt(StudyStrategy):
+    """By one measure of the scoring method ``uncertainty``; see ``lib.selection.doubt`` for what they mean.
+
+    Scans that the measure is not known of come after the others, by what their pseudo-label says.
+
+    Args:
+        study: the study.
+        measure: its name, which is the strategy's name too.
+        description: shown in viewers.
+    """
+
+    def __init__(self, study: Study, measure: str, description: str) -> None:
+        super().__init__(study, measure, description)
+
+    def rank(self, names: list[str], view: View) -> Ranking:
+        """See the base class."""
+        known = view.scores.known(UNCERTAINTY, self.name)
+        if not any(name in known for name in names):
+            advice = f"No {self.text} is known yet (scoring method 'uncertainty'). "
+            return by_doubt(names, view, advice)
+        order = sorted(names, key=lambda n: (-known.get(n, -1.0), -view.doubts.get(n, -1.0), n))
+        scored = sum(name in known for name in names)
+
+        def reason(name: str) -> str:
+            if name not in known:
+                return f"Its {self.text} is not known; all scans with a known one were offered."
+            late = " It is from before the last change." if view.scores.stale(UNCERTAINTY, name) else ""
+            return f"Its {self.text}, {known[name]:.3f}, is among the largest of {scored} scans.{late}"
+
+        return Ranking(order, reason, lambda n: {self.name: known[n]} if n in known else {})
+
+    @property
+    def text(self) -> str:
+        """The measure in words."""
+        return self.name.replace("_", " ")
+
+
+def by_doubt(names: list[str], view: View, because: str = "") -> Ranking:
+    """Scans by the best guess of how unsure the app is; by coverage where there is none.
+
+    Args:
+        names: the scans.
+        view: the study.
+        because: why this order is used, when another one was asked for.
+    """
+    doubts = view.doubts
+    if not any(name in doubts for name in names):
+        return by_coverage(names, view, because)
+    order = sorted(names, key=lambda n: (-doubts.get(n, -1.0), n))
+
+    def reason(name: str) -> str:
+        if name not in doubts:
+            return because + "Nothing is known about it yet; all other scans were offered."
+        return because + f"The app is among the least sure about it (uncertainty {doubts[name]:.2f})."
+
+    return Ranking(order, reason, lambda n: {UNCERTAINTY: doubts[n]} if n in doubts else {})

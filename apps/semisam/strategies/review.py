@@ -1,0 +1,49 @@
+"""``review``: the worst pseudo-label first."""
+
+from __future__ import annotations
+
+from adapters.scores import QUALITY
+from adapters.study import Study
+
+from .base import Ranking, StudyStrategy
+from .doubt import by_doubt
+from .view import View
+
+
+class Review(StudyStrategy):
+    """By the estimated Dice of the stored pseudo-labels (scoring method ``pseudo_label_quality``), the lowest first.
+
+    Pseudo-labels that were not judged yet come next, the most doubtful first; scans without one come last.
+
+    Args:
+        study: the study.
+    """
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(study, "review", "Review: the pseudo-label that is probably the worst")
+
+    def rank(self, names: list[str], view: View) -> Ranking:
+        """See the base class."""
+        labelled = {name for name in names if view.has_pseudo_label(name)}
+        if not labelled:
+            text = "No scan that is free has a pseudo-label to review (train, or run a batch infer). "
+            return by_doubt(names, view, text)
+        known = {n: v for n, v in view.scores.known(QUALITY).items() if n in labelled}
+        if not known:
+            text = "The pseudo-labels were not judged yet (scoring method 'pseudo_label_quality'). "
+            plain = by_doubt(sorted(labelled), view, text)
+            return Ranking([*plain.names, *sorted(set(names) - labelled)], plain.reason, plain.facts)
+        order = sorted(names, key=lambda n: (n not in known, n not in labelled, self._worth(n, known, view), n))
+
+        def reason(name: str) -> str:
+            if name not in known:
+                what = "Its pseudo-label was not judged yet" if name in labelled else "It has no pseudo-label"
+                return f"{what}; all judged ones were offered."
+            late = " The estimate is from before the last change." if view.scores.stale(QUALITY, name) else ""
+            return f"Its pseudo-label is among the worst of {len(known)}: estimated Dice {known[name]:.2f}.{late}"
+
+        return Ranking(order, reason, lambda n: {QUALITY: known[n]} if n in known else {})
+
+    @staticmethod
+    def _worth(name: str, known: dict[str, float], view: View) -> float:
+        return known[name] if name in known else -view.doubts.get(name, -1.0)

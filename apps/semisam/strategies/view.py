@@ -1,0 +1,125 @@
+"""What the strategies look at: the state of the study when somebody asks for the next scan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.descriptors import Descriptors, Table
+from adapters.planes import planes_of_label
+from adapters.scores import REPRESENTATIVENESS, Scores
+from adapters.store import ORIGINAL
+from adapters.study import Study
+from lib.errors import UserError
+from lib.selection import spread
+from lib.volumes import read_label, read_volume
+
+logger = logging.getLogger("semisam.strategies")
+
+
+class View:
+    """The study as it is now; whatever costs time is read when it is first asked for.
+
+    Args:
+        study: the study.
+        taken: scans that were offered to somebody a short while ago, the last one first.
+    """
+
+    def __init__(self, study: Study, taken: Sequence[str]) -> None:
+        self.study = study
+        self.taken = list(taken)
+        self.scores = Scores(study)
+
+    @cached_property
+    def unlabelled(self) -> list[str]:
+        """Scans without a final label, by name."""
+        return self.study.unlabelled()
+
+    @cached_property
+    def outlined(self) -> list[str]:
+        """Scans with a final label, by name."""
+        return sorted(set(self.study.datastore.list_images()) - set(self.unlabelled))
+
+    @cached_property
+    def table(self) -> Table:
+        """What the scans look like, as far as they were looked at."""
+        return Descriptors(self.study).read()
+
+    @cached_property
+    def unusable(self) -> dict[str, str]:
+        """Scans that cannot be read, and why."""
+        return self.scores.unusable()
+
+    @cached_property
+    def doubts(self) -> dict[str, float]:
+        """The best guess of how unsure the app is about each unlabelled scan, see ``Scores.doubts``."""
+        return self.scores.doubts()
+
+    @cached_property
+    def typical(self) -> dict[str, float]:
+        """Representativeness by scan, as far as known."""
+        return self.scores.known(REPRESENTATIVENESS)
+
+    @property
+    def compared(self) -> bool:
+        """Whether the scans were looked at, so that they can be compared."""
+        return bool(self.table.names)
+
+    def covering(self, names: Sequence[str]) -> list[str]:
+        """First the scan that adds most to those that are outlined or in work, then the others, the typical ones first.
+
+        Only the named ones are to be covered. Those that were never looked at come last, by name.
+        """
+        wanted = set(names)
+        taken, before = self.table.of([n for n in dict.fromkeys([*self.outlined, *self.taken]) if n not in wanted])
+        found, values = self.table.of(names)
+        if not found:
+            return sorted(names)
+        together = torch.cat([values, before])
+        chosen = range(len(found), len(found) + len(taken))
+        first = [found[n] for n in spread(together, list(chosen), 1)]
+        looked_at = set(found)
+        rest = sorted(wanted - set(first), key=lambda n: (n not in looked_at, -self.typical.get(n, 0.0), n))
+        return [*first, *rest]
+
+    def has_pseudo_label(self, name: str) -> bool:
+        """Whether a pseudo-label of the scan is stored."""
+        return bool(self.study.datastore.get_label_by_image_id(name, ORIGINAL))
+
+    def readable(self, name: str) -> bool:
+        """Whether the scan can be read; looked into only when nothing is known about it yet."""
+        if name in self.unusable:
+            return False
+        if name in self.table.names or name in self.doubts:
+            return True
+        try:
+            read_volume(Path(self.study.datastore.get_image_uri(name)))
+        except UserError as error:
+            logger.warning("Passed over %s: %s", name, error)
+            self.unusable[name] = str(error)
+            self.scores.put_unusable({name: str(error)})
+            return False
+        except Exception as error:
+            # A remote store fetches the scan here; another one may come through.
+            logger.warning("Passed over %s, it could not be fetched: %s: %s", name, type(error).__name__, error)
+            self.unusable[name] = f"it could not be fetched ({type(error).__name__}: {error})"
+            return False
+        return True
+
+    def planes(self, name: str) -> dict[str, Any] | None:
+        """The planes most worth outlining: from the last prediction, else from the pseudo-label, else unknown."""
+        known = self.scores.planes(name)
+        if known is not None or not self.has_pseudo_label(name):
+            return known
+        try:
+            scan = read_volume(Path(self.study.datastore.get_image_uri(name)))
+            path = self.study.datastore.get_label_uri(name, ORIGINAL)
+            return planes_of_label(read_label(path, scan, self.study.schema, may_be_empty=True), scan)
+        except UserError as error:
+            logger.warning("No planes of %s can be named: %s", name, error)
+            return None

@@ -1,0 +1,276 @@
+"""Scores: once for each state of model and scan, none for bad scans, and nothing lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from adapters.descriptors import Descriptors
+from adapters.scores import DOUBTS, QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Scores
+from adapters.store import StudyDatastore
+from adapters.study import Study
+from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
+from lib.config import Settings
+from lib.errors import UserError
+from lib.labels import LabelSchema
+from lib.selection import LEAST_PAIRS
+from lib.specialists import SpecialistSpec, build_network, save_specialist
+from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, run_pass
+
+UNLABELLED = ["case_2", "case_3", "case_4"]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """case_1 is outlined, case_2 to case_4 are not."""
+    folder = make_tiny_study(tmp_path / "study", scans=4)
+    settings = Settings(labels=LabelSchema(TINY_LABELS))
+    return Study(str(folder), StudyDatastore(str(folder)), settings, tmp_path / "models")
+
+
+def put_specialist(study: Study, seed: int = 0) -> None:
+    """Put an untrained specialist into service."""
+    torch.manual_seed(seed)
+    spec = SpecialistSpec(TINY_LABELS, (4, 8), (6.0, 6.0, 6.0), (16, 16, 16))
+    save_specialist(study.published, spec, [build_network(spec)])
+
+
+def put_pseudo_labels(study: Study, folder: Path) -> None:
+    """Store a good pseudo-label for case_2, one of another scan for case_3 and an empty one for case_4."""
+    for name, values in (("case_2", tiny_scan(2)[1]), ("case_3", np.roll(tiny_scan(9)[1], 5, 0)), ("case_4", None)):
+        image, _, affine = tiny_scan(int(name[-1]))
+        label = np.zeros(image.shape, np.uint8) if values is None else values
+        file = save_nifti(folder / f"pseudo_{name}.nii.gz", label, affine)
+        study.datastore.save_label(name, str(file), "original", {"params": {"source": "propagation"}})
+
+
+def run(study: Study, *methods: StudyScoring) -> dict[str, Any]:
+    return run_pass(study, methods, {"device": "cpu"})
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_another_state_are_due_again(study: Study) -> None:
+    values = {name: dict.fromkeys((UNCERTAINTY, *DOUBTS), 0.5) for name in UNLABELLED}
+    Scores(study).add(UNCERTAINTY, values)
+    assert Scores(study).missing(UNCERTAINTY) == []
+    study.published.parent.mkdir(parents=True, exist_ok=True)
+    study.published.write_bytes(b"a specialist")
+    assert Scores(study).missing(UNCERTAINTY) == UNLABELLED
+    assert Scores(study).stale(UNCERTAINTY, "case_2")
+    Scores(study).add(UNCERTAINTY, values)
+    os.utime(study.datastore.get_image_uri("case_3"), (1, 1))
+    assert Scores(study).missing(UNCERTAINTY) == ["case_3"]
+
+
+def test_what_a_training_knows_is_no_complete_score(study: Study) -> None:
+    Scores(study).put(dict.fromkeys(UNLABELLED, 0.5))
+    assert Scores(study).doubts() == dict.fromkeys(UNLABELLED, 0.5)
+    assert Scores(study).missing(UNCERTAINTY) == UNLABELLED
+
+
+def test_scores_outlive_the_first_names_of_the_labels(study: Study) -> None:
+    Scores(study).add(REPRESENTATIVENESS, {"case_2": {REPRESENTATIVENESS: 0.5}})
+    study.settings = Settings(labels=LabelSchema(("other",)))
+    assert Scores(study).known(REPRESENTATIVENESS) == {"case_2": 0.5}
+
+
+def test_an_outlined_scan_gets_no_score_any_more(study: Study) -> None:
+    Scores(study).put({"case_1": 0.5, "case_2": 0.5, "gone": 0.5})
+    assert set(Scores(study).read()) == {"case_2"}
+
+
+def test_a_damaged_file_is_made_anew(study: Study) -> None:
+    study.place.mkdir(parents=True)
+    (study.place / "scores.json").write_text('{"case_2": ', encoding="utf-8")
+    Scores(study).put({"case_2": 0.5})
+    assert Scores(study).doubts() == {"case_2": 0.5}
+
+
+def test_estimates_are_calibrated_by_what_people_saved(study: Study) -> None:
+    scores = Scores(study)
+    assert scores.calibration()(0.9) == 0.9
+    for number in range(LEAST_PAIRS):
+        image, _, affine = tiny_scan(number)
+        save_nifti(Path(study.location) / f"more_{number}.nii.gz", image, affine)
+    study.datastore.refresh()
+    for number in range(LEAST_PAIRS):
+        raw = 0.6 + 0.3 * number / LEAST_PAIRS
+        scores.add(QUALITY, {f"more_{number}": {QUALITY: raw, "raw": raw}})
+        scores.settle(f"more_{number}", raw - 0.3)
+    assert scores.calibration()(0.75) == pytest.approx(0.45, abs=0.05)
+
+
+# --- passes over the study --------------------------------------------------------------------------------------------
+
+
+def test_every_scan_is_described_once(study: Study) -> None:
+    method = Representativeness(study)
+    assert method.due()
+    assert run(study, method) == {"scored": 4, "failed": {}}
+    known = Scores(study).known(REPRESENTATIVENESS)
+    assert sorted(known) == ["case_1", *UNLABELLED]
+    assert all(0 <= value <= 1 for value in known.values())
+    assert study.datastore.get_image_info("case_2")[REPRESENTATIVENESS] == known["case_2"]
+    assert not method.due()
+    before = (study.place / "scores.json").stat().st_mtime_ns
+    assert run(study, method)["scored"] == 0
+    assert (study.place / "scores.json").stat().st_mtime_ns == before
+
+
+def test_scans_that_come_and_go_are_noticed(study: Study) -> None:
+    method = Representativeness(study)
+    run(study, method)
+    folder = Path(study.location)
+    (folder / "case_4.nii.gz").unlink()
+    (folder / "case_9.nii.gz").hardlink_to(folder / "case_2.nii.gz")
+    study.datastore.refresh()
+    assert method.due()
+    assert run(study, method)["scored"] == 1
+    assert sorted(Descriptors(study).read().names) == ["case_1", "case_2", "case_3", "case_9"]
+    assert sorted(Scores(study).known(REPRESENTATIVENESS)) == ["case_1", "case_2", "case_3", "case_9"]
+    assert not method.due()
+
+
+def test_without_a_specialist_the_propagation_is_asked(study: Study) -> None:
+    method = UncertaintyScoring(study)
+    assert not method.due()
+    assert run(study, method)["scored"] == 3
+    entry = Scores(study).read()["case_2"][UNCERTAINTY]
+    assert all(0 <= entry[key] <= 1 for key in (UNCERTAINTY, *DOUBTS))
+    # The ball's middle is about voxel 12, 15, 14; the rod runs along the third axis.
+    assert abs(entry["planes"]["axial"]["index"] - 14) <= 4
+    assert run(study, method)["scored"] == 0
+
+
+def test_a_new_specialist_makes_all_scans_due_a_changed_scan_only_itself(study: Study) -> None:
+    method = UncertaintyScoring(study)
+    put_specialist(study)
+    assert method.due()
+    assert run(study, method)["scored"] == 3
+    assert not method.due()
+    first = Scores(study).known(UNCERTAINTY)
+    image, _, affine = tiny_scan(8)
+    save_nifti(Path(study.location) / "case_3.nii.gz", image, affine)
+    assert Scores(study).missing(UNCERTAINTY) == ["case_3"]
+    assert run(study, method)["scored"] == 1
+    assert Scores(study).known(UNCERTAINTY)["case_2"] == first["case_2"]
+    put_specialist(study, seed=1)
+    assert run(study, method)["scored"] == 3
+    assert Scores(study).known(UNCERTAINTY) != first
+
+
+def test_quality_tells_good_pseudo_labels_from_bad_ones(study: Study, tmp_path: Path) -> None:
+    method = PseudoLabelQuality(study)
+    put_pseudo_labels(study, tmp_path)
+    assert not method.due()
+    assert run(study, method)["scored"] == 3
+    known = Scores(study).known(QUALITY)
+    assert known["case_2"] > known["case_3"] > known["case_4"]
+    assert run(study, method)["scored"] == 0
+    label = study.datastore.get_label_uri("case_2", "original")
+    study.datastore.save_label("case_3", label, "original", {"params": {"source": "propagation"}})
+    assert Scores(study).missing(QUALITY) == ["case_3"]
+
+
+def test_all_methods_in_one_pass_read_each_scan_once(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import scoring.subject as subject
+
+    put_pseudo_labels(study, tmp_path)
+    put_specialist(study)
+    seen: list[str] = []
+    plain = subject.read_volume
+
+    def noted(path: Path) -> Any:
+        seen.append(path.name)
+        return plain(path)
+
+    monkeypatch.setattr(subject, "read_volume", noted)
+    run(study, Representativeness(study), UncertaintyScoring(study), PseudoLabelQuality(study))
+    assert sorted(seen) == [f"case_{n}.nii.gz" for n in (1, 2, 3, 4)]
+    assert set(Scores(study).known(QUALITY)) == set(Scores(study).known(UNCERTAINTY)) == set(UNLABELLED)
+
+
+def test_a_bad_scan_is_reported_and_passed_over(study: Study, caplog: pytest.LogCaptureFixture) -> None:
+    scan = Path(study.location) / "case_3.nii.gz"
+    scan.write_bytes(b"no scan")
+    method = Representativeness(study)
+    with caplog.at_level(logging.INFO, "semisam"):
+        result = run(study, method)
+    assert result["scored"] == 3
+    assert "case_3" in result["failed"]
+    assert "Passed over case_3" in caplog.text
+    assert "1 of 4 scans were passed over" in caplog.text
+    assert not method.due()
+    image, _, affine = tiny_scan(3)
+    save_nifti(scan, image, affine)
+    assert method.due()
+    assert run(study, method) == {"scored": 1, "failed": {}}
+    assert Scores(study).unusable() == {}
+
+
+def test_an_unexpected_error_ends_neither_the_pass_nor_comes_up_at_every_click(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = UncertaintyScoring(study)
+    put_specialist(study)
+    plain = method.score
+
+    def broken(subject: Any) -> Any:
+        if subject.name == "case_3":
+            raise RuntimeError("out of luck")
+        return plain(subject)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "score", broken)
+        result = run(study, method)
+    assert result["scored"] == 2
+    assert "out of luck" in result["failed"]["case_3"]
+    assert not method.due()
+    assert run(study, method)["scored"] == 1
+
+
+def test_what_is_wrong_with_a_pseudo_label_is_not_held_against_its_scan(study: Study, tmp_path: Path) -> None:
+    put_pseudo_labels(study, tmp_path)
+    Path(study.datastore.get_label_uri("case_2", "original")).write_bytes(b"no label")
+    result = run(study, PseudoLabelQuality(study))
+    assert list(result["failed"]) == ["case_2"]
+    assert Scores(study).unusable() == {}
+    assert Scores(study).missing(QUALITY) == []
+
+
+def test_a_pass_that_is_killed_goes_on_where_it_was(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scoring.one_pass._SAVE_SECONDS", 0.0)
+    method = Representativeness(study)
+    plain = method.score
+
+    def killed(subject: Any) -> Any:
+        if subject.name == "case_3":
+            raise KeyboardInterrupt
+        return plain(subject)
+
+    monkeypatch.setattr(method, "score", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, method)
+    assert Descriptors(study).missing() == ["case_3", "case_4"]
+
+
+def test_what_would_hit_every_scan_is_said_once(tmp_path: Path) -> None:
+    folder = make_tiny_study(tmp_path / "study", scans=2, finals=0)
+    study = Study(str(folder), StudyDatastore(str(folder)), Settings(), tmp_path / "models")
+    with pytest.raises(UserError, match="Outline one scan"):
+        run(study, UncertaintyScoring(study))
+    # A method that shares the pass of another is left out.
+    assert run(study, Representativeness(study), UncertaintyScoring(study))["failed"] == {}
+    put_specialist(study)
+    with pytest.raises(UserError, match="Train again"):
+        run(study, UncertaintyScoring(study))
