@@ -34,7 +34,7 @@ LINTED := $(wildcard apps tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev install-bench demo serve test lint format clean
+.PHONY: help install install-dev install-bench demo serve test test-clients lint format clean
 .PHONY: bench-la bench-hippocampus bench-clicks bench-generalists
 
 help:  ## Show this list.
@@ -96,6 +96,11 @@ serve: install  ## Start the server; on a demo study if STUDIES is not given.
 # A file's tests share servers and scans, so a file stays on one worker; a worker takes about 3 GB of memory.
 test: install-dev  ## Run the tests.
 	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+# Orthanc comes from the system's packages; tests/clients/setup.sh installs it where it is missing.
+test-clients: install-dev  ## Run the tests with a real DICOM server and a played 3D Slicer.
+	tests/clients/setup.sh
+	SEMISAM_CLIENTS=1 $(RUN) "$(BIN)/python" -m pytest -m clients tests/clients $(PYTEST_ARGS)
 
 lint: install-dev  ## Check style and types.
 	"$(BIN)/ruff" check .

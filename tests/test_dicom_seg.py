@@ -1,0 +1,98 @@
+"""Labels as DICOM SEG: written with dcmqi, read by our own reader. The servers' side is in tests/clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from clients.dicomfiles import Labelled, write_series
+from conftest import tiny_scan
+from lib.dicom_seg import Origin, SegHeader, Segment, read_seg, write_seg
+from lib.errors import UserError
+from lib.volumes import Volume
+
+PERSON = Origin("by hand", None, person=True)
+SEGMENTS = (Segment(1, "liver", (221, 130, 101)), Segment(2, "spleen", (157, 108, 162)), Segment(3, "aorta", (1, 2, 3)))
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> tuple[Volume, np.ndarray, Path, str]:
+    scan = Labelled(*tiny_scan(1)).turned((20, -15, 30))
+    folder = tmp_path_factory.mktemp("dicom") / "series"
+    uid = write_series(folder, scan)[1]
+    return Volume(scan.array.astype(np.float32), scan.affine), np.where(scan.label == 2, 3, scan.label), folder, uid
+
+
+def test_numbers_close_up_but_names_stay(series: tuple[Volume, np.ndarray, Path, str]) -> None:
+    scan, label, folder, uid = series
+    seg = write_seg(label, scan.affine, folder, SEGMENTS, PERSON)
+    header = SegHeader.of(seg)
+    assert header.names == (("liver", 1), ("aorta", 2))
+    assert header.scan == uid
+    assert len(header.created) > 14
+    np.testing.assert_array_equal(read_seg(seg, scan), np.where(label == 3, 2, label))
+    np.testing.assert_array_equal(read_seg(seg, scan, {1: 1, 2: 3}), label)
+    np.testing.assert_array_equal(read_seg(seg, scan, {2: 9}), np.where(label == 3, 9, 0))
+
+
+def test_grid_of_the_scan_may_be_turned(series: tuple[Volume, np.ndarray, Path, str]) -> None:
+    scan, label, folder, _ = series
+    seg = write_seg(label, scan.affine, folder, SEGMENTS, PERSON)
+    affine = scan.affine @ [[0, -1, 0, 31], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    # The voxel (i, j, k) of the turned grid is the voxel (31 - j, i, k) of the scan.
+    turned = Volume(np.zeros((32, 36, 28), np.float32), affine)
+    expected = np.zeros((32, 36, 28), np.uint8)
+    for i, j, k in np.argwhere(label):
+        if i <= 31:
+            expected[j, 31 - i, k] = {1: 1, 3: 2}[int(label[i, j, k])]
+    if (np.argwhere(label)[:, 0] > 31).any():
+        with pytest.raises(UserError, match="beyond"):
+            read_seg(seg, turned)
+    else:
+        np.testing.assert_array_equal(read_seg(seg, turned), expected)
+
+
+def test_labels_that_cannot_be_a_seg(series: tuple[Volume, np.ndarray, Path, str]) -> None:
+    scan, label, folder, _ = series
+    for bad, segments in ((np.zeros_like(label), SEGMENTS), (label, SEGMENTS[:1])):
+        with pytest.raises(UserError, match="at least one outlined structure") as caught:
+            write_seg(bad, scan.affine, folder, segments, PERSON)
+        assert caught.value.status == 422
+
+
+def test_series_that_cannot_carry_one(series: tuple[Volume, np.ndarray, Path, str], tmp_path: Path) -> None:
+    scan, label, _, _ = series
+    (tmp_path / "not.dcm").write_bytes(b"no DICOM")
+    with pytest.raises(UserError, match="No DICOM SEG can be made"):
+        write_seg(label, scan.affine, tmp_path, SEGMENTS, PERSON)
+
+
+def test_seg_of_another_grid_is_refused(series: tuple[Volume, np.ndarray, Path, str]) -> None:
+    scan, label, folder, _ = series
+    seg = write_seg(label, scan.affine, folder, SEGMENTS, PERSON)
+    for change, part in (
+        (np.diag([2.0, 1, 1, 1]), "another grid"),
+        (np.array([[1, 0, 0, 200], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), "beyond its scan"),
+    ):
+        with pytest.raises(UserError, match=part):
+            read_seg(seg, Volume(scan.array, scan.affine @ change))
+
+
+def test_pixels_that_cannot_be_read(series: tuple[Volume, np.ndarray, Path, str]) -> None:
+    scan, label, folder, _ = series
+    seg = write_seg(label, scan.affine, folder, SEGMENTS, PERSON)
+    seg.PixelData = seg.PixelData[:10]
+    with pytest.raises(UserError, match="cannot be decoded"):
+        read_seg(seg, scan)
+    seg.PixelData = b""
+    del seg.PerFrameFunctionalGroupsSequence
+    with pytest.raises(UserError):
+        read_seg(seg, scan)
+
+
+def test_header_of_metadata_without_anything() -> None:
+    header = SegHeader.of(pydicom.Dataset())
+    assert (header.uid, header.scan, header.names, header.created) == ("", "", (), "")
