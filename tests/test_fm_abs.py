@@ -311,7 +311,7 @@ def _assistant(
 
 
 def test_the_teacher_is_asked_after_the_warm_up_and_again_when_the_answer_is_old() -> None:
-    assistant, sample, label, calls = _assistant(SliceOptions(warm_up=0.1, every=0.2))
+    assistant, sample, label, calls = _assistant(SliceOptions(warm_up=0.1, every=0.2, pace=1))
     assert float(assistant.maps("a", sample, 0).abs().max()) == 0.0
     assert float(assistant.maps("a", sample, 9).abs().max()) == 0.0
     assert calls == []
@@ -346,6 +346,78 @@ def test_nothing_is_said_about_a_scan_in_which_the_teacher_sees_nothing() -> Non
     assistant, sample, _, calls = _assistant(SliceOptions(warm_up=0.0), teacher=blank)
     assert float(assistant.maps("a", sample, 5).abs().max()) == 0.0
     assert len(calls) == 1
+
+
+class Little:
+    """A specialist, a generalist and a study of tiny scans; counts the questions about each."""
+
+    def __init__(self, options: SliceOptions, steps: int, known: bool = False) -> None:
+        self.asked: list[tuple[int, str]] = []
+        self.spoken: list[tuple[int, str]] = []
+        self.step = 0
+        self._label = torch.zeros(2, 5, 5, 5)
+        self._label[1, 1:4, 1:4, 1:4] = 1.0
+        self._label[0] = 1.0 - self._label[1]
+        self._sample = Sample(torch.zeros(1, 5, 5, 5), self._label, torch.ones(1, 5, 5, 5))
+        earlier = self._label if known else None
+        self._assistant = SliceAssistant(self, self._view, lambda _: earlier, 2, options)
+        self._assistant.start(lambda _: self._label, steps, torch.Generator().manual_seed(0))
+
+    def _view(self, name: str) -> ScanView:
+        self.asked.append((self.step, name))
+        return ScanView(torch.zeros(1, 5, 5, 5), (1.0, 1.0, 1.0))
+
+    def open(self, scan: ScanView) -> Little:
+        return self
+
+    def answer(self, view: View, prompts: Sequence[SlicePrompt]) -> Tensor:
+        return self._label[1]
+
+    def draw(self, name: str, step: int) -> None:
+        self.step = step
+        if bool(self._assistant.maps(name, self._sample, step).any()):
+            self.spoken.append((step, name))
+
+
+def _train(scans: int, options: SliceOptions, known: bool = False) -> Little:
+    """200 steps; in each one of the scans without a label and one of two with one are drawn."""
+    study = Little(options, 200, known)
+    for step in range(200):
+        study.draw(f"scan {step % scans}", step)
+        study.draw(f"labelled {step % 2}", step)
+    return study
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("scans", [40, 160])
+def test_the_questions_of_a_training_are_bounded_whatever_the_study(scans: int, known: bool) -> None:
+    study = _train(scans, SliceOptions(), known)
+    assert 35 <= len(study.asked) <= 40
+    assert all(n <= step / 5 for n, (step, _) in enumerate(study.asked))
+    assert [name for _, name in study.asked] == [name for _, name in _train(scans, SliceOptions(), known).asked]
+    # An answer about a scan with a label serves half of all windows.
+    served = [step for step, name in study.spoken if name.startswith("labelled")]
+    assert len(served) > 0.9 * 160
+    assert len({name for _, name in study.asked}) > 15
+
+
+def test_small_studies_are_asked_in_a_few_rounds() -> None:
+    study = _train(6, SliceOptions())
+    names = [name for _, name in study.asked]
+    assert all(3 <= names.count(name) <= 8 for name in set(names))
+    assert len(set(names)) == 8
+    assert len([name for step, name in study.spoken if step >= 40]) > 0.95 * 2 * 160
+
+
+def test_answers_that_had_to_make_room_are_missed_until_they_are_asked_anew() -> None:
+    study = Little(SliceOptions(warm_up=0.0, every=0.1, pace=0, answer_bytes=2 * 5**3), 100)
+    for step, name in enumerate("abca"):
+        study.draw(name, step)
+    assert study.asked == study.spoken == [(0, "a"), (1, "b"), (2, "c")]
+    study.draw("c", 6)
+    study.draw("a", 10)
+    assert study.asked[3:] == [(10, "a")]
+    assert study.spoken[3:] == [(6, "c"), (10, "a")]
 
 
 def _extra(fused: list[int], classes: int) -> Tensor:

@@ -16,8 +16,8 @@ from lib.generalists import Generalist, create_generalist
 from lib.generalists.mind import Mind
 from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
 from lib.recipes.collaboration import CollaborationOptions, GeneralistAssistant, ScanView
-from lib.recipes.collaboration.kept import Kept
 from lib.recipes.collaboration.question import Question
+from lib.recipes.kept import Kept
 from lib.recipes.options import Preset
 from lib.recipes.registry import IMPLEMENTATIONS, Recipe
 from lib.recipes.sampling import Sample
@@ -68,10 +68,10 @@ def assistant(*answerers: Counting, **options: object) -> GeneralistAssistant:
 
 def specialist(found: int = 1) -> Tensor:
     """A prediction ``[3, 4, 4, 4]`` that sees one structure, or nothing with 0."""
-    probabilities = torch.full((3, 4, 4, 4), 0.1)
-    probabilities[0] = 0.8
-    probabilities[:, :2] = 0.1
-    probabilities[found, :2] = 0.8
+    probabilities = torch.full((3, 4, 4, 4), 0.02)
+    probabilities[0] = 0.96
+    probabilities[:, :2] = 0.02
+    probabilities[found, :2] = 0.96
     return probabilities
 
 
@@ -195,17 +195,72 @@ def test_answers_are_kept_until_they_are_old_and_scans_are_encoded_once() -> Non
 
     anew = helper.maps("a", sample(), 10)
     assert set(anew[:3].argmax(dim=0).unique().tolist()) == {0, 2}  # what the specialist sees
+    for step in (20, 30):
+        helper.maps("a", sample(), step)
     before = len(model.asked)
-    helper.maps("b", sample(), 13)  # old, but too soon after the other
-    assert len(model.asked) == before
-    helper.maps("b", sample(), 14)
+    helper.maps("b", sample(), 31)
     assert len(model.asked) == before + 3
-    assert len(predictions) == 2
+    assert len(predictions) == 4
     assert len(model.opened) == 2
 
     helper.start(predict, 40, torch.Generator())
     assert set(helper.maps("a", sample(), 0)[:3].argmax(dim=0).unique().tolist()) == {0, 1}
     assert len(model.opened) == 2
+
+
+def asked_in_training(scans: int, steps: int, **options: object) -> tuple[int, list[int], list[bool]]:
+    """Draw a scan a step: questions from labels (these see structure 1), steps of others, and whether maps came."""
+    model = Counting()
+    helper = assistant(model, answers=1, **options)
+    step, later = 0, []
+
+    def predict(image: Tensor) -> Tensor:
+        later.append(step)
+        return specialist(found=2)
+
+    helper.start(predict, steps, torch.Generator().manual_seed(0))
+    spoken = []
+    for step in range(steps):
+        spoken.append(bool(helper.maps(f"scan {step % scans}", sample(), step)[3].min() < 1.0))
+    first = sum(question.asked == (1,) for question in model.asked)
+    assert first + len(later) == len(model.asked)
+    return first, later, spoken
+
+
+@pytest.mark.parametrize("scans", [3, 20, 40])
+def test_questions_to_the_specialist_in_training_keep_their_pace(scans: int) -> None:
+    first, later, spoken = asked_in_training(scans, 100, every=0.1, pace=5)
+    assert first == scans
+    assert 10 <= len(later) <= 20
+    assert min(later) >= 10
+    assert all(n <= step / 5 for n, step in enumerate(later))
+    assert all(spoken)
+
+
+def test_an_answer_that_had_to_make_room_is_not_asked_about_its_label_again() -> None:
+    room = 3 * 4 * 4**3 * 2  # bytes for the float16 maps of three scans
+    first, later, spoken = asked_in_training(8, 100, every=0.25, pace=10, answer_bytes=room)
+    assert first == 8
+    assert 5 <= len(later) <= 10
+    assert min(later) >= 25
+    assert all(spoken[:8])
+    assert not any(spoken[8:13])  # those of the others are left
+    assert all(spoken[step] for step in later)
+
+
+def test_nothing_is_learned_where_a_structure_may_be_that_nobody_asked_about() -> None:
+    """Structure 2 leads nowhere; where the specialist gives it 0.4, all answers repeat that and agree."""
+    prediction = specialist()
+    prediction[:, 3] = torch.tensor([0.58, 0.02, 0.4])[:, None, None]
+    helper = assistant(Counting(answer=specialist()), answers=3)
+    helper.start(lambda image: prediction, 10, torch.Generator())
+    extra = helper.maps("scan", Sample(torch.zeros(1, 4, 4, 4), prediction, torch.ones(1, 4, 4, 4)), 0)
+    assert extra[3, 3].min() == 1.0
+    assert extra[3, :3].max() < 0.01
+    logits = prediction.log()[None].requires_grad_()
+    helper.loss(seen(logits, extra[None], [False]))[0].backward()
+    assert logits.grad is not None
+    assert not logits.grad[0, :, 3].any()
 
 
 def test_memory_for_encoded_scans_is_bounded() -> None:

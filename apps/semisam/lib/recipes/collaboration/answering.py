@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +47,27 @@ class Answerer(Protocol):
     def open(self, scan: ScanView) -> OpenedScan:
         """Encode a scan."""
         ...
+
+
+LEFT_OUT = 0.05
+"""Where structures that nobody asked about have a larger share of a voxel, the answers say nothing about it."""
+
+
+def left_out(prediction: Tensor, asked: Sequence[int]) -> Tensor:
+    """Voxels that may belong to a structure which was not asked about.
+
+    All answers hold the specialist's own probability of it (``only_asked``). That they agree there is no knowledge of
+    a generalist, and would keep the specialist from ever finding a structure that it does not see yet.
+
+    Args:
+        prediction: of the specialist, ``[1 + N, D, H, W]``, sum 1.
+        asked: the structures that were asked about.
+
+    Returns:
+        Boolean ``[D, H, W]``.
+    """
+    unasked = [c for c in range(1, len(prediction)) if c not in asked]
+    return prediction[unasked].sum(dim=0) > LEFT_OUT
 
 
 def only_asked(answer: Tensor, question: Question, prediction: Tensor) -> Tensor:

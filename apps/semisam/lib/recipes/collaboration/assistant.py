@@ -18,10 +18,11 @@ from ...specialists.losses import masked_consistency
 from ...specialists.ramps import sigmoid_ramp
 from ...specialists.regularisers import Observation
 from ..assistance import Predict
+from ..kept import Kept
 from ..sampling import Sample
+from ..schedule import Schedule
 from .agreement import UNSURE, confident, consensus
-from .answering import Answerer, OpenedScan, ScanView, only_asked
-from .kept import Kept
+from .answering import Answerer, OpenedScan, ScanView, left_out, only_asked
 from .question import PromptMode, Questioner
 
 
@@ -36,8 +37,8 @@ class CollaborationOptions:
         weight: beta of Eq. 14 at the end of its ramp. The paper does not state it.
         ramp: share of the steps in which the weight rises by a sigmoid ramp.
         every: an answer is asked anew when it is older than this share of the steps and its scan is drawn.
-        pace: least number of steps between two answers asked anew. It bounds their cost: for each the specialist
-            predicts a whole scan, which takes it as long as some steps of its training.
+        pace: steps of the training for each answer asked anew. It bounds their cost: for each the specialist predicts
+            a whole scan, which takes it as long as some steps of its training.
         open_bytes: memory for encoded scans; beyond it the longest unused is encoded again when it is needed.
         answer_bytes: memory for answers.
     """
@@ -53,14 +54,6 @@ class CollaborationOptions:
     answer_bytes: int = 2**29
 
 
-@dataclass(frozen=True, eq=False)
-class _Advice:
-    """What the generalists said about a scan at a step: maps ``[K, D, H, W]`` float16, None when nothing was asked."""
-
-    step: int
-    maps: Tensor | None
-
-
 class GeneralistAssistant:
     """Asks generalists about the unlabelled scans that are drawn; see ``Assistant``.
 
@@ -69,7 +62,8 @@ class GeneralistAssistant:
     prediction of the specialist in training.
 
     Answers are kept and asked anew only when their scan is drawn and they are too old, so that their cost depends on
-    the steps of a training, not on the size of the study. Each scan is encoded once, as far as memory allows.
+    the steps of a training, not on the size of the study (``Schedule``). Each scan is encoded once, as far as memory
+    allows. A scan whose answer had to make room is left alone until it would be asked anew.
 
     Args:
         answerers: the generalists.
@@ -94,32 +88,26 @@ class GeneralistAssistant:
         self._classes = classes
         self._options = options
         self._opened: Kept[OpenedScan] = Kept(options.open_bytes, lambda scan: scan.bytes)
-        self._advice = self._no_advice()
+        self._schedule = Schedule(options.every, options.pace, options.answer_bytes)
         self._predict: Predict | None = None
         self._generator = torch.Generator()
-        self._steps = 1
-        self._anew = -options.pace
 
     def start(self, predict: Predict, steps: int, generator: torch.Generator) -> None:
         """See ``Assistant``; answers to another specialist are forgotten, encoded scans stay."""
         self._predict = predict
-        self._steps = steps
         self._generator = generator
-        self._anew = -self._options.pace
-        self._advice = self._no_advice()
+        self._schedule.start(steps)
 
     def maps(self, name: str, sample: Sample, step: int) -> Tensor:
         """For each generalist the answer ``[1 + N, D, H, W]`` and its uncertainty ``[1, D, H, W]``."""
-        options = self._options
         if name in self._human:
             return self._silence(sample.image.shape[1:])
-        advice = self._advice.get(name)
-        if advice is None:
-            advice = self._advice.put(name, _Advice(step, self._ask(name, sample.target.float())))
-        elif min(step - advice.step - options.every * self._steps, step - self._anew - options.pace) >= 0:
-            advice = self._advice.put(name, _Advice(step, self._ask(name, self._predicted(sample.image))))
-            self._anew = step
-        return self._silence(sample.image.shape[1:]) if advice.maps is None else advice.maps.float()
+        if not self._schedule.asked(name):
+            self._schedule.put(name, step, self._ask(name, sample.target.float()), paced=False)
+        elif self._schedule.turn(name, step):
+            self._schedule.put(name, step, self._ask(name, self._predicted(sample.image)))
+        answer = self._schedule.answer(name)
+        return self._silence(sample.image.shape[1:]) if answer is None else answer.float()
 
     def loss(self, seen: Observation) -> tuple[Tensor, dict[str, float]]:
         """``beta * sum over generalists L_rs-con(student, answer, I(U < u_th))``, Eq. 14, on unlabelled scans.
@@ -149,9 +137,6 @@ class GeneralistAssistant:
         }
         return term, facts
 
-    def _no_advice(self) -> Kept[_Advice]:
-        return Kept(self._options.answer_bytes, lambda a: 0 if a.maps is None else a.maps.nbytes)
-
     def _predicted(self, image: Tensor) -> Tensor:
         """What the specialist in training sees, ``[1 + N, D, H, W]``."""
         if self._predict is None:
@@ -159,17 +144,22 @@ class GeneralistAssistant:
         return self._predict(image)
 
     def _ask(self, name: str, prediction: Tensor) -> Tensor | None:
-        """Ask everyone about a scan that is seen like this; None when no structure is seen."""
+        """Ask everyone about a scan that is seen like this.
+
+        Returns:
+            Maps ``[K, D, H, W]`` float16, or None when no structure is seen.
+        """
         questioner = Questioner(prediction, self._options.mode)
         if not questioner.asked:
             return None
+        unknown = left_out(prediction, questioner.asked)
         parts = []
         for number, answerer in enumerate(self._answerers):
             scan = self._open(number, name)
             questions = [questioner.draw(answerer.points, self._generator) for _ in range(self._options.answers)]
             answers = [only_asked(scan.answer(question), question, prediction) for question in questions]
             mean, uncertainty = consensus(answers)
-            parts += [mean, uncertainty[None]]
+            parts += [mean, uncertainty.masked_fill(unknown, UNSURE)[None]]
         return torch.cat(parts).half()
 
     def _open(self, number: int, name: str) -> OpenedScan:

@@ -20,6 +20,7 @@ from ...specialists.regularisers import Observation
 from ..assistance import Predict
 from ..collaboration.answering import ScanView
 from ..sampling import Sample
+from ..schedule import Schedule
 from .answering import ScanAnswers, SliceAnswerer
 from .fusion import NOBODY, Fusion, fuse
 from .prompts import PromptOptions, large_parts, prompts_of
@@ -40,6 +41,10 @@ class SliceOptions:
             then the teacher does not know what to ask.
         every: an answer is asked anew when it is older than this share of the steps and its scan is drawn. The paper
             refreshes all scans "in a few task-specific rounds".
+        pace: steps of the training for each question. It bounds their cost: a question takes as long as five steps and
+            more, and there is one about every scan. In small studies it leaves a few rounds; in large ones the scans
+            that are drawn most are asked about, and the others as far as it goes.
+        answer_bytes: memory for answers.
         prompts: how slices are prompted.
     """
 
@@ -48,6 +53,8 @@ class SliceOptions:
     gamma: float = 1.5
     warm_up: float = 0.2
     every: float = 0.1
+    pace: int = 5
+    answer_bytes: int = 2**29
     prompts: PromptOptions = field(default_factory=PromptOptions)
 
 
@@ -56,18 +63,11 @@ def generalist_weight(step: int, steps: int, most: float) -> float:
     return most * (1.0 - sigmoid_ramp(step, steps))
 
 
-@dataclass(frozen=True, eq=False)
-class _Answer:
-    """What was agreed on at a step: ``[D, H, W]`` uint8, None when nothing could be asked."""
-
-    step: int
-    label: Tensor | None
-
-
 class SliceAssistant:
     """Asks a generalist about every scan that is drawn, labelled or not; see ``Assistant``.
 
-    Answers are kept (one byte a voxel) and asked anew only when their scan is drawn and they are too old.
+    Answers are kept (one byte a voxel), as far as memory allows, and asked anew only when their scan is drawn, they are
+    too old, and the pace allows it (``Schedule``). Until its first answer nothing is said about a scan.
 
     Args:
         answerer: the generalist.
@@ -92,7 +92,7 @@ class SliceAssistant:
         self._known = known
         self._classes = classes
         self._options = options
-        self._answers: dict[str, _Answer] = {}
+        self._schedule = Schedule(options.every, options.pace, options.answer_bytes)
         self._predict: Predict | None = None
         self._generator = torch.Generator()
         self._steps = 1
@@ -102,7 +102,7 @@ class SliceAssistant:
         self._predict = predict
         self._steps = steps
         self._generator = generator
-        self._answers.clear()
+        self._schedule.start(steps)
 
     def maps(self, name: str, sample: Sample, step: int) -> Tensor:
         """The pseudo-label as one-hot ``[1 + N, D, H, W]``, and 1 where it is of use ``[1, D, H, W]``."""
@@ -141,19 +141,19 @@ class SliceAssistant:
         return term, facts
 
     def _label(self, name: str, sample: Sample, step: int) -> Tensor | None:
-        """The pseudo-label of a scan, asked now when it is too old."""
-        answer = self._answers.get(name)
+        """The pseudo-label of a scan ``[D, H, W]`` uint8, asked now when it is too old and its turn; None without."""
         early = step < self._options.warm_up * self._steps
-        old = answer is None or step - answer.step >= self._options.every * self._steps
-        if old and early:
-            known = self._known(name) if answer is None else None
-            if known is not None:
-                answer = self._answers[name] = _Answer(step, self._ask(name, known.float()))
-        elif old:
-            if self._predict is None:
-                raise RuntimeError("SliceAssistant.start must be called first")
-            answer = self._answers[name] = _Answer(step, self._ask(name, self._predict(sample.image)))
-        return None if answer is None else answer.label
+        known = self._known(name) if early and not self._schedule.asked(name) else None
+        if (known is not None or not early) and self._schedule.turn(name, step):
+            seen = self._predicted(sample.image) if known is None else known.float()
+            self._schedule.put(name, step, self._ask(name, seen))
+        return self._schedule.answer(name)
+
+    def _predicted(self, image: Tensor) -> Tensor:
+        """What the teacher sees, ``[1 + N, D, H, W]``."""
+        if self._predict is None:
+            raise RuntimeError("SliceAssistant.start must be called first")
+        return self._predict(image)
 
     def _ask(self, name: str, prediction: Tensor) -> Tensor | None:
         """Ask about a scan whose soft label ``[1 + N, D, H, W]`` is ``prediction``; None when it holds no structure."""

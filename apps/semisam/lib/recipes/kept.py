@@ -31,6 +31,14 @@ class Kept(Generic[T]):
             self._items.move_to_end(key)
         return self._items.get(key)
 
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._items.clear()
+
+    def drop(self, key: Hashable) -> None:
+        """Let go of a value, if it is there."""
+        self._items.pop(key, None)
+
     def put(self, key: Hashable, value: T) -> T:
         """Keep a value, and let go of others when there are too many."""
         self._items[key] = value
