@@ -149,7 +149,7 @@ class Bench:
                 generalist=Mind(),
                 propagator=self._propagator,
                 folder=folder,
-                observer=_Silent(),
+                observer=common.Silent(),
             )
         seconds = time.monotonic() - begun
         found = {
@@ -245,16 +245,6 @@ def plain_augmentation() -> Iterator[None]:
         yield
     finally:
         semisam_o1.plan_of = kept
-
-
-class _Silent:
-    """An observer that does nothing."""
-
-    def progress(self, progress: object) -> None:
-        """Nothing."""
-
-    def round_finished(self, finished: object) -> None:
-        """Nothing."""
 
 
 def _means(rows: Sequence[Sequence[float]]) -> list[float]:

@@ -352,7 +352,7 @@ class Bench:
             generalist=self._mind,
             propagator=_cheap_propagator(self._work / "propagated"),
             folder=folder,
-            observer=_Silent(),
+            observer=common.Silent(),
         )
         threshold = threshold_at((len(outlined) - 1) / (ROUNDS * PER_ROUND))
         doubts = {}
@@ -416,16 +416,6 @@ class Bench:
         from lib.metrics import mean_dice
 
         return mean_dice(label, self._outlined(name).label, self._schema.count)
-
-
-class _Silent:
-    """An observer that does nothing."""
-
-    def progress(self, progress: object) -> None:
-        """Nothing."""
-
-    def round_finished(self, finished: object) -> None:
-        """Nothing."""
 
 
 def _cheap_propagator(folder: Path) -> Any:

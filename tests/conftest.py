@@ -205,6 +205,15 @@ class Server:
         raise AssertionError(f"{path} did not end within {seconds} s:\n{self.tail()}")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small arrays are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     """Each test sees the same random numbers, whatever ran before it."""

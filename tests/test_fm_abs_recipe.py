@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 from lib.errors import UserError
@@ -20,6 +19,8 @@ from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, R
 from lib.recipes.options import Preset
 from lib.recipes.registry import resolve
 from lib.sparse_labels import Planes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCHEMA = LabelSchema(TINY_LABELS)
 OPTIONS = RecipeOptions(recipe="fm_abs", seed=3)
@@ -45,15 +46,6 @@ class Listener:
 
     def round_finished(self, finished: FinishedRound) -> None:
         self.rounds.append(finished)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Such small arrays are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

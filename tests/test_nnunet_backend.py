@@ -29,9 +29,9 @@ from lib.recipes.options import Preset
 from lib.recipes.ssl_medsam2 import run_ssl_medsam2
 from lib.specialists import load_specialist, predict
 from lib.volumes import Volume, read_volume
-from test_run_recipe import KilledError, Listener, cases_of, one_thread, run
+from test_run_recipe import KilledError, Listener, cases_of, run
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = RecipeOptions(recipe="ssl_medsam2", network="nnunetv2", rounds=1, max_epochs=1, seed=1)
 SHORT = NnunetPlan("nnUNetTrainer_1epoch", epochs=1, steps=2)

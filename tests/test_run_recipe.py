@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from lib.recipes import stages as stages_module
 from lib.recipes.options import Preset
 from lib.specialists import load_specialist, predict
 from lib.volumes import Volume, read_label, read_volume
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCHEMA = LabelSchema(TINY_LABELS)
 OPTIONS = RecipeOptions(seed=3)
@@ -59,15 +61,6 @@ class Listener:
         assert all(label.path.is_file() for label in finished.pseudo_labels.values())
         assert finished.checkpoint is None or finished.checkpoint.is_file()
         self.rounds.append(finished)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Such small arrays are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

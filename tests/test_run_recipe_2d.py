@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from conftest import save_nifti, tiny_scan
 from lib.errors import UserError
@@ -23,6 +22,8 @@ from picturefiles import PICTURE_LABELS, save_picture, tiny_picture
 
 SCHEMA = LabelSchema(PICTURE_LABELS)
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Silent:
     """Wants to know nothing."""
@@ -34,7 +35,6 @@ class Silent:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
     monkeypatch.setitem(PRESETS, "quick", Preset(1, 2, 4, 2, (4, 8, 8), 6_000, 4_000))
 
 

@@ -27,9 +27,9 @@ from lib.specialists.networks import sam as sam_module
 from lib.specialists.networks.sam import SAM_KINDS, SamKind, SamSpecialist, build_sam
 from lib.volumes import read_volume
 from sam_parts import KINDS, random_network, tiny_model, tiny_spec
-from test_run_recipe import SCHEMA, CopyPropagator, KilledError, Listener, cases_of, one_thread, run
+from test_run_recipe import SCHEMA, CopyPropagator, KilledError, Listener, cases_of, run
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = RecipeOptions(recipe="sc_sam", seed=3)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,9 @@ from lib.specialists.networks.point_prompts import INSIDE, NONE, OUTSIDE, points
 from lib.specialists.networks.sam import SAM_KINDS, SamKind, SamSpecialist, build_sam, small, working_size
 from sam_parts import KINDS, SIZE, random_network, scan, tiny_model, tiny_spec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PRETRAINED = ("sam_vit_b", "mobile_sam")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -25,10 +25,10 @@ from lib.recipes.semisam_plus import run_semisam_plus
 from lib.specialists import load_specialist
 from lib.specialists.regularisers import Observation
 from lib.volumes import read_label, read_volume
-from test_run_recipe import SCHEMA, CopyPropagator, KilledError, Listener, cases_of, one_thread
+from test_run_recipe import SCHEMA, CopyPropagator, KilledError, Listener, cases_of
 from test_sam3d import tiny
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = RecipeOptions(recipe="semisam_plus", seed=3)
 

@@ -21,9 +21,9 @@ from lib.recipes.progress import Reporter
 from lib.recipes.sampling import Sample
 from lib.specialists import load_specialist, predict
 from lib.volumes import read_label, read_volume
-from test_run_recipe import SCHEMA, KilledError, Listener, cases_of, one_thread, run
+from test_run_recipe import SCHEMA, KilledError, Listener, cases_of, run
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = RecipeOptions(recipe="ssl_medsam2", seed=3, rounds=1)
 

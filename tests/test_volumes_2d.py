@@ -29,14 +29,10 @@ from lib.volumes import Volume, is_dicom_image, largest_label, read_label, read_
 from picturefiles import PICTURE_LABELS, save_dicom_image, save_picture, tiny_picture
 from scanfiles import save_dicom
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCHEMA = LabelSchema(PICTURE_LABELS)
 ONE = LabelSchema(("disc",))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Such small arrays are slower on several threads."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -73,25 +73,39 @@ def propagate_study(run: Context) -> FinishedRound:
     run.study.need_dense()
     params: dict[str, dict[str, object]] = {}
     templates: dict[str, Template] = {}
+
+    def carry_over(name: str) -> dict[str, float]:
+        kept = run.kept_params(part, name) if run.study.is_prepared(name) else None
+        params[name] = _propagate_one(run, name, templates) if kept is None else kept
+        return {"confidence": float(str(params[name]["confidence"]))}
+
+    _over_unlabelled(run, carry_over)
+    return run.end_round(0, params, None)
+
+
+def _over_unlabelled(run: Context, work: Callable[[str], dict[str, float]]) -> None:
+    """Do the work of round 0 for every scan without a human label; those it cannot be done for are left out.
+
+    Args:
+        run: the run.
+        work: takes a scan's name and gives what to report.
+
+    Raises:
+        UserError: (422) when there are such scans and it can be done for none, (507) when there is no space left.
+    """
     last: UserError | None = None
     for name in run.study.unlabelled():
-        kept = run.kept_params(part, name) if run.study.is_prepared(name) else None
-        if kept is None:
-            try:
-                kept = _propagate_one(run, name, templates)
-            except UserError as error:
-                if error.status == 507:
-                    raise
-                last = error
-                run.skip(name, str(error))
-                run.reporter.advance("propagation")
-                continue
-        params[name] = kept
-        confidence = kept["confidence"]
-        run.reporter.advance("propagation", {"confidence": float(str(confidence))})
-    if last is not None and not params:
+        metrics: dict[str, float] = {}
+        try:
+            metrics = work(name)
+        except UserError as error:
+            if error.status == 507:
+                raise
+            last = error
+            run.skip(name, str(error))
+        run.reporter.advance("propagation", metrics)
+    if last is not None and not run.study.unlabelled():
         raise UserError(f"None of the scans without a label can be used. The last one: {last}", status=422)
-    return run.end_round(0, params, None)
 
 
 def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> dict[str, object]:
@@ -136,20 +150,14 @@ def prepare_study(run: Context) -> FinishedRound:
     run.folder.begin_round(0, keep=True)
     run.reporter.begin("propagation", 0)
     read_templates(run)
-    last: UserError | None = None
-    for name in run.study.unlabelled():
+
+    def prepare(name: str) -> dict[str, float]:
         if not run.study.is_prepared(name):
-            try:
-                scan = run.study.read(name)
-                run.study.prepare(name, scan, frame_of(scan))
-            except UserError as error:
-                if error.status == 507:
-                    raise
-                last = error
-                run.skip(name, str(error))
-        run.reporter.advance("propagation")
-    if last is not None and not run.study.unlabelled():
-        raise UserError(f"None of the scans without a label can be used. The last one: {last}", status=422)
+            scan = run.study.read(name)
+            run.study.prepare(name, scan, frame_of(scan))
+        return {}
+
+    _over_unlabelled(run, prepare)
     return run.end_round(0, {}, None)
 
 

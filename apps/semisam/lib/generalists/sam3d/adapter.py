@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ...frames import resize
 from ..base import PromptKind
+from ..memory import halved
 from ..states import load_strictly, random_like
 from .intensity import clamp_ct, normalise, statistics
 from .network import Layout, Sam3d
@@ -99,18 +99,9 @@ class SamMed3d:
             some = cubes[done : done + self.batch]
             features = self._try_encode(some)
             if features is None:
-                if self.batch == 1:
-                    raise UserError(
-                        f"The memory of {self.device} does not suffice for {self.name}. Free some of it (another "
-                        "program may hold it), or choose another generalist.",
-                        status=507,
-                    )
-                # Halve what was tried, which may be less than a full batch.
-                self.batch = max(1, len(some) // 2)
-                _LOG.warning(
-                    "%s: out of memory on %s, going on with %d cubes at a time", self.name, self.device, self.batch
-                )
-                torch.cuda.empty_cache()
+                # A single cube that was left over from larger batches is tried once more.
+                tried = max(len(some), min(self.batch, 2))
+                self.batch = halved(self.name, self.device, tried, "cubes")
                 continue
             pieces.append(features)
             done += len(some)
