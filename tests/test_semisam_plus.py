@@ -37,6 +37,7 @@ class Counting:
     """Answers what it is told to, and counts."""
 
     points = 5
+    knows_size = True
 
     def __init__(self, name: str = "counting", answer: Tensor | None = None) -> None:
         self.name = name
@@ -169,6 +170,24 @@ def test_scans_without_any_prompt_are_left_alone(mode: str) -> None:
     assert model.opened == []
     logits = torch.zeros(1, 3, 4, 4, 4, requires_grad=True)
     assert helper.loss(seen(logits, extra[None], [False]))[1] == {}
+
+
+def test_who_knows_no_sizes_only_moves_borders() -> None:
+    grown = torch.full((3, 4, 4, 4), 0.02)
+    grown[1] = 0.96
+    grown[0, 3] = 2.0  # the answer is too large, but says where the structure surely is not
+    grown /= grown.sum(dim=0)
+    sample = Sample(torch.zeros(1, 4, 4, 4), specialist(), torch.ones(4, 4, 4))
+    sizes = specialist().half().float().flatten(1).sum(dim=1)
+    found = {}
+    for knows in (True, False):
+        answerer = Counting(answer=grown)
+        answerer.knows_size = knows
+        helper = assistant(answerer)
+        helper.start(lambda image: specialist(), 10, torch.Generator().manual_seed(0))
+        found[knows] = helper.maps("a", sample, 0)[:3].flatten(1).sum(dim=1)
+    assert found[True][1] > 1.3 * sizes[1]
+    torch.testing.assert_close(found[False], sizes, rtol=0.02, atol=0.1)
 
 
 def test_answers_are_kept_until_they_are_old_and_scans_are_encoded_once() -> None:

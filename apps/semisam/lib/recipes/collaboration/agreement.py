@@ -30,6 +30,26 @@ def consensus(answers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return stacked.mean(dim=0), (2.0 * deviation.amax(dim=0)).clamp(0.0, 1.0)
 
 
+def keep_sizes(answer: Tensor, sizes: Tensor, steps: int = 5) -> Tensor:
+    """Weigh the classes such that each takes as many voxels as before; only the borders between them have moved.
+
+    Features tell where a structure ends, but not how large it is. When a specialist learns from answers to its own
+    predictions, one structure would grow at the other's cost from question to question.
+
+    Args:
+        answer: ``[1 + N, D, H, W]``, sum 1.
+        sizes: ``[1 + N]``, voxels that each class took.
+        steps: of iterative proportional fitting.
+
+    Returns:
+        ``[1 + N, D, H, W]``, sum 1.
+    """
+    for _ in range(steps):
+        answer = answer * (sizes / answer.flatten(1).sum(dim=1).clamp_min(1e-6)).view(-1, 1, 1, 1)
+        answer = answer / answer.sum(dim=0).clamp_min(1e-6)
+    return answer
+
+
 def confident(uncertainty: Tensor, threshold: float) -> Tensor:
     """Eq. 5, ``M = I(U < threshold)``: ``[B, 1, D, H, W]`` to float of the same shape."""
     return (uncertainty < threshold).float()

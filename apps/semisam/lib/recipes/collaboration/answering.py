@@ -43,6 +43,8 @@ class Answerer(Protocol):
     name: str
     points: int
     """Points of each class that it likes to have."""
+    knows_size: bool
+    """Whether it has learnt how large structures are. What others answer keeps the sizes of the prediction."""
 
     def open(self, scan: ScanView) -> OpenedScan:
         """Encode a scan."""

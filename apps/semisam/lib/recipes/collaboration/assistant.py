@@ -21,7 +21,7 @@ from ..assistance import Predict
 from ..kept import Kept
 from ..sampling import Sample
 from ..schedule import Schedule
-from .agreement import UNSURE, confident, consensus
+from .agreement import UNSURE, confident, consensus, keep_sizes
 from .answering import Answerer, OpenedScan, ScanView, left_out, only_asked
 from .question import PromptMode, Questioner
 
@@ -159,6 +159,8 @@ class GeneralistAssistant:
             questions = [questioner.draw(answerer.points, self._generator) for _ in range(self._options.answers)]
             answers = [only_asked(scan.answer(question), question, prediction) for question in questions]
             mean, uncertainty = consensus(answers)
+            if not answerer.knows_size:
+                mean = keep_sizes(mean, prediction.flatten(1).sum(dim=1))
             parts += [mean, uncertainty.masked_fill(unknown, UNSURE)[None]]
         return torch.cat(parts).half()
 

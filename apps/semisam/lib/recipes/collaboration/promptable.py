@@ -25,6 +25,8 @@ class PromptableAnswerer:
         points: of each class; the more, the slower are models that take clicks one by one.
     """
 
+    knows_size = True
+
     def __init__(self, model: Promptable, points: int = 3) -> None:
         self.name = model.name
         self.points = points

@@ -66,6 +66,8 @@ class WalkAnswerer:
         points: of each class.
     """
 
+    knows_size = False
+
     def __init__(self, generalist: Generalist, options: WalkOptions | None = None, points: int = 64) -> None:
         self.name = generalist.name
         self.points = points
