@@ -88,7 +88,8 @@ def one_pass(folder: Path, models: Path, methods: list[str]) -> Result:
     store = StudyDatastore(str(folder))
     study = Study(str(folder), store, Settings(labels=LabelSchema(LABELS)), models)
     if not study.published.is_file():
-        spec = SpecialistSpec(LABELS, (16, 32, 64), (1.0, 1.0, 1.0), (32, 48, 32))
+        # About what preset standard chooses for these scans: most fit into one window.
+        spec = SpecialistSpec(LABELS, (16, 32, 64, 128), (1.0, 1.0, 1.0), (40, 56, 40))
         save_specialist(study.published, spec, [build_network(spec)])
         if QUALITY in methods:
             label = store.get_label_uri("scan_00000", FINAL)

@@ -1,12 +1,12 @@
 """Selection on real scans: the scan to outline first, the estimate of a pseudo-label's quality, and active learning.
 
-    python benchmarks/bench_selection.py --stages template --data hippocampus --scans 40
+    python benchmarks/bench_selection.py --stages template --data la --targets 25
     python benchmarks/bench_selection.py --stages quality --data hippocampus --run FOLDER_OF_A_TRAINING_RUN
-    python benchmarks/bench_selection.py --stages simulate --data hippocampus --scans 60 --steps 100 \
-        --picture docs/pictures/selection-simulated.svg
+    python benchmarks/bench_selection.py --stages simulate --data hippocampus \
+        --picture docs/pictures/simulated-annotation.png
 
-Truth is used to score, and in ``simulate`` as what a person would draw on the scans that are picked. An interrupted
-benchmark goes on where it was when it is started again; ``--minutes`` ends it early, with what is there.
+Truth is used to score, and in ``simulate`` as what a person would draw on the scans that are picked. Results are kept:
+an interrupted benchmark goes on where it was when it is started again. ``--minutes`` ends it early, with what is there.
 """
 
 from __future__ import annotations
@@ -17,38 +17,35 @@ import logging
 import math
 import os
 import random
-import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import annotation
 import common
+from annotation import PER_ROUND, ROUNDS, STRATEGIES, Simulation, Training
 from common import DataSet, Store, heading, table
+from pool import side_by_side
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
-os.environ.update(common.limit_threads(int(os.environ.get("OMP_NUM_THREADS", common.THREADS))))
+    from lib.propagation import Template
+    from lib.specialists import Specialist
+    from lib.volumes import Volume
+
+os.environ.update(common.limit_threads(1))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 DATA = {"la": ("left_atrium",), "hippocampus": ("anterior", "posterior")}
 STAGES = ("template", "quality", "simulate")
-STRATEGIES = (
-    "uniform",
-    "least_confidence",
-    "highest_entropy",
-    "highest_entropy_ratio",
-    "representativeness",
-    "recommended",
-)
+COLOURS = ("black", "tab:blue", "tab:orange", "tab:green", "tab:cyan", "tab:purple", "tab:red")
+"""Of ``STRATEGIES``."""
 RANDOM_TEMPLATES = 10
-ROUNDS, PER_ROUND = 5, 2
-DOUBTFUL_SHARE = 0.25
-STEPS_OF_AN_EPOCH = 20
 WORST = 0.1
 
 
@@ -56,14 +53,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common.add_stage_options(parser, STAGES)
     parser.add_argument("--data", choices=list(DATA), default="hippocampus", help="data set (default: hippocampus)")
-    parser.add_argument("--scans", type=int, help="so many targets, pseudo-labels or unlabelled scans (default: all)")
-    parser.add_argument("--run", type=Path, help="quality: folder of a training run (default: propagate)")
-    parser.add_argument("--reverse", action="store_true", help="quality: reverse propagation too")
-    parser.add_argument("--steps", type=int, default=100, help="simulate: optimiser steps of a training (default: 100)")
-    parser.add_argument("--seeds", default="0,1,2", help="simulate: comma list (default: 0,1,2)")
-    parser.add_argument("--strategies", default=",".join(STRATEGIES), help="simulate: comma list (default: all)")
-    parser.add_argument("--picture", type=Path, help="simulate: SVG file (default: beside the results)")
+    parser.add_argument("--workers", type=int, default=common.THREADS, help="processes (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin nothing new after so many minutes")
+    parser.add_argument("--targets", type=int, help="template: so many targets, evenly chosen (default: all of train)")
+    parser.add_argument("--scans", type=int, default=31, help="simulate: scans of a study (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=120, help="simulate: steps of a training (default: %(default)s)")
+    parser.add_argument("--spacing", type=float, default=1.5, help="simulate: voxel edge in mm (default: %(default)s)")
+    parser.add_argument("--seeds", default="0,1,2", help="simulate: comma list (default: %(default)s)")
+    parser.add_argument("--strategies", default=",".join(STRATEGIES), help="simulate: comma list (default: all)")
+    parser.add_argument("--picture", type=Path, help="simulate: PNG file (default: beside the results)")
+    parser.add_argument("--run", type=Path, help="quality: folder of a training run (default: propagate)")
+    parser.add_argument("--labels", type=int, help="quality: so many pseudo-labels, evenly chosen (default: all)")
     options = parser.parse_args()
     common.end_on_sigterm()
     logging.basicConfig(level=logging.WARNING)
@@ -125,6 +125,7 @@ class Bench:
         self._data, self._options, self._deadline = data, options, deadline
         self._schema = LabelSchema(data.labels)
         self._mind = Mind()
+        self._specialist: Specialist | None = None
         self._train = data.split()["train"]
         self._work = common.RESULTS / data.name / "selection"
 
@@ -132,38 +133,45 @@ class Bench:
 
     def template(self, targets: common.Targets) -> None:
         """Propagate from the most representative scan and from random ones to the others of ``train``."""
-        from lib.propagation import create_propagator
-
-        heading(f"The scan to outline first, {self._data.name}")
-        store = self._store("template")
         order = self._by_representativeness()
         best = order[0]
         others = random.Random(0).sample([n for n in self._train if n != best], RANDOM_TEMPLATES)
-        to = _some(self._train, self._options.scans)
-        pairs = [(t, x) for x in to for t in (best, *others) if t != x and f"{t} {x}" not in store.data]
-        propagator = create_propagator("registration")
-        templates: dict[str, Any] = {}
+        templates = (best, *others)
+        to = _some(self._train, self._options.targets)
+        heading(
+            f"The scan to outline first, {self._data.name}",
+            {
+                "targets": f"{len(to)} of {len(self._train)}",
+                "templates": f"the picked one and {len(others)} random ones",
+            },
+        )
+        # The figures depend on the propagation only, not on how the template was picked.
+        store = self._store("template", common.APP / "lib" / "propagation", common.APP / "lib" / "frames.py")
+
+        def jobs() -> Iterator[Carry]:
+            for target in to:
+                todo = tuple(t for t in templates if t != target and f"{t} {target}" not in store.data)
+                if todo and not self._deadline.over():
+                    yield Carry(self._data, todo, target)
+
+        left = sum(any(t != x and f"{t} {x}" not in store.data for t in templates) for x in to)
         self._deadline.begin()
-        for number, (name, target) in enumerate(pairs, start=1):
-            if self._deadline.over():
-                break
-            if name not in templates:
-                templates[name] = self._outlined(name)
-            soft = propagator.propagate(templates[name], self._scan(target), self._schema.channels, self._mind)
-            store.data[f"{name} {target}"] = self._dice(target, soft.labels())
+        for job, found in side_by_side(carry_over, jobs(), self._options.workers):
+            store.data |= {f"{template} {job.target}": dice for template, dice in found.items()}
             store.save()
-            self._deadline.done(len(pairs) - number, "template")
+            left -= 1
+            self._deadline.done(left, "template")
         # Only targets that all templates were carried over to: else the templates would be compared on other scans.
-        complete = [x for x in to if all(t == x or f"{t} {x}" in store.data for t in (best, *others))]
-        if not complete:
-            print("No target is complete yet.")
-            return
+        complete = [x for x in to if all(t == x or f"{t} {x}" in store.data for t in templates)]
         scores = {
             t: statistics.fmean(store.data[f"{t} {x}"] for x in complete if x != t)
-            for t in (best, *others)
+            for t in templates
             if any(x != t for x in complete)
         }
-        randoms = [scores[t] for t in others if t in scores]
+        if len(scores) < len(templates):
+            print("Too few targets are complete yet.")
+            return
+        randoms = [scores[t] for t in others]
         rows = [
             [f"(a) picked: {best}", scores[best]],
             [f"(b) mean over {len(randoms)} random", statistics.fmean(randoms)],
@@ -175,33 +183,38 @@ class Bench:
         targets.expect(gain >= 0.01, f"{self._data.name}: the picked template beats random ones by 0.01: {gain:+.4f}")
 
     def _by_representativeness(self) -> list[str]:
-        """Names of ``train``, the most representative first; prints what that costs."""
-        from lib.selection import representativeness
-
-        rows = self._descriptors(self._train)
-        typical = representativeness(rows)
-        return [self._train[n] for n in sorted(range(len(rows)), key=lambda n: (-float(typical[n]), self._train[n]))]
-
-    def _descriptors(self, names: Sequence[str]) -> Any:
+        """Names of ``train``, the most representative first; looked at once."""
         import torch
 
-        from lib.selection import describe
+        from lib.selection import by_value, describe, representativeness
 
-        begun = time.process_time()
-        rows = torch.stack([describe(self._scan(name), self._mind) for name in names])
-        print(f"Descriptors: {(time.process_time() - begun) / len(names):.3f} CPU s a scan, with reading", flush=True)
-        return rows
+        lib = common.APP / "lib"
+        code = [lib / "selection" / f"{name}.py" for name in ("descriptor", "likeness", "representativeness")]
+        store = self._store("order", *code, lib / "generalists" / "mind.py", lib / "frames.py")
+        if "order" not in store.data:
+            begun = time.process_time()
+            rows = torch.stack([describe(_scan(self._data, name), self._mind) for name in self._train])
+            typical = representativeness(rows).tolist()
+            store.data["order"] = by_value(self._train, dict(zip(self._train, typical, strict=True)))
+            store.data["seconds"] = (time.process_time() - begun) / len(rows)
+            store.save()
+        print(f"Descriptors: {store.data['seconds']:.3f} CPU s a scan, with reading", flush=True)
+        order: list[str] = store.data["order"]
+        return order
 
     # --- is this pseudo-label good? -----------------------------------------------------------------------------------
 
     def quality(self, targets: common.Targets) -> None:
         """Estimate the Dice of every pseudo-label and compare with the truth."""
-        heading(f"Quality of pseudo-labels, {self._data.name}", {"run": self._options.run or "propagation only"})
-        store = self._store("quality", str(self._options.run), f"reverse {self._options.reverse}")
         run = self._options.run
+        heading(f"Quality of pseudo-labels, {self._data.name}", {"run": run or "propagation only"})
+        lib = common.APP / "lib"
+        code = [lib / "selection" / f"{name}.py" for name in ("doubt", "quality", "region", "reverse", "shapes")]
+        code += [lib / "propagation"] if run is None else [lib / "specialists"]
+        store = self._store("quality", *code, extra=str(run))
         last, human = (None, self._train[0]) if run is None else _last_round(run)
-        outlined = self._outlined(human)
-        names = [n for n in _some(self._train, self._options.scans) if n != human]
+        outlined = _outlined(self._data, human)
+        names = [n for n in _some(self._train, self._options.labels) if n != human]
         todo = [n for n in names if n not in store.data]
         self._deadline.begin()
         for number, name in enumerate(todo, start=1):
@@ -218,49 +231,47 @@ class Bench:
             return
         self._report_quality(rows, targets)
 
-    def _estimate(self, name: str, outlined: Any, last: Path | None) -> dict[str, float] | None:
-        import numpy as np
-        import torch
-
-        from lib.selection import doubt_of, estimate_quality, reverse_dice, shapes_of
+    def _estimate(self, name: str, outlined: Template, last: Path | None) -> dict[str, float] | None:
+        """The true Dice, the estimate as the app's scoring works it out, and what it is made of."""
+        from lib.propagation import create_propagator
+        from lib.selection import doubt_of, estimate_quality, opinions_on, reverse_dice, shapes_of
+        from lib.specialists import load_specialist, predict
         from lib.volumes import read_label
 
-        scan, count = self._scan(name), self._schema.count
-        opinions = []
+        scan, count = _scan(self._data, name), self._schema.count
         if last is None:
-            from lib.propagation import create_propagator
-
             found = [
                 create_propagator(p).propagate(outlined, scan, self._schema.channels, self._mind)
                 for p in ("registration", "prototype")
             ]
-            label, opinions = found[0].labels(), [found[1].labels()]
-            probabilities: Tensor | None = found[0].probabilities
+            label, opinion = (soft.labels() for soft in found)
+            probabilities, opinions = found[0].probabilities, [opinion]
         else:
             file = next(iter(last.glob(f"?????-{name}.nii.gz")), None)
             if file is None:
                 return None
-            label = read_label(file, scan, self._schema, may_be_empty=True)
-            soft = last / f"{file.name.removesuffix('.nii.gz')}.npz"
-            probabilities = torch.from_numpy(np.load(soft)["probabilities"]).float() if soft.is_file() else None
-            for other in sorted(last.parent.iterdir()):
-                if other != last and (other / file.name).is_file():
-                    opinions.append(read_label(other / file.name, scan, self._schema, may_be_empty=True))
-        reverse = [reverse_dice(label, scan, outlined, count, self._mind)] if self._options.reverse else []
-        found_quality = estimate_quality(
+            if self._specialist is None:
+                self._specialist = load_specialist(last / "specialist.pt", "cpu")
+            label, propagated = (
+                read_label(folder / file.name, scan, self._schema, may_be_empty=True)
+                for folder in (last, last.parent / "0")
+            )
+            prediction = predict(self._specialist, scan)
+            probabilities = prediction.probabilities
+            opinions = opinions_on(label, count, propagated=propagated, predicted=prediction.labels())
+        quality = estimate_quality(
             label,
             scan,
             count,
             opinions=opinions,
             probabilities=probabilities,
             humans=[shapes_of(outlined.label, outlined.scan, count)],
-            reverse=reverse,
+            reverse=[reverse_dice(label, scan, outlined, count, self._mind)],
         )
-        row = {"true": self._dice(name, label), "estimate": found_quality.raw}
-        row |= {f"signal {k}": statistics.fmean(v) for k, v in found_quality.signals.items()}
-        if probabilities is not None:
-            row |= {f"doubt {k}": -v for k, v in vars(doubt_of(probabilities, 0.75)).items()}
-        return row
+        truth = _outlined(self._data, name)
+        row = {"true": _dice(self._data, label, truth), "estimate": quality.raw}
+        row |= {f"signal {k}": statistics.fmean(v) for k, v in quality.signals.items()}
+        return row | {f"doubt {k}": -v for k, v in vars(doubt_of(probabilities, 0.75)).items()}
 
     def _report_quality(self, rows: Sequence[dict[str, float]], targets: common.Targets) -> None:
         from lib.selection import Calibration
@@ -289,181 +300,186 @@ class Bench:
 
     def simulate(self, targets: common.Targets) -> None:
         """Pick, outline with the truth, train; several rounds for each strategy."""
-        seeds = [int(seed) for seed in self._options.seeds.split(",")]
-        strategies = common.chosen(self._options.strategies, STRATEGIES, "--strategies")
-        names = _some(self._train, self._options.scans)
+        options = self._options
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+        strategies = common.chosen(options.strategies, STRATEGIES, "--strategies")
         heading(
             f"Simulated annotation, {self._data.name}",
-            {"scans": len(names), "rounds": f"{ROUNDS} of {PER_ROUND} scans", "steps": self._options.steps},
+            {"scans": options.scans, "rounds": f"{ROUNDS} of {PER_ROUND} scans", "steps": options.steps}
+            | {"spacing": options.spacing, "seeds": options.seeds, "unseen": len(self._data.split()["val"])},
         )
-        store = self._store("simulate", f"{len(names)} {self._options.steps}")
-        rows = self._descriptors(names)
-        total = len(strategies) * len(seeds) * (ROUNDS + 1)
-        curves: dict[str, list[list[float]]] = {name: [] for name in strategies}
-        self._deadline.begin()
-        for number, (seed, strategy) in enumerate((s, name) for s in seeds for name in strategies):
-            curve = self._curve(strategy, seed, names, rows, store, total - number * (ROUNDS + 1))
-            if curve is not None:
-                curves[strategy].append(curve)
-        self._report_curves(curves, targets)
-
-    def _curve(
-        self, strategy: str, seed: int, names: Sequence[str], rows: Any, store: Store, left: int
-    ) -> list[float] | None:
-        """Specialist's Dice on ``val`` after each round; None when there was no time."""
-        from lib.selection import spread
-
-        generator = random.Random(f"{strategy} {seed}")
-        outlined = [names[n] for n in spread(rows, [], 1)]  # all start with the same scan
-        curve = []
+        simulation = Simulation(self._data, options.scans, options.steps, options.spacing, self._work)
+        lib = common.APP / "lib" / "selection"
+        looks = [lib / f"{name}.py" for name in ("doubt", "quality", "region", "shapes")]
+        store = self._store("simulate", *looks, extra=f"{options.scans} {options.steps} {options.spacing}")
+        studies = {seed: simulation.study(seed) for seed in seeds}
+        first = {seed: study.first() for seed, study in studies.items()}
+        chains = {(name, seed): [first[seed]] for name in strategies for seed in seeds}
+        curves: dict[tuple[str, int], list[float]] = {chain: [] for chain in chains}
         for index in range(ROUNDS + 1):
-            key = f"{seed} {' '.join(sorted(outlined))}"
-            if key not in store.data:
-                if self._deadline.over():
-                    return None
-                store.data[key] = self._trained(names, outlined, seed)
-                store.save()
-                self._deadline.done(left - index - 1, f"{strategy}, seed {seed}")
-            curve.append(store.data[key]["val"])
-            if index < ROUNDS:
-                outlined += _picked(strategy, names, outlined, store.data[key]["doubts"], rows, generator)
-        return curve
+            wanted = {chain: Training(simulation, chain[1], tuple(sorted(done))) for chain, done in chains.items()}
+            if not self._train_all(list(wanted.values()), store, f"round {index} of {ROUNDS}"):
+                print("Stopped: start again to go on. What is there so far:")
+                break
+            for (name, seed), training in wanted.items():
+                result = store.data[training.key]
+                curves[name, seed].append(result["val"])
+                if index < ROUNDS:
+                    picked = studies[seed].picked(name, chains[name, seed], result["known"])
+                    chains[name, seed] += picked
+        cpu = [entry["cpu"] for entry in store.data.values()]
+        if cpu:
+            print(f"{len(cpu)} trainings, {statistics.fmean(cpu):.0f} CPU s each, {sum(cpu) / 60:.0f} CPU minutes\n")
+        self._report_curves(curves, strategies, seeds, targets)
 
-    def _trained(self, names: Sequence[str], outlined: Sequence[str], seed: int) -> dict[str, Any]:
-        """Train once: Dice on ``val``, and the doubts about all scans without label."""
-        import numpy as np
-        import torch
+    def _train_all(self, wanted: Sequence[Training], store: Store, what: str) -> bool:
+        """Train what was not trained yet; whether all is done."""
+        todo = {training.key: training for training in wanted if training.key not in store.data}
+        left = len(todo)
+        self._deadline.begin()
+        jobs = (training for training in todo.values() if not self._deadline.over())
+        for training, result in side_by_side(annotation.train, jobs, self._options.workers):
+            store.data[training.key] = result
+            store.save()
+            left -= 1
+            self._deadline.done(left, what)
+        return left == 0
 
-        from lib.recipes import Case, RecipeOptions, RecipeSettings, run_recipe
-        from lib.selection import doubt_of, threshold_at
-        from lib.specialists import load_specialist, predict
-
-        folder = self._work / "simulated"
-        shutil.rmtree(folder, ignore_errors=True)
-        cases = [
-            Case(name, self._data.image(name), self._data.label(name) if name in outlined else None) for name in names
-        ]
-        epochs = max(1, self._options.steps // STEPS_OF_AN_EPOCH)
-        result = run_recipe(
-            cases,
-            self._schema,
-            RecipeOptions(preset="quick", rounds=1, max_epochs=epochs, seed=seed, device="cpu"),
-            RecipeSettings(),
-            generalist=self._mind,
-            propagator=_cheap_propagator(self._work / "propagated"),
-            folder=folder,
-            observer=common.Silent(),
-        )
-        threshold = threshold_at((len(outlined) - 1) / (ROUNDS * PER_ROUND))
-        doubts = {}
-        for file in sorted((result.folder / "rounds" / "1").glob("*.npz")):
-            probabilities = torch.from_numpy(np.load(file)["probabilities"]).float()
-            doubts[file.stem.split("-", 1)[1]] = vars(doubt_of(probabilities, threshold))
-        specialist = load_specialist(result.checkpoint, "cpu")
-        val = statistics.fmean(
-            self._dice(name, predict(specialist, self._scan(name)).labels()) for name in self._data.split()["val"]
-        )
-        shutil.rmtree(folder, ignore_errors=True)
-        return {"val": round(val, 5), "doubts": doubts}
-
-    def _report_curves(self, curves: dict[str, list[list[float]]], targets: common.Targets) -> None:
-        from lib.report.curves import chart
-
-        done = {name: runs for name, runs in curves.items() if runs}
-        if not done:
-            print("No strategy is complete yet.")
+    def _report_curves(
+        self,
+        curves: Mapping[tuple[str, int], Sequence[float]],
+        strategies: Sequence[str],
+        seeds: Sequence[int],
+        targets: common.Targets,
+    ) -> None:
+        rounds = min(len(curve) for curve in curves.values())
+        if rounds == 0:
+            print("Nothing is complete yet.")
             return
-        means = {name: [statistics.fmean(column) for column in zip(*runs, strict=True)] for name, runs in done.items()}
-        head = ["strategy", "seeds", *[f"{1 + PER_ROUND * n} outlined" for n in range(ROUNDS + 1)], "mean"]
-        print(table(head, [[name, len(done[name]), *line, statistics.fmean(line)] for name, line in means.items()]))
-        lines = {name: [(1.0 + PER_ROUND * n, y) for n, y in enumerate(line)] for name, line in means.items()}
-        style = "<style>.grid{stroke:#ddd}text{font:11px sans-serif}</style>"
-        svg = chart(lines, "outlined scans", "Dice of the specialist on unseen scans")
-        svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{style}", 1)
-        picture: Path = self._options.picture or self._work / "simulated.svg"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.write_text(svg + "\n", encoding="utf-8")
-        print(f"Picture: {picture}")
-        if "recommended" in means and "uniform" in means:
-            # Only seeds that both have: else luck would decide.
-            both = min(len(done["recommended"]), len(done["uniform"]))
-            ends = [statistics.fmean(run[-1] for run in done[name][:both]) for name in ("recommended", "uniform")]
-            gain = ends[0] - ends[1]
-            targets.expect(gain >= 0, f"recommended ends at or above uniform ({both} seeds): {gain:+.4f}")
+        outlined = [1 + PER_ROUND * n for n in range(rounds)]
+        means = {
+            name: [statistics.fmean(curves[name, seed][n] for seed in seeds) for n in range(rounds)]
+            for name in strategies
+        }
+        head = ["strategy", *[f"{n} outlined" for n in outlined], "mean after the first"]
+        rows: list[list[object]] = []
+        for name, line in means.items():
+            rows.append([f"`{name}`", *line, statistics.fmean(line[1:]) if rounds > 1 else None])
+        if "uniform" in means:
+            head += ["end less uniform", "by seed"]
+            for row, name in zip(rows, means, strict=True):
+                gains = [curves[name, seed][rounds - 1] - curves["uniform", seed][rounds - 1] for seed in seeds]
+                row += [f"{statistics.fmean(gains):+.4f}", " ".join(f"{gain:+.3f}" for gain in gains)]
+        print(table(head, rows))
+        picture: Path = self._options.picture or self._work / "simulated-annotation.png"
+        draw(picture, outlined, {name: [curves[name, seed] for seed in seeds] for name in strategies})
+        if rounds == ROUNDS + 1 and "recommended" in means and "uniform" in means:
+            gain = means["recommended"][-1] - means["uniform"][-1]
+            targets.expect(gain >= 0, f"recommended ends at or above uniform ({len(seeds)} seeds): {gain:+.4f}")
 
     # --- shared -------------------------------------------------------------------------------------------------------
 
-    def _store(self, stage: str, *extra: str) -> Store:
-        """Results of a stage, for this code only."""
-        lib = common.APP / "lib"
-        parts = [lib / "selection", lib / "propagation", lib / "generalists" / "mind.py", lib / "frames.py"]
-        name = f"{stage}-{common.fingerprint(parts, *extra)[:8]}.json"
+    def _store(self, stage: str, *code: Path, extra: str = "") -> Store:
+        """Results of a stage; those that other code has given are not reused."""
+        name = f"{stage}-{common.fingerprint(code, extra)[:8]}.json"
         return Store(self._work / name, fresh=self._options.fresh)
 
-    def _scan(self, name: str) -> Any:
-        from lib.volumes import read_volume
 
-        return read_volume(self._data.image(name))
+@dataclass(frozen=True)
+class Carry:
+    """Some templates to be carried over to one target.
 
-    def _outlined(self, name: str) -> Any:
-        from lib.propagation import Template
-        from lib.volumes import read_label
-
-        scan = self._scan(name)
-        return Template(name, scan, read_label(self._data.label(name), scan, self._schema))
-
-    def _dice(self, name: str, label: Any) -> float:
-        from lib.metrics import mean_dice
-
-        return mean_dice(label, self._outlined(name).label, self._schema.count)
-
-
-def _cheap_propagator(folder: Path) -> Any:
-    """Registration at a low resolution with a memory: hundreds of trainings start from the same pairs of scans.
-
-    On hippocampus it is as good as the default in half the time.
+    Args:
+        data: the scans.
+        templates: names of outlined scans.
+        target: name.
     """
-    from lib.propagation.registration import RegistrationPropagator
-    from propagated_once import KeptPropagator
 
-    class Cheap(KeptPropagator):
-        def __init__(self) -> None:
-            super().__init__(folder)
-            self._inner = RegistrationPropagator(voxels=20_000, iterations=40)
-
-    return Cheap()
+    data: DataSet
+    templates: tuple[str, ...]
+    target: str
 
 
-def _picked(
-    strategy: str,
-    names: Sequence[str],
-    outlined: Sequence[str],
-    doubts: dict[str, dict[str, float]],
-    rows: Any,
-    generator: random.Random,
-) -> list[str]:
-    """The next scans by a strategy, as the app's strategies of these names choose them."""
-    from lib.selection import pick, spread
+def carry_over(job: Carry) -> dict[str, float]:
+    """Mean Dice of what the default propagator makes of each template; runs in a worker."""
+    import torch
 
-    free = [n for n in names if n in doubts and n not in outlined]
-    if strategy == "uniform":
-        return generator.sample(free, PER_ROUND)
-    at = {name: n for n, name in enumerate(names)}
-    if strategy == "representativeness":
-        return [names[n] for n in spread(rows, [at[n] for n in outlined], PER_ROUND)]
-    measure = "least_confidence" if strategy == "recommended" else strategy
-    order = sorted(free, key=lambda n: (-doubts[n][measure], n))
-    found: list[str] = []
-    descriptors = {name: rows[n] for name, n in at.items()}
-    for _ in range(PER_ROUND):
-        left = [n for n in order if n not in found]
-        if strategy == "recommended":
-            first = left[: max(1, math.ceil(DOUBTFUL_SHARE * len(left)))]
-            those = rows[[at[n] for n in [*first, *outlined, *found]]]
-            best = spread(those, range(len(first), len(those)), len(first))
-            left = [first[n] for n in best]
-        found.append(pick(left, descriptors, [*outlined, *found][-PER_ROUND:]))
-    return found
+    from lib.generalists.mind import Mind
+    from lib.memory import keep_freed_memory
+    from lib.propagation import create_propagator
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    target = _outlined(job.data, job.target)
+    propagator, channels = create_propagator("registration"), len(job.data.labels) + 1
+    return {
+        name: _dice(
+            job.data, propagator.propagate(_outlined(job.data, name), target.scan, channels, Mind()).labels(), target
+        )
+        for name in job.templates
+    }
+
+
+def draw(picture: Path, outlined: Sequence[int], curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """A line a strategy, its mean over the seeds; the seeds of ``recommended`` and ``uniform`` as a band.
+
+    Args:
+        picture: PNG file.
+        outlined: number of outlined scans of each round.
+        curves: by strategy and seed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.2), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, runs in curves.items():
+        columns = [[run[n] for run in runs] for n in range(len(outlined))]
+        main = name in ("uniform", "recommended")
+        line = axes.plot(
+            outlined,
+            [statistics.fmean(column) for column in columns],
+            label=name,
+            color=COLOURS[STRATEGIES.index(name)],
+            linestyle="--" if name == "uniform" else "-",
+            linewidth=2.4 if main else 1.2,
+            marker="o" if main else None,
+            markersize=4,
+        )[0]
+        if main:
+            axes.fill_between(
+                outlined, [*map(min, columns)], [*map(max, columns)], color=line.get_color(), alpha=0.12, linewidth=0
+            )
+    axes.set_xlabel("outlined scans")
+    axes.set_ylabel("mean Dice of the specialist on unseen scans")
+    axes.set_xticks(outlined)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, metadata={"Software": None})
+    print(f"\nPicture: {picture}")
+
+
+def _scan(data: DataSet, name: str) -> Volume:
+    from lib.volumes import read_volume
+
+    return read_volume(data.image(name))
+
+
+def _outlined(data: DataSet, name: str) -> Template:
+    from lib.labels import LabelSchema
+    from lib.propagation import Template
+    from lib.volumes import read_label
+
+    scan = _scan(data, name)
+    return Template(name, scan, read_label(data.label(name), scan, LabelSchema(data.labels)))
+
+
+def _dice(data: DataSet, label: np.ndarray, outlined: Template) -> float:
+    from lib.metrics import mean_dice
+
+    return mean_dice(label, outlined.label, len(data.labels))
 
 
 def _some(names: Sequence[str], most: int | None) -> list[str]:

@@ -10,20 +10,21 @@ import numpy as np
 
 from lib.frames import Frame
 from lib.generalists import Generalist
-from lib.propagation import SoftLabels, Template, create_propagator
+from lib.propagation import Propagator, SoftLabels, Template, create_propagator
 from lib.recipes.study import load_tensors, save_tensors
 from lib.volumes import Volume
 
 
 class KeptPropagator:
-    """``Registration`` with a memory.
+    """A propagator with a memory.
 
     Args:
-        folder: one file for each pair of template and scan.
+        folder: one file for each pair of template and scan; of one propagator and its options.
+        inner: what is asked once, None for ``registration``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._inner = create_propagator("registration")
+    def __init__(self, folder: Path, inner: Propagator | None = None) -> None:
+        self._inner = inner or create_propagator("registration")
         self.name = self._inner.name
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)

@@ -82,6 +82,16 @@ def test_scores_outlive_the_first_names_of_the_labels(study: Study) -> None:
     assert Scores(study).known(REPRESENTATIVENESS) == {"case_2": 0.5}
 
 
+def test_what_others_write_is_seen(study: Study) -> None:
+    mine, theirs = Scores(study), Scores(study)
+    assert mine.known(UNCERTAINTY) == {}
+    for value in (0.5, 0.6):
+        theirs.put({"case_2": value})
+        assert mine.known(UNCERTAINTY) == theirs.known(UNCERTAINTY) == {"case_2": value}
+    theirs.settle("case_2", None)
+    assert mine.known(UNCERTAINTY) == {}
+
+
 def test_an_outlined_scan_gets_no_score_any_more(study: Study) -> None:
     Scores(study).put({"case_1": 0.5, "case_2": 0.5, "gone": 0.5})
     assert set(Scores(study).read()) == {"case_2"}

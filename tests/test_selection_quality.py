@@ -15,7 +15,7 @@ from torch import Tensor
 from lib.generalists.mind import Mind
 from lib.metrics import mean_dice
 from lib.propagation import Template
-from lib.selection import Calibration, Shape, estimate_quality, plausibility, reverse_dice, shapes_of
+from lib.selection import Calibration, Shape, estimate_quality, opinions_on, plausibility, reverse_dice, shapes_of
 from lib.selection.quality import certainty
 from lib.volumes import Volume
 from phantoms import blobs, dice
@@ -109,13 +109,25 @@ def test_a_missing_structure_is_as_plausible_as_it_is_common() -> None:
 # --- estimate ---------------------------------------------------------------------------------------------------------
 
 
-def test_agreement_is_the_dice_with_the_other_labels() -> None:
-    found = estimate_quality(LABEL, SCAN, 2, opinions=[LABEL, shifted(2)])
-    expected = (1 + np.array([dice(LABEL, shifted(2), v) for v in (1, 2)])) / 2
+def test_agreement_is_the_dice_with_all_the_other_labels() -> None:
+    found = estimate_quality(LABEL, SCAN, 2, opinions=[LABEL, shifted(2), shifted(-1)])
+    expected = np.array([dice(LABEL, shifted(2), v) * dice(LABEL, shifted(-1), v) for v in (1, 2)])
     assert found.signals["agreement"] == pytest.approx(tuple(expected))
     assert found.dice == pytest.approx(tuple(expected))
     assert found.mean == pytest.approx(float(expected.mean()))
     assert set(found.signals) == {"agreement"}
+
+
+def test_who_may_judge_a_label() -> None:
+    corrected, elsewhere = shifted(1), shifted(3)
+    assert opinions_on(LABEL, 2, propagated=None, predicted=None) == []
+    both = opinions_on(LABEL, 2, propagated=elsewhere, predicted=corrected)
+    assert both[0] is elsewhere
+    assert both[1] is corrected
+    almost = LABEL.copy()
+    almost[tuple(np.argwhere(LABEL > 0)[0])] = 0  # rounding
+    assert opinions_on(LABEL, 2, propagated=None, predicted=almost) == []
+    assert len(opinions_on(LABEL, 2, propagated=LABEL, predicted=None)) == 1
 
 
 def test_a_perfect_case_and_nothing_to_go_by() -> None:

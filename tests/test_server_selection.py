@@ -60,6 +60,17 @@ def label_file(server: Server, number: int) -> Path:
     return save_nifti(server.folder / f"label_{number}.nii.gz", values, affine)
 
 
+def check_planes(planes: dict[str, Any], name: str) -> None:
+    """One plane an axis, each of which cuts a structure; ``mm`` is where the slice lies."""
+    _, values, affine = tiny_scan(int(name[-1]))
+    assert set(planes) == {"axial", "coronal", "sagittal"}
+    assert sorted(plane["axis"] for plane in planes.values()) == [0, 1, 2]
+    for plane in planes.values():
+        assert np.take(values, plane["index"], axis=plane["axis"]).any()
+    axial = planes["axial"]
+    assert axial["mm"] == pytest.approx(affine[2, 2] * axial["index"] + affine[2, 3])
+
+
 def check_two_people(server: Server, strategy: str) -> list[dict[str, Any]]:
     """Two people ask twice each: four scans, all good, each with a reason."""
     forget_offers(server)
@@ -102,6 +113,7 @@ def test_a_saved_outline_moves_things_on(server: Server) -> None:
     reply = server.put_label(first, label_file(server, int(first[-1]))).json()
     assert reply["warnings"] == []
     assert "train" in reply["advice"].lower()
+    assert server.get("/train/?all=true").status_code == 404  # offered, not started
     assert first not in {ask(server, "recommended", "anna")["id"] for _ in range(6)}
 
 
@@ -123,16 +135,16 @@ def test_scores_in_one_pass(server: Server) -> None:
     forget_offers(server)
     worst = ask(server, "review", "anna")
     assert worst["id"] == unlabelled[-1]
-    assert set(worst["planes"]) == {"axial", "coronal", "sagittal"}
+    check_planes(worst["planes"], worst["id"])
     _, params = server.client().infer("review", unlabelled[0], {})
-    assert set(params["planes"]) == {"axial", "coronal", "sagittal"}
+    check_planes(params["planes"], unlabelled[0])
     assert params["pseudo_label_quality"] == infos[unlabelled[0]]["pseudo_label_quality"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_with_scores(server: Server, strategy: str) -> None:
     for reply in check_two_people(server, strategy):
-        assert reply["planes"]["axial"]["axis"] == 2
+        check_planes(reply["planes"], reply["id"])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +177,9 @@ def test_nothing_is_left(server: Server) -> None:
             server.put_label(name, label_file(server, int(name[-1]) if name in GOOD else 1))
     forget_offers(server)
     for strategy in STRATEGIES:
-        assert server.post(f"/activelearning/{strategy}", json={"client_id": "anna"}).json() == {}
+        for client in ("anna", "ben"):
+            assert ask(server, strategy, client) == {}
+    assert server.client().next_sample("recommended", {}) == {}
     begun = time.monotonic()
     ask(server, "random", "ben")
     assert time.monotonic() - begun < 2

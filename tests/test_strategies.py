@@ -17,7 +17,6 @@ from adapters.study import Study
 from conftest import make_tiny_study, save_nifti, tiny_scan
 from lib.config import STRATEGIES, Settings
 from strategies import DOUBTS, HighestDoubt, Recommended, Review, StudyStrategy, Template, Uniform
-from strategies.uniform import spread
 
 SCANS = 6
 
@@ -50,9 +49,13 @@ def ask(strategy: StudyStrategy, client: str = "anna") -> dict[str, Any]:
 
 def first(strategy: StudyStrategy) -> str:
     """The scan it offers when nothing was offered before."""
-    for name in strategy.served.marks():
-        strategy.served.clear(name)
+    forget_offers(strategy.study)
     return str(ask(strategy)["id"])
+
+
+def forget_offers(study: Study) -> None:
+    """As if hours had passed."""
+    (study.place / "served.json").unlink(missing_ok=True)
 
 
 def describe_all(study: Study, directions: dict[str, list[float]]) -> None:
@@ -184,6 +187,21 @@ def test_nearly_identical_scans_do_not_follow_each_other(study: Study) -> None:
     assert [ask(strategy)["id"] for _ in range(2)] == ["case_2", "case_4"]
 
 
+@pytest.mark.parametrize("offered", [True, False])
+def test_after_an_outline_comes_no_scan_that_looks_like_it(study: Study, label: str, offered: bool) -> None:
+    eye = torch.eye(5)
+    table = {"case_1": eye[0], "case_2": eye[1], "case_3": eye[1], "case_4": eye[2], "case_5": eye[3], "case_6": eye[4]}
+    Descriptors(study).put(table)
+    score(study, case_2=0.9, case_3=0.8, case_4=0.7, case_5=0.1, case_6=0.1)
+    strategy = HighestDoubt(study, "highest_entropy", "")
+    if offered:
+        assert ask(strategy)["id"] == "case_2"
+    study.datastore.serving = True
+    study.datastore.save_label("case_2", label, "final", {})
+    settle(study, "case_2")
+    assert ask(strategy)["id"] == "case_4"
+
+
 # --- planes -----------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +211,7 @@ def test_planes_of_the_last_prediction_go_before_those_of_the_label(study: Study
     assert own["id"] == "case_2"
     # The ball and the rod lie around voxel (12, 15, 14) and (26, 18, 14); both are cut by a middle plane.
     assert abs(own["planes"]["axial"]["index"] - 14) <= 5
-    Served(study).clear("case_2")
+    forget_offers(study)
     planes = {"axial": {"axis": 2, "index": 3}}
     Scores(study).add(UNCERTAINTY, {"case_2": {UNCERTAINTY: 0.9, "planes": planes}})
     assert ask(Recommended(study))["planes"] == planes
@@ -244,8 +262,7 @@ def test_scans_that_cannot_be_read_come_last(tmp_path: Path) -> None:
         (tmp_path / "study" / f"{name}.nii.gz").write_bytes(b"no scan")
     for strategy in all_of(study):
         assert first(strategy) in ("case_3", "case_4", "case_6")
-    for name in Served(study).marks():
-        Served(study).clear(name)
+    forget_offers(study)
     offered = [ask(Recommended(study))["id"] for _ in range(3)]
     assert sorted(offered) == ["case_3", "case_4", "case_6"]
     assert set(Scores(study).unusable()) == {"case_2", "case_5"}
@@ -283,15 +300,3 @@ def test_a_saved_outline_settles_the_scan(study: Study, tmp_path: Path) -> None:
     assert Scores(study).read()["case_3"]["settled"]["raw"] == 0.65
     assert study.datastore.get_image_info("case_3")["uncertainty"] is None
     assert ask(Recommended(study))["id"] == "case_4"
-
-
-# --- the even walk ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 5, 8, 13])
-def test_spread_names_each_once(count: int) -> None:
-    assert sorted(spread(count)) == list(range(count))
-
-
-def test_spread_goes_far_first() -> None:
-    assert spread(8) == [0, 4, 2, 6, 1, 5, 3, 7]

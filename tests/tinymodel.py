@@ -52,6 +52,7 @@ def register(monkeypatch: pytest.MonkeyPatch, layout: Layout = "model", **facts:
     """Put ``tiny`` into the table; ``facts`` are those of its file."""
     module = ModuleType("lib.generalists.tiny.adapter")
     module.build, module.random_state = _build, random_state  # type: ignore[attr-defined]
+    module.PREPROCESSING = TinyGeneralist.preprocessing  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     weights = replace(
         WeightsFile("tiny.pt", "https://example.org/tiny", None, layout=layout),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
@@ -35,12 +35,6 @@ class Table:
     names: tuple[str, ...] = ()
     stamps: tuple[str, ...] = ()
     values: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-
-    def of(self, names: Sequence[str]) -> tuple[list[str], Tensor]:
-        """Those of the named scans that are in the table, and their descriptors ``[n, F]``."""
-        place = {name: number for number, name in enumerate(self.names)}
-        found = [name for name in names if name in place]
-        return found, self.values[[place[name] for name in found]]
 
     def by_name(self) -> dict[str, Tensor]:
         """Descriptors ``[F]`` by scan."""

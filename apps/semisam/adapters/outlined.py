@@ -33,7 +33,7 @@ def settle(study: Study, name: str) -> dict[str, Any]:
             reply["pseudo_label_dice"] = round(dice, 4)
             logger.info("The pseudo-label of %s had a mean Dice of %.3f", name, dice)
         Scores(study).settle(name, dice)
-        Served(study).clear(name)
+        Served(study).done(name)
         reply["advice"] = _advice(study)
         logger.info("%s", reply["advice"])
     except Exception as error:

@@ -21,8 +21,8 @@ from monailabel.interfaces.exception import MONAILabelException
 from lib.selection import Calibration
 from lib.volumes import write_whole
 
-from .store import ORIGINAL, StudyDatastore
-from .study import Study, stamp_of
+from .store import ORIGINAL, StudyDatastore, stamp_of
+from .study import Study
 
 logger = logging.getLogger("semisam.scores")
 
@@ -52,6 +52,7 @@ class Scores:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._path = study.place / "scores.json"
+        self._known: tuple[object, dict[str, dict[str, Entry]]] = None, {}
 
     # --- states ---------------------------------------------------------------------------------------------------
 
@@ -74,8 +75,18 @@ class Scores:
 
     # --- reading --------------------------------------------------------------------------------------------------
 
-    def read(self) -> dict[str, dict[str, Entry]]:
+    def read(self) -> Mapping[str, Mapping[str, Entry]]:
         """All that is stored: by scan and method the values, ``of`` (their state) and ``ts``."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return {}
+        stamp = status.st_ino, status.st_mtime_ns, status.st_size
+        if stamp != self._known[0]:
+            self._known = stamp, self._load()
+        return self._known[1]
+
+    def _load(self) -> dict[str, dict[str, Entry]]:
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -198,7 +209,7 @@ class Scores:
             return
         state, now = self._states(method), int(time.time())
         with self._lock():
-            content = {name: entries for name, entries in self.read().items() if name in here}
+            content = {name: entries for name, entries in self._load().items() if name in here}
             for name, facts in values.items():
                 entries = content.setdefault(name, {})
                 entries[method] = {**facts, "of": state(name), "ts": now}
@@ -226,7 +237,7 @@ class Scores:
             return
         now = int(time.time())
         with self._lock():
-            content = self.read()
+            content = self._load()
             for name, reason in reasons.items():
                 content.setdefault(name, {})[key] = {"failed": reason, "of": state(name), "ts": now}
             self._write(content)
@@ -240,7 +251,7 @@ class Scores:
                 the estimate it teaches how far estimates can be trusted.
         """
         with self._lock():
-            content = self.read()
+            content = self._load()
             before = content.get(name)
             if before is None:
                 return
@@ -259,8 +270,11 @@ class Scores:
         return FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS)
 
     def _write(self, content: Mapping[str, Mapping[str, Entry]]) -> None:
-        text = json.dumps(content, indent=1, sort_keys=True)
+        # One line a scan: people may read it, and it is written many times faster than with an indent.
+        lines = (f"{json.dumps(name)}: {json.dumps(content[name], sort_keys=True)}" for name in sorted(content))
+        text = "{\n" + ",\n".join(lines) + "\n}\n"
         write_whole(self._path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+        self._known = None, {}
 
     def _mirror(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
         """Note facts at the images, for those who read MONAI Label's list; a datastore that cannot is no error."""

@@ -1,5 +1,7 @@
 """Who was given which scan to work on: a scan is not offered again at once, whether it was skipped or is in work.
 
+Scans that are done are remembered for as long, so that the next one does not look like them.
+
 MONAI Label notes the same at the image (``strategy``), but not with every datastore, and without a way to look it up
 by time. So the app keeps a small file of its own.
 """
@@ -10,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -34,15 +36,17 @@ class Mark:
         client: who asked; empty when the viewer does not say (OHIF).
         strategy: by which strategy.
         ts: when, seconds since 1970.
+        done: whether its label has been saved since.
     """
 
     client: str
     strategy: str
     ts: float
+    done: bool = False
 
 
 class Served:
-    """The offers of the last hours.
+    """The offers of the last hours, and the scans that were done in them.
 
     Args:
         study: the study.
@@ -69,6 +73,24 @@ class Served:
 
     def marks(self) -> dict[str, Mark]:
         """The offers that still count, by scan, the oldest first."""
+        return {name: mark for name, mark in self._read().items() if not mark.done}
+
+    def recent(self) -> list[str]:
+        """Scans that were offered or outlined in the last hours, the last one first."""
+        return [*reversed(self._read())]
+
+    def mark(self, name: str, client: str, strategy: str) -> None:
+        """Note an offer; the caller is ``choosing``."""
+        self._write({**self._read(), name: Mark(client, strategy, self._clock())})
+
+    def done(self, name: str) -> None:
+        """A scan's label has been saved, whether the scan was offered or not."""
+        with self.choosing():
+            marks = self._read()
+            mark = marks.get(name, Mark("", "", 0.0))
+            self._write({**marks, name: replace(mark, ts=self._clock(), done=True)})
+
+    def _read(self) -> dict[str, Mark]:
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -77,23 +99,12 @@ class Served:
         found: dict[str, Mark] = {}
         for name, entry in content.items() if isinstance(content, dict) else ():
             try:
-                mark = Mark(str(entry["client"]), str(entry["strategy"]), float(entry["ts"]))
-            except (TypeError, KeyError, ValueError):
+                mark = Mark(str(entry["client"]), str(entry["strategy"]), float(entry["ts"]), bool(entry.get("done")))
+            except (AttributeError, TypeError, KeyError, ValueError):
                 continue
             if 0 <= now - mark.ts < SECONDS:
                 found[name] = mark
         return dict(sorted(found.items(), key=lambda pair: pair[1].ts))
-
-    def mark(self, name: str, client: str, strategy: str) -> None:
-        """Note an offer; the caller is ``choosing``."""
-        self._write({**self.marks(), name: Mark(client, strategy, self._clock())})
-
-    def clear(self, name: str) -> None:
-        """Forget the offer of a scan: it is done."""
-        with self.choosing():
-            marks = self.marks()
-            if marks.pop(name, None) is not None:
-                self._write(marks)
 
     def _write(self, marks: dict[str, Mark]) -> None:
         text = json.dumps({name: asdict(mark) for name, mark in marks.items()}, indent=1)

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from adapters.scores import QUALITY
 from adapters.study import Study
 from lib.errors import UserError
-from lib.selection import Calibration, Shape, estimate_quality, reverse_dice, shapes_of
+from lib.selection import Calibration, Shape, estimate_quality, opinions_on, reverse_dice, shapes_of
 
 from .base import StudyScoring
 from .subject import Subject
@@ -57,7 +55,12 @@ class PseudoLabelQuality(StudyScoring):
             label,
             subject.scan,
             count,
-            opinions=self._opinions(subject),
+            opinions=opinions_on(
+                label,
+                count,
+                propagated=None if subject.source == "propagation" else subject.propagated.labels(),
+                predicted=None if soft is None else soft.labels(),
+            ),
             probabilities=None if soft is None else soft.probabilities,
             humans=self._humans,
             reverse=[reverse],
@@ -78,16 +81,6 @@ class PseudoLabelQuality(StudyScoring):
         """The next pass looks at the human labels anew."""
         self.__dict__.pop("_humans", None)
         self.__dict__.pop("_calibration", None)
-
-    @staticmethod
-    def _opinions(subject: Subject) -> list[np.ndarray]:
-        """Labels of others: a method agrees with itself, which says nothing."""
-        opinions = []
-        if subject.source != "propagation":
-            opinions.append(subject.propagated.labels())
-        if subject.source != "specialist" and subject.prediction is not None:
-            opinions.append(subject.prediction.labels())
-        return opinions
 
     @cached_property
     def _humans(self) -> Sequence[Sequence[Shape]]:

@@ -16,8 +16,6 @@ from lib.selection import pick
 
 from .view import View
 
-_RECENT = 5
-"""Scans offered last that the next one should not look like."""
 _HOURS = SECONDS // 3600
 
 
@@ -83,7 +81,7 @@ class StudyStrategy(Strategy):
         free = [n for n in view.unlabelled if n not in marks and n not in view.unusable]
         while free:
             ranking = self.rank(free, view)
-            name = pick(ranking.names, view.table.by_name(), view.taken[:_RECENT])
+            name = pick(ranking.names, view.descriptors, self.served.recent())
             if view.readable(name):
                 return name, ranking
             free = [n for n in free if n != name]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from adapters.scores import UNCERTAINTY
 from adapters.study import Study
+from lib.selection import by_value
 
 from .base import Ranking, StudyStrategy
-from .template import by_coverage
+from .template import coverage_ranking
 from .view import View
 
 DOUBTS = {
@@ -36,8 +37,8 @@ class HighestDoubt(StudyStrategy):
         known = view.scores.known(UNCERTAINTY, self.name)
         if not any(name in known for name in names):
             advice = f"No {self.text} is known yet (scoring method 'uncertainty'). "
-            return by_doubt(names, view, advice)
-        order = sorted(names, key=lambda n: (-known.get(n, -1.0), -view.doubts.get(n, -1.0), n))
+            return doubt_ranking(names, view, advice)
+        order = by_value(names, known, view.doubts)
         scored = sum(name in known for name in names)
 
         def reason(name: str) -> str:
@@ -54,7 +55,7 @@ class HighestDoubt(StudyStrategy):
         return self.name.replace("_", " ")
 
 
-def by_doubt(names: list[str], view: View, because: str = "") -> Ranking:
+def doubt_ranking(names: list[str], view: View, because: str = "") -> Ranking:
     """Scans by the best guess of how unsure the app is; by coverage where there is none.
 
     Args:
@@ -64,8 +65,8 @@ def by_doubt(names: list[str], view: View, because: str = "") -> Ranking:
     """
     doubts = view.doubts
     if not any(name in doubts for name in names):
-        return by_coverage(names, view, because)
-    order = sorted(names, key=lambda n: (-doubts.get(n, -1.0), n))
+        return coverage_ranking(names, view, because)
+    order = by_value(names, doubts)
 
     def reason(name: str) -> str:
         if name not in doubts:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from adapters.scores import QUALITY
 from adapters.study import Study
+from lib.selection import worst_label_first
 
 from .base import Ranking, StudyStrategy
-from .doubt import by_doubt
+from .doubt import doubt_ranking
 from .view import View
 
 
@@ -27,13 +28,13 @@ class Review(StudyStrategy):
         labelled = {name for name in names if view.has_pseudo_label(name)}
         if not labelled:
             text = "No scan that is free has a pseudo-label to review (train, or run a batch infer). "
-            return by_doubt(names, view, text)
+            return doubt_ranking(names, view, text)
         known = {n: v for n, v in view.scores.known(QUALITY).items() if n in labelled}
         if not known:
             text = "The pseudo-labels were not judged yet (scoring method 'pseudo_label_quality'). "
-            plain = by_doubt(sorted(labelled), view, text)
+            plain = doubt_ranking(sorted(labelled), view, text)
             return Ranking([*plain.names, *sorted(set(names) - labelled)], plain.reason, plain.facts)
-        order = sorted(names, key=lambda n: (n not in known, n not in labelled, self._worth(n, known, view), n))
+        order = worst_label_first(names, known, labelled, view.doubts)
 
         def reason(name: str) -> str:
             if name not in known:
@@ -43,7 +44,3 @@ class Review(StudyStrategy):
             return f"Its pseudo-label is among the worst of {len(known)}: estimated Dice {known[name]:.2f}.{late}"
 
         return Ranking(order, reason, lambda n: {QUALITY: known[n]} if n in known else {})
-
-    @staticmethod
-    def _worth(name: str, known: dict[str, float], view: View) -> float:
-        return known[name] if name in known else -view.doubts.get(name, -1.0)

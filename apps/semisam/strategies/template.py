@@ -23,10 +23,10 @@ class Template(StudyStrategy):
 
     def rank(self, names: list[str], view: View) -> Ranking:
         """See the base class."""
-        return by_coverage(names, view)
+        return coverage_ranking(names, view)
 
 
-def by_coverage(names: list[str], view: View, because: str = "") -> Ranking:
+def coverage_ranking(names: list[str], view: View, because: str = "") -> Ranking:
     """Scans by how much they add to the outlined ones.
 
     Args:

@@ -8,15 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from adapters.descriptors import Descriptors, Table
+from adapters.descriptors import Descriptors
 from adapters.planes import planes_of_label
 from adapters.scores import REPRESENTATIVENESS, Scores
 from adapters.store import ORIGINAL
 from adapters.study import Study
 from lib.errors import UserError
-from lib.selection import spread
+from lib.selection import by_coverage
 from lib.volumes import read_label, read_volume
 
 logger = logging.getLogger("semisam.strategies")
@@ -27,7 +27,7 @@ class View:
 
     Args:
         study: the study.
-        taken: scans that were offered to somebody a short while ago, the last one first.
+        taken: scans that somebody is at work on, the last one first.
     """
 
     def __init__(self, study: Study, taken: Sequence[str]) -> None:
@@ -46,9 +46,9 @@ class View:
         return sorted(set(self.study.datastore.list_images()) - set(self.unlabelled))
 
     @cached_property
-    def table(self) -> Table:
-        """What the scans look like, as far as they were looked at."""
-        return Descriptors(self.study).read()
+    def descriptors(self) -> dict[str, Tensor]:
+        """What the scans look like, as far as they were looked at: ``[F]`` by scan."""
+        return Descriptors(self.study).read().by_name()
 
     @cached_property
     def unusable(self) -> dict[str, str]:
@@ -68,24 +68,11 @@ class View:
     @property
     def compared(self) -> bool:
         """Whether the scans were looked at, so that they can be compared."""
-        return bool(self.table.names)
+        return bool(self.descriptors)
 
     def covering(self, names: Sequence[str]) -> list[str]:
-        """First the scan that adds most to those that are outlined or in work, then the others, the typical ones first.
-
-        Only the named ones are to be covered. Those that were never looked at come last, by name.
-        """
-        wanted = set(names)
-        taken, before = self.table.of([n for n in dict.fromkeys([*self.outlined, *self.taken]) if n not in wanted])
-        found, values = self.table.of(names)
-        if not found:
-            return sorted(names)
-        together = torch.cat([values, before])
-        chosen = range(len(found), len(found) + len(taken))
-        first = [found[n] for n in spread(together, list(chosen), 1)]
-        looked_at = set(found)
-        rest = sorted(wanted - set(first), key=lambda n: (n not in looked_at, -self.typical.get(n, 0.0), n))
-        return [*first, *rest]
+        """Scans by how much they add to those that are outlined or in work, see ``lib.selection.by_coverage``."""
+        return by_coverage(names, self.descriptors, [*self.outlined, *self.taken], self.typical)
 
     def has_pseudo_label(self, name: str) -> bool:
         """Whether a pseudo-label of the scan is stored."""
@@ -95,7 +82,7 @@ class View:
         """Whether the scan can be read; looked into only when nothing is known about it yet."""
         if name in self.unusable:
             return False
-        if name in self.table.names or name in self.doubts:
+        if name in self.descriptors or name in self.doubts:
             return True
         try:
             read_volume(Path(self.study.datastore.get_image_uri(name)))

@@ -4,8 +4,9 @@ from .calibration import LEAST_PAIRS, Calibration
 from .descriptor import describe
 from .diversity import pick
 from .doubt import Doubt, doubt_of, threshold_at
+from .orders import by_coverage, by_doubt_and_coverage, by_value, evenly, worst_label_first
 from .planes import planes_in_scan, planes_to_outline
-from .quality import Quality, estimate_quality
+from .quality import Quality, estimate_quality, opinions_on
 from .representativeness import representativeness, spread
 from .reverse import reverse_dice
 from .shapes import Shape, plausibility, shapes_of
@@ -16,9 +17,14 @@ __all__ = [
     "Doubt",
     "Quality",
     "Shape",
+    "by_coverage",
+    "by_doubt_and_coverage",
+    "by_value",
     "describe",
     "doubt_of",
     "estimate_quality",
+    "evenly",
+    "opinions_on",
     "pick",
     "planes_in_scan",
     "planes_to_outline",
@@ -28,4 +34,5 @@ __all__ = [
     "shapes_of",
     "spread",
     "threshold_at",
+    "worst_label_first",
 ]

@@ -11,16 +11,18 @@ from .likeness import usual_distance
 
 _NEAR = 0.3
 """Scans nearer to each other than this share of the usual distance count as nearly identical."""
+_RECENT = 5
+"""Scans seen last that the next one should not look like."""
 
 
 def pick(order: Sequence[str], descriptors: Mapping[str, Tensor], recent: Sequence[str]) -> str:
-    """The first of the ordered scans that is not nearly identical to one served a short while ago.
+    """The first of the ordered scans that is not nearly identical to one seen a short while ago.
 
     Args:
         order: names, the most wanted first; at least one.
         descriptors: ``[F]`` of unit length by name, of the whole study: what counts as nearly identical is relative to
             its usual distances. A scan without one counts as different from all.
-        recent: names of scans served last.
+        recent: names of scans that were offered or outlined, the last one first; the first few count.
 
     Returns:
         A name of ``order``; its first when all are nearly identical to recent ones.
@@ -30,7 +32,7 @@ def pick(order: Sequence[str], descriptors: Mapping[str, Tensor], recent: Sequen
     """
     if not order:
         raise ValueError("there is no scan to pick from")
-    served = [descriptors[name] for name in recent if name in descriptors]
+    served = [descriptors[name] for name in recent[:_RECENT] if name in descriptors]
     if not served:
         return order[0]
     near = _NEAR * usual_distance(torch.stack([descriptors[name] for name in sorted(descriptors)]))

@@ -27,7 +27,7 @@ def planes_to_outline(probabilities: Tensor, uncertainty: Tensor) -> tuple[int, 
     Returns:
         Index of the plane along D, H, W of the given grid; of equal ones the one nearest to the middle.
     """
-    labels = probabilities.argmax(0)
+    labels = probabilities.max(0).indices  # many times faster than argmax
     doubt = uncertainty.float() * around_structures(probabilities)
     masks = [labels == value for value in range(1, probabilities.shape[0])]
     masks = [mask for mask in masks if bool(mask.any())]

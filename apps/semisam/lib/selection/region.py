@@ -23,7 +23,8 @@ def around_structures(probabilities: Tensor) -> Tensor:
     Returns:
         ``[D, H, W]`` boolean, never empty.
     """
-    inside = probabilities.argmax(0) > 0
+    # Many times faster than asking which class is the largest.
+    inside = probabilities[1:].amax(0) > probabilities[0]
     if bool(inside.any()):
         return box_mean(inside[None].float(), _AROUND)[0] > 0
     foreground = 1.0 - probabilities[0].float().flatten()
