@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,9 +35,11 @@ class Server:
         studies: the study folder.
         conf: ``--conf`` settings.
         log: file that the server's output is appended to.
+        poll: seconds between two looks whether it answers.
     """
 
-    def __init__(self, app: Path, studies: Path, conf: Mapping[str, str], log: Path) -> None:
+    def __init__(self, app: Path, studies: Path, conf: Mapping[str, str], log: Path, poll: float = 1.0) -> None:
+        self._poll = poll
         for old in app.iterdir() if app.is_dir() else ():
             if old.is_dir() and old.name != "model":
                 shutil.rmtree(old)
@@ -79,7 +82,7 @@ class Server:
                 self.get("/info/", timeout=5)
                 return
             except (urllib.error.URLError, OSError):
-                time.sleep(1)
+                time.sleep(self._poll)
         raise SystemExit(f"The server does not answer after {START_SECONDS:.0f} s; see {self._log.name}")
 
     def stop(self) -> None:
@@ -118,9 +121,13 @@ class Server:
         return self._open(request, timeout)
 
     def _open(self, request: urllib.request.Request, timeout: float) -> Any:
+        return json.loads(self._read(request, timeout))
+
+    def _read(self, request: urllib.request.Request, timeout: float) -> bytes:
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
-                return json.loads(answer.read())
+                found: bytes = answer.read()
+                return found
         except urllib.error.HTTPError as error:
             raise SystemExit(
                 f"{request.full_url}: {error.code} {error.read().decode(errors='replace')[:600]}"
@@ -136,6 +143,39 @@ class Server:
         seconds = time.perf_counter() - start
         os.replace(file, out)
         return seconds
+
+    def ask_label(self, model: str, image: str, params: Mapping[str, Any]) -> bytes:
+        """The label of a scan of the study, as viewers ask for it."""
+        body = urllib.parse.urlencode({"params": json.dumps(params)}).encode()
+        address = f"{self.url}/infer/{model}?image={image}&output=image"
+        return self._read(urllib.request.Request(address, body), 1800)
+
+    def seconds(self, path: str) -> float:
+        """How long a client waits for the answer to a GET."""
+        begun = time.perf_counter()
+        self.get(path)
+        return time.perf_counter() - begun
+
+    def memory(self) -> tuple[float, float]:
+        """What the server's process holds and the most it has held, in MiB; its jobs are not counted."""
+        own = self._own_process()
+        return own.memory_info().rss / 2**20, common.peak_mib(own.pid)
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the server's process so far: what counts on a machine that is shared."""
+        times = self._own_process().cpu_times()
+        return float(times.user + times.system)
+
+    def _own_process(self) -> psutil.Process:
+        """The process that answers clients: no job, no shell around it."""
+        found = []
+        for process in [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]:
+            try:
+                if "monailabel.interfaces.utils.app" not in process.cmdline():
+                    found.append((process.memory_info().rss, process.pid, process))
+            except psutil.Error:
+                continue  # it has ended
+        return max(found)[2]
 
     def training_memory(self) -> float:
         """Peak memory so far of the training's processes in MiB; 0 when none runs."""

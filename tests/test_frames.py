@@ -40,6 +40,39 @@ def reorient(
     return np.ascontiguousarray(stored), affine @ back
 
 
+def whole_at_once(frame: Frame, probabilities: torch.Tensor) -> np.ndarray:
+    """``labels_back`` without leaving anything out: every plane, every class, every voxel."""
+    size = frame.crop(np.empty(frame.source_shape)).shape
+    depth = min(frame.shape[0], size[0])
+    probabilities = resize(probabilities, (depth, *frame.shape[1:]))
+    planes = [resize(probabilities[:, k : k + 1], (1, *size[1:]))[:, 0] for k in range(depth)]
+    label = np.zeros(frame.source_shape, dtype=np.uint8)
+    for n, plane in enumerate(frame.crop(label)):
+        position = min(max((n + 0.5) * depth / size[0] - 0.5, 0.0), depth - 1.0)
+        low = int(position)
+        plane[...] = torch.lerp(planes[low], planes[min(low + 1, depth - 1)], position - low).argmax(0).numpy()
+    return label
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 7), (30, 11, 50), (4, 30, 13), (40, 40, 40)])
+def test_large_scans_are_worked_on_in_parts_with_the_same_result(shape: tuple[int, int, int]) -> None:
+    random = np.random.default_rng(3)
+    array = random.normal(size=(23, 31, 19)).astype(np.float32)
+    label = np.zeros(array.shape, dtype=np.uint8)
+    label[4:9, 10:20, 3:6], label[12:13, 5:6, 9:15], label[15:, 20:, 10:] = 1, 2, 3
+    affine = np.array([[0, -1.5, 0, 0], [0, 0, 2, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    frame = frame_of(Volume(array, affine)).with_shape(shape)
+    content = torch.from_numpy(np.array(frame.crop(array)))[None]
+    turned = torch.from_numpy(np.array(frame.crop(label)))
+    assert torch.equal(frame.image(array), resize(content, shape))
+    assert torch.equal(frame.image(np.asfortranarray(array)), resize(content, shape))
+    soft = torch.cat([resize((turned == c).float()[None], shape) for c in range(4)])
+    assert torch.equal(frame.one_hot(label, 4), soft)
+    noise = torch.rand((4, *shape), generator=torch.Generator().manual_seed(0)).softmax(0)
+    for probabilities in (soft, noise, (5 * soft).softmax(0)):
+        np.testing.assert_array_equal(frame.labels_back(probabilities), whole_at_once(frame, probabilities))
+
+
 @pytest.mark.parametrize(("axes", "flips"), ORIENTATIONS)
 def test_storage_order_does_not_matter_and_labels_come_back(axes: tuple[int, ...], flips: tuple[bool, ...]) -> None:
     scan, label = ball_scan()
@@ -51,7 +84,7 @@ def test_storage_order_does_not_matter_and_labels_come_back(axes: tuple[int, ...
     np.testing.assert_array_equal(frame.crop(turned_label), label)
     back = frame.labels_back(frame.one_hot(turned_label, 3))
     assert back.dtype == np.uint8
-    assert back.flags.c_contiguous
+    assert back.flags.f_contiguous  # as files hold it
     np.testing.assert_array_equal(back, turned_label)
 
 

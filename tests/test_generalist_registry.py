@@ -58,6 +58,15 @@ def test_every_entry_is_complete(name: str) -> None:
     adapter = adapter_of(entry)
     assert callable(adapter.build)
     assert callable(adapter.random_state)
+    assert adapter.PREPROCESSING
+
+
+@pytest.mark.parametrize("name", ["mobile_sam", "medsam2"])
+def test_what_features_depend_on_is_known_without_the_weights(name: str, tmp_path: Path) -> None:
+    adapter = adapter_of(ENTRIES[name])
+    model = adapter.build(name, adapter.random_state(name, 0), "cpu")
+    assert model.preprocessing == adapter.PREPROCESSING  # type: ignore[attr-defined]
+    assert ResidentGeneralist(name, weights=tmp_path, residents=Residents()).preprocessing == adapter.PREPROCESSING
 
 
 def test_files_have_names_of_their_own() -> None:

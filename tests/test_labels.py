@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lib.errors import UserError
-from lib.labels import MAX_LABELS, LabelSchema, parse_labels
+from lib.labels import MAX_LABELS, LabelSchema, count_values, parse_labels
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,10 @@ def test_unusable_label_maps_are_refused(values: list[float], message: str) -> N
 
 def test_a_label_the_app_made_may_be_empty() -> None:
     LabelSchema(("a",)).check(np.zeros((2, 2, 2)), "x", may_be_empty=True)
+
+
+def test_voxels_are_counted_whatever_their_order_in_memory() -> None:
+    label = np.random.default_rng(0).integers(0, 4, (5, 6, 7)).astype(np.uint8)
+    label[0, 0, 0] = 255
+    for stored in (label, np.asfortranarray(label), label[::-1, :, ::2].transpose(2, 0, 1)):
+        assert count_values(stored).tolist() == [int((stored == v).sum()) for v in range(256)]

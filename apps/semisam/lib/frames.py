@@ -13,7 +13,7 @@ has its thickness, so that it counts as a thick slice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import nibabel.orientations
@@ -99,49 +99,146 @@ class Frame:
 
     def image(self, array: np.ndarray) -> Tensor:
         """A scan's intensities on the working grid: ``[D, H, W]`` to ``[1, D', H', W']`` float32."""
-        return resize(torch.from_numpy(np.array(self.crop(array), dtype=np.float32))[None], self.shape)
+        content = self.crop(array)
+        if self.shape == content.shape:
+            return torch.from_numpy(np.array(content, dtype=np.float32))[None]
+        small = torch.empty(1, *self._shrunk)
+        for at, slab, shape in self._slabs(content):
+            small[at] = functional.adaptive_avg_pool3d(torch.from_numpy(slab.astype(np.float32))[None], shape)
+        return resize(small, self.shape)
 
     def one_hot(self, label: np.ndarray, channels: int) -> Tensor:
         """A label map on the working grid as soft labels: ``[D, H, W]`` to ``[channels, D', H', W']``, sum 1."""
-        cropped = torch.from_numpy(np.array(self.crop(label), dtype=np.uint8))
-        return torch.stack([resize((cropped == c).float()[None], self.shape)[0] for c in range(channels)])
+        small = torch.zeros(channels, *self._shrunk)
+        small[0] = 1.0
+        for at, slab, shape in self._slabs(self.crop(label)):
+            if not slab.any():
+                continue
+            slab = slab.astype(np.uint8)
+            counts = np.bincount(slab.ravel(order="K"), minlength=channels)
+            small[:1][at] = 0.0
+            for c in np.flatnonzero(counts[:channels]):
+                share = torch.from_numpy((slab == c).astype(np.float32))[None]
+                small[c : c + 1][at] = functional.adaptive_avg_pool3d(share, shape)
+        return torch.stack([resize(each[None], self.shape)[0] for each in small])
+
+    @property
+    def _shrunk(self) -> tuple[int, int, int]:
+        """The working grid, nowhere finer than the content."""
+        d, h, w = (min(b[1] - b[0], n) for b, n in zip(self.box, self.shape, strict=True))
+        return d, h, w
+
+    def _slabs(
+        self, content: np.ndarray
+    ) -> Iterator[tuple[tuple[slice, ...], np.ndarray, tuple[int | None, int | None, int | None]]]:
+        """The parts of a scan's content that become one plane each of the working grid.
+
+        They lie one after the other in memory, and are small: a large scan is never converted whole. Together they
+        give what ``adaptive_avg_pool3d`` would make of the whole, to the bit.
+
+        Yields:
+            where the plane lies in ``[1, *self._shrunk]``; the part, and the shape it is to be averaged to.
+        """
+        axis = int(np.argmax(np.abs(content.strides)))
+        size, count = content.shape[axis], self._shrunk[axis]
+        for n in range(count):
+            part, at, shape = [slice(None)] * 3, [slice(None)] * 4, list(self._shrunk)
+            part[axis] = slice(n * size // count, -(-(n + 1) * size // count))
+            at[axis + 1], shape[axis] = slice(n, n + 1), 1
+            yield tuple(at), content[tuple(part)], (shape[0], shape[1], shape[2])
 
     def map_back(self, values: Tensor) -> np.ndarray:
         """A scalar map ``[D', H', W']`` to the scan's own grid: ``[D, H, W]`` float32, 0 outside the box."""
-        size = [b[1] - b[0] for b in self.box]
-        return self._uncrop(resize(values.float()[None], size)[0].numpy(), np.float32)
+        whole = np.zeros(self.source_shape, dtype=np.float32)
+        inside = self.crop(whole)
+        inside[...] = resize(values.float()[None], inside.shape)[0].numpy()
+        return whole
 
     def labels_back(self, probabilities: Tensor) -> np.ndarray:
         """The most probable class in the scan's own grid: ``[C, D', H', W']`` to ``[D, H, W]`` uint8.
 
-        Probabilities, not labels, are interpolated. Outside the box all is background. Working plane by plane keeps
-        the memory bounded for large scans with many classes.
+        The array lies in memory as NIfTI files hold it, so that it is written and compared with theirs quickly.
+        Probabilities, not labels, are interpolated. Outside the box all is background. Working plane by plane, and only
+        where a structure may be the most probable class, keeps memory and time bounded for large scans with many
+        classes.
         """
-        size = [b[1] - b[0] for b in self.box]
-        depth = min(self.shape[0], size[0])
+        whole = np.zeros(self.source_shape, dtype=np.uint8, order="F")
+        inside = self.crop(whole)
+        depth = min(self.shape[0], len(inside))
         if depth < self.shape[0]:
             probabilities = resize(probabilities.float(), (depth, *self.shape[1:]))
-        planes: dict[int, Tensor] = {}  # the two working planes around the current one, in-plane interpolated
-        classes = np.empty(size, dtype=np.uint8)
-        for n in range(size[0]):
-            position = min(max((n + 0.5) * depth / size[0] - 0.5, 0.0), depth - 1.0)
-            low = int(position)
-            near = {low, min(low + 1, depth - 1)}
-            planes = {
-                k: planes[k]
-                if k in planes
-                else resize(probabilities[:, k : k + 1].float(), (1, size[1], size[2]))[:, 0]
-                for k in near
-            }
-            mixed = torch.lerp(planes[low], planes[max(near)], position - low)
-            classes[n] = mixed.argmax(0).to(torch.uint8).numpy()
-        return self._uncrop(classes, np.uint8)
+        regions = _regions(probabilities, inside.shape[1:])
+        planes: dict[tuple[int, int], Tensor] = {}  # in-plane interpolated, by working plane and class
 
-    def _uncrop(self, content: np.ndarray, dtype: type) -> np.ndarray:
-        canonical: np.ndarray = np.zeros([self.source_shape[a] for a in self.axes], dtype=dtype)
-        canonical[tuple(slice(*b) for b in self.box)] = content
-        turned = np.flip(canonical, [n for n in range(3) if self.flips[n]])
-        return np.ascontiguousarray(turned.transpose(np.argsort(self.axes)))
+        def plane(k: int, c: int) -> Tensor:
+            if (k, c) not in planes:
+                planes[k, c] = resize(probabilities[c : c + 1, k : k + 1].float(), (1, *inside.shape[1:]))[0, 0]
+            return planes[k, c]
+
+        for n in range(len(inside)):
+            position = min(max((n + 0.5) * depth / len(inside) - 0.5, 0.0), depth - 1.0)
+            low = int(position)
+            high = min(low + 1, depth - 1)
+            for old in [key for key in planes if key[0] < low]:
+                del planes[old]
+            found = _joined(regions[low], regions[high])
+            if not found:
+                continue
+            around = _hull(found.values())
+            best = torch.lerp(plane(low, 0)[around], plane(high, 0)[around], position - low)
+            classes = torch.zeros(best.shape, dtype=torch.uint8)
+            for c, region in found.items():
+                mixed = torch.lerp(plane(low, c)[region], plane(high, c)[region], position - low)
+                here = tuple(slice(r.start - a.start, r.stop - a.start) for r, a in zip(region, around, strict=True))
+                classes[here].masked_fill_(mixed > best[here], c)
+                torch.maximum(best[here], mixed, out=best[here])
+            inside[n][around] = classes.numpy()
+        return whole
+
+
+Rectangle = tuple[slice, slice]
+_SURELY = 1e-4
+"""How far background must lead in all neighbours for the place between them to be surely background."""
+
+
+def _regions(probabilities: Tensor, size: Sequence[int]) -> list[dict[int, Rectangle]]:
+    """By working plane, where each structure may win over background, in voxels of planes of ``size``.
+
+    A mean of neighbours in all of which background leads is background, too: so only the neighbourhood of places where
+    a structure comes near it counts.
+
+    Args:
+        probabilities: ``[C, D', H', W']``, background first.
+        size: voxels of a plane on the scan's own grid.
+    """
+    found: list[dict[int, Rectangle]] = [{} for _ in range(probabilities.shape[1])]
+    for c in range(1, len(probabilities)):
+        rival = probabilities[c] > probabilities[0] - _SURELY
+        rows, columns = rival.any(2).numpy(), rival.any(1).numpy()
+        for k in np.flatnonzero(rows.any(1)):
+            found[k][c] = (_reach(rows[k], size[0]), _reach(columns[k], size[1]))
+    return found
+
+
+def _reach(where: np.ndarray, size: int) -> slice:
+    """The voxels of an axis of ``size`` on which the marked ones of a working axis have an influence, or a few more."""
+    marked, scale = np.flatnonzero(where), size / len(where)
+    first, last = int((marked[0] - 1) * scale) - 1, int((marked[-1] + 2) * scale) + 2
+    return slice(max(0, first), min(size, last))
+
+
+def _joined(one: dict[int, Rectangle], other: dict[int, Rectangle]) -> dict[int, Rectangle]:
+    """Of each class, the hull of its two rectangles; in the order of the classes."""
+    return {c: _hull([part[c] for part in (one, other) if c in part]) for c in sorted({*one, *other})}
+
+
+def _hull(rectangles: Iterable[Rectangle]) -> Rectangle:
+    """The smallest rectangle around several."""
+    rows, columns = zip(*rectangles, strict=True)
+    return (
+        slice(min(r.start for r in rows), max(r.stop for r in rows)),
+        slice(min(c.start for c in columns), max(c.stop for c in columns)),
+    )
 
 
 def frame_of(scan: Volume) -> Frame:

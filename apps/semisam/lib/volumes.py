@@ -7,6 +7,7 @@ back, the first pixel's centre at the origin. So labels drawn in Slicer fit.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -86,17 +87,17 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     name = path.name
     array, affine, colour = _read_picture(path) if _is_picture(path) else _read_scan(path)
     array = array.astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
+    least, largest = float(array.min()), float(array.max())  # NaN where one is: no map of a large scan is needed
+    if not (math.isfinite(least) and math.isfinite(largest)):
         bad = int(np.size(array) - np.isfinite(array).sum())
         raise UserError(
             f"{name}: {bad} voxels are NaN or infinite. "
             "Export the scan again, or replace them by the background value.",
             status=422,
         )
-    if float(array.min()) == float(array.max()):
+    if least == largest:
         raise UserError(
-            f"{name}: every voxel has the value {float(array.min()):g}, so there is nothing to see. "
-            "Check the export of this scan.",
+            f"{name}: every voxel has the value {least:g}, so there is nothing to see. Check the export of this scan.",
             status=422,
         )
     return Volume(array=array, affine=affine, colour=colour)
@@ -143,7 +144,7 @@ def read_label(
     if _is_picture(Path(path)) and schema.count == 1:
         array = _as_mask(array)
     schema.check(array, name, may_be_empty=may_be_empty)
-    return array.astype(np.uint8)
+    return array.astype(np.uint8, copy=False)
 
 
 def largest_label(path: str | os.PathLike[str]) -> float:
@@ -188,7 +189,7 @@ def write_label(
         return
     import nibabel
 
-    image = nibabel.Nifti1Image(np.ascontiguousarray(label, dtype=dtype), affine)
+    image = nibabel.Nifti1Image(np.asarray(label, dtype=dtype), affine)
     image.header.set_xyzt_units("mm")
     write_whole(Path(path), lambda temporary: nibabel.save(image, temporary))
 

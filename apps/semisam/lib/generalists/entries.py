@@ -257,6 +257,9 @@ def find_entry(name: str) -> Entry:
 class Adapter(Protocol):
     """What the ``adapter`` module of a model's package offers."""
 
+    PREPROCESSING: str
+    """``preprocessing`` of the generalists that ``build`` makes: known without reading any weights."""
+
     def build(self, name: str, state: Mapping[str, Tensor], device: str) -> Generalist:
         """Make the generalist ``name`` from its official weights; every key and shape has to fit (else UserError)."""
         ...

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .base import Generalist
-from .entries import find_entry
+from .entries import adapter_of, find_entry
 from .registry import create_generalist
 from .weights import default_folder, weights_hash
 
@@ -80,7 +80,6 @@ class ResidentGeneralist:
         self.device = device
         self._weights = weights or default_folder()
         self._residents = residents
-        self._preprocessing: str | None = None
 
     @property
     def inner(self) -> Generalist:
@@ -95,10 +94,9 @@ class ResidentGeneralist:
 
     @property
     def preprocessing(self) -> str:
-        """What the model's features depend on beside scan and weights; "" when it does not say."""
-        if self._preprocessing is None:
-            self._preprocessing = str(getattr(self.inner, "preprocessing", ""))
-        return self._preprocessing
+        """What the model's features depend on beside scan and weights. Does not load the model."""
+        entry = find_entry(self.name)
+        return adapter_of(entry).PREPROCESSING if entry.weights else str(getattr(self.inner, "preprocessing", ""))
 
     def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """See ``Generalist``."""

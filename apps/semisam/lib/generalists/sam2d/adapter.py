@@ -57,6 +57,14 @@ MODELS = {
 """By name."""
 
 
+def _preprocessing(views: Views, max_slices: int) -> str:
+    return f"sam2d 1 views={views} slices={max_slices}"
+
+
+PREPROCESSING = _preprocessing("auto", MAX_SLICES)
+"""See ``entries.Adapter``."""
+
+
 class SliceGeneralist:
     """A 2D model that looks at slices of a volume.
 
@@ -106,7 +114,7 @@ class SliceGeneralist:
     @property
     def preprocessing(self) -> str:
         """What features depend on beside scan and weights, for the key of a cache."""
-        return f"sam2d 1 views={self.views} slices={self.max_slices}"
+        return _preprocessing(self.views, self.max_slices)
 
     def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """Describe ``[1, D, H, W]`` by ``[C, d, h, w]`` on the CPU; see the class."""

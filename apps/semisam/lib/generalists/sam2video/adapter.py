@@ -31,6 +31,14 @@ MAX_CELLS = 32
 _Result = TypeVar("_Result")
 
 
+def _preprocessing(max_slices: int) -> str:
+    return f"sam2video 1 slices={max_slices} cells={MAX_CELLS}"
+
+
+PREPROCESSING = _preprocessing(MAX_SLICES)
+"""See ``entries.Adapter``."""
+
+
 class Sam2Video:
     """A video model that looks at a scan slice by slice.
 
@@ -90,7 +98,7 @@ class Sam2Video:
     @property
     def preprocessing(self) -> str:
         """What features depend on beside scan and weights, for the key of a cache."""
-        return f"sam2video 1 slices={self.max_slices} cells={MAX_CELLS}"
+        return _preprocessing(self.max_slices)
 
     def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """Describe ``[1, D, H, W]`` by ``[C, d, h, w]`` on the CPU; see the class."""

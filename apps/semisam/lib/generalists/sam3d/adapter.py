@@ -23,6 +23,10 @@ SPACING = 1.5
 """Voxel size in mm that the published models were trained with."""
 
 
+PREPROCESSING = "1.5 mm, CT +-1000, z over voxels above 0, cubes overlapping by a quarter; 1"
+"""See ``entries.Adapter``."""
+
+
 class SamMed3d:
     """A 3D promptable model on scans of any size, spacing and intensity.
 
@@ -43,7 +47,7 @@ class SamMed3d:
     """
 
     prompts: frozenset[PromptKind] = frozenset({"points", "mask"})
-    preprocessing = "1.5 mm, CT +-1000, z over voxels above 0, cubes overlapping by a quarter; 1"
+    preprocessing = PREPROCESSING
     """Part of the key of cached features: to be changed with anything that changes what the network sees."""
 
     def __init__(self, name: str, network: Sam3d, device: str = "cpu", *, batch: int | None = None) -> None:
