@@ -106,3 +106,10 @@ def test_all_problems_at_once() -> None:
 def test_combination() -> None:
     assert "window of only 3.2 mm" in message(roi_size="32", spacing="0.1")
     assert "preset 'full'" in message(roi_size="8,8,8")
+
+
+def test_which_pseudo_labels_go_to_a_dicom_server() -> None:
+    assert Settings().dicom_pseudo_labels == "last"
+    assert Settings.from_conf({"dicom_pseudo_labels": "never"}).dicom_pseudo_labels == "never"
+    with pytest.raises(UserError, match="Allowed: last, always, never"):
+        Settings.from_conf({"dicom_pseudo_labels": "sometimes"})

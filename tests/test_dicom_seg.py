@@ -12,7 +12,8 @@ from clients.dicomfiles import Labelled, write_series
 from conftest import tiny_scan
 from lib.dicom_seg import Origin, SegHeader, Segment, read_seg, write_seg
 from lib.errors import UserError
-from lib.volumes import Volume
+from lib.volumes import Volume, read_volume
+from picturefiles import save_dicom_image, tiny_picture
 
 PERSON = Origin("by hand", None, person=True)
 SEGMENTS = (Segment(1, "liver", (221, 130, 101)), Segment(2, "spleen", (157, 108, 162)), Segment(3, "aorta", (1, 2, 3)))
@@ -96,3 +97,44 @@ def test_pixels_that_cannot_be_read(series: tuple[Volume, np.ndarray, Path, str]
 def test_header_of_metadata_without_anything() -> None:
     header = SegHeader.of(pydicom.Dataset())
     assert (header.uid, header.scan, header.names, header.created) == ("", "", (), "")
+
+
+def test_flat_label_without_a_place(tmp_path: Path) -> None:
+    pixels, drawn = tiny_picture(1)
+    file = save_dicom_image(tmp_path / "image.dcm", pixels, "US")
+    scan = read_volume(file)
+    label = np.where(drawn == 2, 3, drawn).T[..., None].astype(np.uint8)  # value 2 is absent: 3 becomes segment 2
+    seg = write_seg(label, scan.affine, file, SEGMENTS, PERSON)
+    seg.save_as(tmp_path / "seg.dcm")
+    again = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert "FrameOfReferenceUID" not in again
+    assert SegHeader.of(again).names == (("liver", 1), ("aorta", 2))
+    np.testing.assert_array_equal(read_seg(again, scan, {1: 1, 2: 3}), label)
+    with pytest.raises(UserError, match="no single 2D image"):
+        write_seg(label[:-1], scan.affine, file, SEGMENTS, PERSON)
+
+
+def test_flat_label_keeps_the_place_of_its_image(tmp_path: Path) -> None:
+    pixels, drawn = tiny_picture(2)
+    file = save_dicom_image(tmp_path / "image.dcm", pixels[..., 0].astype(np.uint16), "XA")
+    image = pydicom.dcmread(file)
+    image.FrameOfReferenceUID = pydicom.uid.generate_uid()
+    image.ImagePositionPatient, image.ImageOrientationPatient = [1, 2, 3], [1, 0, 0, 0, 1, 0]
+    image.save_as(file)
+    scan, label = read_volume(file), drawn.T[..., None]
+    seg = write_seg(label, scan.affine, tmp_path, SEGMENTS, PERSON)
+    assert seg.FrameOfReferenceUID == image.FrameOfReferenceUID
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    assert shared.PlanePositionSequence[0].ImagePositionPatient == [1, 2, 3]
+    assert shared.PixelMeasuresSequence[0].PixelSpacing == image.PixelSpacing
+    np.testing.assert_array_equal(read_seg(seg, scan), label)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("Outline (annotated: planes)", "planes"), ("ANNOTATED=All", "all"), ("my annotated scan", ""), ("", "")],
+)
+def test_what_is_annotated_is_read_from_the_description(text: str, said: str) -> None:
+    seg = pydicom.Dataset()
+    seg.SeriesDescription = text
+    assert SegHeader.of(seg).annotated == said

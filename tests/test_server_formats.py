@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
-from conftest import TINY_LABELS, Server, make_tiny_study, tiny_scan
+from conftest import TINY_LABELS, Server, detail, make_tiny_study, tiny_scan
+from lib.dicom_seg import SegHeader, read_seg
 from lib.metrics import overlap
 from lib.volumes import read_volume
 from scanfiles import save_dicom, save_itk
@@ -72,3 +75,19 @@ def test_files_are_sent_as_they_are(server: Server) -> None:
         reply = server.get(f"/datastore/image?image={name}")
         assert reply.ok
         assert reply.content == (server.study / SCANS[name]).read_bytes()
+
+
+def test_answer_as_dicom_seg(server: Server, truths: dict[str, np.ndarray]) -> None:
+    reply = server.post("/infer/propagate?image=series&output=dicom_seg")
+    assert reply.ok, reply.text
+    seg = pydicom.dcmread(BytesIO(reply.content))
+    scan = read_volume(server.study / SCANS["series"])
+    found = read_seg(seg, scan)
+    for value, name in enumerate(TINY_LABELS, start=1):
+        assert seg.SegmentSequence[value - 1].SegmentLabel == name
+        assert overlap(found == value, truths["series"] == value)[0] > 0.6
+    header = pydicom.dcmread(next((server.study / SCANS["series"]).iterdir()), stop_before_pixels=True)
+    assert SegHeader.of(seg).scan == header.SeriesInstanceUID
+    assert seg.StudyInstanceUID == header.StudyInstanceUID
+    assert "no DICOM scan" in detail(server.post("/infer/propagate?image=permuted&output=dicom_seg"), 422)
+    assert list((server.folder / "tmp").glob("*.dcm")) == []

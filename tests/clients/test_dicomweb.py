@@ -254,7 +254,10 @@ def test_propagate_batch_review(place: Place, tmp_path: Path) -> None:
     time.sleep(LIST_SECONDS * 1.5)  # its own SEG must not come back as an outline
     info = place.server.get("/info/").json()["datastore"]
     assert (info["completed"], info["label_tags"]["original"]) == (len(KINDS) - 1, 1)
-    assert place.server.post("/activelearning/recommended", json={}).json()["id"] == spare.uid
+    for strategy in place.server.get("/info/").json()["strategies"]:  # one scan is left, so it is everybody's choice
+        reply = place.server.post(f"/activelearning/{strategy}", json={})
+        assert reply.ok, reply.text
+        assert reply.json()["id"] == spare.uid, strategy
 
     slicer = Slicer(place.server.url, tmp_path)
     slicer.fetch_info()
@@ -291,12 +294,12 @@ def test_another_server_finds_the_same_labels(place: Place, serve: Callable[...,
 def test_training(place: Place) -> None:
     spare = place.series["spare"]
     before = len(place.orthanc.segs(spare.uid))
-    options = {"preset": "quick", "rounds": 1, "max_epochs": 2, "device": "cpu"}
+    options = {"preset": "quick", "rounds": 2, "max_epochs": 1, "device": "cpu"}
     assert place.server.post("/train/semisam", json=options).ok
     status = place.server.wait("/train/")
     assert status["status"] == "DONE", status["details"][-3:]
     segs = place.orthanc.segs(spare.uid)
-    assert len(segs) > before
+    assert len(segs) == before + 1  # of the last round only
     assert len({seg.SeriesInstanceUID for seg in segs}) == 1  # one series of pseudo-labels a scan
     stored = place.server.objects()[spare.uid]["labels"]["original"]["info"]
     assert stored["SOPInstanceUID"] == segs[-1].SOPInstanceUID
@@ -307,12 +310,50 @@ def test_training(place: Place) -> None:
 
 
 def test_scores_are_kept_beside_the_models(place: Place) -> None:
-    reply = place.server.post("/scoring/uncertainty", json={})
+    spare = place.series["spare"].uid
+    methods = ["uncertainty", "representativeness", "pseudo_label_quality"]
+    reply = place.server.post(f"/scoring/{methods[0]}", json={"then": methods[1:]})
     assert reply.ok, reply.text
     status = place.server.wait("/scoring/")
     assert status["status"] == "DONE", status["details"][-3:]
-    files = list(place.server.app.glob("model/semisam/*/scores.json"))
-    assert place.series["spare"].uid in files[0].read_text(encoding="utf-8")
+    (file,) = place.server.app.glob("model/semisam/*/scores.json")
+    assert set(methods) <= set(json.loads(file.read_text(encoding="utf-8"))[spare])
+    assert set(methods) <= set(place.server.objects()[spare]["image"]["info"])  # and noted in the list, too
+
+
+def test_answers_as_dicom_seg(place: Place) -> None:
+    spare = place.series["spare"]
+    stored = place.orthanc.segs(spare.uid)[-1]
+    for model in ("propagate", "segment", "review"):
+        seg = answered_seg(place, model, spare.uid)
+        file = place.folder / f"{model}.nii.gz"
+        params = {"result_extension": ".nii.gz"}
+        reply = place.server.post(f"/infer/{model}?image={spare.uid}&output=image", data={"params": json.dumps(params)})
+        file.write_bytes(reply.content)
+        label = np.asarray(nibabel.load(file).dataobj)
+        label = label if nibabel.load(file).affine[2, 2] * spare.scan.affine[2, 2] > 0 else label[:, :, ::-1]
+        assert with_highdicom(seg, spare) == {name: mask(label, NAMES[name]) for name in NAMES}
+        for one, other in zip(seg.SegmentSequence, stored.SegmentSequence, strict=True):
+            for key in ("SegmentLabel", "SegmentAlgorithmType", "RecommendedDisplayCIELabValue"):
+                assert one[key].value == other[key].value
+        for key in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "SeriesDescription"):
+            assert seg[key].value == stored[key].value
+    red = answered_seg(place, "review", spare.uid, label_info=[{"name": "liver", "color": [250, 5, 5]}])
+    assert shown_colour(red.SegmentSequence[0]) == pytest.approx((250, 5, 5), abs=3)
+    final = answered_seg(place, "review", place.series["plain"].uid)
+    assert {each.SegmentAlgorithmType for each in final.SegmentSequence} != {"AUTOMATIC"}
+    assert final.SeriesInstanceUID != stored.SeriesInstanceUID
+    url = f"/infer/uncertainty?image={spare.uid}&output=dicom_seg"
+    assert "output=image" in detail(place.server.post(url), 400)
+    assert list((place.server.folder / "tmp").glob("*.dcm")) == []
+
+
+def answered_seg(place: Place, model: str, image: str, **params: Any) -> pydicom.Dataset:
+    """What an infer request with ``output=dicom_seg`` brings."""
+    reply = place.server.post(f"/infer/{model}?image={image}&output=dicom_seg", data={"params": json.dumps(params)})
+    assert reply.ok, reply.text
+    assert reply.headers["content-type"] == "application/dicom"
+    return pydicom.dcmread(pydicom.filebase.DicomBytesIO(reply.content))
 
 
 # --- other programs and the server's own ways -------------------------------------------------------------------------
@@ -398,10 +439,15 @@ def test_new_series_appears_and_grows(place: Place) -> None:
 
 def test_server_that_is_away(place: Place) -> None:
     series = place.series["spare"]
+    _, fresh = write_series(place.folder / "fresh", Labelled(*tiny_scan(8)), patient="fresh")
+    place.orthanc.upload(place.folder / "fresh")
+    time.sleep(LIST_SECONDS * 1.5)
+    assert place.server.get("/info/").json()["datastore"]["total"] == len(KINDS) + 2
     place.orthanc.stop()
     try:
         time.sleep(LIST_SECONDS * 1.5)
-        assert place.server.get("/info/").json()["datastore"]["total"] == len(KINDS) + 1
+        assert place.server.get("/info/").json()["datastore"]["total"] == len(KINDS) + 2
+        assert place.orthanc.dicomweb in detail(place.server.infer("propagate", fresh), 502)
         assert place.server.infer("propagate", series.uid).ok  # what is fetched already
         file = save_nifti(place.folder / "label.nii.gz", series.scan.label, series.scan.affine)
         text = detail(place.server.put_label(series.uid, file, label_info=place.info()), 502)
@@ -409,7 +455,24 @@ def test_server_that_is_away(place: Place) -> None:
         assert "final" not in place.server.objects()[series.uid]["labels"]
     finally:
         place.orthanc.start()
-    place.put("spare", series.scan.label, label_info=place.info())
+    until = time.monotonic() + 30
+    while not place.server.infer("propagate", fresh).ok:
+        assert time.monotonic() < until, "the server is back, but its scans cannot be had"
+        time.sleep(0.5)
+
+
+def test_next_scan_after_the_review(place: Place) -> None:
+    """The loop closes: what a person has just saved is not asked for again, and counts as a template."""
+    slicer = Slicer(place.server.url, place.folder / "slicer")
+    slicer.fetch_info()
+    spare = place.series["spare"]
+    slicer.next_sample("recommended", load=spare.uid)
+    found = slicer.auto_segment("review")[0]
+    assert slicer.submit([(name, found[name]) for name in reversed(NAMES)]).ok
+    slicer.next_sample("recommended")
+    assert slicer.sample["id"] not in ("", spare.uid)
+    assert place.server.infer("propagate", slicer.sample["id"], max_templates=20).ok
+    assert with_highdicom(place.orthanc.segs(spare.uid)[-1], spare).keys() == NAMES.keys()
 
 
 def test_start_without_the_server(serve: Callable[..., Server], tmp_path: Path) -> None:

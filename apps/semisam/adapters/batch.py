@@ -15,8 +15,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from lib.errors import UserError
 
 from .answers import text_of
-from .options import check_name, whole_number
-from .store import FINAL, ORIGINAL
+from .options import check_name, shown, whole_number
+from .store import FINAL, ORIGINAL, plain_name
 
 logger = logging.getLogger("semisam.batch")
 
@@ -28,7 +28,7 @@ def check_batch(request: Mapping[str, Any], task: InferTask, datastore: Datastor
     ready = getattr(task, "ready", None)
     if ready is not None:
         ready()
-    if str(getattr(request.get("label_tag"), "value", request.get("label_tag"))) == FINAL:
+    if plain_name(request.get("label_tag") or ORIGINAL, "tag") == FINAL:
         raise UserError(
             "Labels with the tag 'final' are saved by people only; a batch infer stores 'original'.", status=409
         )
@@ -36,11 +36,16 @@ def check_batch(request: Mapping[str, Any], task: InferTask, datastore: Datastor
     if isinstance(images, str):
         check_name(str(getattr(images, "value", images)), IMAGE_SETS, "image set")
     else:
+        if not isinstance(images, list):
+            raise UserError(f"images: {shown(images)} is not allowed. Give {', '.join(IMAGE_SETS)}, or a list of ids.")
         known = set(datastore.list_images())
-        unknown = [str(i) for i in images or [] if i not in known]
+        unknown = [shown(i) for i in images if not isinstance(i, str) or i not in known]
         if unknown:
             raise UserError(f"There is no image {', '.join(unknown[:5])} in this study.", status=404)
     whole_number(request, "max_batch_size", 0, 0, 1_000_000)
+    check = getattr(task, "check", None)
+    if check is not None:
+        check(request)
 
 
 class BatchInfer(BatchInferTask):

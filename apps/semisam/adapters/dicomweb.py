@@ -3,91 +3,53 @@
 MONAI Label's own DICOMWebDatastore lists CT only, keeps lists for two hours, names segments by their position among
 those present, never looks at a newer SEG of a scan, and takes half a download for a scan. This one is a StudyDatastore
 whose folder is a cache: scans and labels come from the server when they are first asked for, and lists within seconds.
-
-Which label is whose: the SEG objects that this app makes itself (``original``) lie in one series for each scan, whose
-UID follows from the scan's. Every other SEG that refers to a scan is a person's label (``final``); the newest counts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import math
 import os
-import shutil
-import tempfile
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import requests
-from dicomweb_client import DICOMwebClient
-from dicomweb_client.session_utils import create_session_from_user_pass
 from fastapi import HTTPException
 from monailabel.config import settings as server_settings
-from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.datastore.local import DataModel, ImageLabelModel
-from monailabel.datastore.utils.colors import GENERIC_ANATOMY_COLORS
-from monailabel.datastore.utils.convert import dicom_to_nifti
-from pydicom.dataset import Dataset
 
-from lib.dicom_seg import Origin, SegHeader, Segment, read_seg, write_seg
+from lib.config import Settings
 from lib.errors import UserError
-from lib.label_names import names_in, value_map
-from lib.labels import MAX_LABELS, LabelSchema
-from lib.volumes import read_label, read_volume, write_label, write_whole
+from lib.label_names import names_in
+from lib.labels import LabelSchema
+from lib.volumes import read_volume, write_label
 
 from .answers import http_answers
-from .store import DICOM, FINAL, ORIGINAL, StudyDatastore
+from .dicom_labels import Source, takes_values
+from .dicomweb_cache import Failures, SeriesCache, retry_after, stopwatch
+from .dicomweb_lists import Listed, Lists, is_newer
+from .dicomweb_segs import SegExchange, noted
+from .dicomweb_server import DicomWebServer
+from .store import FINAL, ORIGINAL, StudyDatastore
 
 logger = logging.getLogger("semisam.dicomweb")
 
 LIST_SECONDS = 10
 """Age at which the lists of series are fetched anew."""
-NO_SCANS = frozenset(
-    [
-        *["ANN", "AU", "DOC", "ECG", "EPS", "FID", "HD", "KO", "OT", "PLAN", "PR", "REG", "RTDOSE", "RTPLAN"],
-        *["RTRECORD", "RTSTRUCT", "RWV", "SEG", "SMR", "SR"],
-    ]
-)
-"""Modalities of series that are no scans."""
-VOLUMES = frozenset(["CT", "MR", "PT", "NM"])
-"""Modalities whose single images are slices or whole volumes, never pictures."""
 
-_PIXELS = "7FE00010"
 _MONAI_FILTER = {"Modality": "CT"}
 _MONAI_EXPIRY = 7200
-_TIMEOUT = (5.0, 60.0)
-"""Seconds for the connection, and for each part of an answer."""
-_SETTLE_SECONDS = 30
-"""A server may list a new SEG late: until then it is not missed."""
-_FAILED_SECONDS = 60
-"""How soon something that has failed is tried again."""
-_PART, _LEFT_SECONDS = ".fetch-", 86400
-"""Folder of a download under way, and the age at which nobody is any longer at it."""
-_ANY = LabelSchema(tuple(f"label_{n}" for n in range(1, MAX_LABELS + 1)))
-_PALETTE = (
-    (230, 85, 13),
-    (49, 130, 189),
-    (49, 163, 84),
-    (117, 107, 177),
-    (240, 200, 40),
-    (220, 80, 150),
-    (60, 190, 190),
-)
 
 
-def open_dicomweb(address: str, labels: LabelSchema | None) -> DicomWebStudy:
+def open_dicomweb(address: str, settings: Settings) -> DicomWebStudy:
     """The study at a DICOMweb address, with MONAI Label's settings for DICOMweb from the environment.
 
     Args:
         address: base of the DICOMweb services.
-        labels: the structures if they are set; gives fetched labels their values.
+        settings: what the administrator chose.
 
     Raises:
         UserError: when the server cannot be asked and nothing is known from before.
@@ -97,63 +59,57 @@ def open_dicomweb(address: str, labels: LabelSchema | None) -> DicomWebStudy:
     root = server_settings.MONAI_LABEL_DATASTORE_CACHE_PATH or server_settings.MONAI_LABEL_DICOMWEB_CACHE_PATH
     caches = Path(root.strip()) if root.strip() else Path.home() / ".cache" / "monailabel" / "dicom"
     digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-    client = _client(address)
-    # Five attempts with ever longer pauses, the default, would hold up every client for half a minute.
-    client.set_http_retry_params(max_attempts=2, wait_exponential_multiplier=250)
     return DicomWebStudy(
-        client,
+        DicomWebServer.at(address),
         caches.expanduser() / f"semisam-{digest}",
         # What MONAI Label sets of itself cannot be told from what a person has set to the same.
         search={} if search == _MONAI_FILTER else search,
         age=LIST_SECONDS if age == _MONAI_EXPIRY else age,
-        labels=labels,
+        labels=settings.labels,
+        pseudo_labels=settings.dicom_pseudo_labels,
     )
-
-
-def pseudo_series(scan: str) -> str:
-    """UID of the series that holds this app's own labels of a scan."""
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'semisam original {scan}').int}"
 
 
 class DicomWebStudy(StudyDatastore):
     """The series of a DICOMweb server, each a scan; its id is the SeriesInstanceUID.
 
     Args:
-        client: of the server.
-        folder: the cache; nothing in it is the only copy, but for pseudo-labels that are empty.
+        server: the server.
+        folder: the cache; nothing in it is the only copy, but for pseudo-labels that were not sent.
         search: further conditions for series, as DICOM keywords.
         age: seconds after which the lists are fetched anew.
-        labels: see ``open_dicomweb``.
+        labels: the structures if they are set; gives fetched labels their values.
+        pseudo_labels: which pseudo-labels are sent, see ``lib.config.PSEUDO_LABELS``.
     """
 
     def __init__(
         self,
-        client: DICOMwebClient,
+        server: DicomWebServer,
         folder: Path,
         *,
         search: Mapping[str, Any],
         age: float,
         labels: LabelSchema | None,
+        pseudo_labels: str,
     ) -> None:
-        self._client = client
-        self._search = dict(search)
-        self._age = age
+        self._server = server
+        self._lists = Lists(server, search)
+        self._cache = SeriesCache(folder, server)
         self._labels = labels
+        self._exchange = SegExchange(server, labels)
+        self._failures = Failures()
+        self._age = age
+        self._sends = pseudo_labels
         self._due: float | None = None
         self._asking = threading.Lock()
         self._fetching = threading.RLock()
-        self._segs: dict[tuple[str, int], SegHeader | None] = {}
-        self._failed: dict[str, tuple[float, UserError]] = {}
-        for left in folder.glob(f"{_PART}*"):
-            if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
         super().__init__(str(folder))
-        logger.info("DICOMweb server %s, cache %s, search %s", client.base_url, folder, self._search or "all scans")
+        logger.info("DICOMweb server %s, cache %s, search %s", server.address, folder, dict(search) or "all scans")
         self._ask(first=True)
 
     def name(self) -> str:
         """The server's address."""
-        return str(self._client.base_url)
+        return self._server.address
 
     def watch(self) -> None:
         """Nothing to watch: the server is asked."""
@@ -203,9 +159,9 @@ class DicomWebStudy(StudyDatastore):
         if not self._asking.acquire(blocking=self._due is None):
             return
         try:
-            began, wait = time.time(), self._age
+            wait, elapsed = self._age, stopwatch()
             try:
-                scans, segs = self._series(), self._seg_headers()
+                listed = self._lists.ask(self._datastore.objects)
             except Exception as error:
                 # Network, HTTP status, JSON: the client raises many kinds of errors.
                 text = f"The DICOMweb server {self.name()} does not answer ({type(error).__name__}: {error})"
@@ -213,121 +169,81 @@ class DicomWebStudy(StudyDatastore):
                     raise UserError(f"{text[:400]}. Check its address and log-in, and start again.") from error
                 logger.warning("%s; the lists are those of before", text[:400])
                 # A silent server holds up every client for a while.
-                wait = max(wait, _FAILED_SECONDS)
+                wait = max(wait, retry_after(elapsed()))
                 return
             finally:
                 self._due = time.monotonic() + wait
-            self._adopt(scans, segs, began)
+            self._adopt(listed)
         finally:
             self._asking.release()
 
-    def _series(self) -> dict[str, DataModel]:
-        answers = [Dataset.from_json(found) for found in self._search_series(self._search)]
-        scans = {}
-        for found in answers:
-            uid, modality = _text(found, "SeriesInstanceUID"), _text(found, "Modality")
-            if modality in NO_SCANS or not uid.replace(".", "").isdigit():
-                continue
-            count = int(found.get("NumberOfSeriesRelatedInstances") or 0)
-            extension = DICOM if modality not in VOLUMES and count == 1 else ".nii.gz"
-            keys = ("StudyDate", "StudyTime", "Modality", "PatientID", "StudyInstanceUID", "SeriesDescription")
-            info: dict[str, Any] = {key: _text(found, key) or "UNK" for key in keys}
-            # Not the server's own RetrieveURL: behind a proxy or another port it is often wrong.
-            url = f"{self.name().rstrip('/')}/studies/{info['StudyInstanceUID']}/series/{uid}"
-            info.update(SeriesInstanceUID=uid, RetrieveURL=url, instances=count, name=f"{uid}{extension}")
-            scans[uid] = DataModel(info=info, ext=extension)
-        return scans
-
-    def _search_series(self, conditions: Mapping[str, Any]) -> list[dict[str, Any]]:
-        fields = ["PatientID", "StudyInstanceUID", "StudyDate", "StudyTime", "SeriesDescription", "Modality"]
-        found: list[dict[str, Any]] = self._client.search_for_series(
-            search_filters=dict(conditions), fields=[*fields, "NumberOfSeriesRelatedInstances"], get_remaining=True
-        )
-        return found
-
-    def _seg_headers(self) -> list[tuple[str, str, SegHeader]]:
-        """Study UID, series UID and header of the newest SEG of each series; each is looked into once."""
-        headers = []
-        objects = self._datastore.objects
-        own = {pseudo_series(uid) for uid, item in objects.items() if ORIGINAL in item.labels}
-        finals = [(uid, item.labels[FINAL].info) for uid, item in objects.items() if FINAL in item.labels]
-        known = {info.get("SeriesInstanceUID"): _header_of(uid, info) for uid, info in finals}
-        for found in self._search_series({"Modality": "SEG"}):
-            answer = Dataset.from_json(found)
-            study, series = _text(answer, "StudyInstanceUID"), _text(answer, "SeriesInstanceUID")
-            key = series, int(answer.get("NumberOfSeriesRelatedInstances") or 0)
-            if series in own:
-                continue
-            header = known.get(series) if key[1] == 1 else None
-            if header is None and key not in self._segs:
-                metadata = self._client.retrieve_series_metadata(study, series)
-                headers_only = [{k: v for k, v in instance.items() if k != _PIXELS} for instance in metadata]
-                each = [SegHeader.of(Dataset.from_json(instance)) for instance in headers_only]
-                self._segs[key] = max(each, key=lambda one: one.created, default=None)
-            header = header or self._segs[key]
-            if header is not None and header.scan and header.uid:
-                headers.append((study, series, header))
-        return headers
-
-    def _adopt(self, scans: Mapping[str, DataModel], segs: Sequence[tuple[str, str, SegHeader]], began: float) -> None:
-        """Bring what is known in line with the lists of the server, fetched at ``began``."""
-        newest: dict[tuple[str, str], DataModel] = {}
-        for study, series, header in sorted(segs, key=lambda seg: (seg[2].created, seg[2].uid)):
-            tag = ORIGINAL if series == pseudo_series(header.scan) else FINAL
-            info = {**_seg_info(study, series, header), "listed": True}
-            newest[header.scan, tag] = DataModel(info=info, ext=".nii.gz")
-        listed = {header.uid for _, _, header in segs}
+    def _adopt(self, listed: Listed) -> None:
+        """Bring what is known in line with the lists of the server."""
         with self._transaction():
             before = self._datastore.model_dump()
-            objects = self._datastore.objects
-            for uid in set(objects) - set(scans):
-                self._forget(uid)
-            for uid, scan in scans.items():
-                known = objects.get(uid)
-                if known is None:
-                    objects[uid] = ImageLabelModel(
-                        image=scan.model_copy(update={"info": {"ts": int(began), **scan.info}})
-                    )
-                    continue
-                if known.image.info.get("instances") != scan.info["instances"]:
-                    self._drop_copy(uid)  # the series was still arriving
-                known.image.info.update(scan.info)
-                known.image.ext = scan.ext
-            for uid, item in objects.items():
-                final, theirs = item.labels.get(FINAL), newest.get((uid, FINAL))
-                if final is not None and final.info.get("SOPInstanceUID") in listed:
-                    final.info["listed"] = True
-                if theirs is not None and (final is None or _is_newer(theirs, final)):
-                    self._delete_label(uid, FINAL)
-                    item.labels[FINAL] = theirs
-                elif theirs is None and final is not None and _may_be_missed(final, began):
-                    logger.info("The final label of %s is no longer on the server", uid)
-                    self._delete_label(uid, FINAL)
-                    del item.labels[FINAL]
-                own = newest.get((uid, ORIGINAL))
-                if own is not None and ORIGINAL not in item.labels:
-                    item.labels[ORIGINAL] = own
+            self._adopt_scans(listed)
+            self._adopt_labels(listed)
             if self._datastore.model_dump() != before:
                 self._update_datastore_file()
 
-    def _forget(self, uid: str) -> None:
-        """Take out a series that the server no longer has; pseudo-labels stay on the disk in case it comes back."""
-        logger.info("Series %s is no longer listed by the server", uid)
-        self._delete_label(uid, FINAL)
-        self._drop_copy(uid)
-        del self._datastore.objects[uid]
+    def _adopt_scans(self, listed: Listed) -> None:
+        objects = self._datastore.objects
+        for uid in set(objects) - set(listed.scans):
+            # Pseudo-labels stay on the disk in case the series comes back.
+            logger.info("Series %s is no longer listed by the server", uid)
+            self._delete_file(uid, FINAL)
+            self._drop_scan(uid)
+            del objects[uid]
+        for uid, scan in listed.scans.items():
+            known = objects.get(uid)
+            if known is None:
+                info = {"ts": int(listed.began), **scan.info}
+                objects[uid] = ImageLabelModel(image=scan.model_copy(update={"info": info}))
+                continue
+            if known.image.info.get("instances") != scan.info["instances"]:
+                self._drop_scan(uid)  # the series was still arriving
+            known.image.info.update(scan.info)
+            known.image.ext = scan.ext
 
-    def _drop_copy(self, uid: str) -> None:
-        self._failed.pop(uid, None)
-        folder = Path(self._datastore_path)
-        shutil.rmtree(folder / uid, ignore_errors=True)
-        for extension in (".nii.gz", DICOM):
-            (folder / f"{uid}{extension}").unlink(missing_ok=True)
+    def _adopt_labels(self, listed: Listed) -> None:
+        newest = listed.newest()
+        uids = {seg.header.uid for seg in listed.segs}
+        for uid, item in self._datastore.objects.items():
+            final, theirs = item.labels.get(FINAL), newest.get((uid, FINAL))
+            if final is not None and final.info.get("SOPInstanceUID") in uids:
+                final.info["listed"] = True
+            if theirs is not None and (final is None or is_newer(theirs, final)):
+                self._take_label(uid, FINAL, theirs)
+            elif theirs is None and final is not None and listed.knows(final):
+                self._take_label(uid, FINAL, None)
+            own, theirs = item.labels.get(ORIGINAL), newest.get((uid, ORIGINAL))
+            if own is None and theirs is not None:
+                item.labels[ORIGINAL] = theirs  # a copy may be on the disk
+            elif own is not None and own.info.get("SOPInstanceUID"):
+                here = own.info.get("SeriesInstanceUID") in listed.seg_series
+                own.info.update({"listed": True} if here else {})
+                if not here and listed.knows(own):
+                    self._take_label(uid, ORIGINAL, None)
+                elif theirs is not None and own.info["SOPInstanceUID"] != theirs.info["SOPInstanceUID"]:
+                    self._take_label(uid, ORIGINAL, theirs)  # the newest instance was deleted
 
-    def _delete_label(self, uid: str, tag: str) -> None:
-        folder = Path(self._datastore.label_path(tag))
-        for path in folder.glob(f"{uid}.*"):
+    def _take_label(self, uid: str, tag: str, label: DataModel | None) -> None:
+        """Note another label of a scan, or that there is none any more; in a transaction."""
+        labels = self._datastore.objects[uid].labels
+        self._delete_file(uid, tag)
+        if label is not None:
+            labels[tag] = label
+            return
+        logger.info("The %s label of %s is no longer on the server", tag, uid)
+        del labels[tag]
+
+    def _delete_file(self, uid: str, tag: str) -> None:
+        for path in Path(self._datastore.label_path(tag)).glob(f"{uid}.*"):
             path.unlink(missing_ok=True)
+
+    def _drop_scan(self, uid: str) -> None:
+        self._failures.forget(uid)
+        self._cache.drop(uid)
 
     # --- the cache folder -----------------------------------------------------------------------------------------
 
@@ -363,64 +279,37 @@ class DicomWebStudy(StudyDatastore):
             return ""
         path = Path(super().get_image_uri(image_id))
         if not path.is_file():
-            with http_answers(), self._fetching, self._once_in_a_while(image_id):
-                series = self._fetch(image_id)
-                if item.image.ext == DICOM:
-                    file = next(p for p in series.iterdir() if p.is_file())
-                    write_whole(path, lambda name: shutil.copyfile(file, name))
-                else:
-                    self._convert(series, path)
+            with http_answers(), self._fetching, self._failures.remembered(image_id):
+                self._cache.put_scan(str(item.image.info["StudyInstanceUID"]), image_id, path)
         return str(path)
 
-    @contextmanager
-    def _once_in_a_while(self, key: str) -> Iterator[None]:
-        """Fail at once if the same has failed a moment ago: bad scans and labels are asked for again and again."""
-        at, known = self._failed.get(key, (-math.inf, None))
-        if known is not None and time.monotonic() - at < _FAILED_SECONDS:
-            raise UserError(str(known), status=known.status)
-        try:
-            yield
-        except UserError as error:
-            self._failed[key] = time.monotonic(), error
-            raise
+    def dicom_of(self, image_id: str) -> Path:
+        """Folder with the DICOM files of a scan, fetched if it is not there yet.
 
-    def _convert(self, series: Path, path: Path) -> None:
-        try:
-            made = dicom_to_nifti(str(series))
-        except RuntimeError as error:
-            raise UserError(
-                f"Series {series.name} cannot be read as one volume ({str(error).strip().splitlines()[-1][:160]}).",
-                status=422,
-            ) from error
-        try:
-            write_whole(path, lambda name: shutil.copyfile(made, name))
-        finally:
-            os.unlink(made)
+        Raises:
+            UserError: when it cannot be fetched.
+        """
+        info = self._known(image_id).image.info
+        with self._fetching, self._failures.remembered(image_id):
+            return self._cache.fetch(str(info["StudyInstanceUID"]), image_id)
 
-    def _fetch(self, uid: str) -> Path:
-        """Folder with the files of a series; half a download is never taken for one."""
-        folder = Path(self._datastore_path) / uid
-        if folder.is_dir():
-            return folder
-        study = str(self._known(uid).image.info["StudyInstanceUID"])
-        part = Path(tempfile.mkdtemp(prefix=_PART, dir=self._datastore_path))
-        try:
-            with self._answering(f"Series {uid} could not be fetched"):
-                count = 0
-                for instance in self._client.iter_series(study, uid):
-                    instance.save_as(part / f"{instance.SOPInstanceUID}.dcm", write_like_original=False)
-                    count += 1
-            if not count:
-                raise UserError(f"Series {uid} is empty on the DICOMweb server.", status=422)
-            try:
-                os.replace(part, folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was faster
-                    raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-        logger.info("Series %s fetched, %d files", uid, count)
-        return folder
+    def scan_stamp(self, image_id: str) -> tuple[str, int, int]:
+        """Changes when images are added to a series or taken out: more cannot change. Nothing is fetched for this."""
+        item = self._datastore.objects.get(image_id)
+        return image_id, int(item.image.info.get("instances") or 0) if item is not None else 0, 0
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """What is known of a label; without the numbers of the segments where the fetched file has other values."""
+        info = dict(super().get_label_info(label_id, label_tag))
+        # A label that was saved here has a file name among its notes, and the values that its names came with.
+        if "name" not in info and takes_values(info, self._labels):
+            info.pop("label_info", None)
+        return info
+
+    def label_stamp(self, image_id: str, tag: str) -> tuple[str, int, int]:
+        """Changes when a label does, not when it is sent to the server. Nothing is fetched for this."""
+        info = self.get_label_info(image_id, tag)
+        return f"{image_id} {info.get('content') or info.get('SOPInstanceUID') or ''}", int(info.get("ts") or 0), 0
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """Path of a label, which is fetched if it is not there yet; one that cannot be fetched is not at its path."""
@@ -432,40 +321,16 @@ class DicomWebStudy(StudyDatastore):
         uid = str(label.info.get("SOPInstanceUID") or "")
         if not path.is_file() and uid:
             try:
-                with self._fetching, self._once_in_a_while(uid):
-                    self._fetch_label(label_id, label, path)
+                with self._fetching, self._failures.remembered(uid):
+                    self._fetch_label(label_id, label.info, path)
             except (UserError, HTTPException) as error:
                 # One bad SEG must not stand in the way of all other labels: whoever reads the path finds nothing there.
                 logger.warning("The SEG %s of %s cannot be used: %s", uid, label_id, getattr(error, "detail", error))
         return str(path)
 
-    def _fetch_label(self, scan_id: str, label: DataModel, path: Path) -> None:
-        info = label.info
-        with self._answering(f"SEG {info['SOPInstanceUID']} could not be fetched"):
-            seg = self._client.retrieve_instance(
-                info["StudyInstanceUID"], info["SeriesInstanceUID"], info["SOPInstanceUID"]
-            )
+    def _fetch_label(self, scan_id: str, info: Mapping[str, Any], path: Path) -> None:
         scan = read_volume(self.get_image_uri(scan_id))
-        named = names_in(info)
-        values = None
-        if self._labels is not None and all(_position(name, self._labels) for name, _ in named):
-            values = {number: _position(name, self._labels) for name, number in named}
-        array = read_seg(seg, scan, values)
-        write_label(path, array, scan.affine)
-
-    @contextmanager
-    def _answering(self, what: str) -> Iterator[None]:
-        """Raise UserError (502) when the server does not do its part."""
-        try:
-            yield
-        except (requests.RequestException, OSError) as error:
-            if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-                raise
-            raise UserError(
-                f"{what}: the DICOMweb server {self.name()} does not answer as it should ({str(error)[:200]}). "
-                "Try again later.",
-                status=502,
-            ) from error
+        write_label(path, self._exchange.fetch(info, scan), scan.affine)
 
     # --- changes --------------------------------------------------------------------------------------------------
 
@@ -492,151 +357,73 @@ class DicomWebStudy(StudyDatastore):
         super().remove_label(label_id, label_tag)
 
     @http_answers()
-    def save_labels(self, label_tag: str, labels: Mapping[str, tuple[str, Mapping[str, Any] | None]]) -> None:
+    def save_labels(
+        self,
+        label_tag: str,
+        labels: Mapping[str, tuple[str, Mapping[str, Any] | None]],
+        *,
+        interim: bool = False,
+    ) -> None:
         """Store labels on the server as DICOM SEG, and a copy here.
 
         A person's label that does not get there is refused, so that nobody takes it for safe. The app's own is kept
-        here.
+        here, and only here if the settings say so.
         """
         tag = str(getattr(label_tag, "value", label_tag))
         if tag == FINAL:
             self._refuse_unless_serving()
         stored: dict[str, tuple[str, Mapping[str, Any] | None]] = {}
-        for scan_id, (file, info) in labels.items():
+        for scan_id, (file, given) in labels.items():
             self._known(scan_id)
-            note: dict[str, Any] = {}
-            if tag in (FINAL, ORIGINAL):
-                try:
-                    note = self._send(scan_id, file, tag, info or {})
-                except UserError as error:
-                    if tag == FINAL:
-                        raise
-                    logger.warning("The label of %s is kept here only: %s", scan_id, error)
-                    note = {"only_here": str(error)}
-            stored[scan_id] = file, {**(info or {}), **note}
+            info = {**(given or {}), "content": _content(file, given or {})}
+            if tag == FINAL:
+                info |= self._send(scan_id, file, tag, info)
+            elif tag == ORIGINAL and (self._sends == "always" or (self._sends == "last" and not interim)):
+                info |= self._send_own(scan_id, file, info)
+            stored[scan_id] = file, info
         super().save_labels(tag, stored)
+
+    def publish(self, image_ids: Iterable[str]) -> None:
+        """Send the pseudo-labels of these scans, as far as the server does not have them and is to have them."""
+        if self._sends == "never":
+            return
+        notes = {}
+        for uid in image_ids:
+            item = self._datastore.objects.get(uid)
+            label = item.labels.get(ORIGINAL) if item is not None and FINAL not in item.labels else None
+            if label is None or label.info.get("SOPInstanceUID"):
+                continue
+            file = super().get_label_uri(uid, ORIGINAL)
+            if os.path.isfile(file):
+                info = {"content": _content(file, label.info), **label.info}
+                notes[uid] = info, self._send_own(uid, file, info)
+        with self._transaction():
+            for uid, (info, note) in notes.items():
+                label = self._datastore.label(uid, ORIGINAL)
+                if label is not None and label.info.get("ts") == info.get("ts"):  # nobody has stored another meanwhile
+                    label.info.pop("only_here", None)
+                    label.info.update(note)
+            self._update_datastore_file()
+
+    def _send_own(self, scan_id: str, file: str, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a pseudo-label unless the server has the same already; returns what to note, also of a failure."""
+        known = self._datastore.label(scan_id, ORIGINAL)
+        if known is not None and known.info.get("SOPInstanceUID") and known.info.get("content") == info["content"]:
+            return noted(known.info)
+        try:
+            return self._send(scan_id, file, ORIGINAL, info)
+        except (UserError, HTTPException) as error:
+            text = str(getattr(error, "detail", error))
+            logger.warning("The label of %s is kept here only: %s", scan_id, text)
+            return {"only_here": text}
 
     def _send(self, scan_id: str, file: str, tag: str, info: Mapping[str, Any]) -> dict[str, Any]:
         """Upload a label as SEG; returns what to note beside it."""
-        scan = read_volume(self.get_image_uri(scan_id))
-        label = read_label(file, scan, _ANY)
-        person = tag == FINAL
-        origin = Origin(
-            description="semisam: label" if person else "semisam: pseudo-label",
-            algorithm=f"semisam {info['model']}" if info.get("model") else None if person else "semisam",
-            person=person,
-            series=None if person else pseudo_series(scan_id),
-        )
-        seg = write_seg(label, scan.affine, self._fetch(scan_id), self._segments(label, info), origin)
-        with self._answering("The label could not be stored"):
-            answer = self._client.store_instances([seg])
-        if answer.get("FailedSOPSequence") or not answer.get("ReferencedSOPSequence"):
-            raise UserError(f"The DICOMweb server {self.name()} has refused the label (DICOM SEG).", status=502)
-        header = SegHeader.of(seg)
-        note = _seg_info(str(seg.StudyInstanceUID), str(seg.SeriesInstanceUID), header)
-        # The copy here has the values as they were saved; what they are called is in the info that came along.
-        return {k: v for k, v in note.items() if k != "label_info"}
-
-    def _segments(self, label: np.ndarray, info: Mapping[str, Any]) -> list[Segment]:
-        present = [int(v) for v in np.unique(label) if v]
-        named = names_in(info)
-        if named:
-            # As value_map reads them: by place in the list, unless the values go beyond it.
-            by_position = max(present) <= len(named)
-            names = {n if by_position else value: name for n, (name, value) in enumerate(named, start=1)}
-            schema = self._labels
-            if by_position and schema is not None and schema.count > 1 and _agrees(named, present, schema):
-                names = {value: name for name, value in named}
-        else:
-            names = {v: k for k, v in self._labels.as_dict().items()} if self._labels is not None else {}
-        given = {str(e.get("name")): e.get("color") for e in info.get("label_info") or [] if isinstance(e, Mapping)}
-        return [Segment(v, name := names.get(v, f"label_{v}"), _colour(name, v, given.get(name))) for v in present]
+        source = Source(read_volume(self.get_image_uri(scan_id)), self.dicom_of(scan_id))
+        return self._exchange.send(scan_id, file, source, info, person=tag == FINAL)
 
 
-def _agrees(named: Sequence[tuple[str, int]], present: Sequence[int], schema: LabelSchema) -> bool:
-    """Whether the study will read the values of this label as they are, see ``lib.label_names.value_map``."""
-    try:
-        return not value_map(named, max(present), schema, "The label")
-    except UserError:
-        return False
-
-
-def _position(name: str, schema: LabelSchema) -> int:
-    """The value of a structure by its name, 0 when there is none."""
-    plain = {" ".join(n.lower().replace("_", " ").replace("-", " ").split()): v for n, v in schema.as_dict().items()}
-    return plain.get(" ".join(name.lower().replace("_", " ").replace("-", " ").split()), 0)
-
-
-def _seg_info(study: str, series: str, header: SegHeader) -> dict[str, Any]:
-    return {
-        "ts": int(time.time()),
-        "StudyInstanceUID": study,
-        "SeriesInstanceUID": series,
-        "SOPInstanceUID": header.uid,
-        "created": header.created,
-        "label_info": [{"name": name, "idx": number} for name, number in header.names],
-    }
-
-
-def _header_of(scan: str, info: Mapping[str, Any]) -> SegHeader:
-    """What is noted of a SEG, as far as it takes to compare it with others."""
-    return SegHeader(str(info.get("SOPInstanceUID", "")), scan, (), str(info.get("created", "")))
-
-
-def _is_newer(theirs: DataModel, own: DataModel) -> bool:
-    if theirs.info["SOPInstanceUID"] == own.info.get("SOPInstanceUID"):
-        return False
-    return str(theirs.info["created"]) > str(own.info.get("created", ""))
-
-
-def _may_be_missed(label: DataModel, at: float) -> bool:
-    """Whether a label that the server does not list at this time was deleted there."""
-    return bool(label.info.get("listed")) or label.info.get("ts", 0) < at - _SETTLE_SECONDS
-
-
-def _colour(name: str, value: int, given: object) -> tuple[int, int, int]:
-    """The colour that a viewer sent, else the usual one of the structure, else one of a few."""
-    if isinstance(given, Sequence) and not isinstance(given, str) and len(given) >= 3:
-        numbers = [float(c) for c in given[:3]]
-        return tuple(int(min(max(c, 0), 255)) for c in numbers)  # type: ignore[return-value]
-    plain = " ".join(name.lower().replace("_", " ").split())
-    known: tuple[int, int, int] | None = GENERIC_ANATOMY_COLORS.get(plain)
-    return known or _PALETTE[(value - 1) % len(_PALETTE)]
-
-
-def _client(address: str) -> DICOMwebClient:
-    if "googleapis.com" in address:
-        from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
-
-        return DICOMwebClient(url=address, session=_limited(create_session_from_gcp_credentials()))
-    session = requests.Session()
-    user = server_settings.MONAI_LABEL_DICOMWEB_USERNAME or server_settings.MONAI_LABEL_DATASTORE_USERNAME
-    password = server_settings.MONAI_LABEL_DICOMWEB_PASSWORD or server_settings.MONAI_LABEL_DATASTORE_PASSWORD
-    if user and password:
-        session = create_session_from_user_pass(user, password)
-    return DICOMwebClientX(
-        url=address,
-        session=_limited(session),
-        qido_url_prefix=server_settings.MONAI_LABEL_QIDO_PREFIX,
-        wado_url_prefix=server_settings.MONAI_LABEL_WADO_PREFIX,
-        stow_url_prefix=server_settings.MONAI_LABEL_STOW_PREFIX,
-    )
-
-
-class _Limited(requests.adapters.HTTPAdapter):
-    """Requests that end: without a limit, a silent DICOM server would hold up every client."""
-
-    def send(self, request: requests.PreparedRequest, **arguments: Any) -> requests.Response:  # type: ignore[override]
-        """See the base class."""
-        return super().send(request, **{**arguments, "timeout": arguments.get("timeout") or _TIMEOUT})
-
-
-def _limited(session: requests.Session) -> requests.Session:
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _Limited())
-    return session
-
-
-def _text(dataset: Dataset, name: str) -> str:
-    value = dataset.get(name)
-    return "" if value is None else str(value).strip()
+def _content(file: str, info: Mapping[str, Any]) -> str:
+    """Tells labels apart by their voxels and names."""
+    names = json.dumps(names_in(info))
+    return hashlib.sha256(Path(file).read_bytes() + names.encode()).hexdigest()[:16]

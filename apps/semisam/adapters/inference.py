@@ -15,8 +15,9 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 
 from lib.errors import UserError
 
-from .options import INFER, check_keys, check_name, is_true
-from .store import FINAL, ORIGINAL
+from . import seg_answers
+from .options import INFER, check_keys, check_name, is_true, shown
+from .store import FINAL, ORIGINAL, plain_name
 from .study import Study
 
 logger = logging.getLogger("semisam.infer")
@@ -32,8 +33,11 @@ def check_infer(request: Mapping[str, Any], infers: Mapping[str, InferTask]) -> 
     task = infers[name]
     more = task.more_keys() if hasattr(task, "more_keys") else ()
     check_keys(request, [*task.config(), *more], INFER, f"Model {name!r}")
+    if request.get("label_prompt") == []:
+        # OHIF would draw the answer with the structures' names mixed up.
+        raise UserError("No structure is ticked. Tick at least one in the list, or use Auto-Segmentation.")
     if is_true(request.get("save_label")):
-        if str(getattr(request.get("label_tag"), "value", request.get("label_tag"))) == FINAL:
+        if plain_name(request.get("label_tag") or ORIGINAL, "tag") == FINAL:
             raise UserError(
                 "Labels with the tag 'final' are saved by people only. Save the result as 'original', review it, and "
                 "submit it from the viewer.",
@@ -56,6 +60,10 @@ def infer(
     request = dict(request)
     image_id, path = find_image(request.get("image"), study, session_folder)
     request.update(image=path, image_id=image_id, description=task.description)
+    as_seg = seg_answers.wanted(request)
+    if as_seg:
+        files = seg_answers.source_of(task, study, image_id)
+        request.update(result_extension=".nii.gz", result_dtype="uint8")
     file, params = task(request)
     label = file
     if image_id is not None and is_true(request.get("save_label")):
@@ -65,6 +73,8 @@ def infer(
         except BaseException:
             Path(str(file)).unlink(missing_ok=True)
             raise
+    if as_seg:
+        file = seg_answers.as_seg(file, path, files, params, request)
     return {"label": label, "tag": ORIGINAL, "file": file, "params": params}
 
 
@@ -86,13 +96,13 @@ def find_image(image: object, study: Study, session_folder: str) -> tuple[str | 
         raise UserError("No image is given. Name a scan of the study: image=<id>.")
     if image in study.datastore.list_images():
         return image, study.datastore.get_image_uri(image)
-    if os.path.isabs(image) and os.path.exists(image):
+    if os.path.isabs(image) and "\0" not in image and os.path.exists(image):
         path = os.path.realpath(image)
         if any(_inside(path, folder) for folder in _open_folders(study.datastore, session_folder)):
             return study.name_of(path), path
     count = len(study.datastore.list_images())
     raise UserError(
-        f"There is no image {image!r} in this study ({count} images). See /datastore/?output=all.", status=404
+        f"There is no image {shown(image)} in this study ({count} images). See /datastore/?output=all.", status=404
     )
 
 

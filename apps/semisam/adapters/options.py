@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
+
+from pydantic_core import from_json
 
 from lib.errors import UserError
 
@@ -23,7 +26,7 @@ INFER = _EVERYWHERE | {
 
 TRAIN = _EVERYWHERE | {
     "pretrained", "early_stop_patience", "val_split", "train_batch_size", "val_batch_size", "dataset", "dataloader",
-    "tracking", "tracking_uri", "tracking_experiment_name", "bundle_path", "enqueue", "run_sync",
+    "tracking", "tracking_uri", "tracking_experiment_name", "enqueue", "run_sync",
 }  # fmt: skip
 """Keys of a training request that MONAI Label and the viewers send; those of its own trainers have no effect here."""
 
@@ -33,6 +36,16 @@ SAMPLE = _EVERYWHERE | {"strategy", "label_tag", "labels"}
 SCORING = _EVERYWHERE | {"method"}
 """Keys of a scoring request."""
 
+_LEVELS = 12
+_SHOWN = 80
+_LISTED = 5
+
+
+def shown(value: object) -> str:
+    """A client's value as an answer shows it: not all of it when it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
 
 def check_keys(request: Mapping[str, object], options: Iterable[str], standard: Iterable[str], what: str) -> None:
     """Raise UserError when a request has keys that are neither options of ours nor standard ones."""
@@ -40,10 +53,27 @@ def check_keys(request: Mapping[str, object], options: Iterable[str], standard: 
     unknown = [key for key in request if key not in options and key not in standard]
     if not unknown:
         return
-    near = difflib.get_close_matches(unknown[0].lower(), options, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(unknown[0][:_SHOWN].lower(), options, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     known = f"Its options are {', '.join(options)}." if options else "It has no options."
-    raise UserError(f"{what} has no option {', '.join(repr(u) for u in unknown)}.{hint} {known}")
+    listed = ", ".join(shown(key) for key in unknown[:_LISTED])
+    raise UserError(f"{what} has no option {listed}.{hint} {known}")
+
+
+def check_plain(content: Mapping[str, object], what: str) -> None:
+    """Look at what a client has sent as JSON before it is stored or sent again.
+
+    Raises:
+        UserError: for what JSON does not know or others cannot read: NaN, infinity, half a surrogate pair, lists in
+            lists without end.
+    """
+    try:
+        text = json.dumps(dict(content), allow_nan=False, default=str)
+        # The reader goes 200 levels deep, and the content may lie some levels down in a file.
+        from_json(f"{'[' * _LEVELS}{text}{']' * _LEVELS}", allow_inf_nan=False)
+    except (ValueError, RecursionError) as error:
+        reason = (str(error).splitlines() or [""])[0][:100]
+        raise UserError(f"{what} cannot be kept as JSON ({reason}). Send plain numbers, texts and lists.") from error
 
 
 def check_name(name: object, known: Iterable[str], what: str) -> str:
@@ -55,9 +85,10 @@ def check_name(name: object, known: Iterable[str], what: str) -> str:
     known = list(known)
     if name in known:
         return str(name)
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    text = str(name or "")
+    near = difflib.get_close_matches(text[:_SHOWN].lower(), known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"There is no {what} {str(name or '')!r}.{hint} Known: {', '.join(known) or 'none'}.", status=404)
+    raise UserError(f"There is no {what} {shown(text)}.{hint} Known: {', '.join(known) or 'none'}.", status=404)
 
 
 def whole_number(request: Mapping[str, object], key: str, default: int, least: int, most: int) -> int:
@@ -72,7 +103,7 @@ def whole_number(request: Mapping[str, object], key: str, default: int, least: i
     except ValueError:
         number = float("nan")
     if not number.is_integer() or not least <= number <= most:
-        raise UserError(f"{key}: {value!r} is not allowed. Give a whole number from {least} to {most}.")
+        raise UserError(f"{key}: {shown(value)} is not allowed. Give a whole number from {least} to {most}.")
     return int(number)
 
 

@@ -1,29 +1,18 @@
-"""A study folder as a datastore that several processes may change at the same time.
-
-MONAI Label's LocalDatastore writes its whole memory over ``datastore_v2.json`` at every change, so that the server and
-a training or batch subprocess lose each other's entries, and a reader may meet half a file. Here every change is a
-transaction: lock, read what others wrote, change a draft, replace the file in one step. Readers look at the file's
-stamp first, and never see a draft: the watcher works in a thread of its own.
-"""
+"""A study folder as a datastore: which files are scans and labels, and how they are added, replaced and deleted."""
 
 from __future__ import annotations
 
-import errno
 import filecmp
-import json
 import logging
 import os
 import re
 import shutil
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from monailabel.datastore.local import DataModel, ImageLabelModel
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.polling import PollingObserver
@@ -33,6 +22,8 @@ from lib.pictures import PICTURES
 from lib.volumes import is_dicom_image, write_whole
 
 from .answers import http_answers
+from .options import check_plain, shown
+from .shared_store import SharedDatastore
 
 logger = logging.getLogger("semisam.store")
 
@@ -42,11 +33,12 @@ DICOM = ".dcm"
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", *PICTURES, DICOM)
 LABEL_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png")
 
-_NAME = re.compile(r"[^/\\\0]+")
-_LOCK_SECONDS = 60
+_NAME = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
+_NAME_BYTES = 200
+"""A file system takes 255, of which an extension and a temporary name need some."""
 
 
-class StudyDatastore(LocalDatastore):
+class StudyDatastore(SharedDatastore):
     """Scans in a folder: NIfTI, NRRD, MetaImage, PNG and JPEG files, and sub-folders with one DICOM series.
 
     A DICOM file that lies in the folder itself is taken if it is a 2D image (an X-ray, say); slices of a volume belong
@@ -64,111 +56,9 @@ class StudyDatastore(LocalDatastore):
 
     def __init__(self, folder: str, *, read_only: bool = False) -> None:
         self.serving = False
-        self._model = LocalDatastoreModel(name="", description="")
-        self._draft: LocalDatastoreModel | None = None
-        self._drafter = 0
-        self._loaded: tuple[int, int, int] | None = None
-        self._ready = False
-        self._guard = threading.RLock()
-        self._mutex = FileLock(os.path.join(folder, ".lock"), timeout=_LOCK_SECONDS)
         self._watcher: Any = None
         self._headers: dict[tuple[str, int, int], bool] = {}
-        os.makedirs(folder, exist_ok=True)
-        super().__init__(folder, extensions=[f"*{e}" for e in EXTENSIONS], auto_reload=False, read_only=read_only)
-        self._ready = True
-
-    # --- the file and its memory ----------------------------------------------------------------------------------
-
-    @property
-    def _datastore(self) -> LocalDatastoreModel:
-        """The content, as it is on disk now; in a transaction its draft.
-
-        The base class reads this attribute wherever it needs the content.
-        """
-        draft = self._draft
-        if draft is not None and self._drafter == threading.get_ident():
-            return draft
-        self._init_from_datastore_file()
-        return self._model
-
-    @_datastore.setter
-    def _datastore(self, model: LocalDatastoreModel) -> None:
-        self._model = model
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            status = os.stat(self._datastore_config_path)
-        except FileNotFoundError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
-
-    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        """Read the file if somebody replaced it. It is replaced in one step, so no lock is needed to read it."""
-        if self._stamp() in (None, self._loaded):
-            return
-        with self._guard:
-            stamp = self._stamp()
-            if stamp in (None, self._loaded):
-                return
-            try:
-                text = Path(self._datastore_config_path).read_text(encoding="utf-8")
-                model = self._parsed(text)
-            except ValueError as error:
-                if not self._ready:
-                    raise UserError(
-                        f"{self._datastore_config_path} is damaged ({str(error).splitlines()[0]}). Put a good copy "
-                        "back, or move it away: the labels on disk are then taken up again, without their notes."
-                    ) from error
-                logger.error("%s is damaged and was not read: %s", self._datastore_config_path, error)
-                self._loaded = stamp
-                return
-            self._model = model
-            self._loaded = stamp
-
-    def _parsed(self, text: str) -> LocalDatastoreModel:
-        model = LocalDatastoreModel.model_validate_json(text)
-        model.base_path = self._datastore_path
-        return model
-
-    def _update_datastore_file(self, lock: bool = True) -> None:
-        """Write the content; the caller is in a transaction."""
-        model = self._draft or self._model
-        content = json.dumps(model.model_dump(exclude={"base_path"}), indent=2, default=str)
-        write_whole(Path(self._datastore_config_path), lambda name: Path(name).write_text(content, encoding="utf-8"))
-        with self._guard:
-            self._model = self._parsed(content)
-            self._loaded = self._stamp()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Hold the lock and change a draft of what is on disk; what is not written by the end is forgotten."""
-        try:
-            with self._guard, self._mutex:
-                self._init_from_datastore_file()
-                self._draft = self._parsed(self._model.model_dump_json(exclude={"base_path"}))
-                self._drafter = threading.get_ident()
-                try:
-                    yield
-                finally:
-                    self._draft = None
-        except Timeout as error:
-            raise UserError(
-                f"The study is locked by another process for more than {_LOCK_SECONDS} s "
-                f"({self._mutex.lock_file}). Try again later.",
-                status=409,
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            raise UserError(
-                f"The study folder {self._datastore_path} cannot be written ({error.strerror}). "
-                "Labels are stored there: give this server's user the right to write.",
-                status=507,
-            ) from error
-
-    def version(self) -> tuple[int, int, int] | None:
-        """Something that changes whenever the content does."""
-        return self._stamp()
+        super().__init__(folder, extensions=EXTENSIONS, read_only=read_only)
 
     # --- what belongs to the study --------------------------------------------------------------------------------
 
@@ -225,38 +115,38 @@ class StudyDatastore(LocalDatastore):
             files = sorted(e.path for e in entries if e.is_file() and not e.name.startswith("."))[:3]
         return any(file.lower().endswith(".dcm") or _has_dicom_mark(file) for file in files)
 
-    def _reconcile_datastore(self) -> None:
-        with self._transaction():
-            super()._reconcile_datastore()
-
     def _known(self, image_id: str) -> ImageLabelModel:
         item = self._datastore.objects.get(image_id)
         if item is None:
             raise UserError(f"There is no image {image_id!r} in this study.", status=404)
         return item
 
+    def dicom_of(self, image_id: str) -> Path | None:
+        """Folder with a scan's DICOM files, or its only one; None when the scan is no DICOM."""
+        path = Path(self.get_image_uri(image_id))
+        return path if path.is_dir() or path.name.lower().endswith(DICOM) else None
+
+    def scan_stamp(self, image_id: str) -> tuple[str, int, int]:
+        """Changes when the scan does."""
+        return stamp_of(Path(self.get_image_uri(image_id)))
+
+    def label_stamp(self, image_id: str, tag: str) -> tuple[str, int, int]:
+        """Changes when a scan's label of this tag does."""
+        return stamp_of(Path(self.get_label_uri(image_id, tag)))
+
     # --- changes --------------------------------------------------------------------------------------------------
-
-    def set_name(self, name: str) -> None:
-        """See the base class."""
-        with self._transaction():
-            super().set_name(name)
-
-    def set_description(self, description: str) -> None:
-        """See the base class."""
-        with self._transaction():
-            super().set_description(description)
 
     @http_answers()
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Copy a scan into the study; an existing one that has labels is never replaced by another."""
         own, extension = self._to_id(os.path.basename(image_filename))
-        image_id = _plain_name(image_id or own, "image")
+        image_id = plain_name(image_id or own, "image")
         if not self._is_scan(image_filename, extension):
             raise UserError(
                 f"{os.path.basename(image_filename)} is no scan this server can read. "
                 f"Allowed: {', '.join(EXTENSIONS)} ({DICOM} for 2D images only)."
             )
+        notes = plain_info(image_info)
         with self._transaction():
             target = Path(self._datastore.image_path()) / self._filename(image_id, extension)
             known = self._datastore.objects.get(image_id)
@@ -268,7 +158,7 @@ class StudyDatastore(LocalDatastore):
                     status=409,
                 )
             write_whole(target, lambda name: shutil.copyfile(image_filename, name))
-            info = {**(image_info or {}), "ts": int(time.time()), "name": target.name}
+            info = {**notes, "ts": int(time.time()), "name": target.name}
             self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
             self._update_datastore_file()
         return image_id
@@ -294,14 +184,21 @@ class StudyDatastore(LocalDatastore):
         return image_id
 
     @http_answers()
-    def save_labels(self, label_tag: str, labels: Mapping[str, tuple[str, Mapping[str, Any] | None]]) -> None:
+    def save_labels(
+        self,
+        label_tag: str,
+        labels: Mapping[str, tuple[str, Mapping[str, Any] | None]],
+        *,
+        interim: bool = False,
+    ) -> None:
         """Copy labels of several scans into the study, in one change of its list.
 
         Args:
             label_tag: tag of all of them.
             labels: file and info by the scans' ids.
+            interim: whether others will soon take their place; see ``publish``.
         """
-        tag = _plain_name(label_tag, "tag")
+        tag = plain_name(label_tag, "tag")
         if tag == FINAL:
             self._refuse_unless_serving()
         with self._transaction():
@@ -310,6 +207,9 @@ class StudyDatastore(LocalDatastore):
             for path in replaced:
                 if path is not None and tag != FINAL:
                     _delete(path)
+
+    def publish(self, image_ids: Iterable[str]) -> None:
+        """The pseudo-labels of these scans will stay: a study on a DICOM server may have to send them."""
 
     def _put_label(self, image_id: str, file: str, tag: str, info: Mapping[str, Any] | None) -> str | None:
         """Copy one label in and note it; returns the file of another format that it stands for now."""
@@ -320,9 +220,10 @@ class StudyDatastore(LocalDatastore):
         if extension.lower() in PICTURES and item.image.ext.lower() not in (*PICTURES, DICOM):
             raise UserError(f"{image_id} is a 3D scan: save its label as .nii.gz or .nrrd, not as {extension}.")
         target = Path(self._datastore.label_path(tag)) / self._filename(image_id, extension)
+        notes = plain_info(info)
         write_whole(target, lambda name: shutil.copyfile(file, name))
         before = item.labels.get(tag)
-        item.labels[tag] = DataModel(info={**(info or {}), "ts": int(time.time()), "name": target.name}, ext=extension)
+        item.labels[tag] = DataModel(info={**notes, "ts": int(time.time()), "name": target.name}, ext=extension)
         if before and before.ext != extension:
             return str(target.with_name(self._filename(image_id, before.ext)))
         return None
@@ -330,7 +231,7 @@ class StudyDatastore(LocalDatastore):
     @http_answers()
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Delete a label, as a person asked for through REST."""
-        tag = _plain_name(label_tag, "tag")
+        tag = plain_name(label_tag, "tag")
         if tag == FINAL:
             self._refuse_unless_serving()
         with self._transaction():
@@ -350,14 +251,21 @@ class StudyDatastore(LocalDatastore):
         """Note something about several images in one change."""
         with self._transaction():
             for image_id, info in infos.items():
-                self._known(image_id).image.info.update(info)
+                self._known(image_id).image.info.update(plain_info(info))
             self._update_datastore_file()
 
     @http_answers()
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """See the base class."""
         with self._transaction():
-            super().update_label_info(label_id, _plain_name(label_tag, "tag"), info)
+            super().update_label_info(label_id, plain_name(label_tag, "tag"), plain_info(info))
+
+    @http_answers()
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Pack the outlined scans and their labels; returns the archive's path."""
+        if not self.datalist():
+            raise UserError("No scan has a 'final' label yet: there is nothing to pack.", status=409)
+        return str(super().get_dataset_archive(limit_cases))
 
     def _refuse_unless_serving(self) -> None:
         if not self.serving:
@@ -396,12 +304,41 @@ class _Watch(FileSystemEventHandler):
             logger.warning("The study could not be looked at again: %s", error)
 
 
-def _plain_name(name: object, what: str) -> str:
-    """The text of an id or tag, refused when it could lead to another folder."""
-    text = str(getattr(name, "value", name))
-    if not _NAME.fullmatch(text) or text.startswith("."):
-        raise UserError(f"{text!r} is no valid {what} name.")
+def plain_name(name: object, what: str) -> str:
+    """The text of an id or tag.
+
+    Raises:
+        UserError: for what could lead to another folder, or can be no file's name.
+    """
+    text = getattr(name, "value", name)
+    if not isinstance(text, str) or not _NAME.fullmatch(text) or text.startswith("."):
+        raise UserError(f"{shown(text)} is no valid {what} name: no slashes, no dot at its start, nothing unprintable.")
+    if len(text.encode()) > _NAME_BYTES:
+        raise UserError(f"{shown(text)} is too long for a {what} name: at most {_NAME_BYTES} bytes.")
     return text
+
+
+def plain_info(info: object) -> dict[str, Any]:
+    """Notes of a client about a scan or label.
+
+    Raises:
+        UserError: when they cannot be stored: MONAI Label would, and could not read its own file any more.
+    """
+    if info is None:
+        return {}
+    if not isinstance(info, Mapping):
+        raise UserError(f"The notes must be a JSON object such as {{}}, not {shown(info)}.")
+    check_plain(info, "The notes")
+    return dict(info)
+
+
+def stamp_of(path: Path) -> tuple[str, int, int]:
+    """Path, time and size: changes when the file does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path), status.st_mtime_ns, status.st_size
 
 
 def _has_dicom_mark(path: str) -> bool:

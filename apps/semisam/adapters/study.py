@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -38,51 +35,16 @@ from lib.specialists import Specialist, load_specialist
 from lib.volumes import Volume, largest_label, read_label, read_volume, write_label
 
 from .answers import text_of
-from .store import EXTENSIONS, FINAL
+from .recent import Recent
+from .store import EXTENSIONS, FINAL, StudyDatastore, stamp_of
 
 logger = logging.getLogger("semisam.study")
 
 MOST_TEMPLATES = 3
-_ERROR_SECONDS = 30.0
 NO_FINAL = (
     "No scan of this study has a 'final' label yet. Outline one scan in the viewer, save it (Submit Label), "
     "and try again."
 )
-
-Value = TypeVar("Value")
-
-
-class Recent(Generic[Value]):
-    """The last few results of something slow; errors that a user can put right are remembered for a while.
-
-    Not for ever: a file that could not be read for a moment does not change when it can be read again.
-
-    Args:
-        most: how many are kept.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: OrderedDict[Hashable, Value] = OrderedDict()
-        self._errors: dict[Hashable, tuple[UserError, float]] = {}
-
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The result for ``key``, made now if it is not kept."""
-        if key not in self._kept:
-            error, at = self._errors.get(key, (None, 0.0))
-            if error is not None and time.monotonic() - at < _ERROR_SECONDS:
-                raise UserError(str(error), status=error.status)
-            try:
-                self._kept[key] = make()
-            except UserError as found:
-                if len(self._errors) >= self._most:
-                    self._errors.clear()
-                self._errors[key] = found, time.monotonic()
-                raise
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
 
 
 @dataclass(frozen=True)
@@ -420,20 +382,18 @@ class Study:
         return sorted(self.datastore.get_unlabeled_images())
 
     def scan_stamp(self, name: str) -> tuple[str, int, int]:
-        """Changes when the scan does. The series of a DICOMweb server never do, and are not fetched for this."""
-        return (name, 0, 0) if self._remote else stamp_of(Path(self.datastore.get_image_uri(name)))
+        """Changes when the scan does. Nothing is fetched from a server for this; of MONAI Label's own none is asked."""
+        if isinstance(self.datastore, StudyDatastore):
+            return self.datastore.scan_stamp(name)
+        return name, 0, 0
 
     def label_stamp(self, name: str, tag: str) -> tuple[str, int, int] | None:
         """Changes when a scan's label of this tag does, None without one. Nothing is fetched from a server for this."""
         if not self.datastore.get_label_by_image_id(name, tag):
             return None
-        if self._remote:
-            return name, int(self.datastore.get_label_info(name, tag).get("ts") or 0), 0
-        return stamp_of(Path(self.datastore.get_label_uri(name, tag)))
-
-    @property
-    def _remote(self) -> bool:
-        return self.location.startswith(("http://", "https://"))
+        if isinstance(self.datastore, StudyDatastore):
+            return self.datastore.label_stamp(name, tag)
+        return name, int(self.datastore.get_label_info(name, tag).get("ts") or 0), 0
 
 
 def _scan_name(path: Path) -> str:
@@ -441,15 +401,6 @@ def _scan_name(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
-
-
-def stamp_of(path: Path) -> tuple[str, int, int]:
-    """Path, time and size: changes when the file does."""
-    try:
-        status = path.stat()
-    except OSError:
-        return str(path), 0, 0
-    return str(path), status.st_mtime_ns, status.st_size
 
 
 def _largest_value(path: Path) -> int:

@@ -14,9 +14,10 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import write_itk
 
-from adapters.options import is_true
+from adapters.options import is_true, shown
 from adapters.study import Study
 from lib.errors import UserError
+from lib.labels import count_values
 from lib.volumes import Volume, read_volume, write_label
 
 _OWN_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".png")
@@ -48,6 +49,8 @@ class SegmentationTask(InferTask):
 
     makes_labels = True
     """Whether the answer may be stored as a label."""
+    gives_structures = True
+    """Whether the answer's values are structures."""
 
     def __init__(
         self,
@@ -69,6 +72,10 @@ class SegmentationTask(InferTask):
 
     def ready(self) -> None:
         """Raise UserError when no scan at all could be answered for now."""
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        """Raise UserError for options that no scan could be answered with."""
+        _Wanted.parse({**request, "image": ""})
 
     def read(self, request: Mapping[str, Any]) -> Volume:
         """The asked scan."""
@@ -107,7 +114,7 @@ class SegmentationTask(InferTask):
 
     def volumes(self, label: np.ndarray, scan: Volume) -> dict[str, float]:
         """Volume of each structure in ml."""
-        counts = np.bincount(label.ravel(), minlength=self.study.schema.channels)
+        counts = count_values(label)
         return {n: round(float(counts[v]) * scan.voxel_ml, 3) for n, v in self.study.schema.as_dict().items()}
 
 
@@ -125,10 +132,12 @@ class _Wanted:
         own = next((e for e in _OWN_EXTENSIONS if image.lower().endswith(e)), ".nii.gz")
         extension = str(request.get("result_extension") or own)
         if extension not in _OWN_EXTENSIONS:
-            raise UserError(f"result_extension: {extension!r} is not allowed. Allowed: {', '.join(_OWN_EXTENSIONS)}.")
+            raise UserError(
+                f"result_extension: {shown(extension)} is not allowed. Allowed: {', '.join(_OWN_EXTENSIONS)}."
+            )
         dtype = str(request.get("result_dtype") or "uint8")
         if dtype not in _DTYPES:
-            raise UserError(f"result_dtype: {dtype!r} is not allowed. Allowed: {', '.join(_DTYPES)}.")
+            raise UserError(f"result_dtype: {shown(dtype)} is not allowed. Allowed: {', '.join(_DTYPES)}.")
         return cls(extension, dtype, is_true(request.get("result_compress", True)))
 
 

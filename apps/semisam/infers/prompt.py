@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from adapters.options import is_true
+from adapters.options import is_true, shown
 from adapters.study import Study, stamp_of
 from lib.errors import UserError
 from lib.generalists import unwrap
@@ -107,7 +107,7 @@ def structure_of(request: Mapping[str, Any], names: Sequence[str]) -> str:
     if label is None:
         return names[0]
     if not isinstance(label, str) or not label.strip():
-        raise UserError(f"label: {label!r} is no name. Choose the segment to edit, for example {names[0]!r}.")
+        raise UserError(f"label: {shown(label)} is no name. Choose the segment to edit, for example {names[0]!r}.")
     return label.strip()
 
 
@@ -194,8 +194,13 @@ def _numbers(value: object, count: int) -> list[float] | None:
     """So many finite numbers, else None."""
     if not isinstance(value, (list, tuple)) or len(value) != count:
         return None
-    good = all(isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in value)
-    return [float(x) for x in value] if good else None
+    if not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value):
+        return None
+    try:
+        numbers = [float(x) for x in value]
+    except OverflowError:
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def _slice_of(request: Mapping[str, Any], shape: Sequence[int]) -> int | None:
@@ -204,5 +209,5 @@ def _slice_of(request: Mapping[str, Any], shape: Sequence[int]) -> int | None:
     if value is None or value == -1:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < shape[2] or value % 1:
-        raise UserError(f"slice: {value!r} is not allowed. Give a whole number from 0 to {shape[2] - 1}, or none.")
+        raise UserError(f"slice: {shown(value)} is not allowed. Give a whole number from 0 to {shape[2] - 1}, or none.")
     return int(value)

@@ -28,10 +28,15 @@ class Propagate(SegmentationTask):
         self.study.check_generalist()
         self.study.dense()
 
+    def check(self, request: Mapping[str, Any]) -> None:
+        """See the base class."""
+        super().check(request)
+        _most(request)
+
     def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
         """See the base class."""
         study = self.study
-        most = whole_number(request, "max_templates", MOST_TEMPLATES, 1, 20)
+        most = _most(request)
         soft = propagate_from(
             study.templates_for(scan, without=name, most=most),
             scan,
@@ -51,3 +56,8 @@ class Propagate(SegmentationTask):
                 "volume_ml": self.volumes(label, scan),
             },
         )
+
+
+def _most(request: Mapping[str, Any]) -> int:
+    """How many outlined scans may be fused."""
+    return whole_number(request, "max_templates", MOST_TEMPLATES, 1, 20)

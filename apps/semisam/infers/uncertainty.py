@@ -18,6 +18,7 @@ class Uncertainty(SpecialistTask):
     """A map from 0 (sure) to 255 (as unsure as can be). No label: it cannot be stored as one."""
 
     makes_labels = False
+    gives_structures = False
 
     def __init__(self, study: Study) -> None:
         super().__init__(study, "Uncertainty: map of the trained specialist's doubt, 0 to 255 (train first)")
@@ -25,5 +26,6 @@ class Uncertainty(SpecialistTask):
     def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
         """See the base class."""
         prediction, params = self.predict(scan, request)
-        levels = np.rint(prediction.uncertainty_map().clip(0, 1) * 255).astype(np.uint8)
-        return Answer(levels, {**params, "scale": "0 sure, 255 unsure"})
+        doubt = prediction.uncertainty_map()
+        np.rint(doubt.clip(0, 1, out=doubt) * 255, out=doubt)
+        return Answer(doubt.astype(np.uint8), {**params, "scale": "0 sure, 255 unsure"})

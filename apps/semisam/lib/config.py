@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ STRATEGIES = (
 )
 """Strategies that may be the default. ``random`` is no choice: it is the name under which OHIF asks for the default."""
 
+PSEUDO_LABELS = ("last", "always", "never")
+"""Which pseudo-labels go to a DICOM server: those of batches and of a training's last round, those of every round, or
+none. The server keeps all of them in its cache, where clients find them."""
+
 FOREIGN_KEYS = frozenset({"server_mode"})
 """Keys that MONAI Label itself reads from the same mapping."""
 
@@ -32,6 +37,8 @@ _ROI_STEP = 8
 _ROI_MOST = 512
 _SPACING_LEAST, _SPACING_MOST = 0.05, 20.0
 _WINDOW_LEAST_MM = 10.0
+_UPLOAD_MOST = 1_048_576
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class Settings:
         roi_size: voxels of the specialist's window along right, anterior, superior; None leaves it to the study.
         spacing: voxel size in mm that the specialist works at; None leaves it to the study.
         default_strategy: strategy behind the name ``random``, the only one that OHIF asks for.
+        max_upload: MiB of the largest request that brings a file.
+        origins: whose pages a browser may let use this server, besides its own and this machine's; ``*`` is everybody.
+        dicom_pseudo_labels: which pseudo-labels go to a DICOM server, see ``PSEUDO_LABELS``.
     """
 
     labels: LabelSchema | None = None
@@ -55,6 +65,14 @@ class Settings:
     roi_size: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
     default_strategy: str = "recommended"
+    max_upload: int = 2048
+    origins: tuple[str, ...] = ()
+    dicom_pseudo_labels: str = "last"
+
+    @property
+    def most_upload(self) -> int:
+        """Bytes of the largest upload."""
+        return self.max_upload * 2**20
 
     @property
     def weights_folder(self) -> Path:
@@ -166,6 +184,23 @@ def _spacing(text: str) -> tuple[float, float, float]:
     return numbers
 
 
+def _max_upload(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= _UPLOAD_MOST:
+        raise UserError(f"max_upload: {text!r} is not allowed. Give a whole number of MiB from 1 to {_UPLOAD_MOST}.")
+    return int(text)
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(part.strip().rstrip("/") for part in text.split(",") if part.strip()))
+    wrong = [part for part in found if part != "*" and not _ORIGIN.fullmatch(part)]
+    if wrong or not found:
+        raise UserError(
+            f"origins: {(wrong or [text])[0]!r} is not allowed. Give addresses without a path, with commas, for "
+            "example https://viewer.hospital.example,http://10.0.0.5:3000, or * for all."
+        )
+    return found
+
+
 _READERS = {
     "labels": parse_labels,
     "generalist": lambda text: _choice("generalist", text, available_generalists()),
@@ -174,6 +209,9 @@ _READERS = {
     "roi_size": _roi_size,
     "spacing": _spacing,
     "default_strategy": lambda text: _choice("default_strategy", text, STRATEGIES),
+    "max_upload": _max_upload,
+    "origins": _origins,
+    "dicom_pseudo_labels": lambda text: _choice("dicom_pseudo_labels", text, PSEUDO_LABELS),
 }
 
 HELP = f"""\
@@ -184,5 +222,8 @@ Allowed:
   --conf weights FOLDER             where the generalists' weights lie; see: python apps/semisam/main.py weights list
   --conf roi_size 96,96,96          voxels of the specialist's window (one number counts for all axes)
   --conf spacing 1,1,1              voxel size in mm that the specialist works at (one number counts for all axes)
-  --conf default_strategy NAME      {", ".join(STRATEGIES)}"""
+  --conf default_strategy NAME      {", ".join(STRATEGIES)}
+  --conf max_upload 2048            MiB of the largest request that brings a file
+  --conf origins https://viewer     whose pages may use this server, besides its own; commas between them, * for all
+  --conf dicom_pseudo_labels WHICH  {", ".join(PSEUDO_LABELS)}: what a DICOM server gets of the app's own labels"""
 """What the start-up message says is allowed."""

@@ -117,7 +117,9 @@ class TrainingObserver:
         names = list(labels)
         for start in range(0, len(names), _AT_ONCE):
             known = set(store.list_images())  # somebody may have taken a scan out meanwhile
-            store.save_labels(ORIGINAL, {n: labels[n] for n in names[start : start + _AT_ONCE] if n in known})
+            store.save_labels(
+                ORIGINAL, {n: labels[n] for n in names[start : start + _AT_ONCE] if n in known}, interim=True
+            )
 
     def _has_better(self, name: str, label: PseudoLabel) -> bool:
         """Whether a specialist of an earlier training has labelled the scan, which goes before a propagation."""
@@ -126,7 +128,10 @@ class TrainingObserver:
         return bool(same and before.get("source") == "specialist")
 
     def finished(self, result: RunResult) -> None:
-        """The run has ended well."""
+        """The run has ended well: its last labels will stay."""
+        store = self._study.datastore
+        if isinstance(store, StudyDatastore):
+            store.publish(result.pseudo_labels)
         took = _clock(time.monotonic() - self._begun)
         text = f"Trained {result.rounds} rounds in {took}; {len(result.pseudo_labels)} pseudo-labels to review."
         if result.skipped:

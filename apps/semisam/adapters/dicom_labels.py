@@ -1,0 +1,164 @@
+"""Labels of the study as DICOM SEG, and back: names, colours, origin, and the values that segments get here."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.datastore.utils.colors import GENERIC_ANATOMY_COLORS
+from pydicom.dataset import Dataset
+
+from lib.dicom_seg import Origin, Segment, read_seg, write_seg
+from lib.errors import UserError
+from lib.label_names import names_in, value_map
+from lib.labels import MAX_LABELS, LabelSchema
+from lib.sparse_labels import stated
+from lib.volumes import Volume, read_label
+
+_ANY = LabelSchema(tuple(f"label_{n}" for n in range(1, MAX_LABELS + 1)))
+_PALETTE = (
+    (230, 85, 13),
+    (49, 130, 189),
+    (49, 163, 84),
+    (117, 107, 177),
+    (240, 200, 40),
+    (220, 80, 150),
+    (60, 190, 190),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The scan that a SEG is made for.
+
+    Args:
+        scan: its voxels.
+        series: folder with its DICOM files, or its only file.
+    """
+
+    scan: Volume
+    series: Path
+
+
+def pseudo_series(scan: str) -> str:
+    """UID of the series that holds this app's own labels of a scan."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'semisam original {scan}').int}"
+
+
+def seg_of(
+    file: str | Path, source: Source, info: Mapping[str, Any], origin: Origin, schema: LabelSchema | None
+) -> Dataset:
+    """Make a SEG of a label file.
+
+    Args:
+        file: the label, on the scan's grid.
+        source: the scan.
+        info: what is known about the label: names and colours, see ``segments_of``.
+        origin: how it came about.
+        schema: the study's structures, if they are known.
+
+    Raises:
+        UserError: (422) when the label is empty or does not fit the scan, or the series cannot carry a segmentation.
+    """
+    label = read_label(file, source.scan, _ANY)
+    return write_seg(label, source.scan.affine, source.series, segments_of(label, info, schema), origin)
+
+
+def origin_of(info: Mapping[str, Any], *, person: bool, series: str | None) -> Origin:
+    """How a label came about, as viewers and other servers are told.
+
+    Args:
+        info: what is known about it.
+        person: whether a person has had the last word.
+        series: UID of the series to put it into; None makes a new one.
+    """
+    said = stated(info)
+    planes = "" if said == "auto" else f" (annotated: {said})"
+    return Origin(
+        description=f"semisam: {'label' if person else 'pseudo-label'}{planes}",
+        algorithm=f"semisam {info['model']}" if info.get("model") else None if person else "semisam",
+        person=person,
+        series=series,
+    )
+
+
+def label_of(seg: Dataset, scan: Volume, info: Mapping[str, Any], schema: LabelSchema | None) -> np.ndarray:
+    """The label in a SEG, ``[D, H, W]`` uint8.
+
+    Args:
+        seg: the SEG.
+        scan: its scan.
+        info: its named segments, see ``lib.label_names.names_in``.
+        schema: gives segments their values if it knows all of them by name; else they keep their numbers.
+
+    Raises:
+        UserError: see ``lib.dicom_seg.read_seg``.
+    """
+    values = None
+    if schema is not None and takes_values(info, schema):
+        values = {number: _position(name, schema) for name, number in names_in(info)}
+    return read_seg(seg, scan, values)
+
+
+def takes_values(info: Mapping[str, Any], schema: LabelSchema | None) -> bool:
+    """Whether the segments of a SEG get the values of the study's structures: when all of them are known by name."""
+    return schema is not None and all(_position(name, schema) for name, _ in names_in(info))
+
+
+def segments_of(label: np.ndarray, info: Mapping[str, Any], schema: LabelSchema | None) -> list[Segment]:
+    """What the values of a label mean: by the names that came along, else by the study's structures.
+
+    Args:
+        label: ``[D, H, W]`` uint8.
+        info: ``label_info`` (with colours if the viewer has sent them) or ``params.label_names``.
+        schema: the study's structures, if they are known.
+    """
+    present = [int(v) for v in np.unique(label) if v]
+    named = names_in(info)
+    if named and present:
+        # As value_map reads them: by place in the list, unless the values go beyond it.
+        by_position = max(present) <= len(named)
+        names = {n if by_position else value: name for n, (name, value) in enumerate(named, start=1)}
+        if by_position and schema is not None and schema.count > 1 and _agrees(named, present, schema):
+            names = {value: name for name, value in named}
+    else:
+        names = {v: k for k, v in schema.as_dict().items()} if schema is not None else {}
+    given = colours_in(info.get("label_info"))
+    return [Segment(v, name := names.get(v, f"label_{v}"), _colour(name, v, given.get(name))) for v in present]
+
+
+def colours_in(label_info: object) -> dict[str, object]:
+    """Colours by name, as viewers send them; not checked."""
+    entries = label_info if isinstance(label_info, Sequence) and not isinstance(label_info, str) else ()
+    return {str(entry.get("name")): entry.get("color") for entry in entries if isinstance(entry, Mapping)}
+
+
+def _agrees(named: Sequence[tuple[str, int]], present: Sequence[int], schema: LabelSchema) -> bool:
+    """Whether the study will read the values of this label as they are, see ``lib.label_names.value_map``."""
+    try:
+        return not value_map(named, max(present), schema, "The label")
+    except UserError:
+        return False
+
+
+def _position(name: str, schema: LabelSchema) -> int:
+    """The value of a structure by its name, 0 when there is none."""
+    plain = {" ".join(n.lower().replace("_", " ").replace("-", " ").split()): v for n, v in schema.as_dict().items()}
+    return plain.get(" ".join(name.lower().replace("_", " ").replace("-", " ").split()), 0)
+
+
+def _colour(name: str, value: int, given: object) -> tuple[int, int, int]:
+    """The colour that a viewer sent, else the usual one of the structure, else one of a few."""
+    if isinstance(given, Sequence) and not isinstance(given, str) and len(given) >= 3:
+        try:
+            numbers = [float(c) for c in given[:3]]
+            return tuple(int(min(max(c, 0), 255)) for c in numbers)  # type: ignore[return-value]
+        except (TypeError, ValueError):
+            pass  # a colour is no reason to lose a label
+    plain = " ".join(name.lower().replace("_", " ").split())
+    known: tuple[int, int, int] | None = GENERIC_ANATOMY_COLORS.get(plain)
+    return known or _PALETTE[(value - 1) % len(_PALETTE)]

@@ -1,0 +1,159 @@
+"""The folder in which the series of a DICOMweb server are kept once they were fetched."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pydicom
+from monailabel.datastore.utils.convert import dicom_to_nifti
+
+from lib.errors import UserError
+from lib.volumes import is_dicom_image, write_whole
+
+from .dicomweb_server import DicomWebServer
+from .store import DICOM
+
+logger = logging.getLogger("semisam.dicomweb")
+
+_PART, _LEFT_SECONDS = ".fetch-", 86400
+"""Folder of a download under way, and the age at which nobody is any longer at it."""
+_FAILED_SECONDS = 60.0
+"""How soon something that is bad in itself is tried again."""
+_SHARE = 10.0
+"""A server that does not answer is asked again after this many times the seconds that the attempt took."""
+
+
+class SeriesCache:
+    """Series as folders of DICOM files, and beside them the one file that is the scan.
+
+    Args:
+        folder: the cache.
+        server: where series come from.
+    """
+
+    def __init__(self, folder: Path, server: DicomWebServer) -> None:
+        self._folder = folder
+        self._server = server
+        for left in folder.glob(f"{_PART}*"):
+            if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+    def fetch(self, study: str, uid: str) -> Path:
+        """Folder with the files of a series; half a download is never taken for one.
+
+        Raises:
+            UserError: (502) when the server does not give it, (422) when it is empty.
+        """
+        folder = self._folder / uid
+        if folder.is_dir():
+            return folder
+        part = Path(tempfile.mkdtemp(prefix=_PART, dir=self._folder))
+        try:
+            count = self._server.save_series(study, uid, part)
+            if not count:
+                raise UserError(f"Series {uid} is empty on the DICOMweb server.", status=422)
+            try:
+                os.replace(part, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster
+                    raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        logger.info("Series %s fetched, %d files", uid, count)
+        return folder
+
+    def put_scan(self, study: str, uid: str, path: Path) -> None:
+        """Make the file of a scan: a DICOM file as it is, anything else as NIfTI.
+
+        Raises:
+            UserError: see ``fetch``; (422) when the series is neither one volume nor one 2D image.
+        """
+        series = self.fetch(study, uid)
+        if path.name.endswith(DICOM):
+            file = next(p for p in series.iterdir() if p.is_file())
+            write_whole(path, lambda name: shutil.copyfile(file, name))
+            return
+        _check_volume(series)
+        try:
+            made = dicom_to_nifti(str(series))
+        except RuntimeError as error:
+            raise UserError(
+                f"Series {uid} cannot be read as one volume ({str(error).strip().splitlines()[-1][:160]}).", status=422
+            ) from error
+        try:
+            write_whole(path, lambda name: shutil.copyfile(made, name))
+        finally:
+            os.unlink(made)
+
+    def drop(self, uid: str) -> None:
+        """Delete what was fetched of a series."""
+        shutil.rmtree(self._folder / uid, ignore_errors=True)
+        for extension in (".nii.gz", DICOM):
+            (self._folder / f"{uid}{extension}").unlink(missing_ok=True)
+
+
+def _check_volume(series: Path) -> None:
+    """Raise UserError (422) for series that are no volumes; a stack of pictures would be taken for one."""
+    files = sorted(p for p in series.iterdir() if p.is_file())
+    header = pydicom.dcmread(files[0], stop_before_pixels=True)
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        return
+    modality = str(header.get("Modality") or "?")
+    if len(files) == 1:
+        raise UserError(
+            f"Series {series.name} is a single slice ({modality}), such as a localizer: neither a volume nor a 2D "
+            "image. Search for other series (MONAI_LABEL_DICOMWEB_SEARCH_FILTER), or store the image as an X-ray, an "
+            "ultrasound image or another kind that stands for itself.",
+            status=422,
+        )
+    if is_dicom_image(files[0]) and "ImagePositionPatient" not in header:
+        raise UserError(
+            f"Series {series.name} holds {len(files)} single 2D images ({modality}). A 2D scan is a series of one "
+            "image: store each in a series of its own.",
+            status=422,
+        )
+
+
+class Failures:
+    """What has just failed: bad scans and labels are asked for again and again."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, UserError]] = {}
+
+    @contextmanager
+    def remembered(self, key: str) -> Iterator[None]:
+        """Fail at once if the same has failed a moment ago."""
+        until, known = self._known.get(key, (-math.inf, None))
+        if known is not None and time.monotonic() < until:
+            raise UserError(str(known), status=known.status)
+        elapsed = stopwatch()
+        try:
+            yield
+        except UserError as error:
+            wait = retry_after(elapsed()) if error.status == 502 else _FAILED_SECONDS
+            self._known[key] = time.monotonic() + wait, error
+            raise
+        self._known.pop(key, None)
+
+    def forget(self, key: str) -> None:
+        """Try it again the next time."""
+        self._known.pop(key, None)
+
+
+def retry_after(took: float) -> float:
+    """Seconds until a server that has not answered is asked again: soon if it was quick to say so."""
+    return min(_SHARE * took, _FAILED_SECONDS)
+
+
+def stopwatch() -> Callable[[], float]:
+    """Seconds since this call."""
+    began = time.monotonic()
+    return lambda: time.monotonic() - began

@@ -1,0 +1,190 @@
+"""What a DICOMweb server's lists of series mean: which are scans, and whose label a SEG is.
+
+The SEG objects that this app makes itself (``original``) lie in one series for each scan, whose UID follows from the
+scan's. Every other SEG that refers to a scan is a person's label (``final``); the newest counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from monailabel.datastore.local import DataModel, ImageLabelModel
+from pydicom.dataset import Dataset
+
+from lib.dicom_seg import SegHeader
+
+from .dicom_labels import pseudo_series
+from .dicomweb_server import DicomWebServer
+from .store import DICOM, FINAL, ORIGINAL
+
+NO_SCANS = frozenset(
+    [
+        *["ANN", "AU", "DOC", "ECG", "EPS", "FID", "HD", "KO", "OT", "PLAN", "PR", "REG", "RTDOSE", "RTPLAN"],
+        *["RTRECORD", "RTSTRUCT", "RWV", "SEG", "SMR", "SR"],
+    ]
+)
+"""Modalities of series that are no scans, unless a search asks for one of them by name."""
+VOLUMES = frozenset(["CT", "MR", "PT", "NM"])
+"""Modalities whose single images are slices or whole volumes, never pictures."""
+
+_SETTLE_SECONDS = 30
+"""A server may list a new SEG late: until then it is not missed."""
+
+
+def scans_in(found: Sequence[Dataset], address: str, asked: object) -> dict[str, DataModel]:
+    """The scans among listed series, by SeriesInstanceUID.
+
+    Args:
+        found: what the server says about each series.
+        address: base of its services.
+        asked: the modality that was searched for, if one was.
+    """
+    scans = {}
+    for each in found:
+        uid, modality = _text(each, "SeriesInstanceUID"), _text(each, "Modality")
+        if (modality in NO_SCANS and modality != asked) or not uid.replace(".", "").isdigit():
+            continue
+        count = instances_of(each)
+        extension = DICOM if modality not in VOLUMES and count == 1 else ".nii.gz"
+        keys = ("StudyDate", "StudyTime", "Modality", "PatientID", "StudyInstanceUID", "SeriesDescription")
+        info: dict[str, Any] = {key: _text(each, key) or "UNK" for key in keys}
+        # Not the server's own RetrieveURL: behind a proxy or another port it is often wrong.
+        url = f"{address.rstrip('/')}/studies/{info['StudyInstanceUID']}/series/{uid}"
+        info.update(SeriesInstanceUID=uid, RetrieveURL=url, instances=count, name=f"{uid}{extension}")
+        scans[uid] = DataModel(info=info, ext=extension)
+    return scans
+
+
+def instances_of(series: Dataset) -> int:
+    """How many instances a series has, 0 when the server does not say."""
+    return int(series.get("NumberOfSeriesRelatedInstances") or 0)
+
+
+@dataclass(frozen=True)
+class Seg:
+    """A SEG on the server.
+
+    Args:
+        study: UID of its study.
+        series: UID of its series.
+        header: what it says about itself.
+    """
+
+    study: str
+    series: str
+    header: SegHeader
+
+    @property
+    def tag(self) -> str:
+        """Whose label it is."""
+        return ORIGINAL if self.series == pseudo_series(self.header.scan) else FINAL
+
+    def info(self) -> dict[str, Any]:
+        """What is noted of it beside a label."""
+        said = {"annotated": self.header.annotated} if self.header.annotated else {}
+        return {
+            "ts": int(time.time()),
+            "StudyInstanceUID": self.study,
+            "SeriesInstanceUID": self.series,
+            "SOPInstanceUID": self.header.uid,
+            "created": self.header.created,
+            "label_info": [{"name": name, "idx": number} for name, number in self.header.names],
+            **said,
+        }
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The lists of a server at one moment.
+
+    Args:
+        began: when they were asked for, seconds since the epoch.
+        scans: by SeriesInstanceUID.
+        segs: the newest of each series, those left out that are known well enough.
+        seg_series: UIDs of all series of SEG objects.
+    """
+
+    began: float
+    scans: Mapping[str, DataModel]
+    segs: Sequence[Seg]
+    seg_series: frozenset[str]
+
+    def newest(self) -> dict[tuple[str, str], DataModel]:
+        """The newest label of each scan and tag, as far as it was looked into."""
+        found = {}
+        for seg in sorted(self.segs, key=lambda one: (one.header.created, one.header.uid)):
+            found[seg.header.scan, seg.tag] = DataModel(info={**seg.info(), "listed": True}, ext=".nii.gz")
+        return found
+
+    def knows(self, label: DataModel) -> bool:
+        """Whether the server has had time enough to list a label: if it does not, the label was deleted there."""
+        info = label.info
+        return bool(info.get("listed")) or info.get("sent", info.get("ts", 0)) < self.began - _SETTLE_SECONDS
+
+
+class Lists:
+    """Asks a server for its lists; looks into each SEG once.
+
+    Args:
+        server: the server.
+        search: further conditions for scans, as DICOM keywords.
+    """
+
+    def __init__(self, server: DicomWebServer, search: Mapping[str, Any]) -> None:
+        self._server = server
+        self._search = dict(search)
+        self._segs: dict[str, tuple[int, SegHeader | None]] = {}
+        self._counts: dict[str, int] = {}
+
+    def ask(self, objects: Mapping[str, ImageLabelModel]) -> Listed:
+        """The lists as they are now; raises many kinds of errors: network, HTTP status, JSON.
+
+        Args:
+            objects: scans and labels that are known already.
+        """
+        began = time.time()
+        found = self._server.search(self._search)
+        scans = scans_in(found, self._server.address, self._search.get("Modality"))
+        own = {pseudo_series(uid) for uid, item in objects.items() if ORIGINAL in item.labels}
+        finals = [(uid, item.labels[FINAL].info) for uid, item in objects.items() if FINAL in item.labels]
+        known = {info.get("SeriesInstanceUID"): _header_of(uid, info) for uid, info in finals}
+        segs, counts = [], {}
+        for each in self._server.search({"Modality": "SEG"}):
+            study, uid, count = _text(each, "StudyInstanceUID"), _text(each, "SeriesInstanceUID"), instances_of(each)
+            counts[uid] = count
+            if uid in own and count >= self._counts.get(uid, 0):
+                continue  # own labels are known, unless one was deleted there
+            header = known.get(uid) if count == 1 else None
+            header = header or self._looked_into(study, uid, count)
+            if header is not None and header.scan and header.uid:
+                segs.append(Seg(study, uid, header))
+        self._counts = counts
+        self._segs = {uid: entry for uid, entry in self._segs.items() if uid in counts}
+        return Listed(began, scans, segs, frozenset(counts))
+
+    def _looked_into(self, study: str, series: str, count: int) -> SegHeader | None:
+        before, header = self._segs.get(series, (-1, None))
+        if before != count:
+            header = self._server.newest_seg(study, series)
+            self._segs[series] = count, header
+        return header
+
+
+def is_newer(theirs: DataModel, known: DataModel) -> bool:
+    """Whether a SEG of the server's list goes before the label that is known."""
+    if theirs.info["SOPInstanceUID"] == known.info.get("SOPInstanceUID"):
+        return False
+    return str(theirs.info["created"]) > str(known.info.get("created", ""))
+
+
+def _header_of(scan: str, info: Mapping[str, Any]) -> SegHeader:
+    """What is noted of a SEG, as far as it takes to compare it with others."""
+    return SegHeader(str(info.get("SOPInstanceUID", "")), scan, (), str(info.get("created", "")))
+
+
+def _text(dataset: Dataset, name: str) -> str:
+    value = dataset.get(name)
+    return "" if value is None else str(value).strip()

@@ -1,0 +1,146 @@
+"""A DICOMweb server as one object: search, fetch, store; with timeouts, and one kind of error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+from dicomweb_client import DICOMwebClient
+from dicomweb_client.session_utils import create_session_from_user_pass
+from monailabel.config import settings as server_settings
+from monailabel.datastore.dicom import DICOMwebClientX
+from pydicom.dataset import Dataset
+
+from lib.dicom_seg import SegHeader
+from lib.errors import UserError
+
+_PIXELS = "7FE00010"
+_TIMEOUT = (5.0, 60.0)
+"""Seconds for the connection, and for each part of an answer."""
+_FIELDS = (
+    *("PatientID", "StudyInstanceUID", "StudyDate", "StudyTime", "SeriesDescription", "Modality"),
+    "NumberOfSeriesRelatedInstances",
+)
+
+
+class DicomWebServer:
+    """What the study needs of a DICOMweb server.
+
+    Args:
+        client: of the server.
+    """
+
+    def __init__(self, client: DICOMwebClient) -> None:
+        self._client = client
+
+    @classmethod
+    def at(cls, address: str) -> DicomWebServer:
+        """The server at an address, with the log-in that MONAI Label's settings name."""
+        client = _client(address)
+        # Five attempts with ever longer pauses, the default, would hold up every client for half a minute.
+        client.set_http_retry_params(max_attempts=2, wait_exponential_multiplier=250)
+        return cls(client)
+
+    @property
+    def address(self) -> str:
+        """Base of its services."""
+        return str(self._client.base_url)
+
+    # --- lists: whoever asks has to expect many kinds of errors ---------------------------------------------------
+
+    def search(self, conditions: Mapping[str, Any]) -> list[Dataset]:
+        """What the server says about each series that meets the conditions, DICOM keywords with values."""
+        found = self._client.search_for_series(
+            search_filters=dict(conditions), fields=list(_FIELDS), get_remaining=True
+        )
+        return [Dataset.from_json(each) for each in found]
+
+    def newest_seg(self, study: str, series: str) -> SegHeader | None:
+        """The newest SEG of a series, without its pixels."""
+        metadata = self._client.retrieve_series_metadata(study, series)
+        without_pixels = [{k: v for k, v in instance.items() if k != _PIXELS} for instance in metadata]
+        headers = [SegHeader.of(Dataset.from_json(instance)) for instance in without_pixels]
+        return max(headers, key=lambda one: one.created, default=None)
+
+    # --- content --------------------------------------------------------------------------------------------------
+
+    def save_series(self, study: str, series: str, folder: Path) -> int:
+        """Write each instance of a series into a folder; returns how many there are.
+
+        Raises:
+            UserError: (502) when the server does not do its part.
+        """
+        count = 0
+        with self._answering(f"Series {series} could not be fetched"):
+            for instance in self._client.iter_series(study, series):
+                instance.save_as(folder / f"{instance.SOPInstanceUID}.dcm", write_like_original=False)
+                count += 1
+        return count
+
+    def fetch_seg(self, study: str, series: str, uid: str) -> Dataset:
+        """One SEG, with its pixels.
+
+        Raises:
+            UserError: (502) when the server does not do its part.
+        """
+        with self._answering(f"SEG {uid} could not be fetched"):
+            return self._client.retrieve_instance(study, series, uid)
+
+    def store(self, seg: Dataset) -> None:
+        """Store a SEG.
+
+        Raises:
+            UserError: (502) when the server does not do its part, or refuses it.
+        """
+        with self._answering("The label could not be stored"):
+            answer = self._client.store_instances([seg])
+        if answer.get("FailedSOPSequence") or not answer.get("ReferencedSOPSequence"):
+            raise UserError(f"The DICOMweb server {self.address} has refused the label (DICOM SEG).", status=502)
+
+    @contextmanager
+    def _answering(self, what: str) -> Iterator[None]:
+        """Raise UserError (502) when the server does not do its part."""
+        try:
+            yield
+        except requests.RequestException as error:
+            raise UserError(
+                f"{what}: the DICOMweb server {self.address} does not answer as it should ({str(error)[:200]}). "
+                "Try again later.",
+                status=502,
+            ) from error
+
+
+def _client(address: str) -> DICOMwebClient:
+    if "googleapis.com" in address:
+        from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
+
+        return DICOMwebClient(url=address, session=_limited(create_session_from_gcp_credentials()))
+    session = requests.Session()
+    user = server_settings.MONAI_LABEL_DICOMWEB_USERNAME or server_settings.MONAI_LABEL_DATASTORE_USERNAME
+    password = server_settings.MONAI_LABEL_DICOMWEB_PASSWORD or server_settings.MONAI_LABEL_DATASTORE_PASSWORD
+    if user and password:
+        session = create_session_from_user_pass(user, password)
+    return DICOMwebClientX(
+        url=address,
+        session=_limited(session),
+        qido_url_prefix=server_settings.MONAI_LABEL_QIDO_PREFIX,
+        wado_url_prefix=server_settings.MONAI_LABEL_WADO_PREFIX,
+        stow_url_prefix=server_settings.MONAI_LABEL_STOW_PREFIX,
+    )
+
+
+class _Limited(requests.adapters.HTTPAdapter):
+    """Requests that end: without a limit, a silent DICOM server would hold up every client."""
+
+    def send(self, request: requests.PreparedRequest, **arguments: Any) -> requests.Response:  # type: ignore[override]
+        """See the base class."""
+        return super().send(request, **{**arguments, "timeout": arguments.get("timeout") or _TIMEOUT})
+
+
+def _limited(session: requests.Session) -> requests.Session:
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Limited())
+    return session

@@ -1,0 +1,12 @@
+"""Labels as DICOM Segmentation objects (DICOM PS3.3, A.51): volumes are written with dcmqi, 2D images by ``picture``.
+
+A SEG numbers its segments 1, 2, ... without a gap, so a structure that is absent moves the numbers of those after it:
+what a segment is, only its name says. Frames may be left out and come in any order; each says where it lies.
+"""
+
+from .header import SegHeader
+from .parts import Origin, Segment
+from .read import read_seg
+from .write import write_seg
+
+__all__ = ["Origin", "SegHeader", "Segment", "read_seg", "write_seg"]

@@ -1,0 +1,275 @@
+"""The parts that keep requests in their place, one by one; ``clients/test_security.py`` has them in a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from fastapi import HTTPException
+
+from adapters import secrets
+from adapters.gate import Gate, answer_of
+from adapters.scratch import Scratch
+from adapters.sessions import StudySessions
+from adapters.store import plain_info, plain_name
+from adapters.validation import check_call
+from lib.config import Settings
+from lib.errors import UserError
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The system's folder for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield folder
+    tempfile.tempdir = None
+
+
+# --- temporary files --------------------------------------------------------------------------------------------------
+
+
+def test_scratch_is_private_and_emptied(temporary: Path) -> None:
+    scratch = Scratch()
+    assert Path(tempfile.gettempdir()) == scratch.folder
+    assert scratch.folder.parent == temporary
+    assert scratch.folder.stat().st_mode & 0o777 == 0o700
+    Path(tempfile.mkdtemp()).joinpath("scan.nii.gz").write_bytes(b"patient")
+    with tempfile.NamedTemporaryFile(delete=False) as file:
+        file.write(b"patient")
+    kept = scratch.folder / "pymp-of-a-library"
+    kept.mkdir()
+    scratch.empty()
+    assert list(scratch.folder.iterdir()) == [kept]
+
+
+def test_scratch_of_a_killed_server_is_removed(temporary: Path) -> None:
+    gone, running, other = (temporary / name for name in ("semisam-4194399-a", "semisam-1-b", "semisam-notes"))
+    for folder in (gone, running, other):
+        folder.mkdir()
+        (folder / "tmp1").write_bytes(b"patient")
+    elsewhere = temporary.parent / "elsewhere"
+    elsewhere.mkdir()
+    (temporary / "semisam-4194398-c").symlink_to(elsewhere)
+    Scratch()
+    assert not gone.exists()
+    assert running.is_dir()
+    assert other.is_dir()
+    assert elsewhere.is_dir()
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def test_old_sessions_go_although_one_is_damaged(tmp_path: Path, temporary: Path) -> None:
+    sessions = StudySessions(str(tmp_path / "store"), 3600, 2**20)
+    scan = temporary / "scan.nii.gz"
+    names = []
+    for _ in range(3):
+        scan.write_bytes(b"x")
+        names.append(sessions.add_session(str(scan))[0])
+    old, damaged, fresh = (tmp_path / "store" / name for name in names)
+    note = json.loads((old / "meta.info").read_text())
+    (old / "meta.info").write_text(json.dumps({**note, "last_access_ts": int(time.time()) - 9999}))
+    (damaged / "meta.info").write_text("[")
+    os.utime(damaged, (1, 1))
+    (tmp_path / "store" / "somebody's folder").mkdir()
+    assert StudySessions(str(tmp_path / "store"), 3600, 2**20).remove_expired() == 2
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == sorted([fresh.name, "somebody's folder"])
+
+
+def test_sessions_delete_no_other_folder(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    for folder in (tmp_path, tmp_path / "store" / "x"):
+        folder.mkdir(exist_ok=True)
+        (folder / "meta.info").write_text('{"image": "/no/such", "path": "/"}')
+    sessions = StudySessions(str(tmp_path / "store"), 3600, 2**20)
+    for name in ("..", "x", "", ".", "/", str(tmp_path), f"{uuid.uuid4()}/../x"):
+        assert sessions.get_session(name) is None
+        sessions.remove_session(name)
+    assert (tmp_path / "store" / "x" / "meta.info").is_file()
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+def through(app: Any, temporary: Path, *pieces: bytes, path: str = "/x", kind: str = "multipart/form-data") -> Any:
+    """Status and JSON of one request whose body comes in pieces, without a length."""
+    sent: list[dict[str, Any]] = []
+    left = list(pieces)
+
+    async def receive() -> dict[str, Any]:
+        body = left.pop(0) if left else b""
+        return {"type": "http.request", "body": body, "more_body": bool(left)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "PUT", "path": path, "headers": [(b"content-type", kind.encode())]}
+    asyncio.run(Gate(app, most_bytes=100, scratch=Scratch())(scope, receive, send))
+    return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent))
+
+
+async def reads(scope: Any, receive: Any, send: Any) -> None:
+    got = 0
+    while True:
+        message = await receive()
+        got += len(message["body"])
+        if not message["more_body"]:
+            break
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(got).encode()})
+
+
+def test_bodies_are_counted(temporary: Path) -> None:
+    assert through(reads, temporary, b"a" * 60, b"b" * 40) == (200, 100)
+    status, answer = through(reads, temporary, b"a" * 60, b"b" * 41, b"c" * 60)
+    assert status == 413
+    assert "max_upload" in answer["detail"]
+    status, answer = through(reads, temporary, b"a" * 101, kind="application/json")
+    assert status == 413
+    assert "longer" in answer["detail"]
+
+
+@pytest.mark.parametrize("path", ["/a/../b", "/a/%2e%2e/b", "/a/..\\b", "/a\0"])
+def test_paths_are_looked_at(temporary: Path, path: str) -> None:
+    status, answer = through(reads, temporary, path=path)
+    assert (status, "'..'" in answer["detail"]) == (400, True)
+
+
+def test_what_nobody_answers_gets_a_text(temporary: Path) -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            file.write(b"patient")
+        raise KeyError("\ud800")
+
+    status, answer = through(fails, temporary)
+    assert status == 500
+    assert "/logs/" in answer["detail"]
+    assert list(temporary.rglob("tmp*")) == []
+
+
+def test_other_servers_are_named_without_their_address() -> None:
+    asked = requests.Request("GET", "http://me:secret@dicom.example/x?key=secret").prepare()
+    answer = answer_of(requests.ConnectionError("no", request=asked))
+    assert answer.status_code == 502
+    assert "dicom.example" in answer.detail
+    assert "secret" not in answer.detail
+
+
+# --- names, notes, jobs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", ".x", "a/b", "a\\b", "a\0", "a\n", "\ud800", "ß" * 101, None, 5, ["a"], "../x"])
+def test_names_that_are_none(name: object) -> None:
+    with pytest.raises(UserError, match="tag name"):
+        plain_name(name, "tag")
+
+
+@pytest.mark.parametrize("name", ["a", "Müller 2 (left)", "日本", "a..b", "x" * 200])
+def test_names(name: str) -> None:
+    assert plain_name(name, "tag") == name
+
+
+@pytest.mark.parametrize(
+    "note", [[1], "a", 5, {"a": float("nan")}, {"a": [float("inf")]}, {"a": "\ud800"}, {"\udfff": 1}]
+)
+def test_notes_that_cannot_be_kept(note: object) -> None:
+    with pytest.raises(UserError, match="notes"):
+        plain_info(note)
+
+
+def test_notes() -> None:
+    deep: Any = 1
+    for _ in range(150):
+        deep = [deep]
+    for note in ({}, {"a": 1.5, "b": [None, {"c": "ü\u2028"}]}, {"deep": deep}, {"big": 10**300}):
+        assert plain_info(note) == note
+    assert plain_info(None) == {}
+    for _ in range(50):
+        deep = [deep]
+    with pytest.raises(UserError):
+        plain_info({"deep": deep})
+
+
+@pytest.mark.parametrize(
+    ("request_", "in_server", "part"),
+    [
+        ({}, True, "run_sync"),
+        ({"gpus": 0}, False, "gpus"),
+        ({"gpus": "0;1"}, False, "gpus"),
+        ({"images": ["scan"] * 20_000}, False, "characters"),
+    ],
+)
+def test_jobs_that_could_not_start(request_: dict[str, Any], in_server: bool, part: str) -> None:
+    with pytest.raises(UserError, match=part):
+        check_call("batch_infer", request_, in_server=in_server)
+    check_call("batch_infer", {"gpus": "0,1", "images": ["scan"] * 100}, in_server=False)
+    check_call("scoring", {"gpus": "all"}, in_server=True)
+
+
+# --- secrets and settings ---------------------------------------------------------------------------------------------
+
+
+def test_logs_are_blackened(caplog: pytest.LogCaptureFixture) -> None:
+    formatter = secrets.Redacting(logging.Formatter("%(message)s"), ["pass word", "key", "a-long-key"])
+    try:
+        raise ValueError("a-long-key")
+    except ValueError as error:
+        record = logging.LogRecord(
+            "x", logging.INFO, "", 0, "%s %s Authorization: Bearer abc.def-ghi http://me:mine@host/x",
+            ("pass word", "monkey"), (ValueError, error, error.__traceback__),
+        )  # fmt: skip
+    text = formatter.format(record)
+    for secret in ("pass word", "a-long-key", "abc.def-ghi", "mine"):
+        assert secret not in text
+    assert "monkey" in text
+    assert "http://****@host/x" in text
+
+
+@pytest.mark.parametrize("address", ["http://me:secret@host/dicom-web", "https://me@host/dicom-web"])
+def test_no_password_in_an_address(address: str) -> None:
+    with pytest.raises(UserError, match="MONAI_LABEL_DICOMWEB_PASSWORD"):
+        secrets.check_address(address)
+    secrets.check_address("http://host:8042/dicom-web")
+    secrets.check_address("/data/me:you@home")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "9" * 20, "²"])
+def test_upload_limit_that_is_none(text: str) -> None:
+    with pytest.raises(UserError, match="max_upload"):
+        Settings.from_conf({"max_upload": text})
+
+
+@pytest.mark.parametrize("text", ["viewer", "https://a/b", "ftp://a", "https://a b", ",", "https://a:b"])
+def test_origins_that_are_none(text: str) -> None:
+    with pytest.raises(UserError, match="origins"):
+        Settings.from_conf({"origins": text})
+
+
+def test_origins() -> None:
+    given = "https://a.b/, http://[::1]:80,*"
+    assert Settings.from_conf({"origins": given}).origins == ("https://a.b", "http://[::1]:80", "*")
+    assert Settings.from_conf({}).origins == ()
+
+
+def test_upload_limit() -> None:
+    assert Settings.from_conf({}).most_upload == 2 * 2**30
+    assert Settings.from_conf({"max_upload": "100"}).most_upload == 100 * 2**20
+
+
+def test_an_answer_of_the_app_stays_as_it_is() -> None:
+    answer = answer_of(HTTPException(409, "later"))
+    assert (answer.status_code, answer.detail) == (409, "later")
