@@ -40,6 +40,9 @@ class ScanAnswers(Protocol):
 class SliceAnswerer(Protocol):
     """Gets scans ready."""
 
+    pace: int
+    """Steps of a training for each question about a scan. It bounds what questions cost."""
+
     def open(self, scan: ScanView) -> ScanAnswers:
         """Get a scan ready for prompts in any view."""
         ...
@@ -59,9 +62,14 @@ def answerer_of(generalist: Generalist) -> SliceAnswerer:
 class CutAnswerer:
     """Graph cuts of single slices; see ``slice_cut``.
 
+    A question takes less than two steps of a training, and fresh answers are better ones: of 40 scans each was asked
+    once at a pace of five (hippocampus, 200 steps: 0.754 Dice against 0.771).
+
     Args:
         options: weights.
     """
+
+    pace = 2
 
     def __init__(self, options: CutOptions | None = None) -> None:
         self.options = options or CutOptions()
@@ -95,6 +103,8 @@ class SliceModelAnswerer:
         model: the 2D model.
         ahead: slices that are encoded together on a GPU.
     """
+
+    pace = 5
 
     def __init__(self, model: SliceGeneralist, ahead: int = 4) -> None:
         self.model = model
@@ -148,6 +158,8 @@ class VolumeModelAnswerer:
         model: the model.
         points: points that it gets, at most.
     """
+
+    pace = 5
 
     def __init__(self, model: Promptable, points: int = 10) -> None:
         self.model = model

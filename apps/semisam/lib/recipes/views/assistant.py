@@ -38,12 +38,12 @@ class SliceOptions:
         weight: lambda_sam at the start.
         gamma: of Eq. 2.
         warm_up: share of the steps before the first question, unless the scan has a pseudo-label to begin with: until
-            then the teacher does not know what to ask.
+            then the teacher does not know what to ask. Answers about a bad prediction are bad, and what is learned from
+            them comes back as the next one. (Hippocampus, 20 outlined scans, 200 steps: after a fifth of them the
+            teacher saw a structure eight times as large as it is. Asking cuts from then on ended at 0.704 Dice, from
+            two fifths on at 0.771, never at 0.742.)
         every: an answer is asked anew when it is older than this share of the steps and its scan is drawn. The paper
             refreshes all scans "in a few task-specific rounds".
-        pace: steps of the training for each question. It bounds their cost: a question takes as long as five steps and
-            more, and there is one about every scan. In small studies it leaves a few rounds; in large ones the scans
-            that are drawn most are asked about, and the others as far as it goes.
         answer_bytes: memory for answers.
         prompts: how slices are prompted.
     """
@@ -51,9 +51,8 @@ class SliceOptions:
     fusion: Fusion = "majority"
     weight: float = 0.5
     gamma: float = 1.5
-    warm_up: float = 0.2
+    warm_up: float = 0.4
     every: float = 0.1
-    pace: int = 5
     answer_bytes: int = 2**29
     prompts: PromptOptions = field(default_factory=PromptOptions)
 
@@ -67,7 +66,9 @@ class SliceAssistant:
     """Asks a generalist about every scan that is drawn, labelled or not; see ``Assistant``.
 
     Answers are kept (one byte a voxel), as far as memory allows, and asked anew only when their scan is drawn, they are
-    too old, and the pace allows it (``Schedule``). Until its first answer nothing is said about a scan.
+    too old, and the answerer's pace allows it (``Schedule``): in small studies that leaves a few rounds; in large ones
+    the scans that are drawn most are asked about, and the others as far as it goes. Until its first answer nothing is
+    said about a scan.
 
     Args:
         answerer: the generalist.
@@ -92,7 +93,7 @@ class SliceAssistant:
         self._known = known
         self._classes = classes
         self._options = options
-        self._schedule = Schedule(options.every, options.pace, options.answer_bytes)
+        self._schedule = Schedule(options.every, answerer.pace, options.answer_bytes)
         self._predict: Predict | None = None
         self._generator = torch.Generator()
         self._steps = 1
