@@ -178,3 +178,16 @@ def test_strides_wait_for_fine_axes_and_stop_at_short_ones() -> None:
     assert kernels[-1] == (3, 3, 3)
     _, strides = plan_levels(5, (1.0, 1.0, 1.0), (32, 16, 6))
     assert strides == [(1, 1, 1), (2, 2, 1), (2, 2, 1), (2, 1, 1), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("network", ["unet3d", "unet2d"])
+def test_weights_begin_as_wide_as_relus_want_them(network: str) -> None:
+    """Narrower ones left some seeds with a structure that was never found."""
+    torch.manual_seed(0)
+    built = build_network(spec(network))
+    wide = [m for m in built.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Conv3d)) and m.weight.numel() > 500]
+    assert wide
+    for module in wide:
+        each = module.weight[0].numel()
+        assert float(module.weight.std()) == pytest.approx((2 / each) ** 0.5, rel=0.15)
+        assert module.bias is None or float(module.bias.abs().max()) == 0.0

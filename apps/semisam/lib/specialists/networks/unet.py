@@ -42,6 +42,7 @@ class UNet(SpecialistNetwork):
         # ceil_mode: an edge of one voxel stays one, and the last voxel of an odd edge is not lost.
         self.shrink = Pool[Pool.MAX, dims](2, ceil_mode=True)
         self._linear = _LINEAR[dims]
+        self.apply(_initialise)
 
     def features(self, image: Tensor) -> Tensor:
         """See ``SpecialistNetwork``."""
@@ -60,6 +61,17 @@ class UNet(SpecialistNetwork):
     def classify(self, features: Tensor) -> Tensor:
         """See ``SpecialistNetwork``."""
         return self.head(self.drop(features))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Random weights as wide as He et al., https://arxiv.org/abs/1502.01852, derive for ReLU.
+
+    PyTorch's own are less than half as wide. With them some seeds never found one of two structures in 200 steps.
+    """
+    if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _level(dims: int, inputs: int, outputs: int) -> nn.Sequential:
