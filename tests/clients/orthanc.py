@@ -118,3 +118,9 @@ class Orthanc:
     def delete_series(self, uid: str) -> None:
         """Delete a series, as an administrator does."""
         assert requests.delete(f"{self.url}/series/{self.series()[uid]['ID']}", timeout=60).ok
+
+    def delete_instance(self, uid: str) -> None:
+        """Delete one object of a series."""
+        found = requests.post(self.url + "/tools/lookup", data=uid, timeout=60).json()
+        (place,) = [each["Path"] for each in found if each["Type"] == "Instance"]
+        assert requests.delete(self.url + place, timeout=60).ok

@@ -1,0 +1,45 @@
+"""What semisam adds to the OHIF viewer of MONAI Label: a way to save labels, and the reasons of refusals.
+
+MONAI Label 0.8.5 brings OHIF 3.10 as built files. Its configuration is a script of its own, which may add modes and
+extensions: MONAI Label's file is sent with ours after it, and nothing on disk is changed. What ``ohif.js`` mends:
+
+- The panel asks port 8000, wherever the page comes from.
+- The mode *MONAI Label* shows no list of segments, so nothing could be saved.
+- *Export DICOM SEG* fails in every mode, because two commands have one name.
+- The SEG is upside down when the series is numbered along the slice normal (OHIF/Viewers#5038).
+- A refused request is shown without its reason.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import monailabel.endpoints
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import Response
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC, User
+
+PATH = "/ohif/app-config.js"
+_MARK = "semisam_ohif"
+_OURS = Path(__file__).with_name("ohif.js")
+_THEIRS = Path(monailabel.endpoints.__file__).parent / "static" / "ohif" / "app-config.js"
+
+
+def install(app: FastAPI) -> None:
+    """Answer for OHIF's configuration, before MONAI Label does; once, however often the app is loaded."""
+    if getattr(app.state, _MARK, False) or not _THEIRS.is_file():
+        return
+    setattr(app.state, _MARK, True)
+    router = APIRouter()
+
+    @router.get(PATH, include_in_schema=False)
+    def config(user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))) -> Response:  # noqa: B008
+        text = "\n".join(file.read_text(encoding="utf-8") for file in (_THEIRS, _OURS))
+        return Response(text, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+    before = len(app.router.routes)
+    app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
+    # MONAI Label answers for every path below /ohif/: ours has to come first.
+    routes = app.router.routes
+    routes[:] = [*routes[before:], *routes[:before]]
