@@ -26,6 +26,10 @@ if __name__ == "__main__":
     # The command line does not need the server: it is there at once.
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     try:
+        if sys.argv[1:2] == ["train"]:
+            from adapters.train_command import main as train
+
+            train(sys.argv[2:])
         from lib.commands import main
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is missing in {sys.executable}. Run this with semisam's own Python: .venv/bin/python")
@@ -46,14 +50,15 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 import infers
 import strategies
-from adapters import reports, validation
+from adapters import gate, login, ohif, reports, secrets, seg_answers, validation
 from adapters.answers import LOG, http_answers, text_of
 from adapters.batch import BatchInfer, check_batch
 from adapters.dicomweb import open_dicomweb
 from adapters.inference import check_infer, infer
 from adapters.jobs import job, stop_start
-from adapters.options import SAMPLE, SCORING, check_keys, check_name
+from adapters.options import SAMPLE, SCORING, check_keys, check_name, check_plain
 from adapters.outlined import settle
+from adapters.sessions import StudySessions
 from adapters.store import FINAL, StudyDatastore
 from adapters.study import Study
 from adapters.unasked import Unasked
@@ -82,6 +87,8 @@ class SemiSam(MONAILabelApp):
         self._unasked = Unasked()
         try:
             self.settings = Settings.from_conf(conf)
+            secrets.check_address(studies)
+            secrets.install()
             validation.install()
             self._look_for_weights()
             super().__init__(
@@ -109,7 +116,7 @@ class SemiSam(MONAILabelApp):
         if self.studies.startswith(("http://", "https://")) and server_settings.MONAI_LABEL_DATASTORE:
             datastore = super().init_datastore()
         elif self.studies.startswith(("http://", "https://")):
-            datastore = open_dicomweb(self.studies.strip().rstrip("/"), self.settings.labels)
+            datastore = open_dicomweb(self.studies.strip().rstrip("/"), self.settings)
         else:
             datastore = StudyDatastore(self.studies, read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY)
         self.study = Study(self.studies, datastore, self.settings, Path(self.app_dir) / "model" / "semisam")
@@ -149,6 +156,12 @@ class SemiSam(MONAILabelApp):
         """Batch infer."""
         return BatchInfer()
 
+    def _load_sessions(self, load: bool = False) -> StudySessions | None:
+        if not load:
+            return None
+        folder, expiry = server_settings.MONAI_LABEL_SESSION_PATH, server_settings.MONAI_LABEL_SESSION_EXPIRY
+        return StudySessions(folder, expiry, self.settings.most_upload)
+
     # --- requests -------------------------------------------------------------------------------------------------
 
     def server_mode(self, mode: bool) -> None:
@@ -156,7 +169,11 @@ class SemiSam(MONAILabelApp):
         super().server_mode(mode)
         self.serving = mode
         if mode and "monailabel.app" in sys.modules:
-            reports.install(sys.modules["monailabel.app"].app)
+            login.install()
+            gate.install(sys.modules["monailabel.app"].app, self.settings.most_upload, self.settings.origins)
+            for addition in (reports, ohif):
+                addition.install(sys.modules["monailabel.app"].app)
+            seg_answers.install()
         datastore = self.datastore()
         if mode and isinstance(datastore, StudyDatastore):
             datastore.serving = True
@@ -211,6 +228,7 @@ class SemiSam(MONAILabelApp):
         with http_answers():
             name = check_name(request.get("strategy") or "random", self._strategies, "strategy")
             check_keys(request, (), SAMPLE, f"Strategy {name!r}")
+            check_plain(request, "The request")
             return dict(super().next_sample({**request, "strategy": name}))
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:

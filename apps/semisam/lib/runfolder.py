@@ -20,10 +20,11 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from .distributed import Ranks
 from .errors import UserError
 from .volumes import space_error, write_whole
 
@@ -37,9 +38,15 @@ _PREFIX = "run-"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder; see the module's text for what is in it."""
+    """One run's folder; see the module's text for what is in it.
+
+    Args:
+        path: the folder.
+        ranks: who else works in it; the first one alone removes anything.
+    """
 
     path: Path
+    ranks: Ranks = field(default_factory=Ranks, compare=False, repr=False)
 
     @property
     def prepared(self) -> Path:
@@ -63,8 +70,8 @@ class RunFolder:
     def begin_round(self, index: int, *, keep: bool = False) -> Path:
         """An empty folder to write the round ``index`` into; with ``keep`` what a killed run left there stays."""
         part = self.path / "rounds" / f".part-{index}"
-        if part.exists() and not keep:
-            shutil.rmtree(part)
+        if not keep:
+            self.ranks.once(lambda: shutil.rmtree(part) if part.exists() else None)
         part.mkdir(parents=True, exist_ok=True)
         return part
 

@@ -14,14 +14,17 @@ from monailabel.interfaces.tasks.train import TrainTask
 from adapters.devices import device_choices
 from adapters.options import TRAIN, check_keys
 from adapters.study import Study
+from lib.distributed import Ranks, end_with_the_others
 from lib.errors import UserError
 from lib.generalists import unwrap
 from lib.pictures import PICTURES
 from lib.recipes import CHOICES, PRESETS, RECIPES, RecipeOptions, RecipeSettings, network_2d, resolve, run_recipe
+from lib.recipes.job import Job
 from lib.recipes.registry import IMPLEMENTATIONS
 from lib.runfolder import check_space
 from lib.volumes import space_error, write_whole
 
+from .launch import launch, processes
 from .observer import TrainingObserver
 
 logger = logging.getLogger("semisam.train")
@@ -50,6 +53,7 @@ class SemiSamTrainer(TrainTask):
             "max_epochs": 0,
             "seed": 0,
             "device": device_choices(),
+            "multi_gpu": False,
             **{name: list(allowed) for name, allowed in CHOICES.items()},
         }
 
@@ -68,9 +72,10 @@ class SemiSamTrainer(TrainTask):
             UserError: for an unknown option or a bad value, when there is no usable ``final`` label, or no space.
         """
         # The deprecated POST /train/ sends the options of each trainer under the trainer's name, and once more flat.
-        flat = {k: v for k, v in request.items() if not isinstance(v, Mapping)}
+        flat = {k: v for k, v in request.items() if k != "semisam" or not isinstance(v, Mapping)}
         check_keys(flat, self.config(), TRAIN, "The trainer 'semisam'")
         options = resolve(RecipeOptions.parse(flat))
+        processes(flat, options)
         self.study.check_generalist()
         outlined = self.study.usable()
         usable = {item.name for item in outlined}
@@ -91,24 +96,65 @@ class SemiSamTrainer(TrainTask):
         """
         options = self.check(request)
         study = self.study
+        ranks = Ranks.current()
         observer = TrainingObserver(study, options)
+        count = 1 if ranks.launched else processes(request, options)
+        if count > 1:
+            return self._by_several(count, request, observer)
         try:
+            job = self._job(options)
+            if ranks.world > 1:
+                end_with_the_others()
+                ranks.gather(job)
             unwrap(study.generalist)  # weights that cannot be loaded are no fault of the scans
             result = run_recipe(
-                study.cases(),
-                study.schema,
-                options,
-                RecipeSettings(spacing=study.settings.spacing, roi_size=study.settings.roi_size),
+                job.cases,
+                job.schema,
+                job.options,
+                job.settings,
                 generalist=study.generalist,
                 propagator=study.propagator,
-                folder=study.folder / "runs",
+                folder=job.folder,
                 observer=observer,
+                ranks=ranks,
             )
         except Exception as error:
             observer.failed(error)
             raise
         observer.finished(result)
         return self.stats()
+
+    def _by_several(self, count: int, request: Mapping[str, Any], observer: TrainingObserver) -> dict[str, Any]:
+        """Let several processes train; the first of them reports and publishes."""
+        logger.info("Training with %d processes", count)
+        status = launch(count, request)
+        stats = self.stats()
+        if status == 0:
+            return stats
+        if stats.get("stage") == "failed":
+            raise UserError(str(stats.get("message")), status=500)
+        error = UserError(
+            f"One of the {count} processes of the training has ended before its time (status {status}): it was killed, "
+            "or ran out of memory. Finished rounds and scans are kept: train again to go on.",
+            status=500,
+        )
+        observer.failed(error)
+        raise error
+
+    def _job(self, options: RecipeOptions) -> Job:
+        """The run, as other processes need to know it."""
+        study = self.study
+        return Job(
+            cases=study.cases(),
+            schema=study.schema,
+            options=options,
+            settings=RecipeSettings(spacing=study.settings.spacing, roi_size=study.settings.roi_size),
+            generalist=study.settings.generalist,
+            weights=study.settings.weights_folder.absolute(),
+            features=study.place.parents[1].absolute() / "features",
+            propagator=study.settings.propagator,
+            folder=study.folder / "runs",
+        )
 
 
 def _check_folder(folder: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from ..distributed import Ranks
 from ..generalists import Generalist
-from ..labels import LabelSchema
+from ..labels import LabelSchema, count_values
 from ..propagation import Propagator
 from ..report.history import History
 from ..runfolder import RunFolder, read_json, write_json
@@ -40,6 +41,7 @@ class Context:
         reporter: progress.
         observer: told about finished rounds.
         skipped: why a scan was left out, by name.
+        ranks: the processes that share the work of this run. All go through the same rounds and stages.
     """
 
     study: Study
@@ -51,11 +53,26 @@ class Context:
     reporter: Reporter
     observer: Observer
     skipped: dict[str, str] = field(default_factory=dict)
+    ranks: Ranks = field(default_factory=Ranks)
 
     @cached_property
     def history(self) -> History:
-        """What the trainings logged, epoch by epoch."""
-        return History(self.folder.path / "history.jsonl")
+        """What the trainings of this process logged, epoch by epoch."""
+        return History(self._history_file(self.ranks.rank))
+
+    def collect_history(self, index: int) -> None:
+        """Take over what other processes logged of the trainings of round ``index`` that were theirs; by the first."""
+        rank = 1
+        while (file := self._history_file(rank)).exists():
+            theirs, known = History(file), {(entry.round, entry.training) for entry in self.history.read()}
+            for entry in theirs.read():
+                if entry.round == index and (index, entry.training) not in known:
+                    self.history.add(entry)
+            theirs.forget(0)
+            rank += 1
+
+    def _history_file(self, rank: int) -> Path:
+        return self.folder.path / (f"history-{rank}.jsonl" if rank else "history.jsonl")
 
     @property
     def schema(self) -> LabelSchema:
@@ -87,7 +104,7 @@ class Context:
         """
         file = self.study.file_name(name)
         voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
-        counts = np.bincount(label.ravel(), minlength=self.schema.channels)
+        counts = count_values(label)
         params: dict[str, object] = {
             "label_names": self.schema.as_dict(),
             "volume_ml": {n: round(float(counts[v]) * voxel_ml, 4) for n, v in self.schema.as_dict().items()},
@@ -117,17 +134,21 @@ class Context:
             members: the round's networks, the best one first; None in round 0.
             notes: what else to write into the checkpoint.
         """
-        part = self.folder.begin_round(index, keep=True)
-        if members is not None:
-            about = {"recipe": self.options.recipe, "round": index, "seed": self.options.seed, **(notes or {})}
-            save_specialist(part / "specialist.pt", self.study.spec, members, about)
-        content = {"best_metric": self.reporter.best_metric, "names": list(params), "skipped": self.skipped}
-        write_json(part / "round.json", content)
-        self.folder.end_round(index)
+
+        def complete() -> None:
+            part = self.folder.begin_round(index, keep=True)
+            if members is not None:
+                about = {"recipe": self.options.recipe, "round": index, "seed": self.options.seed, **(notes or {})}
+                save_specialist(part / "specialist.pt", self.study.spec, members, about)
+            content = {"best_metric": self.reporter.best_metric, "names": list(params), "skipped": self.skipped}
+            write_json(part / "round.json", content)
+            self.folder.end_round(index)
+
+        self.ranks.once(complete)
         finished = self.take_up(index)
         if finished is None:
             raise RuntimeError(f"round {index} was written, but cannot be read")
-        if index > 0:  # the soft labels of the round before are not needed any more
+        if index > 0 and self.ranks.first:  # the soft labels of the round before are not needed any more
             for old in self.folder.round(index - 1).glob("*.npz"):
                 old.unlink()
         log.info("round %d of %d is finished", index, self.amount.rounds)
@@ -135,17 +156,11 @@ class Context:
 
     def take_up(self, index: int | None) -> FinishedRound | None:
         """Switch to the labels of a finished round and tell the observer; None when it is missing or damaged."""
-        if index is None:
+        content = None if index is None else self.content_of(index)
+        if index is None or content is None:
             return None
         folder = self.folder.round(index)
-        content = read_json(folder / "round.json")
-        if content is None:
-            return None
-        names, skipped, best = content["names"], content["skipped"], content["best_metric"]
-        if not (isinstance(names, list) and isinstance(skipped, dict) and isinstance(best, float)):
-            return None
-        if not all(self.study.has_target(folder, name) for name in names):
-            return None
+        names, skipped, best = content
         for name, reason in skipped.items():
             self.skipped[name] = reason
             self.study.drop(name)
@@ -159,6 +174,19 @@ class Context:
         finished = FinishedRound(index, checkpoint if checkpoint.exists() else None, labels, self.reporter.best_metric)
         self.observer.round_finished(finished)
         return finished
+
+    def content_of(self, index: int) -> tuple[list[str], dict[str, str], float] | None:
+        """Names of a finished round's pseudo-labels, why scans were left out, best metric; None when it is damaged."""
+        folder = self.folder.round(index)
+        content = read_json(folder / "round.json")
+        if content is None:
+            return None
+        names, skipped, best = content["names"], content["skipped"], content["best_metric"]
+        if not (isinstance(names, list) and isinstance(skipped, dict) and isinstance(best, float)):
+            return None
+        if not all(self.study.has_target(folder, name) for name in names):
+            return None
+        return names, skipped, best
 
 
 def _holds_structure(params: Mapping[str, object]) -> bool:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..distributed import Ranks
 from ..specialists.augment import Augmentation
 from ..specialists.losses import soft_cross_entropy, soft_dice
 from ..specialists.networks.sam import SamSpecialist
 from ..specialists.precision import MixedPrecision
 from ..specialists.ramps import linear_ramp, poly_decay, sigmoid_ramp
+from .pieces import Pieces
 from .sampling import Batch, TwoStreams
 from .slice_sampling import SliceSource
 from .training import StepListener, agreement, check_finite, holds_structure
@@ -86,9 +88,12 @@ class CoTraining:
         pair: both, on the device.
         plan: how to train.
         device: ``cpu`` or ``cuda[:n]``.
+        ranks: who shares the work of each step, None for this process alone; see ``pieces``.
     """
 
-    def __init__(self, pair: SamSpecialist, plan: CoTrainingPlan, device: str = "cpu") -> None:
+    def __init__(
+        self, pair: SamSpecialist, plan: CoTrainingPlan, device: str = "cpu", ranks: Ranks | None = None
+    ) -> None:
         self.pair = pair
         self.plan = plan
         self.done = 0
@@ -97,6 +102,12 @@ class CoTraining:
         self._precision = MixedPrecision(device)
         self._unet = _optimiser(pair.unet, plan.decay)
         self._sam = _optimiser(pair.sam, plan.decay)
+        self._ranks = ranks or Ranks()
+        self._pieces: tuple[Pieces, Pieces] | None = None
+        if self._ranks.launched:
+            networks = (pair.unet, pair.sam)
+            first, second = (Pieces(self._ranks, n, self._precision, networks[n]) for n in (0, 1))
+            self._pieces = first, second
 
     def run(
         self, source: SliceSource, size: Sequence[int], steps: int, generator: torch.Generator, listener: StepListener
@@ -119,6 +130,7 @@ class CoTraining:
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for the dropout
             for number in range(steps):
                 listener(number + 1, self.step(streams.draw().to(self._device), generator))
+        self._ranks.agree(list(self.pair.state_dict().values()))
         self.pair.eval()
 
     def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
@@ -131,8 +143,7 @@ class CoTraining:
             images, other = torch.cat([images, changed]), (from_unet, from_sam)
         self.pair.train()
         with self._precision():
-            unet = self.pair.unet(images).float()
-            sam = self.pair.ask(images, unet.detach().argmax(dim=1), generator).float()
+            unet, sam = self._both(images, generator)
         targets, weights = batch.targets[labelled], batch.weights[labelled]
         count = len(targets)
         unet_loss = segmentation_loss(unet[:count], targets, weights)
@@ -155,11 +166,38 @@ class CoTraining:
         metrics["loss"] = float((unet_loss + sam_loss).detach())
         check_finite(metrics["loss"], self.done, self.plan.steps)
         # The points are chosen by an argmax, so neither loss reaches the other network.
-        for loss, optimiser in ((unet_loss, self._unet), (sam_loss, self._sam)):
+        for n, (loss, optimiser) in enumerate(((unet_loss, self._unet), (sam_loss, self._sam))):
             optimiser.zero_grad(set_to_none=True)
-            self._precision.step(loss, optimiser, self.plan.clip)
+            descend = self._precision.step if self._pieces is None else self._pieces[n].descend
+            descend(loss, optimiser, self.plan.clip)
         self.done += 1
         return metrics
+
+    def _both(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The logits of the U-Net, and those of SAM with points from them."""
+        if self._pieces is None:
+            unet = self.pair.unet(images).float()
+            return unet, self.pair.ask(images, unet.detach().argmax(dim=1), generator).float()
+        first, second = self._pieces
+        unet = first.forward(len(images), self.done, lambda part: self.pair.unet(images[part]).float())
+        points = self.pair.points(unet.detach().argmax(dim=1), generator)
+        slices = len(points.places) // len(images)
+
+        def answer(part: slice) -> Tensor:
+            own = points.part(part.start * slices, part.stop * slices)
+            return self.pair.answer(images[part], own).float()
+
+        return unet, second.forward(len(images), self.done, answer)
+
+    def _classes(self, weak: Tensor) -> tuple[Tensor, Tensor]:
+        """What both networks say, ``[B, D, H, W]`` integers each."""
+
+        def say(part: slice) -> Tensor:
+            unet = self.pair.unet(weak[part]).argmax(dim=1)
+            return torch.stack([unet, self.pair.ask(weak[part], unet).argmax(dim=1)], dim=1)
+
+        both = say(slice(None)) if self._pieces is None else self._pieces[0].forward(len(weak), self.done, say)
+        return both[:, 0], both[:, 1]
 
     @torch.no_grad()
     def teach(self, weak: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,8 +212,7 @@ class CoTraining:
         """
         self.pair.eval()
         with self._precision():
-            unet = self.pair.unet(weak).argmax(dim=1)
-            sam = self.pair.ask(weak, unet).argmax(dim=1)
+            unet, sam = self._classes(weak)
         classes = self.pair.width
         said = [functional.one_hot(c, classes).movedim(-1, 1).float() for c in (unet, sam)]
         maps = torch.cat(said, dim=1).cpu()

@@ -133,8 +133,9 @@ def choose_device(text: str) -> str:
     """
     text = text.strip().lower()
     kind, _, number = text.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (":" in text and not (kind == "cuda" and number.isdecimal())):
-        raise UserError(f"device: {text!r} is not known. Allowed: auto, cpu, cuda, cuda:0, cuda:1, ...")
+    numbered = kind == "cuda" and number.isdecimal() and len(number) < 4
+    if kind not in ("auto", "cpu", "cuda") or (":" in text and not numbered):
+        raise UserError(f"device: {text[:80]!r} is not known. Allowed: auto, cpu, cuda, cuda:0, cuda:1, ...")
     if kind == "cpu":
         return "cpu"
     if not torch.cuda.is_available():

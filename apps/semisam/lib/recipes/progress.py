@@ -96,12 +96,14 @@ class Reporter:
         """Take note of a metric; the highest one is reported."""
         self.best_metric = max(self.best_metric, float(metric))
 
-    def advance(self, stage: str, metrics: Mapping[str, float] | None = None, *, force: bool = False) -> None:
-        """One unit of a stage is done."""
+    def advance(
+        self, stage: str, metrics: Mapping[str, float] | None = None, *, force: bool = False, units: int = 1
+    ) -> None:
+        """One unit of a stage is done, or several, by processes that work side by side."""
         now = time.monotonic()
         entry = self._stages[stage]
-        entry.done += 1
-        entry.measured += 1
+        entry.done += units
+        entry.measured += units
         entry.seconds += now - self._last
         self._last = now
         self._tell(stage, metrics or {}, force=force)

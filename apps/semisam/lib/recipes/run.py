@@ -6,12 +6,14 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import monai
 import torch
 
+from ..distributed import Ranks
 from ..errors import UserError
 from ..frames import Frame, frame_of
 from ..generalists import Generalist
@@ -21,9 +23,9 @@ from ..runfolder import RunFolder, check_space, fingerprint, only_one, open_run,
 from ..specialists.networks import NETWORKS
 from ..specialists.spec import BY_SLICE, SpecialistSpec, check_roi, choose_roi, choose_spacing
 from ..volumes import read_volume
-from .base import Case, FinishedRound, Observer, RecipeSettings, RunResult
+from .base import Case, FinishedRound, Observer, Progress, RecipeSettings, RunResult
 from .context import Context
-from .options import RecipeOptions
+from .options import NNUNET, RecipeOptions
 from .progress import Reporter
 from .registry import IMPLEMENTATIONS, resolve
 from .study import Study
@@ -50,6 +52,7 @@ def run_recipe(
     propagator: Propagator,
     folder: Path,
     observer: Observer,
+    ranks: Ranks | None = None,
 ) -> RunResult:
     """Train a specialist on the human labels and on labels that the recipe makes for all other scans.
 
@@ -62,7 +65,9 @@ def run_recipe(
         propagator: carries human labels over to the other scans.
         folder: where run folders are kept. A run that was killed continues at its last finished round when it is
             started again with the same input; the last three runs are kept.
-        observer: told about progress and finished rounds.
+        observer: told about progress and finished rounds; only the first process's is.
+        ranks: the processes that share the work, None for this one alone. Each calls this function with the same
+            arguments, but for a generalist on its own device.
 
     Raises:
         UserError: when no human label is there or none can be used, no scan can be read, there is no space left, or
@@ -74,14 +79,21 @@ def run_recipe(
             status=409,
         )
     options = resolve(options)
+    ranks = ranks or Ranks()
+    if ranks.world > 1 and options.network == NNUNET:
+        raise UserError("nnU-Net trains in one process: choose another network, or start one process.", status=409)
+    if not ranks.first:
+        observer = _Silent()
     recipe = IMPLEMENTATIONS[options.recipe]
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
         raise ValueError("case names must be unique")
-    with space_errors(folder), only_one(folder):
-        check_space(folder, _RESERVE)
+    with ExitStack() as held:
+        held.enter_context(space_errors(folder))
+        ranks.once(lambda: held.enter_context(only_one(folder)))
+        ranks.once(lambda: check_space(folder, _RESERVE))
         started = time.monotonic()
-        usable, skipped, prints = _check_files(cases)
+        usable, skipped, prints = _check_files(cases, ranks)
         identity = {
             "format": _FORMAT,
             "versions": {"torch": torch.__version__, "monai": monai.__version__, **recipe.versions(options)},
@@ -92,14 +104,15 @@ def run_recipe(
             "propagator": propagator.name,
             "cases": prints,
         }
-        run_folder = open_run(folder, identity)
-        spec = _spec(usable, schema, options, settings, run_folder)
+        run_folder = RunFolder(ranks.once(lambda: open_run(folder, identity).path), ranks)
+        spec = ranks.once(lambda: _spec(usable, schema, options, settings, run_folder))
+        options = replace(options, device=ranks.device(options.device))
         amount = options.amount
         unlabelled = sum(case.label is None for case in usable)
         if not unlabelled:
             # Without pseudo-labels a second round would repeat the first.
             amount = replace(amount, rounds=1)
-        check_space(folder, _bytes_needed(spec, len(usable)))
+        ranks.once(lambda: check_space(folder, _bytes_needed(spec, len(usable))))
         study = Study(usable, schema, spec, run_folder.prepared)
         rounds = amount.rounds
         work = {
@@ -109,10 +122,12 @@ def run_recipe(
             "refinement": rounds * unlabelled * recipe.refines,
         }
         reporter = Reporter(observer, rounds, amount.epochs * recipe.trainings, work)
-        context = Context(study, options, amount, generalist, propagator, run_folder, reporter, observer, skipped)
+        context = Context(
+            study, options, amount, generalist, propagator, run_folder, reporter, observer, skipped, ranks
+        )
         log.info(
             "%s, preset %s: %d scans with and %d without a human label, %d rounds of %d epochs; "
-            "spacing %s mm, window %s, on %s",
+            "spacing %s mm, window %s, on %s%s",
             options.recipe,
             options.preset,
             len(usable) - unlabelled,
@@ -122,6 +137,7 @@ def run_recipe(
             " x ".join(f"{s:g}" for s in spec.spacing),
             " x ".join(str(n) for n in spec.roi_size),
             options.device,
+            f", {ranks.world} processes" if ranks.world > 1 else "",
         )
         with reporter:
             last = _last_readable(context)
@@ -132,8 +148,8 @@ def run_recipe(
             last = recipe.run(context, last)
             if last.checkpoint is None:
                 raise RuntimeError("a recipe must end with a round that has a checkpoint")
-            report = _report(context, last, time.monotonic() - started)
-        run_folder.end_run()
+            report = _report(context, last, time.monotonic() - started) if ranks.first else None
+        ranks.once(run_folder.end_run)
         log.info("finished after %.0f s; best agreement %.3f", time.monotonic() - started, last.best_metric)
         return RunResult(
             folder=run_folder.path,
@@ -145,6 +161,16 @@ def run_recipe(
             resumed_at=resumed_at,
             report=report,
         )
+
+
+class _Silent:
+    """The observer of all processes but the first."""
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def round_finished(self, finished: FinishedRound) -> None:
+        """Nothing."""
 
 
 def _report(context: Context, last: FinishedRound, seconds: float) -> Path | None:
@@ -160,27 +186,36 @@ def _report(context: Context, last: FinishedRound, seconds: float) -> Path | Non
 
 def _last_readable(context: Context) -> FinishedRound | None:
     """The last finished round of a killed run; rounds whose files are damaged are dropped and made again."""
-    while (index := context.folder.finished_round()) is not None:
-        found = context.take_up(index)
-        if found is not None:
-            return found
-        log.warning("round %d of %s is damaged and will be made again", index, context.folder.path.name)
-        context.folder.drop_round(index)
-    return None
+
+    def whole() -> int | None:
+        while (index := context.folder.finished_round()) is not None and context.content_of(index) is None:
+            log.warning("round %d of %s is damaged and will be made again", index, context.folder.path.name)
+            context.folder.drop_round(index)
+        return index
+
+    return context.take_up(context.ranks.once(whole))
 
 
-def _check_files(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str], dict[str, list[str]]]:
+def _check_files(cases: Sequence[Case], ranks: Ranks) -> tuple[list[Case], dict[str, str], dict[str, list[str]]]:
     """The cases whose files are there, why others are not, and the fingerprints of all."""
-    usable, skipped, prints = [], {}, {}
-    for case in cases:
+    by_name = {case.name: case for case in cases}
+
+    def look(name: str) -> list[str] | str:
+        case = by_name[name]
         try:
-            prints[case.name] = [fingerprint(case.image), fingerprint(case.label) if case.label else "", case.annotated]
+            return [fingerprint(case.image), fingerprint(case.label) if case.label else "", case.annotated]
         except UserError as error:
-            log.warning("%s is left out: %s", case.name, error)
-            skipped[case.name] = str(error)
-            prints[case.name] = ["missing", "", ""]
+            log.warning("%s is left out: %s", name, error)
+            return str(error)
+
+    usable, skipped, prints = [], {}, {}
+    for name, found in ranks.each(list(by_name), look).items():
+        if isinstance(found, str):
+            skipped[name] = found
+            prints[name] = ["missing", "", ""]
         else:
-            usable.append(case)
+            prints[name] = found
+            usable.append(by_name[name])
     if not any(case.label is not None for case in usable):
         raise UserError(f"No 'final' label can be used: {'; '.join(skipped.values())}", status=422)
     return usable, skipped, prints

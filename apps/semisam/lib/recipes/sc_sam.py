@@ -59,9 +59,11 @@ def run_sc_sam(run: Context, finished: FinishedRound | None) -> FinishedRound:
         part = run.folder.begin_round(index)
         _train(run, index, training)
         labels = label_study(run, index, lambda _: (published,))
-        save_tensors(part / _STATE, training.state())
+        if run.ranks.first:
+            save_tensors(part / _STATE, training.state())
         finished = run.end_round(index, labels, [published], notes={"sam": _about(kind)})
-        (run.folder.round(index - 1) / _STATE).unlink(missing_ok=True)
+        if run.ranks.first:
+            (run.folder.round(index - 1) / _STATE).unlink(missing_ok=True)
     return finished
 
 
@@ -106,7 +108,8 @@ def _begin(run: Context) -> tuple[str, CoTraining]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(run.options.seed * 1009)
         pair = build_sam(replace(spec, network=kind), weights)
-    return kind, CoTraining(pair.to(run.options.device), plan_for(run, kind), run.options.device)
+    device = run.options.device
+    return kind, CoTraining(pair.to(device), plan_for(run, kind), device, run.ranks)
 
 
 def plan_for(run: Context, kind: str) -> CoTrainingPlan:

@@ -9,6 +9,8 @@ Each of the five trainings has the epochs of the preset, not a fifth of them: th
 ``quick`` would be 40 steps. So a round takes five times as long as that of another recipe; ``max_epochs`` shortens it.
 (The paper: two or three cycles of five trainings with 1000 epochs.) Ours learn from probabilities, weighted by their
 confidence, where the paper's nnU-Net learns from hard labels.
+
+Several processes share the trainings of a round, each of them whole.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
+from ..distributed import Ranks
 from ..errors import UserError
 from ..runfolder import write_json
 from ..specialists.checkpoint import Specialist, load_specialist, save_specialist
@@ -65,7 +68,7 @@ class OwnBackEnd:
         """See ``BackEnd``."""
         plan = replace(plan_of(run), objective=LabelObjective(pseudo_ramp=0.0))
         source = FoldSource(run.study, fold)
-        trained = train_round(run, index, plan, source=source, training=fold.number, trainings=folds)
+        trained = train_round(run, index, plan, source=source, training=fold.number, trainings=folds, ranks=Ranks())
         return Specialist(run.study.spec, tuple(trained.members))
 
     def label(
@@ -104,11 +107,22 @@ def run_ssl_medsam2(
     parts = choose_folds(run.study.unlabelled(), folds, run.options.seed)
     for index in range(finished.index + 1, run.amount.rounds + 1):
         run.folder.begin_round(index, keep=True)
-        files = [train_fold(run, back_end, index, fold, folds) for fold in parts]
+        files = train_folds(run, back_end, index, parts)
         trained = [load_specialist(file, run.options.device) for file in files]
         labels = back_end.label(run, index, out_of_fold(parts, trained))
         finished = publish(run, index, labels, trained)
     return finished
+
+
+def train_folds(run: Context, back_end: BackEnd, index: int, folds: Sequence[Fold]) -> list[Path]:
+    """Train all folds of a round, each process its share; see ``train_fold``."""
+    by_name = {str(fold.number): fold for fold in folds}
+    files = run.ranks.each(list(by_name), lambda name: train_fold(run, back_end, index, by_name[name], len(folds)))
+    if run.ranks.first:
+        run.collect_history(index)
+        others, epochs = len(folds) - len(run.ranks.share(folds)), run.amount.epochs
+        run.reporter.skip("training", others * epochs * run.amount.iterations, index * len(folds) * epochs)
+    return list(files.values())
 
 
 def train_fold(run: Context, back_end: BackEnd, index: int, fold: Fold, folds: int) -> Path:
@@ -156,10 +170,12 @@ def publish(run: Context, index: int, labels: dict[str, dict[str, object]], trai
     part = run.folder.begin_round(index, keep=True)
     whole = joined(trained)
     notes = {"recipe": run.options.recipe, "round": index, "seed": run.options.seed, "folds": len(trained)}
-    save_specialist(part / "specialist.pt", whole.spec, whole.members, notes, whole.nnunet)
-    write_json(part / "folds.json", {"folds": [dict(one.notes) for one in trained]})
-    NnunetBackEnd.tidy(part)
+    if run.ranks.first:
+        save_specialist(part / "specialist.pt", whole.spec, whole.members, notes, whole.nnunet)
+        write_json(part / "folds.json", {"folds": [dict(one.notes) for one in trained]})
+        NnunetBackEnd.tidy(part)
     finished = run.end_round(index, labels, None)
-    for file in run.folder.round(index).glob("fold-*.pt"):  # their networks are all in the specialist's file
-        file.unlink()
+    if run.ranks.first:
+        for file in run.folder.round(index).glob("fold-*.pt"):  # their networks are all in the specialist's file
+            file.unlink()
     return finished

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean as mean
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..distributed import Ranks
 from ..errors import UserError
 from ..frames import frame_of, resize
 from ..generalists.mind import Mind
@@ -30,6 +32,8 @@ from .training import StepListener, Trained, TrainingPlan, agreement, train
 
 log = logging.getLogger("semisam.train")
 
+T = TypeVar("T")
+
 SETTLED = 0.985
 """Mean Dice between the pseudo-labels of two rounds from which on a further round is not worth its time."""
 
@@ -43,21 +47,16 @@ def read_templates(run: Context) -> None:
     Raises:
         UserError: when none can be used.
     """
-    first: UserError | None = None
-    for name in list(run.study.human()):
-        try:
-            template = run.study.template(name)
-            frame = frame_of(template.scan)
-            run.study.prepare(name, template.scan, frame)
-            run.study.keep_human(name, template.label, frame)
-        except UserError as error:
-            if error.status == 507:
-                raise
-            first = first or error
-            run.skip(name, str(error))
-        run.reporter.advance("propagation")
+
+    def keep(name: str) -> None:
+        template = run.study.template(name)
+        frame = frame_of(template.scan)
+        run.study.prepare(name, template.scan, frame)
+        run.study.keep_human(name, template.label, frame)
+
+    refused = _over(run, list(run.study.human()), keep)[1]
     if not run.study.human():
-        reason = first or "Outline one scan and save it as final."
+        reason = next(iter(refused.values()), "Outline one scan and save it as final.")
         raise UserError(f"No 'final' label can be used. {reason}", status=422)
 
 
@@ -71,41 +70,90 @@ def propagate_study(run: Context) -> FinishedRound:
     run.reporter.begin("propagation", 0)
     read_templates(run)
     run.study.need_dense()
-    params: dict[str, dict[str, object]] = {}
     templates: dict[str, Template] = {}
 
-    def carry_over(name: str) -> dict[str, float]:
+    def carry_over(name: str) -> dict[str, object]:
         kept = run.kept_params(part, name) if run.study.is_prepared(name) else None
-        params[name] = _propagate_one(run, name, templates) if kept is None else kept
-        return {"confidence": float(str(params[name]["confidence"]))}
+        return _propagate_one(run, name, templates) if kept is None else kept
 
-    _over_unlabelled(run, carry_over)
+    def metrics(params: dict[str, object]) -> dict[str, float]:
+        return {"confidence": float(str(params["confidence"]))}
+
+    params = _over_unlabelled(run, carry_over, metrics)
     return run.end_round(0, params, None)
 
 
-def _over_unlabelled(run: Context, work: Callable[[str], dict[str, float]]) -> None:
+def _over_unlabelled(
+    run: Context, work: Callable[[str], T], metrics: Callable[[T], dict[str, float]] | None = None
+) -> dict[str, T]:
     """Do the work of round 0 for every scan without a human label; those it cannot be done for are left out.
 
     Args:
         run: the run.
-        work: takes a scan's name and gives what to report.
+        work: takes a scan's name.
+        metrics: what to report of what it gives.
+
+    Returns:
+        What was given, by scan.
 
     Raises:
         UserError: (422) when there are such scans and it can be done for none, (507) when there is no space left.
     """
-    last: UserError | None = None
-    for name in run.study.unlabelled():
-        metrics: dict[str, float] = {}
+    found, refused = _over(run, run.study.unlabelled(), work, metrics)
+    if refused and not found:
+        last = list(refused.values())[-1]
+        raise UserError(f"None of the scans without a label can be used. The last one: {last}", status=422)
+    return found
+
+
+def _over(
+    run: Context, names: Sequence[str], work: Callable[[str], T], metrics: Callable[[T], dict[str, float]] | None = None
+) -> tuple[dict[str, T], dict[str, str]]:
+    """Do the work of round 0 for scans, each process for its share; those it cannot be done for are left out by all.
+
+    Returns:
+        What the work gave, and why scans are left out, by scan.
+
+    Raises:
+        UserError: (507) when there is no space left.
+    """
+    count = _counter(run, "propagation", names)
+
+    def attempt(name: str) -> tuple[T | None, str | None]:
         try:
-            metrics = work(name)
+            result = work(name)
         except UserError as error:
             if error.status == 507:
                 raise
-            last = error
             run.skip(name, str(error))
-        run.reporter.advance("propagation", metrics)
-    if last is not None and not run.study.unlabelled():
-        raise UserError(f"None of the scans without a label can be used. The last one: {last}", status=422)
+            count({})
+            return None, str(error)
+        count(metrics(result) if metrics else {})
+        return result, None
+
+    found: dict[str, T] = {}
+    refused: dict[str, str] = {}
+    for name, (result, reason) in run.ranks.each(names, attempt).items():
+        if reason is None:
+            found[name] = result  # type: ignore[assignment]
+        else:
+            refused[name] = reason
+            if name not in run.skipped:
+                run.skip(name, reason)
+    return found, refused
+
+
+def _counter(run: Context, stage: str, names: Sequence[str]) -> Callable[[dict[str, float]], None]:
+    """Tells the reporter, for each scan this process has done, what all have done by then, if they are as fast."""
+    left, world = len(names), run.ranks.world
+
+    def count(metrics: dict[str, float]) -> None:
+        nonlocal left
+        units = min(world, left)
+        left -= units
+        run.reporter.advance(stage, metrics, units=units)
+
+    return count
 
 
 def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> dict[str, object]:
@@ -151,11 +199,10 @@ def prepare_study(run: Context) -> FinishedRound:
     run.reporter.begin("propagation", 0)
     read_templates(run)
 
-    def prepare(name: str) -> dict[str, float]:
+    def prepare(name: str) -> None:
         if not run.study.is_prepared(name):
             scan = run.study.read(name)
             run.study.prepare(name, scan, frame_of(scan))
-        return {}
 
     _over_unlabelled(run, prepare)
     return run.end_round(0, {}, None)
@@ -184,6 +231,7 @@ def train_round(
     regulariser: Regulariser | None = None,
     training: int = 0,
     trainings: int = 1,
+    ranks: Ranks | None = None,
 ) -> Trained:
     """Train a specialist from scratch on the human labels and the current pseudo-labels.
 
@@ -196,6 +244,7 @@ def train_round(
         regulariser: a fresh one, None for the one that the options name.
         training: number of this training in the round, from 0.
         trainings: trainings in a round.
+        ranks: who shares its work, None for all processes of the run.
     """
     run.reporter.begin("training", index)
     if assistant is None:
@@ -209,13 +258,16 @@ def train_round(
         seed=run.options.seed * 1009 + index + training * 101,
         listener=follow(run, index, plan, training, trainings),
         assistant=assistant,
+        ranks=ranks or run.ranks,
     )
 
 
 def follow(run: Context, index: int, plan: TrainingPlan, training: int = 0, trainings: int = 1) -> StepListener:
     """A listener that tells the run about the steps of a training; arguments as for ``train_round``."""
     before = ((index - 1) * trainings + training) * plan.epochs
-    run.history.forget(index, training)
+    noted = run.ranks.first or trainings > 1  # what all processes train together is the first one's to note
+    if noted:
+        run.history.forget(index, training)
     epoch: list[dict[str, float]] = []
 
     def listen(step: int, metrics: dict[str, float]) -> None:
@@ -224,7 +276,8 @@ def follow(run: Context, index: int, plan: TrainingPlan, training: int = 0, trai
         if end:
             names = sorted({name for each in epoch for name in each})
             means = {name: mean([each[name] for each in epoch if name in each]) for name in names}
-            run.history.add(Entry(index, training, step // plan.iterations, means))
+            if noted:
+                run.history.add(Entry(index, training, step // plan.iterations, means))
             run.reporter.finished_epochs(before + step // plan.iterations)
             if "agreement" in means:
                 run.reporter.best(means["agreement"])
@@ -269,20 +322,21 @@ def label_by(
     """
     part = run.folder.begin_round(index, keep=True)
     run.reporter.begin("prediction", index)
-    params: dict[str, dict[str, object]] = {}
-    agreements: list[float] = []
-    for name in run.study.unlabelled():
+    names = run.study.unlabelled()
+    count = _counter(run, "prediction", names)
+
+    def keep(name: str) -> dict[str, object]:
         probabilities, label = predict(name)
         uncertainty = normalised_entropy(probabilities)
-        change = _change(run, name, probabilities)
-        agreements += [float(str(value)) for value in change.values()]
         run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
-        facts = uncertainty_facts(probabilities, uncertainty) | change
+        facts = uncertainty_facts(probabilities, uncertainty) | _change(run, name, probabilities)
         facts |= {"templates": _templates_of(run, index, name), "round": index, "source": "specialist"}
-        params[name] = run.keep_label(part, name, label, run.study.prepared(name).affine, facts)
-        run.reporter.advance("prediction", {"uncertainty": float(uncertainty.mean())})
-    if agreements:
-        run.reporter.best(sum(agreements) / len(agreements))
+        params = run.keep_label(part, name, label, run.study.prepared(name).affine, facts)
+        count({"uncertainty": float(uncertainty.mean())})
+        return params
+
+    params = run.ranks.each(names, keep)
+    _report_change(run, params.values())
     return params
 
 
@@ -307,20 +361,34 @@ def predict_study(run: Context, index: int, members: Sequence[nn.Module], option
     """
     part = run.folder.begin_round(index, keep=True)
     run.reporter.begin("prediction", index)
-    generator = torch.Generator().manual_seed(run.options.seed * 1009 + index)
-    agreements: list[float] = []
-    for name in run.study.dense():
+    outlined, names = run.study.dense(), run.study.unlabelled()
+    seed = run.options.seed * 1009 + index
+    one_after_another = torch.Generator().manual_seed(seed)
+    numbers = {name: number for number, name in enumerate([*outlined, *names])}
+
+    def random(name: str) -> torch.Generator:
+        # Processes that share the scans cannot share one row of random numbers.
+        if not run.ranks.launched:
+            return one_after_another
+        return torch.Generator().manual_seed(seed * 1_000_003 + numbers[name])
+
+    def outline(name: str) -> None:
         probabilities = run.study.target(name).probabilities.float()
-        _collect(run, part, name, probabilities, torch.zeros(probabilities.shape[1:]), options, generator)
-    for name in run.study.unlabelled():
+        _collect(run, part, name, probabilities, torch.zeros(probabilities.shape[1:]), options, random(name))
+
+    run.ranks.each(outlined, outline)
+    count = _counter(run, "prediction", names)
+
+    def predict(name: str) -> dict[str, object]:
         probabilities = predict_prepared(members, run.study.spec, run.study.prepared(name).image.float())
         uncertainty = normalised_entropy(probabilities)
-        agreements += [float(str(value)) for value in _change(run, name, probabilities).values()]
+        change = _change(run, name, probabilities)
         run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
-        _collect(run, part, name, probabilities, uncertainty, options, generator)
-        run.reporter.advance("prediction", {"uncertainty": float(uncertainty.mean())})
-    if agreements:
-        run.reporter.best(sum(agreements) / len(agreements))
+        _collect(run, part, name, probabilities, uncertainty, options, random(name))
+        count({"uncertainty": float(uncertainty.mean())})
+        return change
+
+    _report_change(run, run.ranks.each(names, predict).values())
 
 
 def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[str, dict[str, object]]:
@@ -338,8 +406,9 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
     bank = {name: _load(run, part, name, wanted=False) for name in everyone}
     generator = torch.Generator().manual_seed(run.options.seed)
     usual = usual_distance(list(bank.values()), generator)
-    params: dict[str, dict[str, object]] = {}
-    for name in names:
+    count = _counter(run, "refinement", names)
+
+    def correct(name: str) -> dict[str, object]:
         prepared = study.prepared(name)
         likeness = signatures @ prepared.signature
         order = sorted(range(len(everyone)), key=lambda n: (-float(likeness[n]), everyone[n]))
@@ -352,10 +421,21 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
         facts = uncertainty_facts(refined, uncertainty) | _change(run, name, refined)
         facts |= {"templates": _templates_of(run, index, name), "round": index, "source": "specialist"}
         label = prepared.frame.labels_back(refined)
-        params[name] = run.keep_label(part, name, label, prepared.affine, facts)
-        run.reporter.advance("refinement", {"unsure_voxels": float(len(own.unsure))})
-    shutil.rmtree(part / "evidence", ignore_errors=True)
-    return params
+        params = run.keep_label(part, name, label, prepared.affine, facts)
+        count({"unsure_voxels": float(len(own.unsure))})
+        return params
+
+    found = run.ranks.each(names, correct)
+    if run.ranks.first:
+        shutil.rmtree(part / "evidence", ignore_errors=True)
+    return found
+
+
+def _report_change(run: Context, params: Iterable[Mapping[str, object]]) -> None:
+    """Report the mean agreement with the round before, as far as it is among the facts about labels."""
+    agreements = [float(str(each["agreement"])) for each in params if "agreement" in each]
+    if agreements:
+        run.reporter.best(sum(agreements) / len(agreements))
 
 
 def _change(run: Context, name: str, probabilities: Tensor) -> dict[str, object]:

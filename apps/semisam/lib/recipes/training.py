@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from ..distributed import Ranks
 from ..errors import UserError
 from ..specialists.augment import Augmentation
 from ..specialists.networks import SpecialistNetwork, build_network
@@ -21,6 +22,7 @@ from ..specialists.regularisers import Observation, Regulariser
 from ..specialists.spec import SpecialistSpec
 from .assistance import Assistant, AssistedSource, Predict
 from .objectives import LabelObjective, Objective
+from .pieces import Pieces
 from .sampling import SampleSource, TwoStreams
 
 
@@ -86,6 +88,7 @@ def train(
     seed: int,
     listener: StepListener,
     assistant: Assistant | None = None,
+    ranks: Ranks | None = None,
 ) -> Trained:
     """Train a fresh network; no label of any other scan is looked at, and the last weights are taken.
 
@@ -98,6 +101,8 @@ def train(
         seed: of all random numbers.
         listener: told about each step.
         assistant: generalists that help, None without any.
+        ranks: who shares the work of each step, None for this process alone. All draw the same windows and work out
+            the same loss; what they share is the student's pass there and back, see ``pieces``.
 
     Raises:
         UserError: when the loss is no longer a number.
@@ -113,8 +118,13 @@ def train(
             assistant.start(_predictor(spec, regulariser, student), plan.steps, generator)
             source = AssistedSource(source, assistant, lambda: done)
         streams = TwoStreams(source, spec.roi_size, plan.batch, plan.human_share, plan.augmentation, generator)
-        trained = [*student.parameters(), *regulariser.parameters()]
+        heads = list(regulariser.parameters())
+        trained = [*student.parameters(), *heads]
         optimiser = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=plan.decay)
+        pieces = None
+        if ranks is not None and ranks.launched:
+            pieces = Pieces(ranks, seed, precision, student, heads)
+        there_and_back = _Pass(student, precision, pieces, bool(heads))
 
         def step(engine: Engine, _: object) -> dict[str, float]:
             nonlocal done
@@ -125,8 +135,7 @@ def train(
             batch = streams.draw().to(device)
             optimiser.zero_grad(set_to_none=True)
             with precision():
-                features = student.features(batch.images)
-                logits = student.classify(features).float()
+                features, logits = there_and_back.forward(batch.images, spec.channels, done)
                 seen = Observation(**vars(batch), features=features, logits=logits, step=done, steps=plan.steps)
                 extra = regulariser.loss(seen)
             loss, metrics = plan.objective(seen)
@@ -142,7 +151,7 @@ def train(
                 metrics |= facts
             metrics["loss"] = float(total.detach())
             check_finite(metrics["loss"], done, plan.steps)
-            precision.step(total, optimiser, plan.clip)
+            there_and_back.descend(total, optimiser, plan.clip)
             return metrics
 
         engine = Engine(step)
@@ -161,7 +170,47 @@ def train(
             listener(engine.state.iteration, metrics)
 
         engine.run(max_epochs=plan.epochs, epoch_length=plan.iterations)
-        return Trained(tuple(m.eval() for m in regulariser.members(student)), _mean(agreements))
+        members = tuple(m.eval() for m in regulariser.members(student))
+        if ranks is not None:
+            ranks.agree([value for member in members for value in member.state_dict().values()])
+        return Trained(members, _mean(agreements))
+
+
+class _Pass:
+    """The student's way from images to logits, and the step down the gradient.
+
+    Args:
+        student: the network in training.
+        precision: in which it passes.
+        pieces: to share the work; None for the whole batch at once.
+        heads: whether anybody has a head on the student's features.
+    """
+
+    def __init__(
+        self, student: SpecialistNetwork, precision: MixedPrecision, pieces: Pieces | None, heads: bool
+    ) -> None:
+        self._student = student
+        self._precision = precision
+        self._pieces = pieces
+        self._heads = heads
+
+    def forward(self, images: Tensor, classes: int, step: int) -> tuple[Tensor, Tensor]:
+        """Features and logits. In pieces, features are many to exchange: none where nobody has a head on them."""
+        if self._pieces is None:
+            features = self._student.features(images)
+            return features, self._student.classify(features).float()
+
+        def compute(part: slice) -> Tensor:
+            features = self._student.features(images[part])
+            logits = self._student.classify(features).float()
+            return torch.cat([logits, features.float()], dim=1) if self._heads else logits
+
+        whole = self._pieces.forward(len(images), step, compute)
+        return whole[:, classes:], whole[:, :classes]
+
+    def descend(self, loss: Tensor, optimiser: torch.optim.Optimizer, clip: float) -> None:
+        """Go down the gradient of the loss once."""
+        (self._precision.step if self._pieces is None else self._pieces.descend)(loss, optimiser, clip)
 
 
 def _predictor(spec: SpecialistSpec, regulariser: Regulariser, student: SpecialistNetwork) -> Predict:

@@ -39,7 +39,15 @@ class MixedPrecision:
 
     def step(self, loss: Tensor, optimiser: torch.optim.Optimizer, clip: float) -> None:
         """Go down the gradient of ``loss`` once, its norm clipped at ``clip``."""
+        self.backward(loss)
+        self.descend(optimiser, clip)
+
+    def backward(self, loss: Tensor) -> None:
+        """The first half of ``step``: work the gradient out."""
         self._scaler.scale(loss).backward()
+
+    def descend(self, optimiser: torch.optim.Optimizer, clip: float) -> None:
+        """The second half of ``step``."""
         self._scaler.unscale_(optimiser)
         nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip)
         self._scaler.step(optimiser)

@@ -25,6 +25,10 @@ class Points:
     places: Tensor
     kinds: Tensor
 
+    def part(self, low: int, high: int) -> Points:
+        """Those of the slices from ``low`` to before ``high``."""
+        return Points(self.places[low:high], self.kinds[low:high])
+
     def pixels(self, height: int, width: int) -> Tensor:
         """The places in an image whose pixel centres are whole numbers, the slice taking ``height`` x ``width``."""
         return self.places * self.places.new_tensor([width, height]) - 0.5

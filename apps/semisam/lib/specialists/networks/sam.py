@@ -20,7 +20,7 @@ from ...generalists.sam2d.tiny_vit import TinyViT
 from ...generalists.slices import View
 from ..spec import SpecialistSpec
 from .base import SpecialistNetwork
-from .point_prompts import points_of
+from .point_prompts import Points, points_of
 from .tuned_sam import TunedSam
 from .unet2d import UNet2d
 
@@ -100,15 +100,21 @@ class SamSpecialist(SpecialistNetwork):
             classes: what the U-Net says about them, ``[B, D, H, W]`` integers.
             generator: draws the points; None spreads them evenly.
         """
+        return self.answer(images, self.points(classes, generator))
+
+    def points(self, classes: Tensor, generator: torch.Generator | None = None) -> Points:
+        """The first half of ``ask``: points for all slices of all images, one image after the other."""
+        return points_of(self.view.stack(classes).flatten(0, 1), self.width, generator=generator)
+
+    def answer(self, images: Tensor, points: Points) -> Tensor:
+        """The second half of ``ask``."""
         # [B, inputs, slices, rows, columns], then all slices of all images one after the other
         stack = self.view.stack(images).transpose(1, 2)
         slices = stack.flatten(0, 1)
-        points = points_of(self.view.stack(classes).flatten(0, 1), self.width, generator=generator)
         step = len(slices) if torch.is_grad_enabled() else _AT_ONCE
         parts = []
         for at in range(0, len(slices), step):
-            part = type(points)(points.places[at : at + step], points.kinds[at : at + step])
-            parts.append(self.sam(slices[at : at + step], part, self._pixel_mm))
+            parts.append(self.sam(slices[at : at + step], points.part(at, at + step), self._pixel_mm))
         logits = torch.cat(parts).unflatten(0, stack.shape[:2]).transpose(1, 2)
         return self.view.volume(logits)
 

@@ -1,0 +1,122 @@
+"""The command line ``main.py train``: a training without a server, by one process or by several.
+
+``torchrun`` or ``srun`` start several. The first one has the study: it looks at the request, and puts finished rounds
+into service as in a training that a viewer has started. The others hear from it what to do; they need the files of the
+scans and the app's folder, and nothing of MONAI Label.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lib.distributed import Ranks, end_with_the_others, start, was_launched
+from lib.errors import UserError
+from lib.recipes import CHOICES, PRESETS, RECIPES
+from lib.recipes.options import choose_device
+
+if TYPE_CHECKING:
+    from lib.recipes.job import Job
+
+APP = Path(__file__).resolve().parents[1]
+_NICE = 5
+"""As ``adapters.jobs`` has it: all processes wait for the slowest."""
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Train, and end the process."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        request = _request(chosen)
+        if not was_launched() or start(choose_device(str(request.get("device") or "auto"))):
+            _lead(chosen, request)
+        else:
+            _help(Ranks.current())
+        status = 0
+    except UserError as error:
+        print(f"main.py train: {error}", file=sys.stderr)
+        status = 1
+    except SystemExit as error:  # adapters.jobs has said what was wrong
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        logging.exception("The training has failed")
+        status = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # at once: the way out of PyTorch's connections may wait for processes that are gone
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="main.py train",
+        description="Train on a study. Start it by torchrun or srun to share the work among processes and machines.",
+    )
+    parser.add_argument("--studies", metavar="DIR", help="folder or DICOMweb address of the study, as for the server")
+    parser.add_argument(
+        "--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="a setting, as for the server"
+    )
+    parser.add_argument("--request", default="{}", metavar="JSON", help="options as a training request has them")
+    parser.add_argument("--recipe", choices=RECIPES)
+    parser.add_argument("--preset", choices=list(PRESETS))
+    for name, text in (("rounds", "rounds after the propagation"), ("max_epochs", "epochs of a round"), ("seed", "")):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=text or None)
+    parser.add_argument("--device", help="cpu or cuda; several processes take a GPU each (default: what there is)")
+    for name, allowed in CHOICES.items():
+        parser.add_argument(f"--{name}", choices=allowed)
+    return parser
+
+
+def _request(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The training request."""
+    try:
+        request = json.loads(chosen.request)
+    except ValueError as error:
+        raise UserError(f"--request is no JSON: {error}") from error
+    if not isinstance(request, dict):
+        raise UserError("--request must be a JSON object.")
+    names = ("recipe", "preset", "rounds", "max_epochs", "seed", "device", *CHOICES)
+    given = {name: value for name in names if (value := getattr(chosen, name)) is not None}
+    return {"device": "auto", **request, **given, "model": "semisam", "multi_gpu": False}
+
+
+def _lead(chosen: argparse.Namespace, request: dict[str, Any]) -> None:
+    """Train as the server's job does; the trainer calls the other processes to help."""
+    studies = chosen.studies or os.environ.get("MONAI_LABEL_STUDIES", "")
+    if not studies:
+        raise UserError("Say which study: --studies DIR")
+    if not studies.startswith(("http://", "https://")):
+        if not Path(studies).is_dir():
+            raise UserError(f"There is no folder {studies}.", status=404)
+        studies = str(Path(studies).resolve())
+    os.environ["MONAI_LABEL_APP_DIR"] = str(APP)
+    os.environ["MONAI_LABEL_STUDIES"] = studies
+    os.environ["MONAI_LABEL_DATASTORE_AUTO_RELOAD"] = "false"
+    if chosen.conf:
+        os.environ["MONAI_LABEL_APP_CONF"] = json.dumps(dict(chosen.conf))
+    logging.basicConfig(
+        level=logging.INFO,
+        format="[%(asctime)s] [%(process)s] [%(threadName)s] [%(levelname)s] (%(name)s:%(lineno)d) - %(message)s",
+    )
+    from monailabel.interfaces.utils.app import app_instance
+
+    app_instance().train(request)
+
+
+def _help(ranks: Ranks) -> None:
+    """Do a share of the work, as the first process says."""
+    logging.basicConfig(level=logging.WARNING, format=f"[process {ranks.rank}] %(levelname)s - %(message)s")
+    if hasattr(os, "nice"):
+        os.nice(max(0, _NICE - os.nice(0)))
+    end_with_the_others()
+    nothing: Job | None = None
+    job = ranks.gather(nothing)[0]
+    if job is None:
+        raise RuntimeError("the first process has not said what to do")
+    job.help(ranks)

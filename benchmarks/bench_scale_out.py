@@ -1,0 +1,286 @@
+"""What several processes gain, and whether they give the same labels.
+
+Feature extraction and propagation by one process and by two, each process with one thread; then whole trainings by
+one, two and four, and one that nobody has launched, whose pseudo-labels are compared voxel by voxel.
+
+    python benchmarks/bench_scale_out.py --check
+    python benchmarks/bench_scale_out.py --stages same --recipes semisam_o1,ssl_medsam2 --epochs 3
+
+Speed is only worth reading on a machine that does nothing else; the load before each run is in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import common
+from common import DataSet, Silent, Store, Targets, heading, open_dataset, table
+
+STAGES = ("features", "propagation", "same")
+RECIPES = ("semisam_o1", "semisam_plus", "ssl_medsam2", "sc_sam")
+LEAST = 1.7
+"""Speed-up of two processes on two cores."""
+WORLDS = (1, 2, 4)
+_RESULT = "result.json"
+
+
+def main() -> int:
+    arguments = _arguments()
+    if arguments.worker:
+        return work(json.loads(arguments.worker))
+    data = open_dataset(*_DATA[arguments.data])
+    targets = Targets()
+    stages = common.chosen(arguments.stages, STAGES, "--stages")
+    store = Store(common.RESULTS / "scale_out.json", fresh=arguments.fresh)
+    for stage in (s for s in stages if s != "same"):
+        speed(stage, data, arguments, store, targets)
+    if "same" in stages:
+        for recipe in common.chosen(arguments.recipes, RECIPES, "--recipes"):
+            same(recipe, data, arguments, store, targets)
+    return targets.exit_code(arguments.check)
+
+
+_DATA = {
+    "la": ("la", ("left_atrium",)),
+    "hippocampus": ("hippocampus", ("anterior", "posterior")),
+}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    common.add_stage_options(parser, STAGES)
+    parser.add_argument("--data", choices=_DATA, default="la")
+    parser.add_argument("--scans", type=int, default=16, help="scans without a label (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=3, help="runs of each kind, in turns (default: %(default)s)")
+    parser.add_argument("--generalist", default="mind")
+    parser.add_argument("--recipes", default="semisam_o1", help="for the stage same (default: %(default)s)")
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--epochs", type=int, default=0, help="epochs of a round, 0 for the preset's")
+    parser.add_argument("--rounds", type=int, default=0, help="0 for the preset's")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+def speed(stage: str, data: DataSet, arguments: argparse.Namespace, store: Store, targets: Targets) -> None:
+    """One process against two."""
+    heading(f"{stage}: {arguments.scans} scans of {data.name}, generalist {arguments.generalist}, one thread a process")
+    kept: dict[str, list[float]] = {"1": [], "2": []}
+    rows: list[list[object]] = []
+    for turn in range(arguments.turns):
+        for world in (1, 2):
+            load = os.getloadavg()[0]
+            found = launched(world, job_of(stage, data, arguments))
+            kept[str(world)].append(found["seconds"])
+            rows.append([f"turn {turn + 1}, {world} processes", found["seconds"], load])
+    one, two = (statistics.median(kept[world]) for world in ("1", "2"))
+    print(table(["run", "seconds", "load before"], rows))
+    print(f"\nspeed-up: {one / two:.2f} (medians {one:.1f} s and {two:.1f} s)", flush=True)
+    store.data[f"{stage} {data.name} {arguments.generalist}"] = {"seconds": kept, "speed_up": one / two}
+    store.save()
+    targets.expect(one / two >= LEAST, f"{stage}: two processes at least {LEAST} times as fast, {one / two:.2f}")
+
+
+# --- the same labels --------------------------------------------------------------------------------------------------
+
+
+def same(recipe: str, data: DataSet, arguments: argparse.Namespace, store: Store, targets: Targets) -> None:
+    """Pseudo-labels of trainings by one, two and four processes, and of one that nobody has launched."""
+    heading(f"{recipe}: {arguments.scans} scans of {data.name}, preset {arguments.preset}")
+    labels: dict[str, dict[str, np.ndarray]] = {}
+    seconds: dict[str, float] = {}
+    for world in (0, *WORLDS):
+        name = f"{world} launched" if world else "not launched"
+        found = launched(world, {**job_of("same", data, arguments), "recipe": recipe})
+        seconds[name] = found["seconds"]
+        labels[name] = {k: _unpacked(v) for k, v in found["labels"].items()}
+    rows = []
+    base = labels["1 launched"]
+    for name, own in labels.items():
+        overlap, equal = compare(base, own)
+        rows.append([name, overlap, equal, seconds[name]])
+        if name != "not launched":
+            targets.expect(equal == 1.0, f"{recipe}, {name}: every voxel as by one launched process, {equal:.6f}")
+    print(table(["processes", "mean Dice with 1 launched", "share of equal voxels", "seconds"], rows), flush=True)
+    store.data[f"same {recipe} {data.name} {arguments.preset}"] = rows
+    store.save()
+
+
+def compare(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """Mean Dice over scans and structures, and the share of voxels that are equal."""
+    scores, equal, count = [], 0, 0
+    for name, a in one.items():
+        b = other[name]
+        equal += int((a == b).sum())
+        count += a.size
+        for value in np.unique(np.concatenate([np.unique(a), np.unique(b)])):
+            if value:
+                scores.append(
+                    2.0 * float(((a == value) & (b == value)).sum()) / float((a == value).sum() + (b == value).sum())
+                )
+    return (statistics.fmean(scores) if scores else 1.0), equal / max(1, count)
+
+
+def _unpacked(file: str) -> np.ndarray:
+    """Voxels of a label file as bytes; its header is the same in all runs."""
+    return np.frombuffer(gzip.decompress(bytes.fromhex(file)), np.uint8)[352:]
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def job_of(stage: str, data: DataSet, arguments: argparse.Namespace) -> dict[str, Any]:
+    split = data.split()
+    names = [*split["train"], *split["val"]][: arguments.scans + 1]
+    return {
+        "stage": stage,
+        "labels": list(data.labels),
+        "cases": [
+            [name, str(data.image(name)), str(data.label(name)) if n == 0 else None] for n, name in enumerate(names)
+        ],
+        "generalist": arguments.generalist,
+        "preset": arguments.preset,
+        "epochs": arguments.epochs,
+        "rounds": arguments.rounds,
+    }
+
+
+def launched(world: int, job: dict[str, Any]) -> dict[str, Any]:
+    """Do the job in a fresh folder by so many processes of one thread each; 0: one, without a launcher."""
+    folder = Path(tempfile.mkdtemp(prefix="scale-out-"))
+    try:
+        command = [sys.executable]
+        if world:
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+        command += [str(Path(__file__).resolve()), "--worker", json.dumps({**job, "folder": str(folder)})]
+        subprocess.run(command, env={**common.limit_threads(1), "OMP_WAIT_POLICY": "PASSIVE"}, check=True)
+        found: dict[str, Any] = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+        return found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def work(job: dict[str, Any]) -> int:
+    """A process's share of a job; the first one writes what was found. Loading Python and torch is not counted."""
+    import ignite.distributed
+
+    from lib.distributed import Ranks, start, was_launched
+    from lib.generalists import CachedGeneralist, FeatureCache, create_generalist
+    from lib.recipes import Case
+
+    if was_launched():
+        start("cpu")
+    ranks = Ranks.current()
+    folder = Path(job["folder"])
+    generalist = CachedGeneralist(create_generalist(job["generalist"]), FeatureCache(folder / "features"))
+    cases = [Case(name, Path(image), Path(label) if label else None) for name, image, label in job["cases"]]
+    ranks.gather(0)
+    begun = time.perf_counter()
+    found: dict[str, object] = {}
+    if job["stage"] == "features":
+        _features(ranks, cases, generalist)
+    elif job["stage"] == "propagation":
+        _propagation(ranks, cases, generalist, job)
+    else:
+        found["labels"] = _recipe(ranks, cases, generalist, job)
+    ranks.gather(0)
+    found["seconds"] = time.perf_counter() - begun
+    if ranks.first:
+        common.write_json(folder / _RESULT, found)
+    if ranks.launched:
+        ignite.distributed.finalize()
+    return 0
+
+
+def _features(ranks: Any, cases: Sequence[Any], generalist: Any) -> None:
+    """Encode every scan for the matching, and keep the features on disk."""
+    from lib.frames import frame_of
+    from lib.propagation import encoding_grid
+    from lib.volumes import read_volume
+
+    images = {case.name: case.image for case in cases}
+
+    def encode(name: str) -> None:
+        scan = read_volume(images[name])
+        grid = encoding_grid(scan, frame_of(scan), generalist)
+        generalist.encode(grid.image(scan.array), grid.spacing)
+
+    ranks.each(list(images), encode)
+
+
+def _propagation(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, Any]) -> None:
+    """Round 0 of a training."""
+    from lib.frames import frame_of
+    from lib.labels import LabelSchema
+    from lib.propagation import create_propagator
+    from lib.recipes.context import Context
+    from lib.recipes.options import PRESETS, RecipeOptions
+    from lib.recipes.progress import Reporter
+    from lib.recipes.stages import propagate_study
+    from lib.recipes.study import Study
+    from lib.runfolder import RunFolder
+    from lib.specialists.spec import SpecialistSpec, choose_roi, choose_spacing
+    from lib.volumes import read_volume
+
+    schema, amount = LabelSchema(tuple(job["labels"])), PRESETS[job["preset"]]
+    frame = frame_of(read_volume(cases[0].image))
+    spacing = choose_spacing([frame.extent], [frame.spacing], amount.scan_voxels)
+    roi = choose_roi([frame.extent], spacing, amount.roi_voxels, flat=False)
+    spec = SpecialistSpec(schema.names, amount.widths, spacing, roi, "unet3d", inputs=1, flat=False)
+    folder = RunFolder(Path(job["folder"]) / "run", ranks)
+    with Reporter(Silent(), 1, 1, {"propagation": len(cases)}) as reporter:
+        run = Context(
+            Study(cases, schema, spec, folder.prepared),
+            RecipeOptions(preset=job["preset"]),
+            amount,
+            generalist,
+            create_propagator("registration"),
+            folder,
+            reporter,
+            Silent(),
+            ranks=ranks,
+        )
+        propagate_study(run)
+
+
+def _recipe(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, Any]) -> dict[str, str]:
+    """A whole training; the last round's labels."""
+    from lib.labels import LabelSchema
+    from lib.propagation import create_propagator
+    from lib.recipes import RecipeOptions, RecipeSettings, run_recipe
+
+    options = RecipeOptions(
+        recipe=job["recipe"], preset=job["preset"], max_epochs=job["epochs"] or None, rounds=job["rounds"] or None
+    )
+    result = run_recipe(
+        cases,
+        LabelSchema(tuple(job["labels"])),
+        options,
+        RecipeSettings(),
+        generalist=generalist,
+        propagator=create_propagator("registration"),
+        folder=Path(job["folder"]) / "runs",
+        observer=Silent(),
+        ranks=ranks,
+    )
+    return {name: label.path.read_bytes().hex() for name, label in result.pseudo_labels.items()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
