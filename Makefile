@@ -97,8 +97,8 @@ serve: install  ## Start the server; on a demo study if STUDIES is not given.
 test: install-dev  ## Run the tests.
 	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-# Orthanc comes from the system's packages; tests/clients/setup.sh installs it where it is missing.
-test-clients: install-dev  ## Run the tests with a real DICOM server and a played 3D Slicer.
+# Orthanc, Chromium and nginx come from the system's packages; tests/clients/setup.sh installs what is missing.
+test-clients: install-dev  ## Run the tests with a real DICOM server, OHIF in a browser and a played 3D Slicer.
 	tests/clients/setup.sh
 	SEMISAM_CLIENTS=1 $(RUN) "$(BIN)/python" -m pytest -m clients tests/clients $(PYTEST_ARGS)
 
