@@ -7,11 +7,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 from lib.errors import UserError
@@ -21,8 +22,10 @@ from lib.labels import LabelSchema
 from lib.propagation import Propagator, SoftLabels, Template, create_propagator
 from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
 from lib.recipes import stages as stages_module
+from lib.recipes import training as training_module
 from lib.recipes.options import Preset
-from lib.specialists import load_specialist, predict
+from lib.specialists import SpecialistSpec, load_specialist, predict
+from lib.specialists.networks.base import SpecialistNetwork
 from lib.volumes import Volume, read_label, read_volume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -288,6 +291,33 @@ def test_settings_decide_spacing_and_window(study: Path, tmp_path: Path) -> None
     assert (spec.spacing, spec.roi_size) == ((4.0, 4.0, 5.0), (48, 32, 32))
     with pytest.raises(UserError, match="roi_size"):
         run(cases_of(study)[:2], tmp_path / "runs", settings=replace(settings, roi_size=(4, 4, 4)))
+
+
+def test_a_specialist_that_misses_a_structure_is_trained_again(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    built: list[Tensor] = []
+    build = training_module.build_network
+
+    def first_one_is_blind(spec: SpecialistSpec) -> SpecialistNetwork:
+        network = build(spec)
+        head = cast(nn.Conv3d, network.head)
+        built.append(head.weight.detach().clone())
+        if len(built) == 1 and head.bias is not None:
+            with torch.no_grad():
+                head.bias[2] = -1e4
+        return network
+
+    monkeypatch.setattr(training_module, "build_network", first_one_is_blind)
+    monkeypatch.setattr(stages_module, "ENOUGH_STEPS", 8)
+    monkeypatch.setattr(stages_module, "MOST_TRAININGS", 2)
+    with caplog.at_level(logging.WARNING, logger="semisam.train"):
+        run(cases_of(study), tmp_path / "runs", options=replace(OPTIONS, rounds=1, regulariser="supervised"))
+    assert "the specialist of round 1 finds nothing of" in caplog.messages[0]
+    assert "rod" in caplog.messages[0]
+    assert "it is trained again" in caplog.messages[0]
+    assert len(built) == 2
+    assert not torch.equal(*built)
 
 
 def test_rounds_end_when_the_labels_no_longer_change(

@@ -13,7 +13,7 @@ from lib.errors import UserError
 from lib.recipes.assistance import Predict
 from lib.recipes.objectives import LabelObjective
 from lib.recipes.sampling import Sample, TwoStreams
-from lib.recipes.training import TrainingPlan, agreement, holds_structure, train
+from lib.recipes.training import TrainingPlan, agreement, found_voxels, holds_structure, train
 from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation, plain_window
 from lib.specialists.regularisers import MeanTeacher, Observation
@@ -189,3 +189,17 @@ def test_a_step_without_any_annotated_structure_says_nothing_about_agreement() -
     assert not holds_structure(targets, weights)
     weights[:, :, 0] = 1
     assert holds_structure(targets, weights)
+
+
+def test_what_is_found_of_each_structure() -> None:
+    target = torch.zeros(1, 3, 2, 2, 2)
+    target[0, 1, 0] = 1.0
+    target[0, 2, 1, 0] = 1.0
+    target[0, 0, 1, 1] = 1.0
+    own = target.clone()
+    own[0, 1, 0, 0] = 0.0
+    own[0, 2, 0, 0] = 1.0
+    weights = torch.ones(1, 1, 2, 2, 2)
+    assert found_voxels(own, target, weights).tolist() == [[4, 2], [2, 2]]
+    weights[:, :, 1] = 0.0
+    assert found_voxels(own, target, weights).tolist() == [[4, 2], [0, 0]]

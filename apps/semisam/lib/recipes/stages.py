@@ -37,6 +37,11 @@ T = TypeVar("T")
 SETTLED = 0.985
 """Mean Dice between the pseudo-labels of two rounds from which on a further round is not worth its time."""
 
+MOST_TRAININGS = 3
+"""Trainings of a specialist that does not find one of its structures, each from other random weights."""
+ENOUGH_STEPS = 100
+"""Steps after which a structure that is not found at all will not be found; before, it may just be too early."""
+
 MOST_TEMPLATES = 3
 """Outlined scans that are propagated to one scan: the most similar ones."""
 
@@ -235,6 +240,8 @@ def train_round(
 ) -> Trained:
     """Train a specialist from scratch on the human labels and the current pseudo-labels.
 
+    One that does not find a structure at all would wipe it out of the whole study's labels. It is trained again.
+
     Args:
         run: the run.
         index: of the round.
@@ -249,17 +256,24 @@ def train_round(
     run.reporter.begin("training", index)
     if assistant is None:
         release_generalist(run)
-    return train(
-        run.study.spec,
-        source or run.study,
-        regulariser or build_regulariser(run.options.regulariser, plan.steps),
-        plan,
-        device=run.options.device,
-        seed=run.options.seed * 1009 + index + training * 101,
-        listener=follow(run, index, plan, training, trainings),
-        assistant=assistant,
-        ranks=ranks or run.ranks,
-    )
+    for attempt in range(1, MOST_TRAININGS + 1):
+        trained = train(
+            run.study.spec,
+            source or run.study,
+            regulariser or build_regulariser(run.options.regulariser, plan.steps),
+            plan,
+            device=run.options.device,
+            seed=run.options.seed * 1009 + index + training * 101 + (attempt - 1) * 10_007,
+            listener=follow(run, index, plan, training, trainings),
+            assistant=assistant,
+            ranks=ranks or run.ranks,
+        )
+        if not trained.missed or plan.steps < ENOUGH_STEPS:
+            break
+        missed = ", ".join(run.schema.names[value - 1] for value in trained.missed)
+        again = "it is trained again" if attempt < MOST_TRAININGS else "look at the labels, or try another seed"
+        log.warning("the specialist of round %d finds nothing of %s: %s", index, missed, again)
+    return trained
 
 
 def follow(run: Context, index: int, plan: TrainingPlan, training: int = 0, trainings: int = 1) -> StepListener:

@@ -68,10 +68,12 @@ class Trained:
     Args:
         members: networks to predict with, the best one first.
         agreement: mean Dice between the network and the labels it learned from, over the last epoch, 0..1.
+        missed: structures, from 1, that those labels held and of which the network found no voxel in the last epoch.
     """
 
     members: Sequence[SpecialistNetwork]
     agreement: float
+    missed: Sequence[int] = ()
 
 
 StepListener = Callable[[int, "dict[str, float]"], None]
@@ -143,6 +145,7 @@ def train(
             few = [t.detach()[..., ::2, ::2, ::2] for t in (logits, batch.targets, batch.weights)]
             if holds_structure(few[1], few[2]):
                 metrics["agreement"] = agreement(few[0], few[1], few[2])
+            seen_of_labels.add_(found_voxels(few[0], few[1], few[2]))
             total = loss + extra
             metrics["regulariser"] = float(extra.detach())
             if assistant is not None:
@@ -156,10 +159,12 @@ def train(
 
         engine = Engine(step)
         agreements: list[float] = []
+        seen_of_labels = torch.zeros(spec.channels - 1, 2, dtype=torch.long, device=device)
 
         @engine.on(Events.EPOCH_STARTED)
         def forget() -> None:
             agreements.clear()
+            seen_of_labels.zero_()
 
         @engine.on(Events.ITERATION_COMPLETED)
         def follow() -> None:
@@ -173,7 +178,8 @@ def train(
         members = tuple(m.eval() for m in regulariser.members(student))
         if ranks is not None:
             ranks.agree([value for member in members for value in member.state_dict().values()])
-        return Trained(members, _mean(agreements))
+        missed = [value for value, (held, found) in enumerate(seen_of_labels.tolist(), start=1) if held and not found]
+        return Trained(members, _mean(agreements), missed)
 
 
 class _Pass:
@@ -254,6 +260,16 @@ def agreement(probabilities: Tensor, target: Tensor, weights: Tensor | None = No
         if total:
             scores.append(2.0 * int((a & b).sum()) / total)
     return _mean(scores) if scores else 1.0
+
+
+def found_voxels(probabilities: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Voxels of each structure in a soft label ``[B, 1 + N, D, H, W]``, and how many of them are found, ``[N, 2]``.
+
+    The first may be logits as well. Voxels whose weight ``[B, 1, D, H, W]`` is 0 are left out.
+    """
+    own, other = probabilities.argmax(dim=1), target.argmax(dim=1) * (weights[:, 0] > 0)
+    structures = range(1, target.shape[1])
+    return torch.stack([torch.stack([(held := other == c).sum(), (held & (own == c)).sum()]) for c in structures])
 
 
 def holds_structure(target: Tensor, weights: Tensor) -> bool:
