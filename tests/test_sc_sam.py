@@ -171,9 +171,9 @@ def test_a_loss_that_is_no_number_ends_the_training() -> None:
 def test_training_lowers_both_losses_and_goes_on_where_it_was_left() -> None:
     def trained(stop: bool) -> tuple[list[dict[str, float]], CoTraining]:
         torch.manual_seed(0)
-        training = CoTraining(pair_of(), CoTrainingPlan(steps=16, sam_rate=5e-3, unet_rate=2e-2))
+        training = CoTraining(pair_of(), CoTrainingPlan(steps=24, sam_rate=5e-3, unet_rate=2e-2))
         found = []
-        for n in range(16):
+        for n in range(24):
             if stop and n == 6:
                 state = training.state()
                 training = CoTraining(pair_of(), training.plan)

@@ -136,5 +136,6 @@ def test_bad_settings_stop_the_start_with_one_readable_message(serve: Callable[.
     message = "\n".join(lines[begin:])
     assert "label: there is no such setting. Did you mean labels?" in message
     assert "roi_size: '7' is not allowed" in message
-    assert lines[-1].strip().startswith("--conf default_strategy")
+    assert "--conf default_strategy" in message  # all that may be set
+    assert lines[-1].strip().startswith("--conf ")
     assert "Traceback" not in server.tail()
