@@ -100,7 +100,7 @@ test: install-dev  ## Run the tests.
 # Orthanc, Chromium and nginx come from the system's packages; tests/clients/setup.sh installs what is missing.
 test-clients: install-dev  ## Run the tests with a real DICOM server, OHIF in a browser and a played 3D Slicer.
 	tests/clients/setup.sh
-	SEMISAM_CLIENTS=1 $(RUN) "$(BIN)/python" -m pytest -m clients tests/clients $(PYTEST_ARGS)
+	SEMISAM_CLIENTS=1 $(RUN) "$(BIN)/python" -m pytest -n 2 --dist loadfile -m clients tests/clients $(PYTEST_ARGS)
 
 lint: install-dev  ## Check style and types.
 	"$(BIN)/ruff" check .
