@@ -14,7 +14,7 @@ from fastapi import HTTPException
 
 from adapters.dicomweb import DicomWebStudy
 from adapters.dicomweb_cache import Failures, retry_after
-from adapters.dicomweb_lists import Lists
+from adapters.dicomweb_lists import Lists, scans_in
 from adapters.dicomweb_server import DicomWebServer
 from adapters.store import FINAL, ORIGINAL
 from adapters.study import Study
@@ -333,3 +333,25 @@ def test_what_is_annotated_goes_with_the_seg(orthanc: Orthanc, tmp_path: Path) -
     planes = study.check(item).planes
     assert planes is not None
     assert planes.at == (10, 10, 10)
+
+
+def test_what_a_slice_calls_itself_is_no_path(orthanc: Orthanc, tmp_path: Path) -> None:
+    _, uid = write_series(tmp_path / "evil", Labelled(*tiny_scan(1)), patient="evil")
+    for number, file in enumerate(sorted((tmp_path / "evil").iterdir())):
+        slice_ = pydicom.dcmread(file)
+        slice_.SOPInstanceUID = slice_.file_meta.MediaStorageSOPInstanceUID = f"../../../up-{number}"
+        slice_.save_as(file)
+    orthanc.upload(tmp_path / "evil")
+    store = open_store(orthanc, tmp_path)
+    assert read_volume(store.get_image_uri(uid)).shape == tiny_scan(1)[0].shape
+    assert not [file for file in tmp_path.rglob("up-*") if file.parent.name != "evil"]
+
+
+@pytest.mark.parametrize("key", ["SeriesInstanceUID", "StudyInstanceUID"])
+def test_series_without_a_uid_are_no_scans(key: str) -> None:
+    series = pydicom.Dataset()
+    series.Modality = "CT"
+    series.SeriesInstanceUID, series.StudyInstanceUID = "1.2.3", "1.2"
+    assert set(scans_in([series], "http://pacs", None)) == {"1.2.3"}
+    setattr(series, key, "../1.2")
+    assert scans_in([series], "http://pacs", None) == {}

@@ -6,6 +6,7 @@ scan's. Every other SEG that refers to a scan is a person's label (``final``); t
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ NO_SCANS = frozenset(
 VOLUMES = frozenset(["CT", "MR", "PT", "NM"])
 """Modalities whose single images are slices or whole volumes, never pictures."""
 
+_UID = re.compile(r"[0-9.]{1,64}")
 _SETTLE_SECONDS = 30
 """A server may list a new SEG late: until then it is not missed."""
 
@@ -45,7 +47,7 @@ def scans_in(found: Sequence[Dataset], address: str, asked: object) -> dict[str,
     scans = {}
     for each in found:
         uid, modality = _text(each, "SeriesInstanceUID"), _text(each, "Modality")
-        if (modality in NO_SCANS and modality != asked) or not uid.replace(".", "").isdigit():
+        if (modality in NO_SCANS and modality != asked) or not _are_uids(uid, _text(each, "StudyInstanceUID")):
             continue
         count = instances_of(each)
         extension = DICOM if modality not in VOLUMES and count == 1 else ".nii.gz"
@@ -56,6 +58,11 @@ def scans_in(found: Sequence[Dataset], address: str, asked: object) -> dict[str,
         info.update(SeriesInstanceUID=uid, RetrieveURL=url, instances=count, name=f"{uid}{extension}")
         scans[uid] = DataModel(info=info, ext=extension)
     return scans
+
+
+def _are_uids(*texts: str) -> bool:
+    """Whether all are DICOM UIDs. A server takes others as well, and they would become parts of paths here."""
+    return all(_UID.fullmatch(text) for text in texts)
 
 
 def instances_of(series: Dataset) -> int:
@@ -154,12 +161,14 @@ class Lists:
         segs, counts = [], {}
         for each in self._server.search({"Modality": "SEG"}):
             study, uid, count = _text(each, "StudyInstanceUID"), _text(each, "SeriesInstanceUID"), instances_of(each)
+            if not _are_uids(study, uid):
+                continue
             counts[uid] = count
             if uid in own and count >= self._counts.get(uid, 0):
                 continue  # own labels are known, unless one was deleted there
             header = known.get(uid) if count == 1 else None
             header = header or self._looked_into(study, uid, count)
-            if header is not None and header.scan and header.uid:
+            if header is not None and header.scan and _are_uids(header.uid):
                 segs.append(Seg(study, uid, header))
         self._counts = counts
         self._segs = {uid: entry for uid, entry in self._segs.items() if uid in counts}

@@ -68,7 +68,10 @@ class DicomWebServer:
     # --- content --------------------------------------------------------------------------------------------------
 
     def save_series(self, study: str, series: str, folder: Path) -> int:
-        """Write each instance of a series into a folder; returns how many there are.
+        """Write each instance of a series into a folder, under numbers: what it calls itself may be no file name.
+
+        Returns:
+            How many there are.
 
         Raises:
             UserError: (502) when the server does not do its part.
@@ -76,8 +79,8 @@ class DicomWebServer:
         count = 0
         with self._answering(f"Series {series} could not be fetched"):
             for instance in self._client.iter_series(study, series):
-                instance.save_as(folder / f"{instance.SOPInstanceUID}.dcm", write_like_original=False)
                 count += 1
+                instance.save_as(folder / f"{count:06d}.dcm", write_like_original=False)
         return count
 
     def fetch_seg(self, study: str, series: str, uid: str) -> Dataset:
