@@ -135,9 +135,12 @@ async def reads(scope: Any, receive: Any, send: Any) -> None:
 
 def test_bodies_are_counted(temporary: Path) -> None:
     assert through(reads, temporary, b"a" * 60, b"b" * 40) == (200, 100)
-    status, answer = through(reads, temporary, b"a" * 60, b"b" * 41, b"c" * 60)
+    status, answer = through(reads, temporary, b"a" * 60, b"b" * 41, b"c" * 60, path="/datastore/image")
     assert status == 413
     assert "max_upload" in answer["detail"]
+    for path in ("/activelearning/random", "/train/semisam", "/datastores"):  # takes no files, whatever it is sent
+        status, answer = through(reads, temporary, b"a" * 101, path=path)
+        assert (status, "longer" in answer["detail"]) == (413, True)
     status, answer = through(reads, temporary, b"a" * 101, kind="application/json")
     assert status == 413
     assert "longer" in answer["detail"]

@@ -33,6 +33,9 @@ MEBIBYTE = 2**20
 MOST_WORDS = 4 * MEBIBYTE
 """Bytes of a body that is no upload: JSON is read into memory, and the server answers nobody else meanwhile."""
 
+_TAKES_FILES = re.compile(r"/(datastore|infer|session|model|proxy/dicom)(/|$)")
+"""Addresses to which files are sent. All others get words, which are read into memory whole."""
+
 _MARK = "semisam_gate"
 _ANSWERS_422 = "request_validation_exception_handler"
 """FastAPI repeats what it does not accept, and fails when JSON has no word for it: NaN."""
@@ -125,7 +128,8 @@ class _Body:
         self._receive = receive
         headers: Mapping[bytes, bytes] = {k.lower(): v for k, v in scope["headers"]}
         kind = headers.get(b"content-type", b"").strip().lower()
-        self._upload = kind.startswith(b"multipart/") or kind.startswith(b"application/dicom")
+        files = kind.startswith((b"multipart/", b"application/dicom"))
+        self._upload = files and _TAKES_FILES.match(scope["path"]) is not None
         self._most = most_upload if self._upload else min(most_upload, MOST_WORDS)
         announced = headers.get(b"content-length", b"0")
         self._announced = int(announced) if announced.isdigit() else 0
