@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import common
 from common import DataSet
 
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ def train(training: Training) -> dict[str, Any]:
     from lib.memory import keep_freed_memory
     from lib.metrics import mean_dice
     from lib.propagation.registration import RegistrationPropagator
-    from lib.recipes import Case, RecipeOptions, RecipeSettings, run_recipe
+    from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, run_recipe
     from lib.specialists import load_specialist, predict
     from propagated_once import KeptPropagator
 
@@ -192,7 +191,7 @@ def train(training: Training) -> dict[str, Any]:
         generalist=Mind(),
         propagator=propagator,
         folder=folder,
-        observer=common.Silent(),
+        observer=SilentObserver(),
     )
     specialist = load_specialist(result.checkpoint, "cpu")
     known, pseudo = _look(training, specialist, result.folder / "rounds")

@@ -119,7 +119,7 @@ class Bench:
     def run(self, name: str, seed: int) -> dict[str, Any]:
         """Dice of specialist and pseudo-labels, seconds and memory of one training."""
         from lib.generalists.mind import Mind
-        from lib.recipes import Case, RecipeOptions, RecipeSettings, resolve, run_recipe
+        from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, resolve, run_recipe
         from lib.recipes import options as presets
         from lib.recipes.registry import IMPLEMENTATIONS
 
@@ -149,7 +149,7 @@ class Bench:
                 generalist=Mind(),
                 propagator=self._propagator,
                 folder=folder,
-                observer=common.Silent(),
+                observer=SilentObserver(),
             )
         seconds = time.monotonic() - begun
         found = {

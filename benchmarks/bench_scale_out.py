@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import common
-from common import DataSet, Silent, Store, Targets, heading, open_dataset, table
+from common import DataSet, Store, Targets, heading, open_dataset, table
 
 STAGES = ("features", "propagation", "same")
 RECIPES = ("semisam_o1", "semisam_plus", "ssl_medsam2", "sc_sam")
@@ -229,6 +229,7 @@ def _propagation(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[st
     from lib.frames import frame_of
     from lib.labels import LabelSchema
     from lib.propagation import create_propagator
+    from lib.recipes import SilentObserver
     from lib.recipes.context import Context
     from lib.recipes.options import PRESETS, RecipeOptions
     from lib.recipes.progress import Reporter
@@ -244,7 +245,7 @@ def _propagation(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[st
     roi = choose_roi([frame.extent], spacing, amount.roi_voxels, flat=False)
     spec = SpecialistSpec(schema.names, amount.widths, spacing, roi, "unet3d", inputs=1, flat=False)
     folder = RunFolder(Path(job["folder"]) / "run", ranks)
-    with Reporter(Silent(), 1, 1, {"propagation": len(cases)}) as reporter:
+    with Reporter(SilentObserver(), 1, 1, {"propagation": len(cases)}) as reporter:
         run = Context(
             Study(cases, schema, spec, folder.prepared),
             RecipeOptions(preset=job["preset"]),
@@ -253,7 +254,7 @@ def _propagation(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[st
             create_propagator("registration"),
             folder,
             reporter,
-            Silent(),
+            SilentObserver(),
             ranks=ranks,
         )
         propagate_study(run)
@@ -263,7 +264,7 @@ def _recipe(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, An
     """A whole training; the last round's labels."""
     from lib.labels import LabelSchema
     from lib.propagation import create_propagator
-    from lib.recipes import RecipeOptions, RecipeSettings, run_recipe
+    from lib.recipes import RecipeOptions, RecipeSettings, SilentObserver, run_recipe
 
     options = RecipeOptions(
         recipe=job["recipe"], preset=job["preset"], max_epochs=job["epochs"] or None, rounds=job["rounds"] or None
@@ -276,7 +277,7 @@ def _recipe(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, An
         generalist=generalist,
         propagator=create_propagator("registration"),
         folder=Path(job["folder"]) / "runs",
-        observer=Silent(),
+        observer=SilentObserver(),
         ranks=ranks,
     )
     return {name: label.path.read_bytes().hex() for name, label in result.pseudo_labels.items()}

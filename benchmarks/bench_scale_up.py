@@ -277,7 +277,7 @@ def train_many(place: Path, count: int) -> Result:
     from lib.labels import LabelSchema
     from lib.memory import keep_freed_memory
     from lib.propagation import create_propagator
-    from lib.recipes import Case, RecipeOptions, RecipeSettings, run_recipe
+    from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, run_recipe
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     keep_freed_memory()
@@ -288,7 +288,7 @@ def train_many(place: Path, count: int) -> Result:
     cases = [Case(n, study / f"{n}.nii.gz", first if n == names[0] else None) for n in names]
     peaks: list[float] = []
 
-    class Watch(common.Silent):
+    class Watch(SilentObserver):
         def round_finished(self, finished: object) -> None:
             peaks.append(common.peak_mib())
 

@@ -143,16 +143,6 @@ def peak_mib(process: int | str = "self") -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
-class Silent:
-    """An observer of a training (``lib.recipes.Observer``) that does nothing."""
-
-    def progress(self, progress: object) -> None:
-        """Nothing."""
-
-    def round_finished(self, finished: object) -> None:
-        """Nothing."""
-
-
 @dataclass
 class Targets:
     """Figures that have to be reached; ``--check`` makes the run fail when one is not."""

@@ -13,7 +13,7 @@ from lib.errors import UserError
 from lib.generalists import create_generalist
 from lib.labels import LabelSchema
 from lib.propagation import create_propagator
-from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, RunResult, SilentObserver, run_recipe
 from lib.recipes.options import Preset
 from lib.recipes.run import network_2d
 from lib.specialists import load_specialist, predict
@@ -23,14 +23,6 @@ from picturefiles import PICTURE_LABELS, save_picture, tiny_picture
 SCHEMA = LabelSchema(PICTURE_LABELS)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Silent:
-    """Wants to know nothing."""
-
-    def progress(self, progress: Progress) -> None: ...
-
-    def round_finished(self, finished: FinishedRound) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +54,7 @@ def run(cases: Sequence[Case], folder: Path, **options: str) -> RunResult:
         generalist=create_generalist("mind"),
         propagator=create_propagator("prototype"),
         folder=folder,
-        observer=Silent(),
+        observer=SilentObserver(),
     )
 
 

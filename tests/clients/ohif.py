@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from nibabel.affines import apply_affine
 from PIL import Image
 from playwright.sync_api import Locator, Page, Response, expect, sync_playwright
 
 from clients.dicomfiles import Labelled
+from clients.needs import not_installed
 from conftest import ROOT
 
 PICTURES = ROOT / ".artifacts" / "ohif"
@@ -78,10 +77,7 @@ def find_chromium() -> str:
     """The program; skips the test when it is not there, unless ``SEMISAM_CLIENTS`` is set."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
-        text = "Chromium is not installed: run tests/clients/setup.sh"
-        if os.environ.get("SEMISAM_CLIENTS"):
-            pytest.fail(text)
-        pytest.skip(text)
+        not_installed("Chromium")
     return program
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-import pytest
 import requests
+
+from clients.needs import not_installed
 
 PLUGINS = (Path("/usr/share/orthanc/plugins"), Path("/usr/lib/orthanc"))
 START_SECONDS = 60
@@ -24,10 +25,7 @@ def find_orthanc() -> tuple[str, str]:
     program = shutil.which("Orthanc", path=os.environ.get("PATH", "") + ":/usr/sbin")
     plugin = next((str(p) for folder in PLUGINS for p in sorted(folder.glob("libOrthancDicomWeb.so*"))), None)
     if program is None or plugin is None:
-        text = "Orthanc or its DICOMweb plugin is not installed: run tests/clients/setup.sh"
-        if os.environ.get("SEMISAM_CLIENTS"):
-            pytest.fail(text)
-        pytest.skip(text)
+        not_installed("Orthanc or its DICOMweb plugin")
     return program, plugin
 
 

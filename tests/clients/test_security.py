@@ -16,6 +16,7 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from clients.needs import not_installed
 from clients.realm import PASSWORD, USER, Realm
 from conftest import ROOT, START_SECONDS, TINY_LABELS, Server, make_tiny_study
 
@@ -309,10 +310,7 @@ def test_no_secret_is_told(server: SecureServer) -> None:
 def test_behind_nginx_as_documented(server: SecureServer, tmp_path: Path) -> None:
     nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if nginx is None:
-        missing = "nginx is not installed: run tests/clients/setup.sh"
-        if os.environ.get("SEMISAM_CLIENTS"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        not_installed("nginx")
     text = (ROOT / "docs" / "how-to" / "security.md").read_text(encoding="utf-8")
     site = re.search(r"```nginx\n(.*?)```", text, flags=re.S)
     assert site is not None

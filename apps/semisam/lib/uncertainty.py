@@ -9,7 +9,7 @@ from torch import Tensor
 from .generalists.mind import box_mean
 
 _AROUND = 2
-"""Voxels around the structures that count for a scan's mean uncertainty."""
+"""Voxels around the structures that count as near."""
 
 
 def normalised_entropy(probabilities: Tensor) -> Tensor:
@@ -25,6 +25,20 @@ def normalised_entropy(probabilities: Tensor) -> Tensor:
     return (entropy / math.log(probabilities.shape[0])).clamp(0.0, 1.0)
 
 
+def inside_and_around(probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """The voxels of the predicted structures, and those with the ones near them; both may be empty.
+
+    Args:
+        probabilities: ``[1 + N, D, H, W]``, background first.
+
+    Returns:
+        Two boolean ``[D, H, W]``.
+    """
+    # Many times faster than asking which class is the largest.
+    inside = probabilities[1:].amax(0) > probabilities[0]
+    return inside, box_mean(inside[None].float(), _AROUND)[0] > 0
+
+
 def uncertainty_facts(probabilities: Tensor, uncertainty: Tensor) -> dict[str, object]:
     """A scan's mean confidence inside the structures, and mean uncertainty in and around them, both 0..1.
 
@@ -32,8 +46,7 @@ def uncertainty_facts(probabilities: Tensor, uncertainty: Tensor) -> dict[str, o
         probabilities: ``[1 + N, D, H, W]``.
         uncertainty: ``[D, H, W]``.
     """
-    inside = probabilities.argmax(0) > 0
-    around = box_mean(inside[None].float(), _AROUND)[0] > 0
+    inside, around = inside_and_around(probabilities)
     confidence = 1.0 - (uncertainty[inside] if bool(inside.any()) else uncertainty).mean()
     doubt = (uncertainty[around] if bool(around.any()) else uncertainty).mean()
     return {"confidence": round(float(confidence), 4), "uncertainty": round(float(doubt), 4)}

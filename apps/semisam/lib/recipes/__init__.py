@@ -1,6 +1,6 @@
 """Recipes: the collaborative training procedures, made of the parts in the sister packages."""
 
-from .base import Case, FinishedRound, Observer, Progress, PseudoLabel, RecipeSettings, RunResult
+from .base import Case, FinishedRound, Observer, Progress, PseudoLabel, RecipeSettings, RunResult, SilentObserver
 from .options import CHOICES, PRESETS, RECIPES, RecipeOptions
 from .registry import resolve
 from .run import network_2d, run_recipe
@@ -17,6 +17,7 @@ __all__ = [
     "RecipeOptions",
     "RecipeSettings",
     "RunResult",
+    "SilentObserver",
     "network_2d",
     "resolve",
     "run_recipe",

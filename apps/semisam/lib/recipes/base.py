@@ -118,6 +118,16 @@ class Observer(Protocol):
         ...
 
 
+class SilentObserver:
+    """An observer that does nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """See ``Observer``."""
+
+    def round_finished(self, finished: FinishedRound) -> None:
+        """See ``Observer``."""
+
+
 @dataclass(frozen=True)
 class RunResult:
     """The outcome of a finished run.

@@ -23,7 +23,7 @@ from ..runfolder import RunFolder, check_space, fingerprint, only_one, open_run,
 from ..specialists.networks import NETWORKS
 from ..specialists.spec import BY_SLICE, SpecialistSpec, check_roi, choose_roi, choose_spacing
 from ..volumes import read_volume
-from .base import Case, FinishedRound, Observer, Progress, RecipeSettings, RunResult
+from .base import Case, FinishedRound, Observer, RecipeSettings, RunResult, SilentObserver
 from .context import Context
 from .options import NNUNET, RecipeOptions
 from .progress import Reporter
@@ -83,7 +83,7 @@ def run_recipe(
     if ranks.world > 1 and options.network == NNUNET:
         raise UserError("nnU-Net trains in one process: choose another network, or start one process.", status=409)
     if not ranks.first:
-        observer = _Silent()
+        observer = SilentObserver()
     recipe = IMPLEMENTATIONS[options.recipe]
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
@@ -161,16 +161,6 @@ def run_recipe(
             resumed_at=resumed_at,
             report=report,
         )
-
-
-class _Silent:
-    """The observer of all processes but the first."""
-
-    def progress(self, progress: Progress) -> None:
-        """Nothing."""
-
-    def round_finished(self, finished: FinishedRound) -> None:
-        """Nothing."""
 
 
 def _report(context: Context, last: FinishedRound, seconds: float) -> Path | None:

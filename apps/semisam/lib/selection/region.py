@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..generalists.mind import box_mean
+from ..uncertainty import inside_and_around
 
-_AROUND = 2
-"""Voxels around the structures that count."""
 _LIKELIEST = 0.01
 """Share of the voxels that count where no structure is predicted: those where one is likeliest."""
 
@@ -23,10 +21,9 @@ def around_structures(probabilities: Tensor) -> Tensor:
     Returns:
         ``[D, H, W]`` boolean, never empty.
     """
-    # Many times faster than asking which class is the largest.
-    inside = probabilities[1:].amax(0) > probabilities[0]
+    inside, around = inside_and_around(probabilities)
     if bool(inside.any()):
-        return box_mean(inside[None].float(), _AROUND)[0] > 0
+        return around
     foreground = 1.0 - probabilities[0].float().flatten()
     count = max(1, round(_LIKELIEST * foreground.numel()))
     likely = inside.flatten()
