@@ -14,6 +14,7 @@ from lib.specialists import SpecialistSpec, build_network, check_roi, load_speci
 from lib.specialists.networks import NETWORKS
 from lib.specialists.networks.dynunet import plan_levels
 from lib.specialists.networks.slices import fold_slices, unfold_slices
+from lib.specialists.precision import MixedPrecision
 from lib.specialists.regularisers import build_regulariser
 from training_parts import Shapes
 
@@ -163,8 +164,8 @@ def test_a_scan_is_predicted_slice_by_slice(depth: int) -> None:
     own = spec("unet2d", (128, 128, depth), widths=(2, 4))
     member = build_network(own)
     image = torch.randn(1, 128, 128, 23)
-    with torch.inference_mode():
-        expected = member.eval()(image[None]).softmax(dim=1)[0]
+    with torch.inference_mode(), MixedPrecision("cpu")():
+        expected = member.eval()(image[None]).float().softmax(dim=1)[0]
     torch.testing.assert_close(predict_prepared([member], own, image), expected, atol=1e-4, rtol=0)
 
 

@@ -253,7 +253,12 @@ def test_slices_are_segmented_one_by_one(axis: int, inputs: int) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_checkpoint_answers_as_the_network_it_was_made_from(name: str, tmp_path: Path) -> None:
+def test_a_checkpoint_answers_as_the_network_it_was_made_from(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loaded weights lie in memory in another order: in bfloat16 sums are rounded differently, and the U-Net then
+    # asks SAM about other points.
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     pair = pair_of(name).eval()
     spec = tiny_spec(name)
     image = scan(1, 1, (30, 20, 6))[0]

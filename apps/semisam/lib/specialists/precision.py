@@ -9,20 +9,23 @@ from torch import Tensor, nn
 
 
 class MixedPrecision:
-    """Runs networks in half precision on a GPU, and keeps their gradients from vanishing; on a CPU it does nothing.
+    """Runs networks in half precision, and keeps their gradients from vanishing.
+
+    On a GPU always; on a CPU where it multiplies bfloat16 by itself (trainings and predictions then take about two
+    thirds of the time), elsewhere it does nothing.
 
     Args:
         device: ``cpu`` or ``cuda[:n]``.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: torch.device | str) -> None:
         self._kind = torch.device(device).type
-        on = self._kind == "cuda"
-        brain = on and torch.cuda.is_bf16_supported()
+        cuda = self._kind == "cuda"
+        brain = torch.cuda.is_bf16_supported() if cuda else cpu_multiplies_bfloat16()
         self._type = torch.bfloat16 if brain else torch.float16
-        self._on = on
+        self._on = cuda or brain
         # bfloat16 has the range of float32, its gradients need no scaling.
-        self._scaler = torch.amp.GradScaler(self._kind, enabled=on and not brain)
+        self._scaler = torch.amp.GradScaler(self._kind, enabled=cuda and not brain)
 
     def __call__(self) -> AbstractContextManager[object]:
         """The context for everything that runs a network."""
@@ -52,3 +55,9 @@ class MixedPrecision:
         nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip)
         self._scaler.step(optimiser)
         self._scaler.update()
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; without them it only gets slower."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

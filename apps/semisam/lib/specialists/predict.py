@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ..uncertainty import normalised_entropy
 from ..volumes import Volume
 from .checkpoint import Specialist
 from .noise import input_noise
+from .precision import MixedPrecision
 from .prepare import prepare
 from .spec import SpecialistSpec
 
@@ -84,12 +86,21 @@ def predict_prepared(
     generator = torch.Generator().manual_seed(0)
     image = image[None].to(device)
     total = torch.zeros(1, spec.channels, *image.shape[2:], device=device)
+    precision = MixedPrecision(device)
+
+    def answer(windows: Tensor, member: nn.Module) -> Tensor:
+        with precision():
+            logits = member(windows)
+        if not isinstance(logits, Tensor):
+            raise TypeError("a specialist's network must answer with one tensor")
+        return logits.float()
+
     for number in range(passes):
         for member in members:
             member.eval()
             first = number == 0 and member is members[0]
             seen = image if first else image + input_noise(image, generator)
-            total += _softmax(inferer(seen, member))
+            total += cast("Tensor", inferer(seen, answer, member=member)).softmax(dim=1)
     return (total[0] / (passes * len(members))).cpu()
 
 
@@ -105,9 +116,3 @@ def _window(spec: SpecialistSpec, extent: Sequence[int]) -> tuple[tuple[int, ...
         window[axis] = max(1, min(extent[axis], _SLICE_VOXELS // others))
         overlap[axis] = 0.0
     return tuple(window), tuple(overlap)
-
-
-def _softmax(logits: object) -> Tensor:
-    if not isinstance(logits, Tensor):
-        raise TypeError("a specialist's network must answer with one tensor")
-    return logits.float().softmax(dim=1)

@@ -18,7 +18,8 @@ class CpuConvolution(nn.Conv3d):
 
     def forward(self, image: Tensor) -> Tensor:
         """``[B, C, D, H, W]`` to ``[B, C', D', H', W']``."""
-        plain = image.device.type != "cpu" or image.dtype != torch.float32
+        # In bfloat16 (autocast) PyTorch takes oneDNN by itself.
+        plain = image.device.type != "cpu" or image.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
         if plain or self.padding_mode != "zeros" or isinstance(self.padding, str):
             return super().forward(image)
         if torch.is_grad_enabled():

@@ -50,12 +50,15 @@ class UNet(SpecialistNetwork):
         values = image
         for depth, level in enumerate(self.down):
             values = level(self.shrink(values) if depth else values)
+            # Instance normalisation gives the layout up. Without it pooling, upsampling and the next convolution are
+            # slow on a CPU: all in all by a third in predictions, by a sixth in trainings.
+            values = values.contiguous(memory_format=self.layout)
             skips.append(values)
         values = self.drop(skips.pop())
         for level in reversed(self.up):
             skip = skips.pop()
             values = functional.interpolate(values, size=skip.shape[2:], mode=self._linear, align_corners=False)
-            values = level(torch.cat([skip, values], dim=1))
+            values = level(torch.cat([skip, values.to(skip.dtype)], dim=1)).contiguous(memory_format=self.layout)
         return values
 
     def classify(self, features: Tensor) -> Tensor:
