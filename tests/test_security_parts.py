@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import requests
 from fastapi import HTTPException
 
-from adapters import secrets
-from adapters.gate import Gate, answer_of
+from adapters import gate, secrets
+from adapters.gate import Gate, answer_of, check_host
 from adapters.scratch import Scratch
 from adapters.sessions import StudySessions
 from adapters.store import plain_info, plain_name
@@ -105,7 +106,9 @@ def test_sessions_delete_no_other_folder(tmp_path: Path) -> None:
 # --- the gate ---------------------------------------------------------------------------------------------------------
 
 
-def through(app: Any, temporary: Path, *pieces: bytes, path: str = "/x", kind: str = "multipart/form-data") -> Any:
+def through(
+    app: Any, temporary: Path, *pieces: bytes, path: str = "/x", kind: str = "multipart/form-data", headers: Any = ()
+) -> Any:
     """Status and JSON of one request whose body comes in pieces, without a length."""
     sent: list[dict[str, Any]] = []
     left = list(pieces)
@@ -117,7 +120,7 @@ def through(app: Any, temporary: Path, *pieces: bytes, path: str = "/x", kind: s
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "PUT", "path": path, "headers": [(b"content-type", kind.encode())]}
+    scope = {"type": "http", "method": "PUT", "path": path, "headers": [(b"content-type", kind.encode()), *headers]}
     asyncio.run(Gate(app, most_bytes=100, scratch=Scratch())(scope, receive, send))
     return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent))
 
@@ -150,6 +153,61 @@ def test_bodies_are_counted(temporary: Path) -> None:
 def test_paths_are_looked_at(temporary: Path, path: str) -> None:
     status, answer = through(reads, temporary, path=path)
     assert (status, "'..'" in answer["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("host", "server", "hosts", "welcome"),
+    [
+        ("localhost:8000", "127.0.0.1", (), True),
+        ("127.0.0.1:8000", "127.0.0.1", (), True),
+        ("[::1]:8000", "::1", (), True),
+        ("", "127.0.0.1", (), True),  # no browser
+        ("evil.example:8000", "127.0.0.1", (), False),
+        ("evil.example", "::1", (), False),
+        ("gpu7.hospital.example:8000", "10.0.0.7", (), True),  # where no names are given, any will do elsewhere
+        ("gpu7.hospital.example:8000", "10.0.0.7", ("labels.hospital.example",), False),
+        ("Labels.hospital.example", "127.0.0.1", ("labels.hospital.example",), True),
+        ("10.0.0.7", "10.0.0.7", ("labels.hospital.example",), True),
+    ],
+)
+def test_names_of_the_server(host: str, server: str, hosts: tuple[str, ...], welcome: bool) -> None:
+    scope = {"headers": [(b"host", host.encode())] if host else [], "server": (server, 8000)}
+    if welcome:
+        check_host(scope, hosts)
+        return
+    with pytest.raises(UserError, match="--conf hosts") as caught:
+        check_host(scope, hosts)
+    assert caught.value.status == 403
+
+
+@pytest.mark.parametrize("text", ["https://a", "a:80", "a/b", ",", "a b"])
+def test_hosts_that_are_none(text: str) -> None:
+    with pytest.raises(UserError, match="hosts"):
+        Settings.from_conf({"hosts": text})
+
+
+def test_hosts() -> None:
+    assert Settings.from_conf({"hosts": "Labels.Hospital.example, gpu7"}).hosts == ("labels.hospital.example", "gpu7")
+    assert Settings.from_conf({}).hosts == ()
+
+
+@pytest.mark.parametrize("given", ["", "Basic YTpi", "Bearer no.token.here"])
+def test_uploads_of_nobody_are_not_read(temporary: Path, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(token: str) -> None:
+        raise jwt.InvalidTokenError(token)
+
+    async def never(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("the upload was read")
+
+    monkeypatch.setattr(gate, "user_of", unknown)
+    monkeypatch.setattr(gate.settings, "MONAI_LABEL_AUTH_ENABLE", True)
+    headers = [(b"authorization", given.encode())] if given else []
+    status, answer = through(never, temporary, b"a" * 60, path="/datastore/image", headers=headers)
+    assert (status, answer["detail"]) == (401, "Log in first.")
+    assert through(reads, temporary, b"a" * 60, path="/datastore/x", kind="text/plain") == (200, 60)
+    monkeypatch.setattr(gate, "user_of", lambda token: token)
+    headers = [(b"authorization", b"Bearer good")]
+    assert through(reads, temporary, b"a" * 60, path="/datastore/image", headers=headers) == (200, 60)
 
 
 def test_what_nobody_answers_gets_a_text(temporary: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -84,6 +85,16 @@ class Orthanc:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(10)
+
+    def pause(self) -> None:
+        """Let it take connections and answer none."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after ``pause``."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def upload(self, folder: Path) -> None:
         """Store every file of a folder."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pydicom
 import pytest
 from nibabel.affines import apply_affine
 
+from adapters.dicomweb import PATIENCE_SECONDS
 from clients.dicomfiles import Labelled, abdomen, write_series
 from clients.orthanc import Orthanc
 from clients.slicer import Slicer
@@ -435,6 +437,54 @@ def test_new_series_appears_and_grows(place: Place) -> None:
     reply = place.server.get("/datastore/image", params={"image": uid})
     (place.folder / "late.nii.gz").write_bytes(reply.content)
     assert read_volume(place.folder / "late.nii.gz").shape[2] == len(files)
+
+
+def test_the_way_through_for_viewers(place: Place) -> None:
+    """The proxy that OHIF asks: with its question, by each service's name, and all bytes of an answer."""
+    series = place.series["mr"]
+    found = place.server.get("/proxy/dicom/qido/studies", params={"PatientID": "mr"})
+    assert found.ok, found.text
+    assert [each["0020000D"]["Value"] for each in found.json()] == [[series.study]]
+    assert len(place.server.get("/proxy/dicom/studies").json()) >= len(KINDS)
+    metadata = place.server.get(f"/proxy/dicom/qido/studies/{series.study}/series/{series.uid}/metadata").json()
+    assert len(metadata) == len(series.slices)
+    slice_ = series.slices[0]
+    path = f"/proxy/dicom/wado/studies/{series.study}/series/{series.uid}/instances/{slice_.SOPInstanceUID}"
+    reply = place.server.get(path)
+    assert slice_.PixelData in reply.content
+    assert place.server.get("/proxy/dicom/wado/studies/1.2.3/series/4/instances/5").status_code == 404
+
+
+def test_viewers_can_store(place: Place) -> None:
+    _, uid = write_series(place.folder / "sent", Labelled(*tiny_scan(7)), patient="sent")
+    content = b"".join(
+        b"--x\r\nContent-Type: application/dicom\r\n\r\n" + file.read_bytes() + b"\r\n"
+        for file in sorted((place.folder / "sent").iterdir())
+    )
+    kind = 'multipart/related; type="application/dicom"; boundary=x'
+    reply = place.server.post("/proxy/dicom/stow/studies", data=content + b"--x--", headers={"Content-Type": kind})
+    assert reply.ok, reply.text
+    assert uid in place.orthanc.series()
+    place.orthanc.delete_series(uid)
+
+
+def test_server_that_says_nothing_holds_nobody_up(place: Place) -> None:
+    place.orthanc.pause()
+    try:
+        with ThreadPoolExecutor() as pool:
+            waits = pool.submit(place.server.get, "/proxy/dicom/qido/studies")
+            time.sleep(LIST_SECONDS * 1.5)
+            began = time.monotonic()
+            for _ in range(3):
+                assert place.server.get("/info/").ok
+                assert place.server.get("/train/").ok
+            assert time.monotonic() - began < 2 * PATIENCE_SECONDS
+            place.orthanc.resume()
+            assert waits.result().ok
+    finally:
+        place.orthanc.resume()
+    time.sleep(LIST_SECONDS * 1.5)
+    assert place.server.get("/info/").ok
 
 
 def test_server_that_is_away(place: Place) -> None:

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 from fastapi import HTTPException
 
-from adapters.dicomweb import DicomWebStudy
+from adapters.dicomweb import PATIENCE_SECONDS, DicomWebStudy
 from adapters.dicomweb_cache import Failures, retry_after
 from adapters.dicomweb_lists import Lists, scans_in
 from adapters.dicomweb_server import DicomWebServer
@@ -22,9 +22,10 @@ from clients.dicomfiles import Labelled, write_series
 from clients.orthanc import Orthanc
 from conftest import save_nifti, tiny_scan
 from lib.config import PSEUDO_LABELS, Settings
+from lib.dicom_seg import Origin, Segment, write_seg
 from lib.errors import UserError
 from lib.labels import LabelSchema
-from lib.volumes import read_label, read_volume
+from lib.volumes import read_label, read_volume, write_label
 from picturefiles import save_dicom_image, tiny_picture
 
 pytestmark = pytest.mark.clients
@@ -33,10 +34,12 @@ SCHEMA = LabelSchema(("liver", "spleen"))
 NAMES = {"params": {"label_names": SCHEMA.as_dict()}, "model": "propagate"}
 
 
-def open_store(orthanc: Orthanc, folder: Path, pseudo_labels: str = "last", **search: str) -> DicomWebStudy:
+def open_store(
+    orthanc: Orthanc, folder: Path, pseudo_labels: str = "last", schema: LabelSchema = SCHEMA, **search: str
+) -> DicomWebStudy:
     """A store that looks at the lists whenever it is asked."""
     server = DicomWebServer.at(orthanc.dicomweb)
-    store = DicomWebStudy(server, folder / "cache", search=search, age=0.0, labels=SCHEMA, pseudo_labels=pseudo_labels)
+    store = DicomWebStudy(server, folder / "cache", search=search, age=0.0, labels=schema, pseudo_labels=pseudo_labels)
     store.serving = True
     return store
 
@@ -355,3 +358,111 @@ def test_series_without_a_uid_are_no_scans(key: str) -> None:
     assert set(scans_in([series], "http://pacs", None)) == {"1.2.3"}
     setattr(series, key, "../1.2")
     assert scans_in([series], "http://pacs", None) == {}
+
+
+# --- whose SEG counts -------------------------------------------------------------------------------------------------
+
+
+def foreign(store: DicomWebStudy, scan: str, folder: Path, name: str, **tags: str) -> bytes:
+    """A SEG as another program might send it: ours, under another description, name and time."""
+    volume = read_volume(store.get_image_uri(scan))
+    label = np.zeros(volume.shape, np.uint8)
+    label[3:6, 3:6, 3:6] = 1
+    origin = Origin("drawn elsewhere", None, person=True)
+    seg = write_seg(label, volume.affine, store.dicom_of(scan), [Segment(1, name, (1, 2, 3))], origin)
+    del seg.TimezoneOffsetFromUTC
+    for key, value in tags.items():
+        setattr(seg, key, value)
+    seg.save_as(folder / "foreign.dcm")
+    return (folder / "foreign.dcm").read_bytes()
+
+
+def final_of(store: DicomWebStudy, scan: str) -> str:
+    """UID of the SEG that is the scan's final label, once the lists are new."""
+    store.list_images()
+    return str(store.get_label_info(scan, FINAL).get("SOPInstanceUID", ""))
+
+
+def test_seg_of_other_things_is_no_label(orthanc: Orthanc, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scan = put_scan(orthanc, tmp_path, "lesions")
+    store = open_store(orthanc, tmp_path)
+    orthanc.put(foreign(store, scan, tmp_path, "lesion"))
+    assert final_of(store, scan) == ""
+    assert "lesion" in caplog.text
+    store.save_label(scan, label_file(store, scan, tmp_path / "own.nii.gz"), FINAL, {})
+    own = final_of(store, scan)
+    orthanc.put(foreign(store, scan, tmp_path, "lesion"))  # newer than the good one
+    assert final_of(store, scan) == own
+    orthanc.put(foreign(store, scan, tmp_path, "Liver"))
+    assert final_of(store, scan) not in ("", own)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
+def test_newest_label_counts_in_every_time_zone(
+    orthanc: Orthanc, tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OHIF writes UTC and says so nowhere; this app writes the time of its machine, and says which that is."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        scan = put_scan(orthanc, tmp_path, zone.replace("/", " "))
+        store = open_store(orthanc, tmp_path)
+        store.save_label(scan, label_file(store, scan, tmp_path / "own.nii.gz"), FINAL, {})
+        first = final_of(store, scan)
+        orthanc.put(foreign(store, scan, tmp_path, "liver", **utc_tags(5)))
+        second = final_of(store, scan)
+        assert second != first
+        # Also when the other's clock is hours ahead.
+        orthanc.put(foreign(store, scan, tmp_path, "liver", **utc_tags(7200)))
+        third = final_of(store, scan)
+        assert third != second
+        store.save_label(scan, label_file(store, scan, tmp_path / "own.nii.gz", shift=1), FINAL, {})
+        last = final_of(store, scan)
+        assert last not in (first, second, third)
+        assert final_of(store, scan) == last
+        again = open_store(orthanc, tmp_path)  # a restart keeps the order
+        assert final_of(again, scan) == last
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def utc_tags(seconds: float) -> dict[str, str]:
+    """When a SEG was made, so many seconds from now."""
+    day, clock = time.strftime("%Y%m%d %H%M%S", time.gmtime(time.time() + seconds)).split()
+    return {"InstanceCreationDate": day, "InstanceCreationTime": clock}
+
+
+def test_names_in_any_script_come_back(orthanc: Orthanc, tmp_path: Path) -> None:
+    scan = put_scan(orthanc, tmp_path, "script")
+    names = ("Leber (groß)", "\u8133\u81d3")
+    store = open_store(orthanc, tmp_path, schema=LabelSchema(names))
+    volume = read_volume(store.get_image_uri(scan))
+    label = np.zeros(volume.shape, np.uint8)
+    label[3:6, 3:6, 3:6], label[8:9, 3:6, 3:6] = 1, 2
+    write_label(tmp_path / "label.nii.gz", label, volume.affine)
+    store.save_label(scan, str(tmp_path / "label.nii.gz"), FINAL, {})
+    (seg,) = orthanc.segs(scan)
+    assert [each.SegmentLabel for each in seg.SegmentSequence] == list(names)
+    for file in Path(store._datastore.label_path(FINAL)).glob(f"{scan}*"):
+        file.unlink()
+    np.testing.assert_array_equal(read_label(store.get_label_uri(scan, FINAL), volume, LabelSchema(names)), label)
+
+
+# --- a server that says nothing ---------------------------------------------------------------------------------------
+
+
+def test_silent_server_holds_nobody_up(tmp_path: Path) -> None:
+    silent = Orthanc(tmp_path / "orthanc").start()
+    try:
+        scan = put_scan(silent, tmp_path, "silent")
+        store = open_store(silent, tmp_path)
+        assert store.list_images() == [scan]
+        silent.pause()
+        began = time.monotonic()
+        assert store.list_images() == [scan]
+        assert store.list_images() == [scan]
+        assert time.monotonic() - began < PATIENCE_SECONDS + 2
+    finally:
+        silent.resume()
+        silent.stop()

@@ -12,9 +12,9 @@ import numpy as np
 from monailabel.datastore.utils.colors import GENERIC_ANATOMY_COLORS
 from pydicom.dataset import Dataset
 
-from lib.dicom_seg import Origin, Segment, read_seg, write_seg
+from lib.dicom_seg import OWN, Origin, SegHeader, Segment, read_seg, write_seg
 from lib.errors import UserError
-from lib.label_names import names_in, value_map
+from lib.label_names import names_in, position, value_map
 from lib.labels import MAX_LABELS, LabelSchema
 from lib.sparse_labels import stated
 from lib.volumes import Volume, read_label
@@ -79,34 +79,32 @@ def origin_of(info: Mapping[str, Any], *, person: bool, series: str | None) -> O
     said = stated(info)
     planes = "" if said == "auto" else f" (annotated: {said})"
     return Origin(
-        description=f"semisam: {'label' if person else 'pseudo-label'}{planes}",
+        description=f"{OWN}: {'label' if person else 'pseudo-label'}{planes}",
         algorithm=f"semisam {info['model']}" if info.get("model") else None if person else "semisam",
         person=person,
         series=series,
     )
 
 
-def label_of(seg: Dataset, scan: Volume, info: Mapping[str, Any], schema: LabelSchema | None) -> np.ndarray:
+def label_of(seg: Dataset, scan: Volume, schema: LabelSchema | None) -> np.ndarray:
     """The label in a SEG, ``[D, H, W]`` uint8.
 
     Args:
         seg: the SEG.
         scan: its scan.
-        info: its named segments, see ``lib.label_names.names_in``.
         schema: gives segments their values if it knows all of them by name; else they keep their numbers.
 
     Raises:
         UserError: see ``lib.dicom_seg.read_seg``.
     """
-    values = None
-    if schema is not None and takes_values(info, schema):
-        values = {number: _position(name, schema) for name, number in names_in(info)}
-    return read_seg(seg, scan, values)
+    names = SegHeader.of(seg).names
+    known = schema is not None and all(position(name, schema) for name, _ in names)
+    return read_seg(seg, scan, {n: position(name, schema) for name, n in names} if schema and known else None)
 
 
 def takes_values(info: Mapping[str, Any], schema: LabelSchema | None) -> bool:
     """Whether the segments of a SEG get the values of the study's structures: when all of them are known by name."""
-    return schema is not None and all(_position(name, schema) for name, _ in names_in(info))
+    return schema is not None and all(position(name, schema) for name, _ in names_in(info))
 
 
 def segments_of(label: np.ndarray, info: Mapping[str, Any], schema: LabelSchema | None) -> list[Segment]:
@@ -143,12 +141,6 @@ def _agrees(named: Sequence[tuple[str, int]], present: Sequence[int], schema: La
         return not value_map(named, max(present), schema, "The label")
     except UserError:
         return False
-
-
-def _position(name: str, schema: LabelSchema) -> int:
-    """The value of a structure by its name, 0 when there is none."""
-    plain = {" ".join(n.lower().replace("_", " ").replace("-", " ").split()): v for n, v in schema.as_dict().items()}
-    return plain.get(" ".join(name.lower().replace("_", " ").replace("-", " ").split()), 0)
 
 
 def _colour(name: str, value: int, given: object) -> tuple[int, int, int]:

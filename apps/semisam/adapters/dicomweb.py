@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -30,7 +31,7 @@ from lib.volumes import read_volume, write_label
 from .answers import http_answers
 from .dicom_labels import Source, takes_values
 from .dicomweb_cache import Failures, SeriesCache, retry_after, stopwatch
-from .dicomweb_lists import Listed, Lists, is_newer
+from .dicomweb_lists import Listed, Lists, after, is_newer
 from .dicomweb_segs import SegExchange, noted
 from .dicomweb_server import DicomWebServer
 from .store import FINAL, ORIGINAL, StudyDatastore
@@ -39,6 +40,8 @@ logger = logging.getLogger("semisam.dicomweb")
 
 LIST_SECONDS = 10
 """Age at which the lists of series are fetched anew."""
+PATIENCE_SECONDS = 3.0
+"""How long a request waits for new lists."""
 
 _MONAI_FILTER = {"Modality": "CT"}
 _MONAI_EXPIRY = 7200
@@ -93,19 +96,23 @@ class DicomWebStudy(StudyDatastore):
         pseudo_labels: str,
     ) -> None:
         self._server = server
-        self._lists = Lists(server, search)
+        self._lists = Lists(server, search, labels)
         self._cache = SeriesCache(folder, server)
         self._labels = labels
         self._exchange = SegExchange(server, labels)
         self._failures = Failures()
         self._age = age
         self._sends = pseudo_labels
-        self._due: float | None = None
+        self._due = -math.inf
         self._asking = threading.Lock()
         self._fetching = threading.RLock()
         super().__init__(str(folder))
         logger.info("DICOMweb server %s, cache %s, search %s", server.address, folder, dict(search) or "all scans")
-        self._ask(first=True)
+        error = self._fetch_lists()
+        if error is not None:
+            if not self._datastore.objects:
+                raise UserError(f"{error}. Check its address and log-in, and start again.")
+            logger.warning("%s; the lists are those of before", error)
 
     def name(self) -> str:
         """The server's address."""
@@ -146,36 +153,44 @@ class DicomWebStudy(StudyDatastore):
         names = self.get_labeled_images()
         return [{"image": self.get_image_uri(n), "label": self.get_label_uri(n, FINAL)} for n in names]
 
-    def _ask(self, *, first: bool = False) -> None:
-        """Fetch the lists if they are old; what is known stays when the server does not answer.
-
-        Raises:
-            UserError: at the first time, when nothing is known either.
-        """
+    def _ask(self) -> None:
+        """Fetch the lists if they are old, and wait a moment for them; until they are there, those of before hold."""
         if self._drafter == threading.get_ident() and self._draft is not None:
             return
-        if self._due is not None and time.monotonic() < self._due:
+        if time.monotonic() < self._due or not self._asking.acquire(blocking=False):
             return
-        if not self._asking.acquire(blocking=self._due is None):
-            return
+        thread = threading.Thread(target=self._refresh, daemon=True, name="semisam-dicomweb")
         try:
-            wait, elapsed = self._age, stopwatch()
-            try:
-                listed = self._lists.ask(self._datastore.objects)
-            except Exception as error:
-                # Network, HTTP status, JSON: the client raises many kinds of errors.
-                text = f"The DICOMweb server {self.name()} does not answer ({type(error).__name__}: {error})"
-                if first and not self._datastore.objects:
-                    raise UserError(f"{text[:400]}. Check its address and log-in, and start again.") from error
-                logger.warning("%s; the lists are those of before", text[:400])
-                # A silent server holds up every client for a while.
-                wait = max(wait, retry_after(elapsed()))
-                return
-            finally:
-                self._due = time.monotonic() + wait
-            self._adopt(listed)
+            thread.start()
+        except RuntimeError:  # the machine has no thread left
+            self._asking.release()
+            raise
+        thread.join(PATIENCE_SECONDS)
+
+    def _refresh(self) -> None:
+        """Fetch the lists, in a thread of its own; what is known stays when the server does not answer."""
+        try:
+            error = self._fetch_lists()
+            if error is not None:
+                logger.warning("%s; the lists are those of before", error)
+        except Exception:
+            logger.exception("The lists of %s could not be taken over", self.name())
         finally:
             self._asking.release()
+
+    def _fetch_lists(self) -> str | None:
+        """Fetch and adopt the lists; returns what went wrong with the server."""
+        elapsed = stopwatch()
+        try:
+            listed = self._lists.ask(self._datastore.objects)
+        except Exception as error:
+            # Network, HTTP status, JSON: the client raises many kinds of errors. A silent server is not asked at once
+            # again.
+            self._due = time.monotonic() + max(self._age, retry_after(elapsed()))
+            return f"The DICOMweb server {self.name()} does not answer ({type(error).__name__}: {error})"[:400]
+        self._due = time.monotonic() + self._age
+        self._adopt(listed)
+        return None
 
     def _adopt(self, listed: Listed) -> None:
         """Bring what is known in line with the lists of the server."""
@@ -323,6 +338,7 @@ class DicomWebStudy(StudyDatastore):
             try:
                 with self._fetching, self._failures.remembered(uid):
                     self._fetch_label(label_id, label.info, path)
+                    label.info.pop("name", None)  # if it was saved here, with other values: see get_label_info
             except (UserError, HTTPException) as error:
                 # One bad SEG must not stand in the way of all other labels: whoever reads the path finds nothing there.
                 logger.warning("The SEG %s of %s cannot be used: %s", uid, label_id, getattr(error, "detail", error))
@@ -377,7 +393,8 @@ class DicomWebStudy(StudyDatastore):
             self._known(scan_id)
             info = {**(given or {}), "content": _content(file, given or {})}
             if tag == FINAL:
-                info |= self._send(scan_id, file, tag, info)
+                before = self._datastore.label(scan_id, tag)
+                info |= after(self._send(scan_id, file, tag, info), before)
             elif tag == ORIGINAL and (self._sends == "always" or (self._sends == "last" and not interim)):
                 info |= self._send_own(scan_id, file, info)
             stored[scan_id] = file, info

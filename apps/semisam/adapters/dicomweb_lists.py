@@ -1,11 +1,13 @@
 """What a DICOMweb server's lists of series mean: which are scans, and whose label a SEG is.
 
 The SEG objects that this app makes itself (``original``) lie in one series for each scan, whose UID follows from the
-scan's. Every other SEG that refers to a scan is a person's label (``final``); the newest counts.
+scan's. Every other SEG that refers to a scan is a person's label (``final``) if it was saved through this app, or if
+the study knows the names of all its segments: other programs keep SEG objects of other things there. The newest counts.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -16,10 +18,14 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 from pydicom.dataset import Dataset
 
 from lib.dicom_seg import SegHeader
+from lib.label_names import position
+from lib.labels import LabelSchema
 
 from .dicom_labels import pseudo_series
 from .dicomweb_server import DicomWebServer
 from .store import DICOM, FINAL, ORIGINAL
+
+logger = logging.getLogger("semisam.dicomweb")
 
 NO_SCANS = frozenset(
     [
@@ -138,11 +144,13 @@ class Lists:
     Args:
         server: the server.
         search: further conditions for scans, as DICOM keywords.
+        labels: the study's structures if they are set; else any names will do.
     """
 
-    def __init__(self, server: DicomWebServer, search: Mapping[str, Any]) -> None:
+    def __init__(self, server: DicomWebServer, search: Mapping[str, Any], labels: LabelSchema | None = None) -> None:
         self._server = server
         self._search = dict(search)
+        self._labels = labels
         self._segs: dict[str, tuple[int, SegHeader | None]] = {}
         self._counts: dict[str, int] = {}
 
@@ -155,8 +163,9 @@ class Lists:
         began = time.time()
         found = self._server.search(self._search)
         scans = scans_in(found, self._server.address, self._search.get("Modality"))
-        own = {pseudo_series(uid) for uid, item in objects.items() if ORIGINAL in item.labels}
-        finals = [(uid, item.labels[FINAL].info) for uid, item in objects.items() if FINAL in item.labels]
+        labels = [(uid, dict(item.labels)) for uid, item in dict(objects).items()]  # they may change meanwhile
+        own = {pseudo_series(uid) for uid, known in labels if ORIGINAL in known}
+        finals = [(uid, known[FINAL].info) for uid, known in labels if FINAL in known]
         known = {info.get("SeriesInstanceUID"): _header_of(uid, info) for uid, info in finals}
         segs, counts = [], {}
         for each in self._server.search({"Modality": "SEG"}):
@@ -168,7 +177,7 @@ class Lists:
                 continue  # own labels are known, unless one was deleted there
             header = known.get(uid) if count == 1 else None
             header = header or self._looked_into(study, uid, count)
-            if header is not None and header.scan and _are_uids(header.uid):
+            if header is not None:
                 segs.append(Seg(study, uid, header))
         self._counts = counts
         self._segs = {uid: entry for uid, entry in self._segs.items() if uid in counts}
@@ -178,8 +187,21 @@ class Lists:
         before, header = self._segs.get(series, (-1, None))
         if before != count:
             header = self._server.newest_seg(study, series)
+            if header is not None and not self._counts_as_label(header):
+                header = None
             self._segs[series] = count, header
         return header
+
+    def _counts_as_label(self, header: SegHeader) -> bool:
+        if not header.scan or not _are_uids(header.uid):
+            return False
+        if header.own or self._labels is None or all(position(name, self._labels) for name, _ in header.names):
+            return True
+        logger.warning(
+            "SEG %s of %s is not taken for a label: it has the segments %s, the study's structures are %s",
+            *(header.uid, header.scan, ", ".join(name for name, _ in header.names), ", ".join(self._labels.names)),
+        )
+        return False
 
 
 def is_newer(theirs: DataModel, known: DataModel) -> bool:
@@ -187,6 +209,13 @@ def is_newer(theirs: DataModel, known: DataModel) -> bool:
     if theirs.info["SOPInstanceUID"] == known.info.get("SOPInstanceUID"):
         return False
     return str(theirs.info["created"]) > str(known.info.get("created", ""))
+
+
+def after(note: dict[str, Any], before: DataModel | None) -> dict[str, Any]:
+    """What is noted of a label that was just saved: it goes after the one before, whose clock may be ahead."""
+    known = str(before.info.get("created", "")) if before is not None else ""
+    # A longer text sorts after its own beginning.
+    return {**note, "created": f"{known}+"} if known >= str(note["created"]) else note
 
 
 def _header_of(scan: str, info: Mapping[str, Any]) -> SegHeader:

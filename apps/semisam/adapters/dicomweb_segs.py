@@ -58,7 +58,7 @@ class SegExchange:
             UserError: (422) when it does not fit the scan, (502) when the server does not give it.
         """
         seg = self._server.fetch_seg(info["StudyInstanceUID"], info["SeriesInstanceUID"], info["SOPInstanceUID"])
-        return label_of(seg, scan, info, self._schema)
+        return label_of(seg, scan, self._schema)
 
 
 def noted(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,22 +117,35 @@ class DicomWebServer:
 
 
 def _client(address: str) -> DICOMwebClient:
-    if "googleapis.com" in address:
-        from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
-
-        return DICOMwebClient(url=address, session=_limited(create_session_from_gcp_credentials()))
-    session = requests.Session()
-    user = server_settings.MONAI_LABEL_DICOMWEB_USERNAME or server_settings.MONAI_LABEL_DATASTORE_USERNAME
-    password = server_settings.MONAI_LABEL_DICOMWEB_PASSWORD or server_settings.MONAI_LABEL_DATASTORE_PASSWORD
-    if user and password:
-        session = create_session_from_user_pass(user, password)
+    if is_google(address):
+        return DICOMwebClient(url=address, session=session_for(address))
     return DICOMwebClientX(
         url=address,
-        session=_limited(session),
+        session=session_for(address),
         qido_url_prefix=server_settings.MONAI_LABEL_QIDO_PREFIX,
         wado_url_prefix=server_settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=server_settings.MONAI_LABEL_STOW_PREFIX,
     )
+
+
+def is_google(address: str) -> bool:
+    """Whether the server is Google's, which has a log-in of its own."""
+    return "googleapis.com" in address
+
+
+def session_for(address: str) -> requests.Session:
+    """Requests to the server at an address: with the log-in of MONAI Label's settings, and with timeouts."""
+    user = server_settings.MONAI_LABEL_DICOMWEB_USERNAME or server_settings.MONAI_LABEL_DATASTORE_USERNAME
+    password = server_settings.MONAI_LABEL_DICOMWEB_PASSWORD or server_settings.MONAI_LABEL_DATASTORE_PASSWORD
+    if is_google(address):
+        from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
+
+        session = create_session_from_gcp_credentials()
+    else:
+        session = create_session_from_user_pass(user, password) if user and password else requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Limited())
+    return session
 
 
 class _Limited(requests.adapters.HTTPAdapter):
@@ -141,9 +154,3 @@ class _Limited(requests.adapters.HTTPAdapter):
     def send(self, request: requests.PreparedRequest, **arguments: Any) -> requests.Response:  # type: ignore[override]
         """See the base class."""
         return super().send(request, **{**arguments, "timeout": arguments.get("timeout") or _TIMEOUT})
-
-
-def _limited(session: requests.Session) -> requests.Session:
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _Limited())
-    return session

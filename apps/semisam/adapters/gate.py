@@ -11,20 +11,25 @@ import json
 import logging
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import jwt
 import requests
 from fastapi import FastAPI, HTTPException
 from monailabel.config import settings
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lib.config import Settings
 from lib.errors import UserError
 
 from .answers import http_answers
+from .login import user_of
 from .scratch import Scratch
 
 logger = logging.getLogger("semisam.gate")
@@ -49,14 +54,13 @@ _OWN_MACHINE = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 """Origins on this machine: OHIF opened at ``localhost`` asks ``127.0.0.1``."""
 
 
-def install(app: FastAPI, most_bytes: int, origins: Sequence[str] = ()) -> None:
+def install(app: FastAPI, chosen: Settings) -> None:
     """Put the gate before all routes; once, however often MONAI Label loads our app.
 
     Args:
         app: MONAI Label's web application, which has started already.
-        most_bytes: largest upload.
-        origins: whose pages may use this server besides its own and this machine's; ``*`` is everybody. MONAI Label's
-            own setting, MONAI_LABEL_CORS_ORIGINS, keeps its server from starting.
+        chosen: what the administrator chose: the largest upload, and whose pages may use this server besides its own
+            and this machine's. MONAI Label's own setting, MONAI_LABEL_CORS_ORIGINS, keeps its server from starting.
     """
     if getattr(app.state, _MARK, False):
         return
@@ -65,10 +69,18 @@ def install(app: FastAPI, most_bytes: int, origins: Sequence[str] = ()) -> None:
     reload = f"{settings.MONAI_LABEL_API_STR}/reload"
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", None) not in ("/reload", reload)]
     for each in app.user_middleware:
-        if getattr(each.cls, "__name__", "") == "CORSMiddleware" and "*" not in origins:
-            each.kwargs.update(allow_origins=list(origins), allow_origin_regex=_OWN_MACHINE.pattern)
+        if getattr(each.cls, "__name__", "") == "CORSMiddleware" and "*" not in chosen.origins:
+            each.kwargs.update(allow_origins=list(chosen.origins), allow_origin_regex=_OWN_MACHINE.pattern)
     # Last, so that it lies within the one for other origins: its answers, too, must be readable for OHIF elsewhere.
-    app.user_middleware.append(Middleware(Gate, most_bytes=most_bytes, scratch=Scratch(), origins=origins))
+    app.user_middleware.append(
+        Middleware(
+            Gate,
+            most_bytes=chosen.most_upload,
+            scratch=Scratch(),
+            origins=chosen.origins,
+            hosts=chosen.hosts,
+        )
+    )
     app.middleware_stack = None  # made anew with the next request; the app is loaded while the server starts
 
 
@@ -79,14 +91,24 @@ class Gate:
         app: what comes next.
         most_bytes: largest upload.
         scratch: the server's temporary files, emptied whenever no request is being answered.
-        origins: whose pages may use the server, see ``install``.
+        origins: whose pages may use the server, see ``check_origin``.
+        hosts: names of the server, see ``check_host``.
     """
 
-    def __init__(self, app: ASGIApp, *, most_bytes: int, scratch: Scratch, origins: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        most_bytes: int,
+        scratch: Scratch,
+        origins: Sequence[str] = (),
+        hosts: Sequence[str] = (),
+    ) -> None:
         self._app = app
         self._most = most_bytes
         self._scratch = scratch
         self._origins = origins
+        self._hosts = hosts
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,9 +126,12 @@ class Gate:
 
         try:
             check_path(scope)
+            check_host(scope, self._hosts)
             check_origin(scope, self._origins)
             body = _Body(scope, receive, self._most)
             await body.check_announced()
+            if body.upload and settings.MONAI_LABEL_AUTH_ENABLE:
+                await run_in_threadpool(check_login, scope)
             await self._app(scope, body, watched)
         except Exception as error:
             if started:
@@ -126,12 +151,11 @@ class _Body:
 
     def __init__(self, scope: Scope, receive: Receive, most_upload: int) -> None:
         self._receive = receive
-        headers: Mapping[bytes, bytes] = {k.lower(): v for k, v in scope["headers"]}
-        kind = headers.get(b"content-type", b"").strip().lower()
-        files = kind.startswith((b"multipart/", b"application/dicom"))
-        self._upload = files and _TAKES_FILES.match(scope["path"]) is not None
-        self._most = most_upload if self._upload else min(most_upload, MOST_WORDS)
-        announced = headers.get(b"content-length", b"0")
+        kind = _header(scope, b"content-type").strip().lower()
+        files = kind.startswith(("multipart/", "application/dicom"))
+        self.upload = files and _TAKES_FILES.match(scope["path"]) is not None
+        self._most = most_upload if self.upload else min(most_upload, MOST_WORDS)
+        announced = _header(scope, b"content-length")
         self._announced = int(announced) if announced.isdigit() else 0
         self._got = 0
 
@@ -158,7 +182,7 @@ class _Body:
         raise HTTPException(413, self._text())
 
     def _text(self) -> str:
-        if not self._upload:
+        if not self.upload:
             return f"The request is longer than {self._most / MEBIBYTE:g} MiB. Leave out what the server does not need."
         return (
             f"The upload is larger than {self._most / MEBIBYTE:g} MiB. Crop or compress it, or ask the administrator "
@@ -173,22 +197,70 @@ def check_path(scope: Scope) -> None:
         raise UserError("The address must not hold '..' or a zero byte.")
 
 
+def check_host(scope: Scope, hosts: Sequence[str]) -> None:
+    """Raise UserError (403) when the server is asked under a name that is not its own.
+
+    Somebody else's name may be made to lead here (DNS rebinding); a browser then takes this server's answers for those
+    of a page there. Numbers are safe, and so is the user's own machine. Where no names are given, all others will do,
+    but not on connections from this machine.
+
+    Args:
+        scope: of the request.
+        hosts: names of the server in small letters.
+    """
+    name = (urlsplit(f"//{_header(scope, b'host')}").hostname or "").lower()
+    server = scope.get("server")
+    if not name or name in (*hosts, "localhost") or _is_number(name):
+        return
+    if not hosts and not (server and _is_number(server[0]) and ip_address(server[0]).is_loopback):
+        return
+    raise UserError(
+        f"This server does not go by the name {name[:_SHOWN]}. If it should, the administrator names it in "
+        f"--conf hosts {name[:_SHOWN]}",
+        status=403,
+    )
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def check_login(scope: Scope) -> None:
+    """Raise HTTPException (401) for an upload by somebody unknown, before it is read."""
+    kind, _, token = _header(scope, b"authorization").partition(" ")
+    try:
+        if kind.lower() == "bearer":
+            user_of(token.strip())
+            return
+    except jwt.InvalidTokenError as error:
+        logger.info("An upload with a token that does not count: %s", error)
+    raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"})
+
+
 def check_origin(scope: Scope, origins: Sequence[str]) -> None:
     """Raise UserError (403) when a page of somebody else makes a browser change something here.
 
     A browser lets any page send such requests, though it does not show the page their answers.
     """
-    headers = {k.lower(): v.decode("latin-1") for k, v in scope["headers"]}
-    origin = headers.get(b"origin")
-    if origin is None or scope["method"] in _READING or "*" in origins or origin in origins:
+    origin = _header(scope, b"origin")
+    if not origin or scope["method"] in _READING or "*" in origins or origin in origins:
         return
-    if _OWN_MACHINE.fullmatch(origin) or urlsplit(origin).netloc == headers.get(b"host"):
+    if _OWN_MACHINE.fullmatch(origin) or urlsplit(origin).netloc == _header(scope, b"host"):
         return
     raise UserError(
         f"Pages of {origin[:_SHOWN]} may not use this server. If they should, the administrator names them in "
         "--conf origins.",
         status=403,
     )
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    """A header of a request, "" when it is absent."""
+    return next((v.decode("latin-1") for k, v in scope["headers"] if k.lower() == name), "")
 
 
 def answer_of(error: Exception) -> HTTPException:

@@ -20,6 +20,8 @@ from fastapi.responses import Response
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 
+from .routes import put_first
+
 PATH = "/ohif/app-config.js"
 _MARK = "semisam_ohif"
 _OURS = Path(__file__).with_name("ohif.js")
@@ -38,8 +40,4 @@ def install(app: FastAPI) -> None:
         text = "\n".join(file.read_text(encoding="utf-8") for file in (_THEIRS, _OURS))
         return Response(text, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
 
-    before = len(app.router.routes)
-    app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
-    # MONAI Label answers for every path below /ohif/: ours has to come first.
-    routes = app.router.routes
-    routes[:] = [*routes[before:], *routes[:before]]
+    put_first(app, router)

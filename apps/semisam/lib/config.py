@@ -39,6 +39,7 @@ _SPACING_LEAST, _SPACING_MOST = 0.05, 20.0
 _WINDOW_LEAST_MM = 10.0
 _UPLOAD_MOST = 1_048_576
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,252})")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Settings:
         default_strategy: strategy behind the name ``random``, the only one that OHIF asks for.
         max_upload: MiB of the largest request that brings a file.
         origins: whose pages a browser may let use this server, besides its own and this machine's; ``*`` is everybody.
+        hosts: names under which browsers may ask for this server; see ``adapters.gate.check_host``.
         dicom_pseudo_labels: which pseudo-labels go to a DICOM server, see ``PSEUDO_LABELS``.
     """
 
@@ -67,6 +69,7 @@ class Settings:
     default_strategy: str = "recommended"
     max_upload: int = 2048
     origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     dicom_pseudo_labels: str = "last"
 
     @property
@@ -201,6 +204,17 @@ def _origins(text: str) -> tuple[str, ...]:
     return found
 
 
+def _hosts(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
+    wrong = [part for part in found if not _HOST.fullmatch(part)]
+    if wrong or not found:
+        raise UserError(
+            f"hosts: {(wrong or [text])[0]!r} is not allowed. Give names of this server without http:// and port, with "
+            "commas, for example labels.hospital.example,gpu7."
+        )
+    return found
+
+
 _READERS = {
     "labels": parse_labels,
     "generalist": lambda text: _choice("generalist", text, available_generalists()),
@@ -211,6 +225,7 @@ _READERS = {
     "default_strategy": lambda text: _choice("default_strategy", text, STRATEGIES),
     "max_upload": _max_upload,
     "origins": _origins,
+    "hosts": _hosts,
     "dicom_pseudo_labels": lambda text: _choice("dicom_pseudo_labels", text, PSEUDO_LABELS),
 }
 
@@ -225,5 +240,6 @@ Allowed:
   --conf default_strategy NAME      {", ".join(STRATEGIES)}
   --conf max_upload 2048            MiB of the largest request that brings a file
   --conf origins https://viewer     whose pages may use this server, besides its own; commas between them, * for all
+  --conf hosts labels.example.org   names under which browsers may ask for this server; commas between them
   --conf dicom_pseudo_labels WHICH  {", ".join(PSEUDO_LABELS)}: what a DICOM server gets of the app's own labels"""
 """What the start-up message says is allowed."""

@@ -63,6 +63,11 @@ def value_map(named: Sequence[tuple[str, int]], largest: int, schema: LabelSchem
     return {} if all(old == new for old, new in pairs.items()) else pairs
 
 
+def position(name: str, schema: LabelSchema) -> int:
+    """The value of a structure by its name, 0 when there is none."""
+    return {_plain(known): value for known, value in schema.as_dict().items()}.get(_plain(name), 0)
+
+
 def _plain(name: str) -> str:
     """A name without the differences that people and viewers introduce."""
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())

@@ -14,6 +14,9 @@ from .errors import UserError
 MAX_LABELS = 254
 """3D Slicer asks for uint8 masks, and 255 is kept free."""
 
+MAX_CHARACTERS = 64
+"""Of a name: what DICOM SEG can hold."""
+
 
 @dataclass(frozen=True)
 class LabelSchema:
@@ -38,6 +41,11 @@ class LabelSchema:
         for name in self.names:
             if not name or name != name.strip():
                 raise UserError(f"Label name {name!r} is empty or has blanks around it.")
+            if len(name) > MAX_CHARACTERS or "\\" in name or not name.isprintable():
+                raise UserError(
+                    f"Label name {name[:MAX_CHARACTERS]!r} cannot be stored in DICOM: a name has at most "
+                    f"{MAX_CHARACTERS} characters and no backslash, tab or line break."
+                )
             if name.lower() == "background":
                 raise UserError("'background' is always value 0: leave it out of the labels.")
         lower = [name.lower() for name in self.names]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pydicom
 
-from .parts import text_in
+from .moments import moment_in
+from .parts import OWN, text_in
 
 _ANNOTATED = re.compile(r"\bannotated\s*[:=]\s*(\w+)", re.IGNORECASE)
 
@@ -20,9 +21,10 @@ class SegHeader:
         uid: its own SOP instance UID.
         scan: UID of the series it belongs to, "" when it does not say.
         names: name and number of its segments.
-        created: date and time as text that sorts by age.
+        created: date and time in UTC as text that sorts by age.
         annotated: what its description says about what is annotated in it, "" when nothing: ``annotated: planes``
             anywhere in the description of its series, or in that of its content. See ``lib.sparse_labels``.
+        own: whether this app has written it.
     """
 
     uid: str
@@ -30,20 +32,19 @@ class SegHeader:
     names: tuple[tuple[str, int], ...]
     created: str
     annotated: str = ""
+    own: bool = False
 
     @classmethod
     def of(cls, dataset: pydicom.Dataset) -> SegHeader:
         """Read it from a SEG or its metadata."""
         referenced = dataset.get("ReferencedSeriesSequence") or []
         names = [(text_in(s, "SegmentLabel"), int(s.SegmentNumber)) for s in dataset.get("SegmentSequence") or []]
-        moments = (("InstanceCreationDate", "InstanceCreationTime"), ("ContentDate", "ContentTime"))
-        dates = [(text_in(dataset, date), text_in(dataset, time)) for date, time in moments]
-        created = next(("".join(moment) for moment in dates if moment[0]), "")
         said = [_ANNOTATED.search(text_in(dataset, name)) for name in ("SeriesDescription", "ContentDescription")]
         return cls(
             uid=text_in(dataset, "SOPInstanceUID"),
             scan=text_in(referenced[0], "SeriesInstanceUID") if referenced else "",
             names=tuple((name or f"segment {number}", number) for name, number in names),
-            created=created,
+            created=moment_in(dataset, "InstanceCreation") or moment_in(dataset, "Content"),
             annotated=next((found[1].lower() for found in said if found), ""),
+            own=text_in(dataset, "SeriesDescription").startswith(OWN),
         )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pydicom
 
+from ..labels import MAX_CHARACTERS
+
+OWN = "semisam"
+"""How the description of every series of SEG objects begins that this app writes."""
 CODING_SCHEME = "SCT"
 CATEGORY = ("123037004", "Anatomical structure")
 """SNOMED CT code and meaning of the category of every segment."""
@@ -45,6 +50,12 @@ class Segment:
     colour: tuple[int, int, int]
 
     @property
+    def text(self) -> str:
+        """The name as DICOM can hold it: a backslash would begin a second one."""
+        plain = "".join(c if c.isprintable() else " " for c in self.name.replace("\\", "/"))
+        return " ".join(plain.split())[:MAX_CHARACTERS]
+
+    @property
     def code(self) -> tuple[str, str]:
         """SNOMED CT code and meaning of the structure."""
         plain = " ".join(self.name.lower().replace("_", " ").split())
@@ -76,6 +87,13 @@ class Origin:
     def algorithm_name(self) -> str | None:
         """Name of the algorithm, None where DICOM wants none."""
         return None if self.kind == "MANUAL" else (self.algorithm or "semisam")[:64]
+
+
+def allow_any_script(dataset: pydicom.Dataset, segments: Sequence[Segment]) -> None:
+    """Write all text of a SEG as UTF-8 if a name in it needs that; DICOM's default is ASCII."""
+    if not all(segment.text.isascii() for segment in segments):
+        dataset.decode()
+        dataset.SpecificCharacterSet = "ISO_IR 192"
 
 
 def text_in(dataset: pydicom.Dataset, name: str) -> str:

@@ -7,7 +7,6 @@ frames then lie on the pixels of the image that they refer to.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import numpy as np
 import pydicom
@@ -17,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_ui
 from skimage.color import rgb2lab
 
 from ..errors import UserError
-from .parts import CATEGORY, CODING_SCHEME, Origin, Segment
+from .parts import CATEGORY, CODING_SCHEME, Origin, Segment, allow_any_script
 
 _INHERITED = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -58,6 +57,7 @@ def write_flat_seg(label: np.ndarray, image: pydicom.Dataset, segments: Sequence
     masks = np.stack([(label[:, :, 0] == each.value).T for each in segments])
     seg.PixelData = pack_bits(masks.astype(np.uint8).ravel())
     seg["PixelData"].VR = "OB"
+    allow_any_script(seg, segments)
     return seg
 
 
@@ -73,10 +73,6 @@ def _empty(image: Dataset, origin: Origin) -> Dataset:
         setattr(seg, name, image.get(name, ""))
     if image.get("SpecificCharacterSet"):
         seg.SpecificCharacterSet = image.SpecificCharacterSet
-    now = datetime.now()
-    for name in ("Content", "Series"):
-        setattr(seg, f"{name}Date", now.strftime("%Y%m%d"))
-        setattr(seg, f"{name}Time", now.strftime("%H%M%S.%f"))
     seg.Modality, seg.SeriesInstanceUID, seg.SeriesNumber, seg.InstanceNumber = "SEG", generate_uid(), 300, 1
     seg.Manufacturer = seg.ManufacturerModelName = "semisam"
     seg.DeviceSerialNumber = seg.SoftwareVersions = "1"
@@ -99,7 +95,7 @@ def _described(number: int, segment: Segment, origin: Origin) -> Dataset:
     """A segment's entry in the list of segments."""
     lab = rgb2lab(np.array(segment.colour, dtype=float)[None, None] / 255)[0, 0]
     levels = np.clip([lab[0] / 100, (lab[1] + 128) / 255, (lab[2] + 128) / 255], 0, 1) * 65535
-    entry = _of(SegmentNumber=number, SegmentLabel=segment.name[:64], SegmentDescription=segment.name[:64])
+    entry = _of(SegmentNumber=number, SegmentLabel=segment.text, SegmentDescription=segment.text)
     entry.SegmentAlgorithmType = origin.kind
     if origin.algorithm_name is not None:
         entry.SegmentAlgorithmName = origin.algorithm_name

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import pydicom
 
 from ..errors import UserError
 from ..volumes import write_label
-from .parts import CATEGORY, CODING_SCHEME, Origin, Segment
+from .moments import stamp, zone_in
+from .parts import CATEGORY, CODING_SCHEME, Origin, Segment, allow_any_script, text_in
 from .picture import write_flat_seg
 
 logger = logging.getLogger("semisam.dicom_seg")
@@ -53,9 +54,7 @@ def write_seg(
     else:
         dataset = _with_dcmqi(label, affine, series, named, origin)
     dataset.SeriesDescription = origin.description[:64]
-    # dcmqi says the second, which does not tell two quick saves apart.
-    now = datetime.now()
-    dataset.InstanceCreationDate, dataset.InstanceCreationTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
+    stamp(dataset, _zone_of(series))
     if origin.series is not None:
         dataset.SeriesInstanceUID = origin.series
     return dataset
@@ -70,6 +69,16 @@ def _only_image(series: Path) -> pydicom.Dataset:
     except (OSError, pydicom.errors.InvalidDicomError) as error:
         logger.warning("%s: %s", files[0], error)
     raise UserError("No DICOM SEG can be made for this series: it is no single 2D image of one frame.", status=422)
+
+
+def _zone_of(series: Path) -> tzinfo | None:
+    """The time zone that a series names, None when it names none."""
+    for file in sorted(series.iterdir()) if series.is_dir() else [series]:
+        try:
+            return zone_in(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["TimezoneOffsetFromUTC"]))
+        except (OSError, pydicom.errors.InvalidDicomError):
+            continue  # some other file beside the images
+    return None
 
 
 def _with_dcmqi(
@@ -101,7 +110,17 @@ def _with_dcmqi(
                 "Serve such images from a folder instead.",
                 status=422,
             )
-        return pydicom.dcmread(out)
+        dataset = pydicom.dcmread(out)
+    allow_any_script(dataset, segments)
+    names = {_placeholder(segment): segment.text for segment in segments}
+    for each in dataset.SegmentSequence:
+        each.SegmentLabel = each.SegmentDescription = names[text_in(each, "SegmentLabel")]
+    return dataset
+
+
+def _placeholder(segment: Segment) -> str:
+    """A name in ASCII, the only one that dcmqi takes."""
+    return f"segment {segment.value}"
 
 
 def _dcmqi_meta(segments: Sequence[Segment], origin: Origin) -> dict[str, Any]:
@@ -120,8 +139,8 @@ def _dcmqi_meta(segments: Sequence[Segment], origin: Origin) -> dict[str, Any]:
             [
                 {
                     "labelID": segment.value,
-                    "SegmentLabel": segment.name[:64],
-                    "SegmentDescription": segment.name[:64],
+                    "SegmentLabel": _placeholder(segment),
+                    "SegmentDescription": _placeholder(segment),
                     "SegmentAlgorithmType": origin.kind,
                     **named,
                     "SegmentedPropertyCategoryCodeSequence": _code(*CATEGORY),
