@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,12 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import schemathesis
 from nibabel.affines import apply_affine
 
 from adapters.dicomweb import PATIENCE_SECONDS
 from clients.dicomfiles import Labelled, abdomen, write_series
+from clients.fuzzing import Tally, fuzz, stop_jobs
 from clients.orthanc import Orthanc
 from clients.slicer import Slicer
 from conftest import Server, detail, dice, save_nifti, tiny_scan
@@ -523,6 +526,21 @@ def test_next_scan_after_the_review(place: Place) -> None:
     assert slicer.sample["id"] not in ("", spare.uid)
     assert place.server.infer("propagate", slicer.sample["id"], max_templates=20).ok
     assert with_highdicom(place.orthanc.segs(spare.uid)[-1], spare).keys() == NAMES.keys()
+
+
+@pytest.mark.timeout(1800)
+def test_random_requests(place: Place) -> None:
+    schema = schemathesis.openapi.from_url(f"{place.server.url}/openapi.json")
+    found: list[Any] = list(schema.get_all_operations())
+    tally = Tally()
+    before = set(place.server.objects())
+    for operation in (each.ok() for each in found):
+        if re.match(r"/(infer|batch|activelearning|datastore|session|info)\b", operation.path):
+            fuzz(place.server, operation, 6, tally)
+    stop_jobs(place.server)
+    assert tally.wrong == []
+    assert set(place.server.objects()) == before
+    assert place.server.infer("propagate", place.series["spare"].uid).ok
 
 
 def test_start_without_the_server(serve: Callable[..., Server], tmp_path: Path) -> None:

@@ -46,16 +46,16 @@ def read_seg(dataset: pydicom.Dataset, scan: Volume, values: Mapping[int, int] |
     flat = scan.flat and frames.shape[1:] == (scan.shape[1], scan.shape[0])
     from_lps = np.linalg.inv(LPS @ scan.affine)
     affines = [np.eye(4)] * len(frames) if flat else [from_lps @ affine for affine in _affines_of(dataset)]
-    found: list[tuple[int, np.ndarray]] = []
-    for frame, number, affine in zip(frames, numbers, affines, strict=False):
-        for each in [int(n) for n in np.unique(frame) if n] if number is None else [number]:
-            value = each if values is None else values.get(each, 0)
-            mask = frame == each if number is None else frame >= least
-            if value and mask.any():
-                found.append((value, _place(mask, affine, scan.shape)))
+    shown = [
+        (each if values is None else values.get(each, 0), at, each)
+        for at, (frame, number) in enumerate(zip(frames, numbers, strict=False))
+        for each in ([int(n) for n in np.unique(frame) if n] if number is None else [number])
+    ]
     label = np.zeros(scan.shape, dtype=np.uint8)
-    for value, voxels in sorted(found, key=lambda item: item[0]):
-        label[tuple(voxels)] = value
+    for value, at, each in sorted(shown):
+        mask = frames[at] == each if numbers[at] is None else frames[at] >= least
+        if value and mask.any():
+            label[tuple(_place(mask, affines[at], scan.shape))] = value
     return label
 
 
