@@ -9,9 +9,9 @@ so that no registration is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
@@ -202,9 +202,9 @@ def _surest(classes: Tensor, uncertainty: Tensor, border: Tensor, share: float) 
     return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long)
 
 
-def usual_distance(evidence: Sequence[Evidence], generator: torch.Generator, pairs: int = 300) -> float:
+def usual_distance(evidence: Iterable[Evidence], generator: torch.Generator, pairs: int = 300) -> float:
     """The usual squared distance between a place of one scan and the nearest place of another, 1 if there is none."""
-    filled = [e for e in evidence if len(e.features)][: _PAIRS + 1]
+    filled = list(islice((e for e in evidence if len(e.features)), _PAIRS + 1))
     found = []
     for own, other in pairwise(filled):
         pick = torch.randperm(len(own.features), generator=generator)[:pairs]

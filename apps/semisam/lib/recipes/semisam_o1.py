@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from .base import FinishedRound
 from .context import Context
+from .refined import predict_study, refine_study
 from .refinement import RefinementOptions
-from .stages import plan_of, predict_study, propagate_study, refine_study, settled, train_round
+from .stages import plan_of, propagate_study, settled, train_round
 
 
 def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRound:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean as mean
 from typing import TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..distributed import Ranks
 from ..errors import UserError
 from ..frames import frame_of, resize
-from ..generalists.mind import Mind
-from ..propagation import Template, encoding_grid, propagate_from
+from ..propagation import Template, propagate_from
 from ..report.history import Entry
 from ..specialists.predict import predict_prepared
 from ..specialists.regularisers import Regulariser, build_regulariser
@@ -25,9 +21,7 @@ from ..uncertainty import normalised_entropy, uncertainty_facts
 from .assistance import Assistant
 from .base import FinishedRound
 from .context import Context
-from .refinement import Evidence, RefinementOptions, gather, refine, usual_distance
 from .sampling import SampleSource
-from .study import load_tensors, save_tensors
 from .training import StepListener, Trained, TrainingPlan, agreement, train
 
 log = logging.getLogger("semisam.train")
@@ -122,7 +116,7 @@ def _over(
     Raises:
         UserError: (507) when there is no space left.
     """
-    count = _counter(run, "propagation", names)
+    count = counter(run, "propagation", names)
 
     def attempt(name: str) -> tuple[T | None, str | None]:
         try:
@@ -148,7 +142,7 @@ def _over(
     return found, refused
 
 
-def _counter(run: Context, stage: str, names: Sequence[str]) -> Callable[[dict[str, float]], None]:
+def counter(run: Context, stage: str, names: Sequence[str]) -> Callable[[dict[str, float]], None]:
     """Tells the reporter, for each scan this process has done, what all have done by then, if they are as fast."""
     left, world = len(names), run.ranks.world
 
@@ -337,20 +331,20 @@ def label_by(
     part = run.folder.begin_round(index, keep=True)
     run.reporter.begin("prediction", index)
     names = run.study.unlabelled()
-    count = _counter(run, "prediction", names)
+    count = counter(run, "prediction", names)
 
     def keep(name: str) -> dict[str, object]:
         probabilities, label = predict(name)
         uncertainty = normalised_entropy(probabilities)
         run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
-        facts = uncertainty_facts(probabilities, uncertainty) | _change(run, name, probabilities)
-        facts |= {"templates": _templates_of(run, index, name), "round": index, "source": "specialist"}
+        facts = uncertainty_facts(probabilities, uncertainty) | change_of(run, name, probabilities)
+        facts |= {"templates": templates_of(run, index, name), "round": index, "source": "specialist"}
         params = run.keep_label(part, name, label, run.study.prepared(name).affine, facts)
         count({"uncertainty": float(uncertainty.mean())})
         return params
 
     params = run.ranks.each(names, keep)
-    _report_change(run, params.values())
+    report_change(run, params.values())
     return params
 
 
@@ -364,95 +358,14 @@ def settled(finished: FinishedRound) -> bool:
     return True
 
 
-def predict_study(run: Context, index: int, members: Sequence[nn.Module], options: RefinementOptions) -> None:
-    """Predict every scan without a human label and collect the evidence for the refinement, in the round's folder.
-
-    Args:
-        run: the run.
-        index: of the round; its folder must have been begun.
-        members: networks whose probabilities are averaged.
-        options: how to refine.
-    """
-    part = run.folder.begin_round(index, keep=True)
-    run.reporter.begin("prediction", index)
-    outlined, names = run.study.dense(), run.study.unlabelled()
-    seed = run.options.seed * 1009 + index
-    one_after_another = torch.Generator().manual_seed(seed)
-    numbers = {name: number for number, name in enumerate([*outlined, *names])}
-
-    def random(name: str) -> torch.Generator:
-        # Processes that share the scans cannot share one row of random numbers.
-        if not run.ranks.launched:
-            return one_after_another
-        return torch.Generator().manual_seed(seed * 1_000_003 + numbers[name])
-
-    def outline(name: str) -> None:
-        probabilities = run.study.target(name).probabilities.float()
-        _collect(run, part, name, probabilities, torch.zeros(probabilities.shape[1:]), options, random(name))
-
-    run.ranks.each(outlined, outline)
-    count = _counter(run, "prediction", names)
-
-    def predict(name: str) -> dict[str, object]:
-        probabilities = predict_prepared(members, run.study.spec, run.study.prepared(name).image.float())
-        uncertainty = normalised_entropy(probabilities)
-        change = _change(run, name, probabilities)
-        run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
-        _collect(run, part, name, probabilities, uncertainty, options, random(name))
-        count({"uncertainty": float(uncertainty.mean())})
-        return change
-
-    _report_change(run, run.ranks.each(names, predict).values())
-
-
-def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[str, dict[str, object]]:
-    """Correct the unsure voxels of every prediction of the round and write its pseudo-labels.
-
-    Returns:
-        The params of every pseudo-label.
-    """
-    part = run.folder.begin_round(index, keep=True)
-    run.reporter.begin("refinement", index)
-    study = run.study
-    names = study.unlabelled()
-    everyone = [*study.dense(), *names]
-    signatures = torch.stack([study.prepared(name).signature for name in everyone])
-    bank = {name: _load(run, part, name, wanted=False) for name in everyone}
-    generator = torch.Generator().manual_seed(run.options.seed)
-    usual = usual_distance(list(bank.values()), generator)
-    count = _counter(run, "refinement", names)
-
-    def correct(name: str) -> dict[str, object]:
-        prepared = study.prepared(name)
-        likeness = signatures @ prepared.signature
-        order = sorted(range(len(everyone)), key=lambda n: (-float(likeness[n]), everyone[n]))
-        others = [bank[everyone[n]] for n in order if everyone[n] != name][: options.scans]
-        own = _load(run, part, name, wanted=True)
-        probabilities = study.read_target(part, name).probabilities.float()
-        refined = refine(probabilities, own, others, usual, options)
-        uncertainty = normalised_entropy(refined)
-        study.write_target(part, name, refined, 1.0 - uncertainty)
-        facts = uncertainty_facts(refined, uncertainty) | _change(run, name, refined)
-        facts |= {"templates": _templates_of(run, index, name), "round": index, "source": "specialist"}
-        label = prepared.frame.labels_back(refined)
-        params = run.keep_label(part, name, label, prepared.affine, facts)
-        count({"unsure_voxels": float(len(own.unsure))})
-        return params
-
-    found = run.ranks.each(names, correct)
-    if run.ranks.first:
-        shutil.rmtree(part / "evidence", ignore_errors=True)
-    return found
-
-
-def _report_change(run: Context, params: Iterable[Mapping[str, object]]) -> None:
+def report_change(run: Context, params: Iterable[Mapping[str, object]]) -> None:
     """Report the mean agreement with the round before, as far as it is among the facts about labels."""
     agreements = [float(str(each["agreement"])) for each in params if "agreement" in each]
     if agreements:
         run.reporter.best(sum(agreements) / len(agreements))
 
 
-def _change(run: Context, name: str, probabilities: Tensor) -> dict[str, object]:
+def change_of(run: Context, name: str, probabilities: Tensor) -> dict[str, object]:
     """How well a new label agrees with the one of the round before (mean Dice of the structures), if there is one."""
     before = run.study.current(name)
     if before is None:
@@ -460,42 +373,7 @@ def _change(run: Context, name: str, probabilities: Tensor) -> dict[str, object]
     return {"agreement": round(agreement(probabilities[None], before.probabilities.float()[None]), 4)}
 
 
-def _templates_of(run: Context, index: int, name: str) -> object:
+def templates_of(run: Context, index: int, name: str) -> object:
     """Names of the outlined scans that the label of a round goes back to."""
     earlier = run.kept_params(run.folder.round(index - 1), name) or {}
     return earlier.get("templates", list(run.study.human()))
-
-
-def _collect(
-    run: Context,
-    part: Path,
-    name: str,
-    probabilities: Tensor,
-    uncertainty: Tensor,
-    options: RefinementOptions,
-    generator: torch.Generator,
-) -> None:
-    """Keep a scan's evidence in ``part`` until the refinement."""
-    prepared = run.study.prepared(name)
-    image = prepared.grey
-    if run.generalist.name == Mind.name:  # the same for any scale and offset of the intensities
-        features = run.generalist.encode(image, prepared.frame.spacing)
-    else:
-        scan = run.study.read(name)
-        grid = encoding_grid(scan, prepared.frame, run.generalist)
-        features = run.generalist.encode(grid.image(scan.array), grid.spacing)
-    evidence = gather(image, features, probabilities, uncertainty, options, generator)
-    content = {k: v.half() if v.is_floating_point() else v for k, v in vars(evidence).items()}
-    save_tensors(_evidence_file(run, part, name), content)
-
-
-def _load(run: Context, part: Path, name: str, *, wanted: bool) -> Evidence:
-    """Read a scan's evidence; without ``wanted`` the part about its own unsure voxels is left empty."""
-    content = load_tensors(_evidence_file(run, part, name))
-    if not wanted:
-        content["unsure"], content["wanted"] = content["unsure"][:0], content["wanted"][:0]
-    return Evidence(**{k: v.float() if v.is_floating_point() else v.clone() for k, v in content.items()})
-
-
-def _evidence_file(run: Context, part: Path, name: str) -> Path:
-    return part / "evidence" / f"{run.study.file_name(name)}.pt"

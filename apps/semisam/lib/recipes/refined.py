@@ -1,0 +1,140 @@
+"""The pseudo-labels of a round of SemiSAM-O1: predictions, and their unsure voxels corrected; see ``refinement``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..generalists.mind import Mind
+from ..propagation import encoding_grid
+from ..specialists.predict import predict_prepared
+from ..uncertainty import normalised_entropy, uncertainty_facts
+from .context import Context
+from .refinement import Evidence, RefinementOptions, gather, refine, usual_distance
+from .stages import change_of, counter, report_change, templates_of
+from .study import load_tensors, save_tensors
+
+_KEPT = 128
+"""Scans whose evidence is kept in memory."""
+
+
+def predict_study(run: Context, index: int, members: Sequence[nn.Module], options: RefinementOptions) -> None:
+    """Predict every scan without a human label and collect the evidence for the refinement, in the round's folder.
+
+    Args:
+        run: the run.
+        index: of the round; its folder must have been begun.
+        members: networks whose probabilities are averaged.
+        options: how to refine.
+    """
+    part = run.folder.begin_round(index, keep=True)
+    run.reporter.begin("prediction", index)
+    outlined, names = run.study.dense(), run.study.unlabelled()
+    seed = run.options.seed * 1009 + index
+    one_after_another = torch.Generator().manual_seed(seed)
+    numbers = {name: number for number, name in enumerate([*outlined, *names])}
+
+    def random(name: str) -> torch.Generator:
+        # Processes that share the scans cannot share one row of random numbers.
+        if not run.ranks.launched:
+            return one_after_another
+        return torch.Generator().manual_seed(seed * 1_000_003 + numbers[name])
+
+    def outline(name: str) -> None:
+        probabilities = run.study.target(name).probabilities.float()
+        _collect(run, part, name, probabilities, torch.zeros(probabilities.shape[1:]), options, random(name))
+
+    run.ranks.each(outlined, outline)
+    count = counter(run, "prediction", names)
+
+    def predict(name: str) -> dict[str, object]:
+        probabilities = predict_prepared(members, run.study.spec, run.study.prepared(name).image.float())
+        uncertainty = normalised_entropy(probabilities)
+        change = change_of(run, name, probabilities)
+        run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
+        _collect(run, part, name, probabilities, uncertainty, options, random(name))
+        count({"uncertainty": float(uncertainty.mean())})
+        return change
+
+    report_change(run, run.ranks.each(names, predict).values())
+
+
+def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[str, dict[str, object]]:
+    """Correct the unsure voxels of every prediction of the round and write its pseudo-labels.
+
+    Returns:
+        The params of every pseudo-label.
+    """
+    part = run.folder.begin_round(index, keep=True)
+    run.reporter.begin("refinement", index)
+    study = run.study
+    names = study.unlabelled()
+    everyone = [*study.dense(), *names]
+    signatures = torch.stack([study.prepared(name).signature for name in everyone])
+    # Scans ask those that are like them, which are like each other: few are read twice, and few are kept.
+    evidence = lru_cache(_KEPT)(lambda name: _load(run, part, name, wanted=False))
+    generator = torch.Generator().manual_seed(run.options.seed)
+    usual = usual_distance((evidence(name) for name in everyone), generator)
+    count = counter(run, "refinement", names)
+
+    def correct(name: str) -> dict[str, object]:
+        prepared = study.prepared(name)
+        likeness = signatures @ prepared.signature
+        order = sorted(range(len(everyone)), key=lambda n: (-float(likeness[n]), everyone[n]))
+        others = [evidence(everyone[n]) for n in order[: options.scans + 1] if everyone[n] != name][: options.scans]
+        own = _load(run, part, name, wanted=True)
+        probabilities = study.read_target(part, name).probabilities.float()
+        refined = refine(probabilities, own, others, usual, options)
+        uncertainty = normalised_entropy(refined)
+        study.write_target(part, name, refined, 1.0 - uncertainty)
+        facts = uncertainty_facts(refined, uncertainty) | change_of(run, name, refined)
+        facts |= {"templates": templates_of(run, index, name), "round": index, "source": "specialist"}
+        label = prepared.frame.labels_back(refined)
+        params = run.keep_label(part, name, label, prepared.affine, facts)
+        count({"unsure_voxels": float(len(own.unsure))})
+        return params
+
+    found = run.ranks.each(names, correct)
+    if run.ranks.first:
+        shutil.rmtree(part / "evidence", ignore_errors=True)
+    return found
+
+
+def _collect(
+    run: Context,
+    part: Path,
+    name: str,
+    probabilities: Tensor,
+    uncertainty: Tensor,
+    options: RefinementOptions,
+    generator: torch.Generator,
+) -> None:
+    """Keep a scan's evidence in ``part`` until the refinement."""
+    prepared = run.study.prepared(name)
+    image = prepared.grey
+    if run.generalist.name == Mind.name:  # the same for any scale and offset of the intensities
+        features = run.generalist.encode(image, prepared.frame.spacing)
+    else:
+        scan = run.study.read(name)
+        grid = encoding_grid(scan, prepared.frame, run.generalist)
+        features = run.generalist.encode(grid.image(scan.array), grid.spacing)
+    evidence = gather(image, features, probabilities, uncertainty, options, generator)
+    content = {k: v.half() if v.is_floating_point() else v for k, v in vars(evidence).items()}
+    save_tensors(_evidence_file(run, part, name), content)
+
+
+def _load(run: Context, part: Path, name: str, *, wanted: bool) -> Evidence:
+    """Read a scan's evidence; without ``wanted`` the part about its own unsure voxels is left empty."""
+    content = load_tensors(_evidence_file(run, part, name))
+    if not wanted:
+        content["unsure"], content["wanted"] = content["unsure"][:0], content["wanted"][:0]
+    return Evidence(**{k: v.float() if v.is_floating_point() else v.clone() for k, v in content.items()})
+
+
+def _evidence_file(run: Context, part: Path, name: str) -> Path:
+    return part / "evidence" / f"{run.study.file_name(name)}.pt"
