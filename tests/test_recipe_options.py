@@ -10,7 +10,7 @@ import torch
 
 from lib.errors import UserError
 from lib.recipes import PRESETS, RECIPES, RecipeOptions
-from lib.recipes.options import choose_device
+from lib.recipes.options import choose_device, preset_names
 from lib.recipes.registry import IMPLEMENTATIONS
 
 
@@ -80,3 +80,13 @@ def test_a_gpu_is_used_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose_device("CUDA:1") == "cuda:1"
     assert choose_device("cuda:5") == "cuda:0"
     assert choose_device("cpu") == "cpu"
+
+
+def test_a_gpu_has_time_for_standard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert RecipeOptions.parse({}).preset == "standard"
+    assert RecipeOptions.parse({"device": "cpu"}).preset == "quick"
+    assert RecipeOptions.parse({"preset": "full"}).preset == "full"
+    assert preset_names("cuda:0") == ["standard", "quick", "full"]
+    assert preset_names("cpu") == ["quick", "standard", "full"]

@@ -18,8 +18,9 @@ from lib.distributed import Ranks, end_with_the_others
 from lib.errors import UserError
 from lib.generalists import unwrap
 from lib.pictures import PICTURES
-from lib.recipes import CHOICES, PRESETS, RECIPES, RecipeOptions, RecipeSettings, network_2d, resolve, run_recipe
+from lib.recipes import CHOICES, RECIPES, RecipeOptions, RecipeSettings, network_2d, resolve, run_recipe
 from lib.recipes.job import Job
+from lib.recipes.options import preset_names
 from lib.recipes.registry import IMPLEMENTATIONS
 from lib.runfolder import check_space
 from lib.volumes import space_error, write_whole
@@ -48,7 +49,7 @@ class SemiSamTrainer(TrainTask):
         """Options as viewers show them; the first entry of a list is the default, 0 means the preset's number."""
         return {
             "recipe": list(RECIPES),
-            "preset": list(PRESETS),
+            "preset": preset_names(device_choices()[0]),
             "rounds": 0,
             "max_epochs": 0,
             "seed": 0,
