@@ -49,7 +49,12 @@ class SecureServer(Server):
             "MONAI_LABEL_AUTH_ENABLE": "true",
             "MONAI_LABEL_AUTH_REALM_URI": realm.url,
         }
-        conf = {"labels": ",".join(TINY_LABELS), "max_upload": "1", "origins": VIEWER}
+        conf = {
+            "labels": ",".join(TINY_LABELS),
+            "max_upload": "1",
+            "origins": VIEWER,
+            "hosts": "labels.hospital.example",
+        }
         super().__init__(folder, study, conf, env)
         self._command += ["--ssl_certfile", str(certificate), "--ssl_keyfile", str(key), "--verbose", "DEBUG"]
         self.plain, self.url = self.url, f"https://localhost:{self.port}"
