@@ -180,6 +180,13 @@ def test_names_of_the_server(host: str, server: str, hosts: tuple[str, ...], wel
     assert caught.value.status == 403
 
 
+@pytest.mark.parametrize("header", ["host", "origin"])
+def test_headers_that_hold_no_address(temporary: Path, header: str) -> None:
+    text = b"http://[" if header == "origin" else b"[::1"
+    status, answer = through(reads, temporary, headers=[(header.encode(), text)])
+    assert (status, "no address" in answer["detail"]) == (400, True)
+
+
 @pytest.mark.parametrize("text", ["https://a", "a:80", "a/b", ",", "a b"])
 def test_hosts_that_are_none(text: str) -> None:
     with pytest.raises(UserError, match="hosts"):

@@ -456,6 +456,18 @@ def test_the_way_through_for_viewers(place: Place) -> None:
     reply = place.server.get(path)
     assert slice_.PixelData in reply.content
     assert place.server.get("/proxy/dicom/wado/studies/1.2.3/series/4/instances/5").status_code == 404
+    plain = place.server.get(path, headers={"Accept-Encoding": "identity", "Origin": "https://evil.example"})
+    assert slice_.PixelData in plain.content
+    assert "access-control-allow-origin" not in plain.headers
+
+
+@pytest.mark.parametrize("path", ["servers", "changes", "../system", "studies/../../system", "http://127.0.0.1/", ""])
+def test_only_dicomweb_is_handed_on(place: Place, path: str) -> None:
+    assert place.server.get(f"/proxy/dicom/{path}").status_code in (400, 404)
+    dicom = {"Content-Type": "application/dicom"}
+    for each in (path, f"stow/{path}", "studies/1.2/reject/113001", "instances"):
+        assert place.server.post(f"/proxy/dicom/{each}", data=b"x", headers=dicom).status_code in (400, 404)
+    assert place.server.post("/proxy/dicom/studies", json={}).status_code == 415
 
 
 def test_viewers_can_store(place: Place) -> None:
@@ -492,6 +504,7 @@ def test_server_that_says_nothing_holds_nobody_up(place: Place) -> None:
 
 def test_server_that_is_away(place: Place) -> None:
     series = place.series["spare"]
+    stop_jobs(place.server)  # a scoring under way would fetch the new scan
     _, fresh = write_series(place.folder / "fresh", Labelled(*tiny_scan(8)), patient="fresh")
     place.orthanc.upload(place.folder / "fresh")
     time.sleep(LIST_SECONDS * 1.5)

@@ -393,8 +393,41 @@ def test_seg_of_other_things_is_no_label(orthanc: Orthanc, tmp_path: Path, caplo
     own = final_of(store, scan)
     orthanc.put(foreign(store, scan, tmp_path, "lesion"))  # newer than the good one
     assert final_of(store, scan) == own
+    series = str(store.get_label_info(scan, FINAL)["SeriesInstanceUID"])
+    orthanc.put(foreign(store, scan, tmp_path, "lesion", SeriesInstanceUID=series))  # into the same series
+    assert final_of(store, scan) == own
+    assert final_of(open_store(orthanc, tmp_path / "other"), scan) == own
     orthanc.put(foreign(store, scan, tmp_path, "Liver"))
     assert final_of(store, scan) not in ("", own)
+
+
+def test_odd_segs_stop_nothing(orthanc: Orthanc, tmp_path: Path) -> None:
+    scan = put_scan(orthanc, tmp_path, "odd")
+    store = open_store(orthanc, tmp_path)
+    seg = pydicom.dcmread(pydicom.filebase.DicomBytesIO(foreign(store, scan, tmp_path, "liver")))
+    for what in ("SegmentNumber", "SegmentSequence"):
+        delattr(seg.SegmentSequence[0] if what == "SegmentNumber" else seg, what)
+        seg.file_meta.MediaStorageSOPInstanceUID = seg.SOPInstanceUID = pydicom.uid.generate_uid()
+        seg.SeriesInstanceUID = pydicom.uid.generate_uid()
+        seg.save_as(tmp_path / "odd.dcm")
+        orthanc.put((tmp_path / "odd.dcm").read_bytes())
+    assert final_of(store, scan) == ""
+    late = put_scan(orthanc, tmp_path, "late")
+    assert late in store.list_images()
+    assert late in open_store(orthanc, tmp_path / "other").list_images()
+
+
+def test_study_of_other_structures_on_the_same_server(orthanc: Orthanc, tmp_path: Path) -> None:
+    scan = put_scan(orthanc, tmp_path, "shared")
+    one = LabelSchema(("liver",))
+    store = open_store(orthanc, tmp_path, schema=one)
+    volume = read_volume(store.get_image_uri(scan))
+    label = np.zeros(volume.shape, np.uint8)
+    label[3:6, 3:6, 3:6] = 1
+    write_label(tmp_path / "label.nii.gz", label, volume.affine)
+    store.save_label(scan, str(tmp_path / "label.nii.gz"), FINAL, {"label_info": [{"name": "Segment_1"}]})
+    assert final_of(open_store(orthanc, tmp_path / "same", schema=one), scan)  # under the structure's own name
+    assert not final_of(open_store(orthanc, tmp_path / "other", schema=LabelSchema(("spleen",))), scan)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
@@ -422,6 +455,11 @@ def test_newest_label_counts_in_every_time_zone(
         assert final_of(store, scan) == last
         again = open_store(orthanc, tmp_path)  # a restart keeps the order
         assert final_of(again, scan) == last
+        # What comes after that counts again, though clocks have been found wrong.
+        orthanc.put(foreign(again, scan, tmp_path, "liver", **utc_tags(60)))
+        fourth = final_of(again, scan)
+        assert fourth not in (second, third, last)
+        assert final_of(again, scan) == fourth
     finally:
         monkeypatch.undo()
         time.tzset()

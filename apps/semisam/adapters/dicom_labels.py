@@ -12,7 +12,7 @@ import numpy as np
 from monailabel.datastore.utils.colors import GENERIC_ANATOMY_COLORS
 from pydicom.dataset import Dataset
 
-from lib.dicom_seg import OWN, Origin, SegHeader, Segment, read_seg, write_seg
+from lib.dicom_seg import Origin, SegHeader, Segment, read_seg, write_seg
 from lib.errors import UserError
 from lib.label_names import names_in, position, value_map
 from lib.labels import MAX_LABELS, LabelSchema
@@ -79,7 +79,7 @@ def origin_of(info: Mapping[str, Any], *, person: bool, series: str | None) -> O
     said = stated(info)
     planes = "" if said == "auto" else f" (annotated: {said})"
     return Origin(
-        description=f"{OWN}: {'label' if person else 'pseudo-label'}{planes}",
+        description=f"semisam: {'label' if person else 'pseudo-label'}{planes}",
         algorithm=f"semisam {info['model']}" if info.get("model") else None if person else "semisam",
         person=person,
         series=series,
@@ -121,7 +121,9 @@ def segments_of(label: np.ndarray, info: Mapping[str, Any], schema: LabelSchema 
         # As value_map reads them: by place in the list, unless the values go beyond it.
         by_position = max(present) <= len(named)
         names = {n if by_position else value: name for n, (name, value) in enumerate(named, start=1)}
-        if by_position and schema is not None and schema.count > 1 and _agrees(named, present, schema):
+        if schema is not None and schema.count == 1:  # whatever it was called in the viewer
+            names[1] = schema.names[0]
+        elif by_position and schema is not None and _agrees(named, present, schema):
             names = {value: name for name, value in named}
     else:
         names = {v: k for k, v in schema.as_dict().items()} if schema is not None else {}

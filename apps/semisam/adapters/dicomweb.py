@@ -31,7 +31,7 @@ from lib.volumes import read_volume, write_label
 from .answers import http_answers
 from .dicom_labels import Source, takes_values
 from .dicomweb_cache import Failures, SeriesCache, retry_after, stopwatch
-from .dicomweb_lists import Listed, Lists, after, is_newer
+from .dicomweb_lists import Listed, Lists, is_newer, put_after
 from .dicomweb_segs import SegExchange, noted
 from .dicomweb_server import DicomWebServer
 from .store import FINAL, ORIGINAL, StudyDatastore
@@ -228,19 +228,22 @@ class DicomWebStudy(StudyDatastore):
             if final is not None and final.info.get("SOPInstanceUID") in uids:
                 final.info["listed"] = True
             if theirs is not None and (final is None or is_newer(theirs, final)):
-                self._take_label(uid, FINAL, theirs)
+                label = theirs.label()
+                put_after(label.info, final)
+                self._take_label(uid, FINAL, label)
             elif theirs is None and final is not None and listed.knows(final):
                 self._take_label(uid, FINAL, None)
             own, theirs = item.labels.get(ORIGINAL), newest.get((uid, ORIGINAL))
             if own is None and theirs is not None:
-                item.labels[ORIGINAL] = theirs  # a copy may be on the disk
+                item.labels[ORIGINAL] = theirs.label()  # a copy may be on the disk
             elif own is not None and own.info.get("SOPInstanceUID"):
                 here = own.info.get("SeriesInstanceUID") in listed.seg_series
                 own.info.update({"listed": True} if here else {})
                 if not here and listed.knows(own):
                     self._take_label(uid, ORIGINAL, None)
-                elif theirs is not None and own.info["SOPInstanceUID"] != theirs.info["SOPInstanceUID"]:
-                    self._take_label(uid, ORIGINAL, theirs)  # the newest instance was deleted
+                elif theirs is not None and own.info["SOPInstanceUID"] != theirs.header.uid:
+                    # The newest instance was deleted.
+                    self._take_label(uid, ORIGINAL, theirs.label())
 
     def _take_label(self, uid: str, tag: str, label: DataModel | None) -> None:
         """Note another label of a scan, or that there is none any more; in a transaction."""
@@ -367,7 +370,7 @@ class DicomWebStudy(StudyDatastore):
         if label is not None and label.info.get("SOPInstanceUID"):
             raise UserError(
                 f"This label is the SEG series {label.info['SeriesInstanceUID']} on {self.name()}. Delete it there, "
-                "and it is gone here within a minute.",
+                "and it is gone here within seconds.",
                 status=409,
             )
         super().remove_label(label_id, label_tag)
@@ -393,8 +396,8 @@ class DicomWebStudy(StudyDatastore):
             self._known(scan_id)
             info = {**(given or {}), "content": _content(file, given or {})}
             if tag == FINAL:
-                before = self._datastore.label(scan_id, tag)
-                info |= after(self._send(scan_id, file, tag, info), before)
+                info |= self._send(scan_id, file, tag, info)
+                put_after(info, self._datastore.label(scan_id, tag))
             elif tag == ORIGINAL and (self._sends == "always" or (self._sends == "last" and not interim)):
                 info |= self._send_own(scan_id, file, info)
             stored[scan_id] = file, info

@@ -1,8 +1,9 @@
 """What a DICOMweb server's lists of series mean: which are scans, and whose label a SEG is.
 
 The SEG objects that this app makes itself (``original``) lie in one series for each scan, whose UID follows from the
-scan's. Every other SEG that refers to a scan is a person's label (``final``) if it was saved through this app, or if
-the study knows the names of all its segments: other programs keep SEG objects of other things there. The newest counts.
+scan's. Every other SEG that refers to a scan is a person's label (``final``) if the study knows the names of all its
+segments: other programs keep SEG objects of other things there, and other studies of this app their own. The newest
+counts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import requests
 from monailabel.datastore.local import DataModel, ImageLabelModel
 from pydicom.dataset import Dataset
 
@@ -37,6 +39,8 @@ NO_SCANS = frozenset(
 VOLUMES = frozenset(["CT", "MR", "PT", "NM"])
 """Modalities whose single images are slices or whole volumes, never pictures."""
 
+_LATER = "+"
+"""After a moment: a moment later. A longer text sorts after its own beginning."""
 _UID = re.compile(r"[0-9.]{1,64}")
 _SETTLE_SECONDS = 30
 """A server may list a new SEG late: until then it is not missed."""
@@ -84,16 +88,22 @@ class Seg:
         study: UID of its study.
         series: UID of its series.
         header: what it says about itself.
+        arrived: whether it was not there at an earlier look; False at the first one.
     """
 
     study: str
     series: str
     header: SegHeader
+    arrived: bool = False
 
     @property
     def tag(self) -> str:
         """Whose label it is."""
         return ORIGINAL if self.series == pseudo_series(self.header.scan) else FINAL
+
+    def label(self) -> DataModel:
+        """The label, as a study lists it."""
+        return DataModel(info={**self.info(), "listed": True}, ext=".nii.gz")
 
     def info(self) -> dict[str, Any]:
         """What is noted of it beside a label."""
@@ -125,11 +135,11 @@ class Listed:
     segs: Sequence[Seg]
     seg_series: frozenset[str]
 
-    def newest(self) -> dict[tuple[str, str], DataModel]:
+    def newest(self) -> dict[tuple[str, str], Seg]:
         """The newest label of each scan and tag, as far as it was looked into."""
         found = {}
-        for seg in sorted(self.segs, key=lambda one: (one.header.created, one.header.uid)):
-            found[seg.header.scan, seg.tag] = DataModel(info={**seg.info(), "listed": True}, ext=".nii.gz")
+        for seg in sorted(self.segs, key=lambda one: (one.arrived, one.header.created, one.header.uid)):
+            found[seg.header.scan, seg.tag] = seg
         return found
 
     def knows(self, label: DataModel) -> bool:
@@ -152,6 +162,7 @@ class Lists:
         self._search = dict(search)
         self._labels = labels
         self._segs: dict[str, tuple[int, SegHeader | None]] = {}
+        self._seen: set[str] | None = None
         self._counts: dict[str, int] = {}
 
     def ask(self, objects: Mapping[str, ImageLabelModel]) -> Listed:
@@ -178,24 +189,32 @@ class Lists:
             header = known.get(uid) if count == 1 else None
             header = header or self._looked_into(study, uid, count)
             if header is not None:
-                segs.append(Seg(study, uid, header))
+                arrived = self._seen is not None and header.uid not in self._seen
+                segs.append(Seg(study, uid, header, arrived))
         self._counts = counts
+        self._seen = {seg.header.uid for seg in segs} | (self._seen or set())
         self._segs = {uid: entry for uid, entry in self._segs.items() if uid in counts}
         return Listed(began, scans, segs, frozenset(counts))
 
     def _looked_into(self, study: str, series: str, count: int) -> SegHeader | None:
         before, header = self._segs.get(series, (-1, None))
         if before != count:
-            header = self._server.newest_seg(study, series)
-            if header is not None and not self._counts_as_label(header):
-                header = None
+            try:
+                found = self._server.segs(study, series)
+            except (requests.ConnectionError, requests.Timeout):
+                raise
+            except Exception as error:
+                # It may have been deleted meanwhile, and SEG objects come from many programs. None may stop the rest.
+                logger.warning("SEG series %s cannot be looked into (%s: %s)", series, type(error).__name__, error)
+                found = []
+            header = next((one for one in reversed(found) if self._counts_as_label(one)), None)
             self._segs[series] = count, header
         return header
 
     def _counts_as_label(self, header: SegHeader) -> bool:
-        if not header.scan or not _are_uids(header.uid):
+        if not header.scan or not header.names or not _are_uids(header.uid):
             return False
-        if header.own or self._labels is None or all(position(name, self._labels) for name, _ in header.names):
+        if self._labels is None or all(position(name, self._labels) for name, _ in header.names):
             return True
         logger.warning(
             "SEG %s of %s is not taken for a label: it has the segments %s, the study's structures are %s",
@@ -204,18 +223,20 @@ class Lists:
         return False
 
 
-def is_newer(theirs: DataModel, known: DataModel) -> bool:
+def is_newer(theirs: Seg, known: DataModel) -> bool:
     """Whether a SEG of the server's list goes before the label that is known."""
-    if theirs.info["SOPInstanceUID"] == known.info.get("SOPInstanceUID"):
+    if theirs.header.uid == known.info.get("SOPInstanceUID"):
         return False
-    return str(theirs.info["created"]) > str(known.info.get("created", ""))
+    created = str(known.info.get("created", ""))
+    # Where clocks were found wrong before, only the order of arrival tells.
+    return theirs.arrived if created.endswith(_LATER) else theirs.header.created > created
 
 
-def after(note: dict[str, Any], before: DataModel | None) -> dict[str, Any]:
-    """What is noted of a label that was just saved: it goes after the one before, whose clock may be ahead."""
+def put_after(info: dict[str, Any], before: DataModel | None) -> None:
+    """Let a label go after the one before, whose clock may be ahead, by what is noted of it."""
     known = str(before.info.get("created", "")) if before is not None else ""
-    # A longer text sorts after its own beginning.
-    return {**note, "created": f"{known}+"} if known >= str(note["created"]) else note
+    if known >= str(info["created"]):
+        info["created"] = f"{known}{_LATER}"
 
 
 def _header_of(scan: str, info: Mapping[str, Any]) -> SegHeader:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import requests
 from dicomweb_client import DICOMwebClient
 from dicomweb_client.session_utils import create_session_from_user_pass
@@ -58,12 +59,12 @@ class DicomWebServer:
         )
         return [Dataset.from_json(each) for each in found]
 
-    def newest_seg(self, study: str, series: str) -> SegHeader | None:
-        """The newest SEG of a series, without its pixels."""
+    def segs(self, study: str, series: str) -> list[SegHeader]:
+        """The SEG objects of a series, without their pixels, the oldest first."""
         metadata = self._client.retrieve_series_metadata(study, series)
         without_pixels = [{k: v for k, v in instance.items() if k != _PIXELS} for instance in metadata]
         headers = [SegHeader.of(Dataset.from_json(instance)) for instance in without_pixels]
-        return max(headers, key=lambda one: one.created, default=None)
+        return sorted(headers, key=lambda one: one.created)
 
     # --- content --------------------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class DicomWebServer:
         """Raise UserError (502) when the server does not do its part."""
         try:
             yield
-        except requests.RequestException as error:
+        except (requests.RequestException, pydicom.errors.InvalidDicomError, ValueError, EOFError) as error:
             raise UserError(
                 f"{what}: the DICOMweb server {self.address} does not answer as it should ({str(error)[:200]}). "
                 "Try again later.",

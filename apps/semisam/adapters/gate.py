@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import jwt
 import requests
@@ -208,7 +208,7 @@ def check_host(scope: Scope, hosts: Sequence[str]) -> None:
         scope: of the request.
         hosts: names of the server in small letters.
     """
-    name = (urlsplit(f"//{_header(scope, b'host')}").hostname or "").lower()
+    name = (_parts(f"//{_header(scope, b'host')}").hostname or "").lower()
     server = scope.get("server")
     if not name or name in (*hosts, "localhost") or _is_number(name):
         return
@@ -219,6 +219,13 @@ def check_host(scope: Scope, hosts: Sequence[str]) -> None:
         f"--conf hosts {name[:_SHOWN]}",
         status=403,
     )
+
+
+def _parts(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError as error:
+        raise UserError(f"A header holds no address: {address[:_SHOWN]}") from error
 
 
 def _is_number(host: str) -> bool:
@@ -249,7 +256,7 @@ def check_origin(scope: Scope, origins: Sequence[str]) -> None:
     origin = _header(scope, b"origin")
     if not origin or scope["method"] in _READING or "*" in origins or origin in origins:
         return
-    if _OWN_MACHINE.fullmatch(origin) or urlsplit(origin).netloc == _header(scope, b"host"):
+    if _OWN_MACHINE.fullmatch(origin) or _parts(origin).netloc == _header(scope, b"host"):
         return
     raise UserError(
         f"Pages of {origin[:_SHOWN]} may not use this server. If they should, the administrator names them in "

@@ -5,8 +5,8 @@ what a segment is, only its name says. Frames may be left out and come in any or
 """
 
 from .header import SegHeader
-from .parts import OWN, Origin, Segment
+from .parts import Origin, Segment
 from .read import read_seg
 from .write import write_seg
 
-__all__ = ["OWN", "Origin", "SegHeader", "Segment", "read_seg", "write_seg"]
+__all__ = ["Origin", "SegHeader", "Segment", "read_seg", "write_seg"]

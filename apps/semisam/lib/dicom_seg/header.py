@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pydicom
 
 from .moments import moment_in
-from .parts import OWN, text_in
+from .parts import text_in
 
 _ANNOTATED = re.compile(r"\bannotated\s*[:=]\s*(\w+)", re.IGNORECASE)
 
@@ -24,7 +24,6 @@ class SegHeader:
         created: date and time in UTC as text that sorts by age.
         annotated: what its description says about what is annotated in it, "" when nothing: ``annotated: planes``
             anywhere in the description of its series, or in that of its content. See ``lib.sparse_labels``.
-        own: whether this app has written it.
     """
 
     uid: str
@@ -32,7 +31,6 @@ class SegHeader:
     names: tuple[tuple[str, int], ...]
     created: str
     annotated: str = ""
-    own: bool = False
 
     @classmethod
     def of(cls, dataset: pydicom.Dataset) -> SegHeader:
@@ -46,5 +44,4 @@ class SegHeader:
             names=tuple((name or f"segment {number}", number) for name, number in names),
             created=moment_in(dataset, "InstanceCreation") or moment_in(dataset, "Content"),
             annotated=next((found[1].lower() for found in said if found), ""),
-            own=text_in(dataset, "SeriesDescription").startswith(OWN),
         )

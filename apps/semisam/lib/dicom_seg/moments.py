@@ -15,7 +15,7 @@ from .parts import text_in
 
 _UTC = timezone.utc
 _OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
-_DAY, _TIME = re.compile(r"\d{8}"), re.compile(r"(\d{2})(\d{2})?(\d{2})?(?:\.(\d{1,6}))?")
+_DAY, _TIME = re.compile(r"\d{8}"), re.compile(r"(\d{2})(\d{2})?(\d{2})?(?:\.(\d+))?")
 _OF_A_SEG = ("InstanceCreation", "Content", "Series")
 
 
@@ -46,7 +46,7 @@ def moment_in(dataset: pydicom.Dataset, what: str) -> str:
         date = date.replace(hour=int(hour), minute=int(minute or 0), second=min(59, int(second or 0)))
     except ValueError:
         return ""
-    moment = date.replace(microsecond=int((part or "0").ljust(6, "0")), tzinfo=zone_in(dataset) or _UTC)
+    moment = date.replace(microsecond=int((part or "")[:6].ljust(6, "0")), tzinfo=zone_in(dataset) or _UTC)
     try:
         return moment.astimezone(_UTC).strftime("%Y%m%d%H%M%S.%f")
     except OverflowError:  # before the year 1

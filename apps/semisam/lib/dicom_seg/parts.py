@@ -9,8 +9,6 @@ import pydicom
 
 from ..labels import MAX_CHARACTERS
 
-OWN = "semisam"
-"""How the description of every series of SEG objects begins that this app writes."""
 CODING_SCHEME = "SCT"
 CATEGORY = ("123037004", "Anatomical structure")
 """SNOMED CT code and meaning of the category of every segment."""
