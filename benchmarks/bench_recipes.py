@@ -32,11 +32,12 @@ os.environ.update(common.limit_threads(int(os.environ.get("OMP_NUM_THREADS", com
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 DATA = {"la": ("left_atrium",), "hippocampus": ("anterior", "posterior")}
-BASELINES = ("propagation", "one_scan", "one_scan plain")
+BASELINES = ("propagation", "one_scan", "one_scan plain", "all_scans")
 REGULARISERS = ("mean_teacher", "ua_mt", "dan", "dtc", "ac_mt", "supervised")
 RUNS: dict[str, dict[str, str]] = {
     "one_scan": {"regulariser": "supervised"},
     "one_scan plain": {"regulariser": "supervised"},
+    "all_scans": {"regulariser": "supervised"},
     **{f"semisam_o1 {name}": {"regulariser": name} for name in REGULARISERS},
     "semisam_plus": {"recipe": "semisam_plus"},
     "fm_abs": {"recipe": "fm_abs"},
@@ -45,7 +46,8 @@ RUNS: dict[str, dict[str, str]] = {
     "sc_sam": {"recipe": "sc_sam"},
 }
 """Options of the run by its name. ``one_scan`` learns from the outlined scan alone, with the product's augmentation;
-``one_scan plain`` without any but the place of the window."""
+``one_scan plain`` without any but the place of the window. ``all_scans`` learns from the truth of all: no run without it
+can be expected to do better."""
 STEPS_OF_AN_EPOCH = 20
 LEAST_GAIN = 0.15
 NEAR_THE_BEST = 0.01
@@ -134,7 +136,8 @@ class Bench:
         if preset.iterations != STEPS_OF_AN_EPOCH:
             raise SystemExit(f"the preset {asked.preset} has epochs of {preset.iterations} steps")
         others = [] if alone else self._unlabelled
-        cases = [Case(self._template, self._data.image(self._template), self._data.label(self._template))]
+        outlined = [self._template, *(self._unlabelled if name == "all_scans" else ())]
+        cases = [Case(scan, self._data.image(scan), self._data.label(scan)) for scan in outlined]
         cases += [Case(scan, self._data.image(scan)) for scan in others]
         folder = self._work / f"{name.replace(' ', '-')}-{seed}"
         shutil.rmtree(folder, ignore_errors=True)
