@@ -46,8 +46,8 @@ RUNS: dict[str, dict[str, str]] = {
     "sc_sam": {"recipe": "sc_sam"},
 }
 """Options of the run by its name. ``one_scan`` learns from the outlined scan alone, with the product's augmentation;
-``one_scan plain`` without any but the place of the window. ``all_scans`` learns from the truth of all: no run without it
-can be expected to do better."""
+``one_scan plain`` without any but the place of the window. ``all_scans`` learns from the truth of all: no run without
+it can be expected to do better."""
 STEPS_OF_AN_EPOCH = 20
 LEAST_GAIN = 0.15
 NEAR_THE_BEST = 0.01
