@@ -22,7 +22,7 @@ from lib.errors import UserError
 from lib.generalists import create_generalist
 from lib.labels import LabelSchema
 from lib.recipes import PRESETS, RecipeOptions, RecipeSettings, run_recipe
-from lib.recipes import stages as stages_module
+from lib.recipes import refined
 from lib.recipes.cotraining import CoTraining, CoTrainingPlan
 from lib.recipes.options import Preset
 from lib.recipes.pieces import MOST_PIECES, pieces_of
@@ -222,7 +222,7 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(
 
         def run(ranks: Ranks) -> Report:
             if ranks.rank == 1:
-                monkeypatch.setattr(stages_module, "predict_prepared", killed)
+                monkeypatch.setattr(refined, "predict_prepared", killed)
             return recipe(study, runs)(ranks)
 
         first, second = by(2, run)
