@@ -21,8 +21,7 @@ from lib.distributed import LostRankError, Ranks, start, was_launched
 from lib.errors import UserError
 from lib.generalists import create_generalist
 from lib.labels import LabelSchema
-from lib.recipes import PRESETS, RecipeOptions, RecipeSettings, run_recipe
-from lib.recipes import refined
+from lib.recipes import PRESETS, RecipeOptions, RecipeSettings, refined, run_recipe
 from lib.recipes.cotraining import CoTraining, CoTrainingPlan
 from lib.recipes.options import Preset
 from lib.recipes.pieces import MOST_PIECES, pieces_of
