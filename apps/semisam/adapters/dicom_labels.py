@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from lib.dicom_seg import Origin, SegHeader, Segment, read_seg, write_seg
 from lib.errors import UserError
-from lib.label_names import names_in, position, value_map
+from lib.label_names import knows_all, names_in, position, value_map
 from lib.labels import MAX_LABELS, LabelSchema
 from lib.sparse_labels import stated
 from lib.volumes import Volume, read_label
@@ -98,13 +98,15 @@ def label_of(seg: Dataset, scan: Volume, schema: LabelSchema | None) -> np.ndarr
         UserError: see ``lib.dicom_seg.read_seg``.
     """
     names = SegHeader.of(seg).names
-    known = schema is not None and all(position(name, schema) for name, _ in names)
-    return read_seg(seg, scan, {n: position(name, schema) for name, n in names} if schema and known else None)
+    values = None
+    if schema is not None and knows_all(schema, names):
+        values = {number: position(name, schema) for name, number in names}
+    return read_seg(seg, scan, values)
 
 
 def takes_values(info: Mapping[str, Any], schema: LabelSchema | None) -> bool:
     """Whether the segments of a SEG get the values of the study's structures: when all of them are known by name."""
-    return schema is not None and all(position(name, schema) for name, _ in names_in(info))
+    return schema is not None and knows_all(schema, names_in(info))
 
 
 def segments_of(label: np.ndarray, info: Mapping[str, Any], schema: LabelSchema | None) -> list[Segment]:

@@ -24,10 +24,9 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 
 from .dicomweb_server import session_for
-from .routes import put_first
+from .routes import first_time, put_first
 
 PATH = "/proxy/dicom"
-_MARK = "semisam_proxy"
 _AT_A_TIME = 16
 """Requests that wait for the DICOMweb server; the next ones wait for these, and nobody else does."""
 _IN_MEMORY = 4 * 2**20
@@ -41,9 +40,8 @@ _KINDS = ("multipart/related", "application/dicom")
 
 def install(app: FastAPI) -> None:
     """Put the routes in the place of MONAI Label's; once, however often the app is loaded."""
-    if getattr(app.state, _MARK, False):
+    if not first_time(app, "proxy"):
         return
-    setattr(app.state, _MARK, True)
     proxy = Proxy()
     router = APIRouter(prefix=PATH)
     reader = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))

@@ -20,7 +20,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 from pydicom.dataset import Dataset
 
 from lib.dicom_seg import SegHeader
-from lib.label_names import position
+from lib.label_names import knows_all
 from lib.labels import LabelSchema
 
 from .dicom_labels import pseudo_series
@@ -203,6 +203,9 @@ class Lists:
                 found = self._server.segs(study, series)
             except (requests.ConnectionError, requests.Timeout):
                 raise
+            except requests.HTTPError as error:
+                logger.warning("SEG series %s is looked into again later: %s", series, error)
+                return header
             except Exception as error:
                 # It may have been deleted meanwhile, and SEG objects come from many programs. None may stop the rest.
                 logger.warning("SEG series %s cannot be looked into (%s: %s)", series, type(error).__name__, error)
@@ -214,7 +217,7 @@ class Lists:
     def _counts_as_label(self, header: SegHeader) -> bool:
         if not header.scan or not header.names or not _are_uids(header.uid):
             return False
-        if self._labels is None or all(position(name, self._labels) for name, _ in header.names):
+        if self._labels is None or knows_all(self._labels, header.names):
             return True
         logger.warning(
             "SEG %s of %s is not taken for a label: it has the segments %s, the study's structures are %s",

@@ -30,6 +30,7 @@ from lib.errors import UserError
 
 from .answers import http_answers
 from .login import user_of
+from .routes import first_time
 from .scratch import Scratch
 
 logger = logging.getLogger("semisam.gate")
@@ -41,7 +42,6 @@ MOST_WORDS = 4 * MEBIBYTE
 _TAKES_FILES = re.compile(r"/(datastore|infer|session|model|proxy/dicom)(/|$)")
 """Addresses to which files are sent. All others get words, which are read into memory whole."""
 
-_MARK = "semisam_gate"
 _ANSWERS_422 = "request_validation_exception_handler"
 """FastAPI repeats what it does not accept, and fails when JSON has no word for it: NaN."""
 
@@ -62,9 +62,8 @@ def install(app: FastAPI, chosen: Settings) -> None:
         chosen: what the administrator chose: the largest upload, and whose pages may use this server besides its own
             and this machine's. MONAI Label's own setting, MONAI_LABEL_CORS_ORIGINS, keeps its server from starting.
     """
-    if getattr(app.state, _MARK, False):
+    if not first_time(app, "gate"):
         return
-    setattr(app.state, _MARK, True)
     # Anybody may ask for it, also without a log-in, and the reloaded app would no longer take labels of people.
     reload = f"{settings.MONAI_LABEL_API_STR}/reload"
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", None) not in ("/reload", reload)]

@@ -20,19 +20,17 @@ from fastapi.responses import Response
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 
-from .routes import put_first
+from .routes import first_time, put_first
 
 PATH = "/ohif/app-config.js"
-_MARK = "semisam_ohif"
 _OURS = Path(__file__).with_name("ohif.js")
 _THEIRS = Path(monailabel.endpoints.__file__).parent / "static" / "ohif" / "app-config.js"
 
 
 def install(app: FastAPI) -> None:
     """Answer for OHIF's configuration, before MONAI Label does; once, however often the app is loaded."""
-    if getattr(app.state, _MARK, False) or not _THEIRS.is_file():
+    if not _THEIRS.is_file() or not first_time(app, "ohif"):
         return
-    setattr(app.state, _MARK, True)
     router = APIRouter()
 
     @router.get(PATH, include_in_schema=False)

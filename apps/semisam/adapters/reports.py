@@ -14,11 +14,12 @@ from monailabel.interfaces.utils.app import app_instance
 
 from lib.recipes.summary import REPORT
 
+from .routes import first_time
+
 if TYPE_CHECKING:
     from adapters.study import Study
 
 PATH = "/semisam/reports"
-_MARK = "semisam_reports"
 _RUN = re.compile(r"run-[0-9]{8}-[0-9]{6}-[0-9]+")
 
 
@@ -29,9 +30,8 @@ def address(report: Path) -> str:
 
 def install(app: FastAPI) -> None:
     """Add the route, behind the same log-in as MONAI Label's own; once, however often the app is loaded."""
-    if getattr(app.state, _MARK, False):
+    if not first_time(app, "reports"):
         return
-    setattr(app.state, _MARK, True)
     router = APIRouter(prefix=PATH, tags=["semisam"])
 
     @router.get("/{run}", summary="Report of a finished training; 'latest' is the newest one")

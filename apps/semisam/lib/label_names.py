@@ -6,7 +6,7 @@ and reorder segments. The names it sends along put that right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .errors import UserError
 from .labels import LabelSchema
@@ -66,6 +66,11 @@ def value_map(named: Sequence[tuple[str, int]], largest: int, schema: LabelSchem
 def position(name: str, schema: LabelSchema) -> int:
     """The value of a structure by its name, 0 when there is none."""
     return {_plain(known): value for known, value in schema.as_dict().items()}.get(_plain(name), 0)
+
+
+def knows_all(schema: LabelSchema, named: Iterable[tuple[str, int]]) -> bool:
+    """Whether all names are those of structures."""
+    return all(position(name, schema) for name, _ in named)
 
 
 def _plain(name: str) -> str:
