@@ -64,10 +64,10 @@ def test_large_scans_are_worked_on_in_parts_with_the_same_result(shape: tuple[in
     frame = frame_of(Volume(array, affine)).with_shape(shape)
     content = torch.from_numpy(np.array(frame.crop(array)))[None]
     turned = torch.from_numpy(np.array(frame.crop(label)))
-    assert torch.equal(frame.image(array), resize(content, shape))
-    assert torch.equal(frame.image(np.asfortranarray(array)), resize(content, shape))
+    torch.testing.assert_close(frame.image(array), resize(content, shape))
+    torch.testing.assert_close(frame.image(np.asfortranarray(array)), resize(content, shape))
     soft = torch.cat([resize((turned == c).float()[None], shape) for c in range(4)])
-    assert torch.equal(frame.one_hot(label, 4), soft)
+    torch.testing.assert_close(frame.one_hot(label, 4), soft)
     noise = torch.rand((4, *shape), generator=torch.Generator().manual_seed(0)).softmax(0)
     for probabilities in (soft, noise, (5 * soft).softmax(0)):
         np.testing.assert_array_equal(frame.labels_back(probabilities), whole_at_once(frame, probabilities))
@@ -180,6 +180,21 @@ def test_shrinking_averages_instead_of_picking() -> None:
     stripes = torch.zeros(1, 8, 8, 8)
     stripes[:, ::2] = 1
     torch.testing.assert_close(resize(stripes, (4, 4, 4)), torch.full((1, 4, 4, 4), 0.5))
+
+
+def test_shrinking_a_little_blurs_no_more_than_interpolation() -> None:
+    edge = torch.zeros(1, 50, 4, 4)
+    edge[:, 25:] = 1
+    shrunk = resize(edge, (49, 4, 4))[0, :, 0, 0]
+    between = (shrunk > 0.01) & (shrunk < 0.99)
+    assert int(between.sum()) <= 1
+    torch.testing.assert_close(shrunk.mean(), edge.mean())
+
+
+def test_a_part_of_a_voxel_counts_as_far_as_it_is_covered() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1)
+    # Halves of 1.5 voxels: (1 + 2 / 2) / 1.5 and (2 / 2 + 4) / 1.5.
+    torch.testing.assert_close(resize(values, (2, 1, 1)).flatten(), torch.tensor([4 / 3, 10 / 3]))
 
 
 def test_an_array_of_another_scan_is_refused() -> None:

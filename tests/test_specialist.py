@@ -47,6 +47,11 @@ def test_small_scans_keep_their_spacing() -> None:
     assert choose_spacing([(35, 50, 36)] * 3, [(1, 1, 1)] * 3, 120_000) == (1, 1, 1)
 
 
+def test_scans_a_little_above_the_budget_keep_their_spacing_too() -> None:
+    assert choose_spacing([(35, 50, 36)] * 3, [(1, 1, 1)] * 3, 50_000) == (1, 1, 1)
+    assert choose_spacing([(35, 50, 36)] * 3, [(1, 1, 1)] * 3, 30_000) != (1, 1, 1)
+
+
 def test_large_scans_are_coarsened_but_thick_slices_stay() -> None:
     x, y, z = choose_spacing([(300, 300, 300)], [(0.7, 0.7, 8.0)], 120_000)
     assert z == 8.0

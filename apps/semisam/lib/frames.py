@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import nibabel.orientations
 import numpy as np
@@ -103,15 +104,15 @@ class Frame:
         if self.shape == content.shape:
             return torch.from_numpy(np.array(content, dtype=np.float32))[None]
         small = torch.empty(1, *self._shrunk)
-        for at, slab, shape in self._slabs(content):
-            small[at] = functional.adaptive_avg_pool3d(torch.from_numpy(slab.astype(np.float32))[None], shape)
+        for at, slab, means in self._slabs(content):
+            small[at] = _average(torch.from_numpy(slab.astype(np.float32))[None], means)
         return resize(small, self.shape)
 
     def one_hot(self, label: np.ndarray, channels: int) -> Tensor:
         """A label map on the working grid as soft labels: ``[D, H, W]`` to ``[channels, D', H', W']``, sum 1."""
         small = torch.zeros(channels, *self._shrunk)
         small[0] = 1.0
-        for at, slab, shape in self._slabs(self.crop(label)):
+        for at, slab, means in self._slabs(self.crop(label)):
             if not slab.any():
                 continue
             slab = slab.astype(np.uint8)
@@ -119,7 +120,7 @@ class Frame:
             small[:1][at] = 0.0
             for c in np.flatnonzero(counts[:channels]):
                 share = torch.from_numpy((slab == c).astype(np.float32))[None]
-                small[c : c + 1][at] = functional.adaptive_avg_pool3d(share, shape)
+                small[c : c + 1][at] = _average(share, means)
         return torch.stack([resize(each[None], self.shape)[0] for each in small])
 
     @property
@@ -128,24 +129,24 @@ class Frame:
         d, h, w = (min(b[1] - b[0], n) for b, n in zip(self.box, self.shape, strict=True))
         return d, h, w
 
-    def _slabs(
-        self, content: np.ndarray
-    ) -> Iterator[tuple[tuple[slice, ...], np.ndarray, tuple[int | None, int | None, int | None]]]:
+    def _slabs(self, content: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray, list[Tensor]]]:
         """The parts of a scan's content that become one plane each of the working grid.
 
-        They lie one after the other in memory, and are small: a large scan is never converted whole. Together they
-        give what ``adaptive_avg_pool3d`` would make of the whole, to the bit.
+        They lie one after the other in memory, and are small: a large scan is never converted whole.
 
         Yields:
-            where the plane lies in ``[1, *self._shrunk]``; the part, and the shape it is to be averaged to.
+            where the plane lies in ``[1, *self._shrunk]``; the part, and for each axis the means to take, see
+            ``_averaging``.
         """
         axis = int(np.argmax(np.abs(content.strides)))
-        size, count = content.shape[axis], self._shrunk[axis]
-        for n in range(count):
-            part, at, shape = [slice(None)] * 3, [slice(None)] * 4, list(self._shrunk)
-            part[axis] = slice(n * size // count, -(-(n + 1) * size // count))
-            at[axis + 1], shape[axis] = slice(n, n + 1), 1
-            yield tuple(at), content[tuple(part)], (shape[0], shape[1], shape[2])
+        whole = [_averaging(n, count) for n, count in zip(content.shape, self._shrunk, strict=True)]
+        for n, weights in enumerate(whole[axis]):
+            reach = weights.nonzero()
+            first, last = int(reach[0]), int(reach[-1]) + 1
+            part, at, means = [slice(None)] * 3, [slice(None)] * 4, list(whole)
+            part[axis] = slice(first, last)
+            at[axis + 1], means[axis] = slice(n, n + 1), weights[None, first:last]
+            yield tuple(at), content[tuple(part)], means
 
     def map_back(self, values: Tensor) -> np.ndarray:
         """A scalar map ``[D', H', W']`` to the scan's own grid: ``[D, H, W]`` float32, 0 outside the box."""
@@ -300,7 +301,40 @@ def resize(values: Tensor, shape: Sequence[int]) -> Tensor:
     target = [int(n) for n in shape]
     shrunk = [min(a, b) for a, b in zip(values.shape[1:], target, strict=True)]
     if shrunk != list(values.shape[1:]):
-        values = functional.adaptive_avg_pool3d(values[None], (shrunk[0], shrunk[1], shrunk[2]))[0]
+        sizes = [*zip(values.shape[1:], shrunk, strict=True)]
+        if all(n % count == 0 for n, count in sizes):  # the same, and faster
+            values = functional.adaptive_avg_pool3d(values[None], (shrunk[0], shrunk[1], shrunk[2]))[0]
+        else:
+            values = _average(values, [_averaging(n, count) for n, count in sizes])
     if target != shrunk:
         values = functional.interpolate(values[None], size=target, mode="trilinear", align_corners=False)[0]
+    return values
+
+
+@lru_cache(256)
+def _averaging(size: int, count: int) -> Tensor:
+    """Means over ``count`` equal parts of an axis of ``size`` voxels, as a matrix ``[count, size]``.
+
+    A voxel that two parts share counts in each as far as it lies in it: means over whole voxels would blur, by half
+    where an axis shrinks but a little.
+    """
+    edges = torch.linspace(0, size, count + 1, dtype=torch.float64)
+    voxel = torch.arange(size, dtype=torch.float64)
+    inside = torch.minimum(edges[1:, None], voxel + 1) - torch.maximum(edges[:-1, None], voxel)
+    inside = inside.clamp_min(0)
+    inside[inside < 1e-9] = 0  # rounding
+    return (inside / inside.sum(dim=1, keepdim=True)).float()
+
+
+def _average(values: Tensor, means: Sequence[Tensor]) -> Tensor:
+    """``values [C, D, H, W]`` multiplied along each axis by a matrix ``[fewer, n]``."""
+    depth, height, width = means
+    for axis in sorted(range(3), key=lambda n: means[n].shape[0] / means[n].shape[1]):  # less is left for the others
+        if means[axis].shape[0] == means[axis].shape[1]:
+            continue
+        if axis == 0:
+            flat = depth @ values.flatten(2)
+            values = flat.view(len(values), -1, *values.shape[2:])
+        else:
+            values = height @ values if axis == 1 else values @ width.T
     return values

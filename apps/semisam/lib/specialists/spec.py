@@ -13,6 +13,11 @@ BY_SLICE = ("unet2d", "sam", "sam_vit_b", "medsam", "mobile_sam")
 
 _ROI_STEP = 8
 _LEAST_ROI = 24
+_NATIVE_COSTS = 1.5
+"""Times the budget of voxels that a scan's own grid may have: any other, a little coarser, blurs by up to half a voxel.
+
+Hippocampus, 400 steps from one template: 1 mm, the scans' own, 0.798 Dice of the pseudo-labels, 1.017 mm 0.776.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ def choose_spacing(
 ) -> tuple[float, float, float]:
     """A spacing at which a middling scan has at most ``most_voxels``, and no axis is finer than the scans themselves.
 
+    The scans' own spacing may cost half as much again: all others blur.
+
     Args:
         extents: size in mm of each scan's content along the canonical axes.
         spacings: voxel size in mm of each scan along the same axes.
@@ -89,11 +96,13 @@ def choose_spacing(
         return math.prod(e / max(s, edge) for e, s in zip(extent, native, strict=True))
 
     low, high = min(native), max(*extent, min(native))
-    if voxels(low) > most_voxels:
+    if voxels(low) > _NATIVE_COSTS * most_voxels:
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if voxels(middle) > most_voxels else (low, middle)
-    edge = high if voxels(low) > most_voxels else low
+        edge = high
+    else:
+        edge = low
     x, y, z = (round(max(s, edge), 4) for s in native)
     return x, y, z
 
