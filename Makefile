@@ -35,7 +35,7 @@ LINTED := $(wildcard apps tests benchmarks)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev install-bench demo serve test test-clients lint format clean
-.PHONY: bench-la bench-hippocampus bench-clicks bench-generalists
+.PHONY: bench bench-la bench-hippocampus bench-clicks bench-generalists
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,8 +69,9 @@ $(VENV)/.installed-dev: requirements-dev.txt requirements-nnunet.txt $(VENV)/.in
 	$(PIP) install $(PIP_ARGS) -r requirements-dev.txt
 	@touch $@
 
-$(VENV)/.installed-bench: requirements-bench.txt $(VENV)/.installed
+$(VENV)/.installed-bench: requirements-bench.txt requirements-bench-ants.txt requirements-nnunet.txt $(VENV)/.installed
 	$(PIP) install $(PIP_ARGS) -r requirements-bench.txt
+	$(PIP) install $(PIP_ARGS) --no-deps -r requirements-bench-ants.txt
 	@touch $@
 
 # --- Server -----------------------------------------------------------------------------------------------------------
@@ -110,6 +111,10 @@ lint: install-dev  ## Check style and types.
 format: install-dev  ## Put the style right.
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
+
+# Also writes docs/reference/benchmarks-measured.md, with the machine; about 35 minutes on two idle cores.
+bench: install-bench  ## Measure accuracy, speed and memory next to peers, and write the page in docs.
+	$(RUN) "$(BIN)/python" benchmarks/bench.py $(BENCH_ARGS)
 
 bench-la: install-bench  ## Measure on the left-atrium scans, next to peers.
 	$(RUN) "$(BIN)/python" benchmarks/bench_la.py $(BENCH_ARGS)

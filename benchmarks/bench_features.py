@@ -30,7 +30,7 @@ Result = dict[str, Any]
 
 MODELS = ("mind", "sam_med3d")
 RATIO = 5.0
-DATA = {"la": ("left_atrium",), "hippocampus": ("anterior", "posterior")}
+DATA = common.STRUCTURES
 
 
 def make_weights(model: str, folder: Path) -> None:

@@ -31,7 +31,7 @@ from common import DataSet, Store, heading, peak_mib, table
 os.environ.update(common.limit_threads(int(os.environ.get("OMP_NUM_THREADS", common.THREADS))))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-DATA = {"la": ("left_atrium",), "hippocampus": ("anterior", "posterior")}
+DATA = common.STRUCTURES
 BASELINES = ("propagation", "one_scan", "one_scan plain", "all_scans")
 REGULARISERS = ("mean_teacher", "ua_mt", "dan", "dtc", "ac_mt", "supervised")
 RUNS: dict[str, dict[str, str]] = {

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 os.environ.update(common.limit_threads(1))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-DATA = {"la": ("left_atrium",), "hippocampus": ("anterior", "posterior")}
+DATA = common.STRUCTURES
 STAGES = ("template", "quality", "simulate")
 COLOURS = ("black", "tab:blue", "tab:orange", "tab:green", "tab:cyan", "tab:purple", "tab:red")
 """Of ``STRATEGIES``."""

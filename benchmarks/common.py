@@ -23,6 +23,8 @@ APP = ROOT / "apps" / "semisam"
 RESULTS = ROOT / ".bench"
 THREADS = 2
 """CPU threads that every method gets."""
+STRUCTURES = {"la": ("left_atrium",), "hippocampus": ("anterior", "posterior")}
+"""Names of the structures 1..N in each data set."""
 
 sys.path.insert(0, str(APP))
 
@@ -59,16 +61,24 @@ class DataSet:
         return self.folder / "labels" / f"{scan}.nii.gz"
 
 
-def open_dataset(name: str, labels: Sequence[str]) -> DataSet:
-    """The data set, or the end of the program (exit code 0) with a message when it is not there.
+def find_dataset(name: str, labels: Sequence[str]) -> DataSet | None:
+    """The data set, or None with a message when it is not there.
 
     It is looked for in the folder that ``SEMISAM_DATA`` names, else in ``../shared/data`` beside the project.
     """
     folder = Path(os.environ.get("SEMISAM_DATA") or ROOT.parent / "shared" / "data") / name
     if not (folder / "split.json").is_file():
         print(f"Skipped: the {name} scans are not there ({folder}). Set SEMISAM_DATA to the folder that holds {name}/.")
-        raise SystemExit(0)
+        return None
     return DataSet(name=name, folder=folder, labels=tuple(labels))
+
+
+def open_dataset(name: str, labels: Sequence[str]) -> DataSet:
+    """As ``find_dataset``, but the program ends (exit code 0) when it is not there."""
+    found = find_dataset(name, labels)
+    if found is None:
+        raise SystemExit(0)
+    return found
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -145,15 +155,23 @@ def peak_mib(process: int | str = "self") -> float:
 
 @dataclass
 class Targets:
-    """Figures that have to be reached; ``--check`` makes the run fail when one is not."""
+    """Figures that have to be reached; ``--check`` makes the run fail when one is not.
 
-    missed: list[str] = field(default_factory=list)
+    Args:
+        stated: every target, and whether it was reached.
+    """
+
+    stated: list[tuple[str, bool]] = field(default_factory=list)
+
+    @property
+    def missed(self) -> list[str]:
+        """The targets that were not reached."""
+        return [text for text, reached in self.stated if not reached]
 
     def expect(self, reached: bool, text: str) -> None:
         """State a target and whether it was reached."""
         print(f"{'reached' if reached else 'MISSED '}  {text}")
-        if not reached:
-            self.missed.append(text)
+        self.stated.append((text, reached))
 
     def exit_code(self, check: bool) -> int:
         """1 when something is checked and was missed, else 0."""

@@ -1,4 +1,4 @@
-"""The propagation methods that are compared: ours by name, and two peers with their default settings.
+"""The propagation methods that are compared: ours by name, and three peers with their default settings.
 
 A method reads a scan with what it needs itself (``prepare``, not timed) and labels it (``label``, timed): from the
 arrays in memory to the label map on the scan's own grid.
@@ -6,6 +6,8 @@ arrays in memory to the label map on the scan's own grid.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +18,9 @@ import numpy as np
 import common
 
 OURS = ("registration", "prototype")
-PEERS = ("convexadam", "itk-elastix")
+PEERS = ("convexadam", "itk-elastix", "ants-syn")
+PACKAGES = {"ants-syn": "antspyx"}
+"""Package of a peer where it has another name."""
 
 
 class Method(Protocol):
@@ -139,6 +143,33 @@ class Elastix:
         return np.ascontiguousarray(np.rint(self._itk.array_from_image(warped)).astype(np.uint8).T)
 
 
+class AntsSyN:
+    """``antspyx``: its default ``SyN`` (affine, then symmetric normalisation), at native resolution.
+
+    The label is transformed with ``genericLabel``, the interpolator that ANTs recommends for several labels. The random
+    samples of the affine step have a seed; sums of several threads still differ in their last digits, and so may a few
+    voxels. The number of threads comes from the environment (``common.limit_threads``).
+    """
+
+    def __init__(self, image: Path, label: Path) -> None:
+        os.environ["ANTS_RANDOM_SEED"] = "1"
+        import ants
+
+        self._ants = ants
+        self._moving = ants.image_read(str(image))
+        self._label = ants.image_read(str(label))
+
+    def prepare(self, image: Path) -> Any:
+        return self._ants.image_read(str(image))
+
+    def label(self, scan: Any) -> np.ndarray:
+        # It writes its fields to files, and leaves them behind.
+        with tempfile.TemporaryDirectory() as folder:
+            found = self._ants.registration(scan, self._moving, type_of_transform="SyN", outprefix=f"{folder}/")
+            warped = self._ants.apply_transforms(scan, self._label, found["fwdtransforms"], interpolator="genericLabel")
+        return np.rint(warped.numpy()).astype(np.uint8)
+
+
 def create(name: str, image: Path, label: Path, labels: Sequence[str], grid: Sequence[int] | None) -> Method:
     """Make a method for a template.
 
@@ -149,16 +180,26 @@ def create(name: str, image: Path, label: Path, labels: Sequence[str], grid: Seq
         return ConvexAdam(image, label, labels, grid)
     if name == "itk-elastix":
         return Elastix(image, label)
+    if name == "ants-syn":
+        return AntsSyN(image, label)
     if name in OURS:
         return Ours(name, image, label, labels)
     raise ValueError(f"no method {name!r}; known: {', '.join((*OURS, *PEERS))}")
+
+
+def package(name: str) -> str | None:
+    """Version of the package that a peer comes from, None when it is not installed."""
+    try:
+        return metadata.version(PACKAGES.get(name, name))
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def version(name: str) -> str:
     """What tells results of one state of a method from those of another."""
     own = [Path(__file__)]
     if name in PEERS:
-        return common.fingerprint(own, metadata.version(name))
+        return common.fingerprint(own, package(name) or "missing")
     lib = common.APP / "lib"
     parts = ["volumes.py", "frames.py", "labels.py", "generalists", "propagation"]
     return common.fingerprint([*own, *(lib / part for part in parts)], metadata.version("torch"))

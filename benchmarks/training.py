@@ -37,6 +37,8 @@ class Outcome:
         refinement_gains: pseudo-labels against the same specialist's unrefined predictions, by round.
         seconds: duration of the training.
         unlabelled: scans without a human label.
+        peak_mib: most memory of the training's processes.
+        val: results of ``propagate`` and ``segment`` on scans that are not in the study, by scan.
     """
 
     specialist_gain: float
@@ -44,6 +46,8 @@ class Outcome:
     refinement_gains: dict[int, float]
     seconds: float
     unlabelled: int
+    peak_mib: float
+    val: dict[str, list[Result]]
 
 
 def add_options(
@@ -117,6 +121,8 @@ def stage(data: DataSet, options: argparse.Namespace) -> Outcome:
         refinement_gains=gains,
         seconds=store.data["training"]["seconds"],
         unlabelled=len(unlabelled),
+        peak_mib=store.data["training"]["peak_mib"],
+        val={model: [results[model][scan] for scan in val] for model in MODELS},
     )
 
 
