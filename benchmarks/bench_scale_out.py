@@ -1,7 +1,8 @@
 """What several processes gain, and whether they give the same labels.
 
-Feature extraction and propagation by one process and by two, each process with one thread; then whole trainings by
-one, two and four, and one that nobody has launched, whose pseudo-labels are compared voxel by voxel.
+Feature extraction, propagation and scoring by one process and by two, each process with one thread; then whole
+trainings by one, two and four, and one that nobody has launched, whose pseudo-labels are compared voxel by voxel.
+Scoring is that of a study without a specialist: descriptors, doubts about propagated labels. Its scores are compared.
 
     python benchmarks/bench_scale_out.py --check
     python benchmarks/bench_scale_out.py --stages same --recipes semisam_o1,ssl_medsam2 --epochs 3
@@ -30,7 +31,7 @@ import numpy as np
 import common
 from common import DataSet, Store, Targets, heading, open_dataset, table
 
-STAGES = ("features", "propagation", "same")
+STAGES = ("features", "propagation", "scoring", "same")
 RECIPES = ("semisam_o1", "semisam_plus", "ssl_medsam2", "sc_sam")
 LEAST = 1.7
 """Speed-up of two processes on two cores."""
@@ -83,17 +84,22 @@ def speed(stage: str, data: DataSet, arguments: argparse.Namespace, store: Store
     heading(f"{stage}: {arguments.scans} scans of {data.name}, generalist {arguments.generalist}, one thread a process")
     kept: dict[str, list[float]] = {"1": [], "2": []}
     rows: list[list[object]] = []
+    outcomes: list[object] = []
     for turn in range(arguments.turns):
         for world in (1, 2):
             load = os.getloadavg()[0]
             found = launched(world, job_of(stage, data, arguments))
             kept[str(world)].append(found["seconds"])
+            outcomes.append(found.get("scores"))
             rows.append([f"turn {turn + 1}, {world} processes", found["seconds"], load])
     one, two = (statistics.median(kept[world]) for world in ("1", "2"))
     print(table(["run", "seconds", "load before"], rows))
     print(f"\nspeed-up: {one / two:.2f} (medians {one:.1f} s and {two:.1f} s)", flush=True)
     store.data[f"{stage} {data.name} {arguments.generalist}"] = {"seconds": kept, "speed_up": one / two}
     store.save()
+    if stage == "scoring":
+        equal = all(outcome == outcomes[0] for outcome in outcomes)
+        targets.expect(equal, "scoring: the same scores and descriptors in all runs, digit by digit")
     targets.expect(one / two >= LEAST, f"{stage}: two processes at least {LEAST} times as fast, {one / two:.2f}")
 
 
@@ -197,6 +203,8 @@ def work(job: dict[str, Any]) -> int:
         _features(ranks, cases, generalist)
     elif job["stage"] == "propagation":
         _propagation(ranks, cases, generalist, job)
+    elif job["stage"] == "scoring":
+        found["scores"] = _scoring(ranks, cases, generalist, job)
     else:
         found["labels"] = _recipe(ranks, cases, generalist, job)
     ranks.gather(0)
@@ -258,6 +266,29 @@ def _propagation(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[st
             ranks=ranks,
         )
         propagate_study(run)
+
+
+def _scoring(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """A pass over the scans without a label, as the scoring job does it; what it gives to the first process."""
+    import torch
+
+    from lib.labels import LabelSchema
+    from lib.propagation import create_propagator
+    from lib.scoring import REPRESENTATIVENESS, UNCERTAINTY, Asked, Basis, Judge, Outcome, score_scans
+
+    scores: dict[str, Any] = {}
+
+    def keep(outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            assert not outcome.refused, outcome
+            plain = {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in outcome.found.items()}
+            scores[outcome.name] = plain
+
+    schema = LabelSchema(tuple(job["labels"]))
+    basis = Basis(schema, Path(job["folder"]) / "none.pt", [case for case in cases if case.label])
+    asked = [Asked(case.name, case.image, (REPRESENTATIVENESS, UNCERTAINTY)) for case in cases if not case.label]
+    score_scans(asked, Judge(basis, generalist, create_propagator("registration"), "cpu"), keep=keep, ranks=ranks)
+    return dict(sorted(scores.items()))
 
 
 def _recipe(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, Any]) -> dict[str, str]:

@@ -66,6 +66,12 @@ def dice(one: np.ndarray, other: np.ndarray, value: int) -> float:
     return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
 
 
+def copy_app(folder: Path) -> Path:
+    """A copy of the app, which keeps models inside itself."""
+    ignored = shutil.ignore_patterns("__pycache__", "model", "logs", "bin")
+    return Path(shutil.copytree(ROOT / "apps" / "semisam", folder, ignore=ignored))
+
+
 def detail(reply: requests.Response, status: int) -> str:
     """The text for the client, which has the expected status and is more than a bare error."""
     assert reply.status_code == status, reply.text
@@ -91,8 +97,7 @@ class Server:
         for name in ("tmp", "client", "sessions"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         if not self.app.exists():
-            ignored = shutil.ignore_patterns("__pycache__", "model", "logs", "bin")
-            shutil.copytree(ROOT / "apps" / "semisam", self.app, ignore=ignored)
+            copy_app(self.app)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

@@ -19,6 +19,7 @@ from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 from lib.config import Settings
 from lib.errors import UserError
 from lib.labels import LabelSchema
+from lib.scoring import MEASURES
 from lib.selection import LEAST_PAIRS
 from lib.specialists import SpecialistSpec, build_network, save_specialist
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, run_pass
@@ -193,7 +194,7 @@ def test_quality_tells_good_pseudo_labels_from_bad_ones(study: Study, tmp_path: 
 def test_all_methods_in_one_pass_read_each_scan_once(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import scoring.subject as subject
+    import lib.scoring.subject as subject
 
     put_pseudo_labels(study, tmp_path)
     put_specialist(study)
@@ -233,7 +234,7 @@ def test_an_unexpected_error_ends_neither_the_pass_nor_comes_up_at_every_click(
 ) -> None:
     method = UncertaintyScoring(study)
     put_specialist(study)
-    plain = method.score
+    plain = MEASURES[UNCERTAINTY]
 
     def broken(subject: Any) -> Any:
         if subject.name == "case_3":
@@ -241,7 +242,7 @@ def test_an_unexpected_error_ends_neither_the_pass_nor_comes_up_at_every_click(
         return plain(subject)
 
     with monkeypatch.context() as patch:
-        patch.setattr(method, "score", broken)
+        patch.setitem(MEASURES, UNCERTAINTY, broken)
         result = run(study, method)
     assert result["scored"] == 2
     assert "out of luck" in result["failed"]["case_3"]
@@ -259,16 +260,16 @@ def test_what_is_wrong_with_a_pseudo_label_is_not_held_against_its_scan(study: S
 
 
 def test_a_pass_that_is_killed_goes_on_where_it_was(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scoring.one_pass._SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("lib.scoring.shares.SAVE_SECONDS", 0.0)
     method = Representativeness(study)
-    plain = method.score
+    plain = MEASURES[REPRESENTATIVENESS]
 
     def killed(subject: Any) -> Any:
         if subject.name == "case_3":
             raise KeyboardInterrupt
         return plain(subject)
 
-    monkeypatch.setattr(method, "score", killed)
+    monkeypatch.setitem(MEASURES, REPRESENTATIVENESS, killed)
     with pytest.raises(KeyboardInterrupt):
         run(study, method)
     assert Descriptors(study).missing() == ["case_3", "case_4"]

@@ -26,10 +26,10 @@ if __name__ == "__main__":
     # The command line does not need the server: it is there at once.
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     try:
-        if sys.argv[1:2] == ["train"]:
-            from adapters.train_command import main as train
+        if sys.argv[1:2] in (["train"], ["score"]):
+            from adapters.shared_command import main as shared
 
-            train(sys.argv[2:])
+            shared(sys.argv[1], sys.argv[2:])
         from lib.commands import main
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is missing in {sys.executable}. Run this with semisam's own Python: .venv/bin/python")
@@ -65,7 +65,7 @@ from adapters.unasked import Unasked
 from lib.config import Settings
 from lib.errors import UserError
 from lib.generalists import RESIDENTS, check_generalist
-from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, run_pass
+from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
 from trainers import SemiSamTrainer
 
 logger = logging.getLogger("semisam")
@@ -221,7 +221,7 @@ class SemiSam(MONAILabelApp):
     def scoring(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """Scoring methods, in a subprocess."""
         with self._job("Scoring", LOG):
-            return run_pass(self.study, self._scoring(request), request)
+            return score_study(self.study, self._scoring(request), request)
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The scan a person should look at next; nothing when all are done."""

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 from monailabel.interfaces.exception import MONAILabelException
 
+from lib.scoring import QUALITY, REPRESENTATIVENESS, UNCERTAINTY
 from lib.selection import Calibration
 from lib.volumes import write_whole
 
@@ -26,9 +27,6 @@ from .study import Study
 
 logger = logging.getLogger("semisam.scores")
 
-REPRESENTATIVENESS = "representativeness"
-UNCERTAINTY = "uncertainty"
-QUALITY = "pseudo_label_quality"
 DOUBTS = ("least_confidence", "highest_entropy", "highest_entropy_ratio")
 """Measures that the method ``uncertainty`` gives besides ``uncertainty`` itself."""
 

@@ -9,38 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 from torch import Tensor
 
 from lib.config import Settings
 from lib.errors import UserError
-from lib.generalists import (
-    CachedGeneralist,
-    FeatureCache,
-    Generalist,
-    ResidentGeneralist,
-    check_generalist,
-    create_generalist,
-    find_entry,
-)
+from lib.generalists import Generalist, check_generalist
 from lib.label_names import names_in, value_map
 from lib.labels import MAX_LABELS, LabelSchema
-from lib.propagation import Propagator, Template, create_propagator
-from lib.propagation.fusion import signature
+from lib.propagation import MOST_TEMPLATES, Propagator, Template, most_similar, signature
+from lib.recent import Recent
 from lib.recipes import Case
 from lib.sparse_labels import Planes, check_stated, find_planes, only_sparse, stated
-from lib.specialists import Specialist, load_specialist
+from lib.specialists import Specialist, load_fitting
+from lib.tools import Tools
 from lib.volumes import Volume, largest_label, read_label, read_volume, write_label
 
 from .answers import text_of
-from .recent import Recent
 from .store import EXTENSIONS, FINAL, StudyDatastore, stamp_of
 
 logger = logging.getLogger("semisam.study")
 
-MOST_TEMPLATES = 3
 NO_FINAL = (
     "No scan of this study has a 'final' label yet. Outline one scan in the viewer, save it (Submit Label), "
     "and try again."
@@ -146,16 +136,17 @@ class Study:
     # --- parts ----------------------------------------------------------------------------------------------------
 
     @property
+    def tools(self) -> Tools:
+        """Generalist and propagator, as other processes need to know them."""
+        settings = self.settings
+        features = self._models.parent.absolute() / "features"
+        return Tools(settings.generalist, settings.weights_folder.absolute(), features, settings.propagator)
+
+    @property
     def generalist(self) -> Generalist:
         """The frozen model; its weights are read when they are first needed, and its features kept on disk."""
         if self._generalist is None:
-            name, weights = self.settings.generalist, self.settings.weights_folder
-            cache = FeatureCache(self._models.parent / "features")
-            if find_entry(name).weights is None:
-                self._generalist = CachedGeneralist(create_generalist(name), cache, own=False)
-            else:
-                device = "cuda" if torch.cuda.is_available() else "cpu"
-                self._generalist = CachedGeneralist(ResidentGeneralist(name, weights=weights, device=device), cache)
+            self._generalist = self.tools.open_generalist()
         return self._generalist
 
     def check_generalist(self) -> None:
@@ -166,7 +157,7 @@ class Study:
     def propagator(self) -> Propagator:
         """The propagator, made when first needed."""
         if self._propagator is None:
-            self._propagator = create_propagator(self.settings.propagator)
+            self._propagator = self.tools.open_propagator()
         return self._propagator
 
     @property
@@ -206,14 +197,8 @@ class Study:
             UserError: (409) when there is none yet, or it was made for other structures.
         """
         path = self.need_published()
-        specialist = self._specialists.get((device, *stamp_of(path)), lambda: load_specialist(path, device))
-        if specialist.spec.label_names != self.schema.names:
-            raise UserError(
-                f"The specialist in service knows {', '.join(specialist.spec.label_names)}, but the labels of this "
-                f"study are {', '.join(self.schema.names)}. Train again.",
-                status=409,
-            )
-        return specialist
+        names = self.schema.names
+        return self._specialists.get((device, names, *stamp_of(path)), lambda: load_fitting(path, names, device))
 
     # --- scans and labels -----------------------------------------------------------------------------------------
 
@@ -322,12 +307,9 @@ class Study:
 
     def templates_for(self, scan: Volume, *, without: str | None, most: int = MOST_TEMPLATES) -> list[Template]:
         """The wholly outlined scans most similar to ``scan``; the rest stays unread."""
-        items = self.dense(without=without)
-        if len(items) > most:
-            own = signature(scan)
-            scored = sorted((-float(self._signature(item) @ own), item.name, item) for item in items)
-            items = [item for _, _, item in scored[:most]]
-        return [self.template(item) for item in items]
+        items = {item.name: item for item in self.dense(without=without)}
+        chosen = most_similar(scan, list(items), lambda name: self._signature(items[name]), most)
+        return [self.template(items[name]) for name in chosen]
 
     def _signature(self, item: Outlined) -> Tensor:
         return self._signatures.get(stamp_of(item.image), lambda: signature(read_volume(item.image)))
@@ -353,11 +335,19 @@ class Study:
                 # A remote store downloads the scan here; whatever goes wrong, the others can still be used.
                 logger.warning("%s is left out, it could not be fetched: %s: %s", name, type(error).__name__, error)
                 continue
-            if item is None:
-                cases.append(Case(name, image))
-            else:
-                cases.append(Case(name, image, self._label_file(item), check_stated(item.annotated)))
+            cases.append(Case(name, image) if item is None else self._case(item))
         return cases
+
+    def dense_cases(self) -> list[Case]:
+        """The wholly outlined scans, their labels as files that have the values of ``schema``.
+
+        Raises:
+            UserError: see ``dense``.
+        """
+        return [self._case(item) for item in self.dense()]
+
+    def _case(self, item: Outlined) -> Case:
+        return Case(item.name, item.image, self._label_file(item), check_stated(item.annotated))
 
     def _label_file(self, item: Outlined) -> Path:
         if not self.check(item).exchanged:

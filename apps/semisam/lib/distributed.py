@@ -43,7 +43,7 @@ class LostRankError(UserError):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what}, so the training stops. Finished rounds and scans are kept: start again, with as many processes "
+            f"{what}, so this one stops. Finished rounds and scans are kept: start again, with as many processes "
             "as you like, to go on.",
             status=500,
         )
@@ -221,7 +221,7 @@ def start(device: str) -> bool:
         idist.initialize("nccl" if gpus else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"The processes of this training do not find each other: {error} Start them with torchrun or srun; on "
+            f"The processes of this run do not find each other: {error} Start them with torchrun or srun; on "
             "several machines, all must reach the first one's address and port.",
             status=500,
         ) from error
@@ -245,7 +245,7 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostRankError(f"Another process of this training has ended ({str(error).splitlines()[0]})") from error
+        raise LostRankError(f"Another process of this run has ended ({str(error).splitlines()[0]})") from error
 
 
 def _told(error: Exception | None) -> tuple[str, int] | None:

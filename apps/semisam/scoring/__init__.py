@@ -4,6 +4,14 @@ from .base import StudyScoring
 from .one_pass import run_pass
 from .pseudo_label_quality import PseudoLabelQuality
 from .representativeness import Representativeness
+from .several import score_study
 from .uncertainty import UncertaintyScoring
 
-__all__ = ["PseudoLabelQuality", "Representativeness", "StudyScoring", "UncertaintyScoring", "run_pass"]
+__all__ = [
+    "PseudoLabelQuality",
+    "Representativeness",
+    "StudyScoring",
+    "UncertaintyScoring",
+    "run_pass",
+    "score_study",
+]

@@ -13,11 +13,10 @@ from adapters.scores import Scores
 from adapters.study import Study
 
 from .one_pass import run_pass
-from .subject import Subject
 
 
 class StudyScoring(ScoringMethod):
-    """A method that gives each scan of the study some numbers, one scan after the other.
+    """A method that gives each scan of the study some numbers; ``lib.scoring.MEASURES`` has how.
 
     Args:
         study: the study.
@@ -46,17 +45,13 @@ class StudyScoring(ScoringMethod):
     def missing(self) -> list[str]:
         """Scans that have no score of the present state, those that could not be used the last time included."""
 
-    @abstractmethod
-    def score(self, subject: Subject) -> Any:
-        """What to store about one scan.
-
-        Raises:
-            UserError: when it cannot be scored; (404) and (422) when the reason is the scan itself.
-        """
+    def needs_templates(self) -> bool:
+        """Whether labels of outlined scans are carried over, forth or back."""
+        return False
 
     @abstractmethod
     def store(self, found: Mapping[str, Any]) -> None:
-        """Keep what was found about some scans."""
+        """Keep what ``lib.scoring.MEASURES`` gave of some scans."""
 
     def finish(self) -> None:
         """Called when all scans are done."""

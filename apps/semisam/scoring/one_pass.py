@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import HTTPException
 
 from adapters.answers import text_of
-from adapters.scores import Scores
+from adapters.scores import QUALITY, Scores
+from adapters.store import ORIGINAL
 from adapters.study import Study
+from lib.distributed import Ranks, end_with_the_others
 from lib.errors import UserError
 from lib.recipes.options import choose_device
-
-from .subject import Subject
+from lib.scoring import SCAN, Asked, Basis, Job, Judge, Outcome, Refusal, refuse, score_scans
 
 if TYPE_CHECKING:
     from .base import StudyScoring
 
 logger = logging.getLogger("semisam.scoring")
 
-_SAVE_SECONDS = 20.0
 _LOG_SECONDS = 5.0
-_OF_THE_SCAN = (404, 422)
-"""Status of errors that will come up again until the scan itself is exchanged."""
-_OF_ALL = (409, 507)
-"""Status of errors that the other scans would meet, too: no label or model to work with, no space."""
 _LISTED = 20
 
+T = TypeVar("T")
 
-def run_pass(study: Study, methods: Sequence[StudyScoring], request: Mapping[str, Any]) -> dict[str, Any]:
+
+def run_pass(
+    study: Study, methods: Sequence[StudyScoring], request: Mapping[str, Any], ranks: Ranks | None = None
+) -> dict[str, Any]:
     """Score all scans whose scores are missing or out of date; a scan that cannot be used is passed over.
 
     Scores are stored every few seconds: a pass that is killed goes on where it was.
@@ -40,6 +41,7 @@ def run_pass(study: Study, methods: Sequence[StudyScoring], request: Mapping[str
         study: the study.
         methods: what to work out; those that cannot work now are left out unless it is the first, which was asked for.
         request: may name a ``device``.
+        ranks: the processes that share the pass, of which this is the first; the others ``help`` its ``Job``.
 
     Returns:
         ``scored``: how many scans; ``failed``: what is wrong with which scan.
@@ -47,21 +49,32 @@ def run_pass(study: Study, methods: Sequence[StudyScoring], request: Mapping[str
     Raises:
         UserError: when the first method cannot work at all, or the others would fail like one.
     """
+    ranks = ranks or Ranks()
     able = _able(methods)
     todo = {method.name: set(method.missing()) for method in able}
     names = sorted(set().union(*todo.values()))
     logger.info("%s: %d scans to score", ", ".join(method.name for method in able), len(names))
-    keeper = _Keeper(study, able)
-    progress = _Progress(len(names))
+    keeper, progress = _Keeper(study, able), _Progress(len(names))
     device = choose_device(str(request.get("device") or "auto"))
-    for name in names:
-        subject = Subject(study, name, device)
-        for method in able if keeper.can_read(subject) else ():
-            if name in todo[method.name]:
-                keeper.try_one(method, subject)
-        keeper.save_now_and_then()
-        progress.step()
-    keeper.save()
+    basis = _basis(study, able)
+
+    def asked() -> Iterator[Asked]:
+        for name in names:
+            found = keeper.ask(name, tuple(method.name for method in able if name in todo[method.name]))
+            if found is None:
+                progress.step(1)
+            else:
+                yield found
+
+    scans: Iterable[Asked] = asked()
+    if ranks.world > 1:
+        # Only this process asks a server for scans: all are fetched before the work is shared.
+        scans = list(scans)
+        end_with_the_others()
+        ranks.gather(Job(scans, basis, study.tools, device))
+    judge = Judge(basis, study.generalist, study.propagator, ranks.device(device))
+    score_scans(scans, judge, keep=keeper.keep, done=progress.step, ranks=ranks)
+    keeper.note_refused()
     for method in able:
         method.finish()
     keeper.report(len(names))
@@ -81,64 +94,80 @@ def _able(methods: Sequence[StudyScoring]) -> list[StudyScoring]:
     return able
 
 
+def _basis(study: Study, methods: Sequence[StudyScoring]) -> Basis:
+    """What the scans are judged by."""
+    total = len(study.datastore.list_images())
+    return Basis(
+        schema=study.schema,
+        published=study.published.absolute(),
+        outlined=study.dense_cases() if any(method.needs_templates() for method in methods) else (),
+        progress=1.0 - len(study.unlabelled()) / max(1, total),
+        calibration=Scores(study).calibration(),
+    )
+
+
 class _Keeper:
-    """What was found and what failed, and its way to the disk."""
+    """What is asked about the scans, what was found and what failed, and its way to the disk."""
 
     def __init__(self, study: Study, methods: Sequence[StudyScoring]) -> None:
+        self._study = study
         self._scores = Scores(study)
-        self._methods = methods
-        self._found: dict[str, dict[str, Any]] = {method.name: {} for method in methods}
-        self._unusable: dict[str, str] = {}
-        self._refused: dict[str, dict[str, str]] = {method.name: {} for method in methods}
-        self._saved_at = time.monotonic()
+        self._methods = {method.name: method for method in methods}
+        self._refused: dict[str, dict[str, str]] = {}
         self.failed: dict[str, str] = {}
 
-    def can_read(self, subject: Subject) -> bool:
-        """Whether the scan itself is in order."""
-        return self._attempt(subject.name, lambda: subject.scan, self._unusable)[0]
+    def ask(self, name: str, methods: tuple[str, ...]) -> Asked | None:
+        """Where a scan's files are, which may have to come from a server; None when that fails."""
+        store = self._study.datastore
+        image = self._attempt(name, SCAN, lambda: Path(store.get_image_uri(name)))
+        if image is None:
+            return None
+        if QUALITY not in methods:
+            return Asked(name, image, methods)
+        label = self._attempt(name, QUALITY, lambda: Path(store.get_label_uri(name, ORIGINAL)))
+        if label is None:
+            methods = tuple(method for method in methods if method != QUALITY)
+        params = store.get_label_info(name, ORIGINAL).get("params") or {}
+        return Asked(name, image, methods, label, str(params.get("source") or ""))
 
-    def try_one(self, method: StudyScoring, subject: Subject) -> None:
-        done, found = self._attempt(subject.name, lambda: method.score(subject), self._refused[method.name])
-        if done:
-            self._found[method.name][subject.name] = found
-
-    def _attempt(self, name: str, work: Callable[[], Any], lasting: dict[str, str]) -> tuple[bool, Any]:
-        """Whether the work could be done, and its result; reasons that will come up again go into ``lasting``."""
+    def _attempt(self, name: str, method: str, work: Callable[[], T]) -> T | None:
         try:
-            return True, work()
-        except UserError as error:
-            if error.status in _OF_ALL:
-                self.save()
-                raise
-            reason = str(error)
-            if error.status in _OF_THE_SCAN:
-                lasting[name] = reason
-        except HTTPException as error:
-            reason = text_of(error)  # a DICOMweb server did not give the scan; it may the next time
+            return work()
+        except HTTPException as error:  # a DICOMweb server did not give it; it may the next time
+            refusal = Refusal(text_of(error), lasting=False)
+            logger.warning("Passed over %s: %s", name, refusal.reason)
         except Exception as error:
-            # One scan must not end the pass, whatever is wrong with it.
-            logger.exception("%s could not be scored", name)
-            lasting[name] = reason = text_of(error)
-        self.failed[name] = reason
-        logger.warning("Passed over %s: %s", name, reason)
-        return False, None
+            refusal = refuse(name, error)
+        self._refuse(name, method, refusal)
+        return None
 
-    def save_now_and_then(self) -> None:
-        if time.monotonic() - self._saved_at > _SAVE_SECONDS:
-            self.save()
+    def _refuse(self, name: str, method: str, refusal: Refusal) -> None:
+        self.failed[name] = refusal.reason
+        if refusal.lasting:
+            self._refused.setdefault(method, {})[name] = refusal.reason
 
-    def save(self) -> None:
-        for method in self._methods:
-            found, self._found[method.name] = self._found[method.name], {}
+    def keep(self, outcomes: Sequence[Outcome]) -> None:
+        """Store what was found."""
+        for outcome in outcomes:
+            for method, refusal in outcome.refused.items():
+                self._refuse(outcome.name, method, refusal)
+        for name, method in self._methods.items():
+            found = {outcome.name: outcome.found[name] for outcome in outcomes if name in outcome.found}
             if found:
                 method.store(found)
-            self._scores.put_failed(method.name, self._refused[method.name])
-            self._refused[method.name] = {}
-        self._scores.put_unusable(self._unusable)
-        self._unusable = {}
-        self._saved_at = time.monotonic()
+        self.note_refused()
+
+    def note_refused(self) -> None:
+        """Store why scans were passed over."""
+        refused, self._refused = self._refused, {}
+        for method, reasons in refused.items():
+            if method == SCAN:
+                self._scores.put_unusable(reasons)
+            else:
+                self._scores.put_failed(method, reasons)
 
     def report(self, count: int) -> None:
+        """Say once more what was passed over."""
         if not self.failed:
             return
         listed = "; ".join(f"{name}: {reason}" for name, reason in list(self.failed.items())[:_LISTED])
@@ -154,8 +183,9 @@ class _Progress:
         self._done = 0
         self._begun = self._said_at = time.monotonic()
 
-    def step(self) -> None:
-        self._done += 1
+    def step(self, units: int) -> None:
+        """So many scans more are done, at most all of them."""
+        self._done = min(self._count, self._done + units)
         now = time.monotonic()
         if now - self._said_at < _LOG_SECONDS and self._done < self._count:
             return

@@ -10,10 +10,9 @@ from adapters.descriptors import Descriptors
 from adapters.scores import REPRESENTATIVENESS
 from adapters.study import Study
 from lib.errors import UserError
-from lib.selection import describe, representativeness
+from lib.selection import representativeness
 
 from .base import StudyScoring
-from .subject import Subject
 
 
 class Representativeness(StudyScoring):
@@ -52,10 +51,6 @@ class Representativeness(StudyScoring):
     def missing(self) -> list[str]:
         """See the base class."""
         return self._descriptors.missing()
-
-    def score(self, subject: Subject) -> Tensor:
-        """The scan's descriptor."""
-        return describe(subject.scan, self.study.generalist)
 
     def store(self, found: Mapping[str, Tensor]) -> None:
         """See the base class."""

@@ -12,6 +12,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from adapters.devices import device_choices
+from adapters.launch import launch, processes
 from adapters.options import TRAIN, check_keys
 from adapters.study import Study
 from lib.distributed import Ranks, end_with_the_others
@@ -20,12 +21,11 @@ from lib.generalists import unwrap
 from lib.pictures import PICTURES
 from lib.recipes import CHOICES, RECIPES, RecipeOptions, RecipeSettings, network_2d, resolve, run_recipe
 from lib.recipes.job import Job
-from lib.recipes.options import preset_names
+from lib.recipes.options import NNUNET, preset_names
 from lib.recipes.registry import IMPLEMENTATIONS
 from lib.runfolder import check_space
 from lib.volumes import space_error, write_whole
 
-from .launch import launch, processes
 from .observer import TrainingObserver
 
 logger = logging.getLogger("semisam.train")
@@ -76,7 +76,8 @@ class SemiSamTrainer(TrainTask):
         flat = {k: v for k, v in request.items() if k != "semisam" or not isinstance(v, Mapping)}
         check_keys(flat, self.config(), TRAIN, "The trainer 'semisam'")
         options = resolve(RecipeOptions.parse(flat))
-        processes(flat, options)
+        if options.network == NNUNET and processes(flat, options.device) > 1:
+            raise UserError("multi_gpu: nnU-Net trains on one GPU. Switch multi_gpu off, or choose another network.")
         self.study.check_generalist()
         outlined = self.study.usable()
         usable = {item.name for item in outlined}
@@ -99,7 +100,7 @@ class SemiSamTrainer(TrainTask):
         study = self.study
         ranks = Ranks.current()
         observer = TrainingObserver(study, options)
-        count = 1 if ranks.launched else processes(request, options)
+        count = 1 if ranks.launched else processes(request, options.device)
         if count > 1:
             return self._by_several(count, request, observer)
         try:
@@ -128,7 +129,7 @@ class SemiSamTrainer(TrainTask):
     def _by_several(self, count: int, request: Mapping[str, Any], observer: TrainingObserver) -> dict[str, Any]:
         """Let several processes train; the first of them reports and publishes."""
         logger.info("Training with %d processes", count)
-        status = launch(count, request)
+        status = launch(count, "train", request)
         stats = self.stats()
         if status == 0:
             return stats
@@ -150,10 +151,7 @@ class SemiSamTrainer(TrainTask):
             schema=study.schema,
             options=options,
             settings=RecipeSettings(spacing=study.settings.spacing, roi_size=study.settings.roi_size),
-            generalist=study.settings.generalist,
-            weights=study.settings.weights_folder.absolute(),
-            features=study.place.parents[1].absolute() / "features",
-            propagator=study.settings.propagator,
+            tools=study.tools,
             folder=study.folder / "runs",
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from .base import Propagator, SoftLabels, Template
 _SIGNATURE_SHAPE = (24, 24, 24)
 _GRID = (6, 6, 6)
 
+MOST_TEMPLATES = 3
+"""Outlined scans that are propagated to one scan: the most similar ones."""
+
 
 def signature(scan: Volume) -> Tensor:
     """A short description of a whole scan: ``[12 * 216]``, unit length, from MIND features on a fixed coarse grid.
@@ -29,6 +32,21 @@ def signature(scan: Volume) -> Tensor:
     pooled = functional.adaptive_avg_pool3d(features[None], _GRID)[0]
     pooled = pooled - pooled.mean(dim=(1, 2, 3), keepdim=True)
     return functional.normalize(pooled.flatten(), dim=0)
+
+
+def most_similar(scan: Volume, names: Sequence[str], signature_of: Callable[[str], Tensor], most: int) -> Sequence[str]:
+    """Names of the outlined scans that are most similar to ``scan``, see ``rank_templates``; scans are not read.
+
+    Args:
+        scan: the scan.
+        names: of the outlined scans, as they are when there are no more than ``most``.
+        signature_of: gives an outlined scan's ``signature`` by its name.
+        most: how many to choose.
+    """
+    if len(names) <= most:
+        return names
+    own = signature(scan)
+    return sorted(names, key=lambda name: (-float(signature_of(name) @ own), name))[:most]
 
 
 def rank_templates(templates: Sequence[Template], scan: Volume) -> list[tuple[float, Template]]:
@@ -45,7 +63,7 @@ def propagate_from(
     *,
     generalist: Generalist,
     propagator: Propagator,
-    most: int = 3,
+    most: int = MOST_TEMPLATES,
 ) -> SoftLabels:
     """Label ``scan`` after the ``most`` most similar templates.
 

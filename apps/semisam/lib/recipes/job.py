@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ..distributed import Ranks
-from ..generalists import CachedGeneralist, FeatureCache, Generalist, ResidentGeneralist, create_generalist, find_entry
 from ..labels import LabelSchema
-from ..propagation import create_propagator
+from ..tools import Tools
 from .base import Case, FinishedRound, Progress, RecipeSettings, RunResult
 from .options import RecipeOptions
 from .run import run_recipe
@@ -26,10 +23,7 @@ class Job:
         schema: the structures.
         options: what the user chose.
         settings: what the administrator chose.
-        generalist: its name.
-        weights: folder of the generalists' weights.
-        features: folder of the features on disk.
-        propagator: its name.
+        tools: generalist and propagator.
         folder: where run folders are kept.
     """
 
@@ -37,10 +31,7 @@ class Job:
     schema: LabelSchema
     options: RecipeOptions
     settings: RecipeSettings
-    generalist: str
-    weights: Path
-    features: Path
-    propagator: str
+    tools: Tools
     folder: Path
 
     def help(self, ranks: Ranks) -> RunResult:
@@ -50,27 +41,12 @@ class Job:
             self.schema,
             self.options,
             self.settings,
-            generalist=open_generalist(self.generalist, self.weights, self.features),
-            propagator=create_propagator(self.propagator),
+            generalist=self.tools.open_generalist(),
+            propagator=self.tools.open_propagator(),
             folder=self.folder,
             observer=_Nobody(),
             ranks=ranks,
         )
-
-
-def open_generalist(name: str, weights: Path, features: Path) -> Generalist:
-    """A generalist on this process's GPU if it has one; its weights are read when they are first needed.
-
-    Args:
-        name: of the generalist.
-        weights: folder of the weights.
-        features: folder where its features are kept.
-    """
-    cache = FeatureCache(features)
-    if find_entry(name).weights is None:
-        return CachedGeneralist(create_generalist(name), cache, own=False)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return CachedGeneralist(ResidentGeneralist(name, weights=weights, device=device), cache)
 
 
 class _Nobody:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..distributed import Ranks
 from ..errors import UserError
 from ..frames import frame_of, resize
-from ..propagation import Template, propagate_from
+from ..propagation import MOST_TEMPLATES, Template, propagate_from
 from ..report.history import Entry
 from ..specialists.predict import predict_prepared
 from ..specialists.regularisers import Regulariser, build_regulariser
@@ -35,9 +35,6 @@ MOST_TRAININGS = 3
 """Trainings of a specialist that does not find one of its structures, each from other random weights."""
 ENOUGH_STEPS = 100
 """Steps after which a structure that is not found at all will not be found; before, it may just be too early."""
-
-MOST_TEMPLATES = 3
-"""Outlined scans that are propagated to one scan: the most similar ones."""
 
 
 def read_templates(run: Context) -> None:

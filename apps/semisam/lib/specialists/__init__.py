@@ -1,6 +1,6 @@
 """Specialists: small trainable networks, and the semi-supervised regularisers that help to train them."""
 
-from .checkpoint import Specialist, load_specialist, save_specialist
+from .checkpoint import Specialist, load_fitting, load_specialist, save_specialist
 from .networks import build_network
 from .predict import SpecialistPrediction, predict, predict_prepared
 from .prepare import prepare
@@ -14,6 +14,7 @@ __all__ = [
     "check_roi",
     "choose_roi",
     "choose_spacing",
+    "load_fitting",
     "load_specialist",
     "predict",
     "predict_prepared",

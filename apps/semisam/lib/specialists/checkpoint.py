@@ -103,6 +103,27 @@ def load_specialist(path: str | os.PathLike[str], device: str = "cpu") -> Specia
         ) from error
 
 
+def load_fitting(path: str | os.PathLike[str], names: Sequence[str], device: str = "cpu") -> Specialist:
+    """The same, if it knows the structures of the study.
+
+    Args:
+        path: its file.
+        names: of the study's structures, in order.
+        device: where its networks go.
+
+    Raises:
+        UserError: as above; (409) when it was made for other structures.
+    """
+    specialist = load_specialist(path, device)
+    if specialist.spec.label_names != tuple(names):
+        raise UserError(
+            f"The specialist in service knows {', '.join(specialist.spec.label_names)}, but the labels of this "
+            f"study are {', '.join(names)}. Train again.",
+            status=409,
+        )
+    return specialist
+
+
 def _save(content: object, path: str) -> None:
     # Through a file object: torch turns a full disk into a RuntimeError when it writes to a path itself.
     with open(path, "wb") as file:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from lib.errors import UserError
+from .errors import UserError
 
 _ERROR_SECONDS = 30.0
 

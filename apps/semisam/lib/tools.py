@@ -1,0 +1,40 @@
+"""The generalist and the propagator of a study, as plain facts: every process opens its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .generalists import CachedGeneralist, FeatureCache, Generalist, ResidentGeneralist, create_generalist, find_entry
+from .propagation import Propagator, create_propagator
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What to propagate with. All paths mean the same on every machine.
+
+    Args:
+        generalist: its name.
+        weights: folder of the generalists' weights.
+        features: folder of the features on disk.
+        propagator: its name.
+    """
+
+    generalist: str
+    weights: Path
+    features: Path
+    propagator: str
+
+    def open_generalist(self) -> Generalist:
+        """The generalist, on this process's GPU if it has one; its weights are read when they are first needed."""
+        cache = FeatureCache(self.features)
+        if find_entry(self.generalist).weights is None:
+            return CachedGeneralist(create_generalist(self.generalist), cache, own=False)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return CachedGeneralist(ResidentGeneralist(self.generalist, weights=self.weights, device=device), cache)
+
+    def open_propagator(self) -> Propagator:
+        """The propagator."""
+        return create_propagator(self.propagator)
