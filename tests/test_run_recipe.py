@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, R
 from lib.recipes import stages as stages_module
 from lib.recipes import training as training_module
 from lib.recipes.options import Preset
+from lib.recipes.study import SoftTarget
 from lib.specialists import SpecialistSpec, load_specialist, predict
 from lib.specialists.networks.base import SpecialistNetwork
 from lib.volumes import Volume, read_label, read_volume
@@ -352,3 +354,17 @@ def test_a_run_whose_report_cannot_be_written_is_finished_all_the_same(
     assert result.report is None
     assert result.checkpoint.is_file()
     assert "The report could not be written" in caplog.text
+
+
+def test_pseudo_labels_keep_a_share_of_the_round_before() -> None:
+    old = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 2, 1, 1)
+    new = old.flip(0)
+
+    def at(target: SoftTarget | None) -> Any:
+        return SimpleNamespace(study=SimpleNamespace(current=lambda _: target))
+
+    joined = stages_module.with_earlier(at(SoftTarget(old.half(), torch.ones(2, 1, 1).half())), "case", new)
+    torch.testing.assert_close(joined.sum(0), torch.ones(2, 1, 1))
+    assert torch.equal(joined.argmax(0), new.argmax(0))
+    assert 0.2 < float(joined[1, 0]) < 0.5  # where both differ, the label is unsure
+    assert stages_module.with_earlier(at(None), "case", new) is new

@@ -16,7 +16,7 @@ from ..specialists.predict import predict_prepared
 from ..uncertainty import normalised_entropy, uncertainty_facts
 from .context import Context
 from .refinement import Evidence, RefinementOptions, gather, refine, usual_distance
-from .stages import change_of, counter, report_change, templates_of
+from .stages import change_of, counter, report_change, templates_of, with_earlier
 from .study import load_tensors, save_tensors
 
 _KEPT = 128
@@ -90,11 +90,12 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
         own = _load(run, part, name, wanted=True)
         probabilities = study.read_target(part, name).probabilities.float()
         refined = refine(probabilities, own, others, usual, options)
-        uncertainty = normalised_entropy(refined)
-        study.write_target(part, name, refined, 1.0 - uncertainty)
-        facts = uncertainty_facts(refined, uncertainty) | change_of(run, name, refined)
+        joined = with_earlier(run, name, refined)
+        uncertainty = normalised_entropy(joined)
+        study.write_target(part, name, joined, 1.0 - uncertainty)
+        facts = uncertainty_facts(joined, uncertainty) | change_of(run, name, refined)
         facts |= {"templates": templates_of(run, index, name), "round": index, "source": "specialist"}
-        label = prepared.frame.labels_back(refined)
+        label = prepared.frame.labels_back(joined)
         params = run.keep_label(part, name, label, prepared.affine, facts)
         count({"unsure_voxels": float(len(own.unsure))})
         return params

@@ -8,6 +8,7 @@ from statistics import fmean as mean
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..distributed import Ranks
@@ -30,6 +31,9 @@ T = TypeVar("T")
 
 SETTLED = 0.985
 """Mean Dice between the pseudo-labels of two rounds from which on a further round is not worth its time."""
+
+EARLIER = 1 / 3
+"""Share of the round before in a round's pseudo-labels, see ``with_earlier``."""
 
 MOST_TRAININGS = 3
 """Trainings of a specialist that does not find one of its structures, each from other random weights."""
@@ -368,6 +372,16 @@ def change_of(run: Context, name: str, probabilities: Tensor) -> dict[str, objec
     if before is None:
         return {}
     return {"agreement": round(agreement(probabilities[None], before.probabilities.float()[None]), 4)}
+
+
+def with_earlier(run: Context, name: str, probabilities: Tensor) -> Tensor:
+    """A new label ``[1 + N, D, H, W]`` averaged with the one of the round before, if there is one.
+
+    Temporal ensembling (Laine and Aila, https://arxiv.org/abs/1610.02242). The specialist's errors are others than
+    those of the propagation: both together are better than either, and where they differ the label becomes unsure.
+    """
+    before = run.study.current(name)
+    return probabilities if before is None else torch.lerp(probabilities, before.probabilities.float(), EARLIER)
 
 
 def templates_of(run: Context, index: int, name: str) -> object:
