@@ -62,6 +62,7 @@ def main() -> int:
     parser.add_argument("--runs", default="", help=f"comma list of: {', '.join(RUNS)} (default: all)")
     parser.add_argument("--scans", type=int, help="use the first so many unlabelled scans only")
     parser.add_argument("--preset", default="quick", help="widths, windows and batch (default: quick)")
+    parser.add_argument("--template", help="the outlined scan (default: the first of train)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--check", action="store_true", help="fail when a target is missed")
     parser.add_argument("--report", action="store_true", help="only print what is there")
@@ -69,12 +70,11 @@ def main() -> int:
     data = common.open_dataset(options.data, DATA[options.data])
     names = common.chosen(options.runs or ",".join(RUNS), tuple(RUNS), "--runs")
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    work = (
-        common.RESULTS / data.name / f"recipes-{options.preset}-{options.steps}-{options.rounds}-{options.scans or 0}"
-    )
-    store = Store(work / "results.json")
-    template, *unlabelled = data.split()["train"]
+    template, unlabelled = roles(data, options.template)
     unlabelled = unlabelled[: options.scans]
+    name = f"recipes-{options.preset}-{options.steps}-{options.rounds}-{options.scans or 0}"
+    work = common.RESULTS / data.name / (f"{name}-{template}" if options.template else name)
+    store = Store(work / "results.json")
     budget = {"steps": options.steps, "rounds": options.rounds, "preset": options.preset, "device": options.device}
     heading(f"Recipes, {data.name}", {"template": template, "unlabelled": len(unlabelled), **budget})
     if not options.report:
@@ -91,6 +91,19 @@ def main() -> int:
             store.data["propagation"] = bench.propagation()
             store.save()
     return report(store, seeds, options.check)
+
+
+def roles(data: DataSet, template: str | None) -> tuple[str, list[str]]:
+    """The outlined scan and all others of ``train``.
+
+    Raises:
+        SystemExit: when there is no such scan.
+    """
+    train = data.split()["train"]
+    chosen = template or train[0]
+    if chosen not in train:
+        raise SystemExit(f"--template: {chosen} is not in train of {data.name}")
+    return chosen, [scan for scan in train if scan != chosen]
 
 
 class Bench:
