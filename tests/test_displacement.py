@@ -3,7 +3,7 @@
 import torch
 
 from lib.generalists.mind import Mind
-from lib.propagation.displacement import coarse_displacement, refine_displacement, voxel_grid, warp
+from lib.propagation.displacement import coarse_displacement, compose, refine_displacement, voxel_grid, warp
 
 
 def textured(shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
@@ -43,3 +43,24 @@ def test_refinement_recovers_a_smooth_deformation_within_half_a_voxel() -> None:
     after = (found - true)[inside].norm(dim=0).mean()
     assert after < 0.5
     assert after < 0.4 * before
+
+
+def test_a_composed_displacement_does_both_one_after_the_other() -> None:
+    places = voxel_grid((24, 24, 24))  # linear, so that interpolation loses nothing
+    x, y, z = places
+    first = torch.stack([1.5 * torch.sin(y / 4), torch.cos(z / 5), torch.sin(x / 3)])
+    second = torch.stack([2 * torch.cos(z / 8), 1.5 * torch.sin(x / 9), 2 * torch.cos(y / 7)])
+    inside = (slice(None), *[slice(5, -5)] * 3)
+    both = warp(warp(places, first), second)[inside]
+    torch.testing.assert_close(warp(places, compose(first, second))[inside], both, atol=1e-3, rtol=0)
+    assert float((warp(places, first + second)[inside] - both).abs().max()) > 0.3
+
+
+def test_what_was_found_before_is_not_smoothed_again() -> None:
+    features = torch.zeros(1, 20, 20, 20)  # nothing to match: only the smoothness counts
+    steep = torch.zeros(3, 20, 20, 20)
+    steep[0, 10:] = 3.0
+    kept = refine_displacement(features, features, steep, iterations=10, smoothness=1.0, only_change=True)
+    flattened = refine_displacement(features, features, steep, iterations=10, smoothness=1.0)
+    assert torch.equal(kept, steep)
+    assert not torch.allclose(flattened, steep, atol=0.5)

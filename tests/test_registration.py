@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from lib.generalists import create_generalist
-from lib.propagation import Template, create_propagator
+from lib.propagation import Template, create_propagator, registration
+from lib.propagation.displacement import coarse_displacement, refine_displacement
 from lib.volumes import Volume
 from phantoms import blobs, dice
 
@@ -31,6 +33,31 @@ def test_moved_organs_are_found(template: Template) -> None:
     scan, truth = blobs(seed=2, centre=(3, -3, 2))
     copied = min(scores(template.label, truth))
     assert min(scores(propagate(template, scan), truth)) > max(0.85, copied + 0.1)
+
+
+@pytest.mark.parametrize(("found", "searches", "refinements"), [(0.0, 2, 1), (3.0, 2, 2)])
+def test_the_search_is_repeated_and_refined_as_long_as_it_finds_something(
+    template: Template, monkeypatch: pytest.MonkeyPatch, found: float, searches: int, refinements: int
+) -> None:
+    searched: list[torch.Tensor] = []
+    refined: list[bool] = []
+
+    def search(fixed: torch.Tensor, moving: torch.Tensor, *, stride: int, reach: int) -> torch.Tensor:
+        searched.append(moving)
+        field = coarse_displacement(fixed, moving, stride=stride, reach=reach)
+        return field if len(searched) == 1 else torch.full_like(field, found)
+
+    def refine(*tensors: torch.Tensor, only_change: bool, **how: float) -> torch.Tensor:
+        refined.append(only_change)
+        return refine_displacement(*tensors, only_change=only_change, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(registration, "coarse_displacement", search)
+    monkeypatch.setattr(registration, "refine_displacement", refine)
+    scan, _ = blobs(seed=2, centre=(3, -3, 2))
+    propagate(template, scan)
+    assert len(searched) == searches
+    assert not torch.equal(searched[0], searched[1])  # the second on what the first has matched
+    assert refined == [False, True][:refinements]
 
 
 def test_other_orientation_spacing_and_intensity_scale(template: Template) -> None:

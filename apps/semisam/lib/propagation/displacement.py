@@ -2,8 +2,9 @@
 
 Two steps: a discrete search over all displacements of a coarse grid, made smooth by coupled convex optimisation and
 inverse consistent (Siebert et al., "Fast 3D registration with accurate optimisation and little learning for Learn2Reg
-2021", https://arxiv.org/abs/2112.03053), then gradient refinement on a finer grid. Displacements are in voxels of the
-feature grid, channel n along axis n, and say where in the moving grid the content of a fixed voxel lies.
+2021", https://arxiv.org/abs/2112.03053), then gradient refinement on a finer grid. Both can be repeated on what has
+been matched so far, see ``compose``. Displacements are in voxels of the feature grid, channel n along axis n, and say
+where in the moving grid the content of a fixed voxel lies.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _convex(fixed: Tensor, moving: Tensor, reaches: Sequence[int]) -> Tensor:
     for number, (a, b, c) in enumerate(product(*[range(width) for width in widths])):
         window = padded[:, a : a + size[0], b : b + size[1], c : c + size[2]]
         cost[number] = (window - fixed).square_().sum(0)
-    cost = _smooth(_smooth(cost)).reshape(count, -1)
+    cost = _along_axes(cost, [_means(n, times=2) for n in size]).reshape(count, -1)
     best = cost.argmin(0)
     field = _smooth(candidates[:, :, 0][:, best].reshape(3, *size))
     for coupling in _COUPLINGS:
@@ -92,6 +93,7 @@ def refine_displacement(
     iterations: int,
     smoothness: float,
     rate: float = 1.0,
+    only_change: bool = False,
 ) -> Tensor:
     """Improve a displacement by gradient descent (Adam) on the features' squared difference.
 
@@ -104,37 +106,44 @@ def refine_displacement(
         iterations: gradient steps.
         smoothness: weight of the diffusion term.
         rate: step size in voxels.
+        only_change: whether only the change of ``start`` is kept smooth, not the whole field: large deformations then
+            cost nothing once they are found.
 
     Returns:
         ``[3, D, H, W]`` displacement in voxels.
     """
-    control = start.clone().requires_grad_(True)
+    base = start if only_change else torch.zeros(())
+    control = (torch.zeros_like(start) if only_change else start.clone()).requires_grad_(True)
     optimiser = torch.optim.Adam([control], lr=rate)
     identity = voxel_grid(fixed.shape[1:])
-    means = [_three_means(n) for n in fixed.shape[1:]]
+    means = [_means(n, times=3) for n in fixed.shape[1:]]
     with torch.enable_grad():
         for _ in range(iterations):
             optimiser.zero_grad(set_to_none=True)
             field = _along_axes(control, means)
-            difference = (sample(moving, identity + field) - fixed).square().mean() * fixed.shape[0]
+            difference = (sample(moving, identity + base + field) - fixed).square().mean() * fixed.shape[0]
             bending = sum(
                 (field.diff(dim=axis).square().mean() for axis in (1, 2, 3) if field.shape[axis] > 1),
                 start=torch.zeros(()),
             )
             (difference + smoothness * bending).backward()
             optimiser.step()
-    return _along_axes(control.detach(), means)
+    return base + _along_axes(control.detach(), means)
 
 
-def _three_means(size: int) -> Tensor:
-    """``_smooth`` three times along an axis of ``size`` voxels, as a matrix ``[size, size]``.
+def compose(first: Tensor, second: Tensor) -> Tensor:
+    """The displacement ``[3, D, H, W]`` of ``warp(warp(values, first), second)``, all in voxels of one grid."""
+    return second + warp(first, second)
+
+
+def _means(size: int, times: int) -> Tensor:
+    """``_smooth`` several times along an axis of ``size`` voxels, as a matrix ``[size, size]``.
 
     The mean over a box, at the border over what is inside, is a mean along each axis after the other. Three small
     products take an eighth of the time of three poolings, forward and backward.
     """
     near = (torch.arange(size)[:, None] - torch.arange(size)).abs() <= 1
-    once = near / near.sum(dim=1, keepdim=True)
-    return once @ once @ once
+    return torch.linalg.matrix_power(near / near.sum(dim=1, keepdim=True), times)
 
 
 def _along_axes(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:

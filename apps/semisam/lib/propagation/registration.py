@@ -6,17 +6,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..frames import Frame, frame_of, resize
 from ..generalists import Generalist
 from ..generalists.mind import box_mean
 from ..volumes import Volume
 from .base import SoftLabels, Template
-from .displacement import coarse_displacement, refine_displacement, warp
+from .displacement import coarse_displacement, compose, refine_displacement, warp
 from .features import UNRELATED, comparable, encoding_grid
 from .placement import find_placement
 
+_SETTLED = 0.5
+"""Voxels: a search that finds less everywhere has nothing to add, and a refinement after it would only fit noise."""
 _LEAST_SEARCH_EDGE = 3
 """Voxels the coarse search grid has at least along each axis: as wide as the kernel that smooths it."""
 
@@ -34,6 +35,9 @@ class RegistrationPropagator:
         fine: voxels of the feature grid to one voxel of the gradient refinement.
         iterations: steps of the gradient refinement.
         smoothness: weight of the diffusion term in the refinement.
+        passes: most searches, each with its refinement, one on the result of the other. One alone carries over too
+            little of a large deformation: large structures come out too small, small ones too large (left atrium, 14
+            scans of train: Dice 0.833 with one, 0.846 with two; slope of the volumes over the true ones 0.67 and 0.75).
     """
 
     name = "registration"
@@ -41,8 +45,9 @@ class RegistrationPropagator:
     stride: int = 6
     reach: int = 4
     fine: int = 2
-    iterations: int = 80
+    iterations: int = 50
     smoothness: float = 1.25
+    passes: int = 2
 
     @torch.no_grad()
     def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
@@ -83,17 +88,31 @@ class RegistrationPropagator:
 
     def _match(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Displacement ``[3, D, H, W]`` in voxels between feature grids ``[C, D, H, W]``."""
-        coarse = coarse_displacement(fixed, moving, stride=self.stride, reach=self.reach)
         shape = [max(1, n // self.fine) for n in fixed.shape[1:]]
-        start = functional.interpolate(coarse[None], size=shape, mode="trilinear")[0] / self.fine
-        field = refine_displacement(
-            resize(fixed, shape),
-            resize(moving, shape),
-            start,
-            iterations=self.iterations,
-            smoothness=self.smoothness,
-        )
-        return resize(field, fixed.shape[1:]) * self.fine
+        fine_fixed, fine_moving = resize(fixed, shape), resize(moving, shape)
+        field: Tensor | None = None
+        for _ in range(self.passes):
+            placed = moving if field is None else warp(moving, field)
+            found = coarse_displacement(fixed, placed, stride=self.stride, reach=self.reach)
+            if field is not None:
+                if float(found.abs().max()) < _SETTLED:
+                    break
+                found = compose(field, resize(found, fixed.shape[1:]))
+            field = resize(
+                refine_displacement(
+                    fine_fixed,
+                    fine_moving,
+                    resize(found, shape) / self.fine,
+                    iterations=self.iterations,
+                    smoothness=self.smoothness,
+                    only_change=field is not None,
+                ),
+                fixed.shape[1:],
+            )
+            field = field * self.fine
+        if field is None:
+            raise ValueError("passes must be at least 1")
+        return field
 
 
 def _confidence(probabilities: Tensor, residual: Tensor) -> Tensor:
