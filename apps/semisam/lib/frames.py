@@ -13,7 +13,7 @@ has its thickness, so that it counts as a thick slice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -104,23 +104,22 @@ class Frame:
         if self.shape == content.shape:
             return torch.from_numpy(np.array(content, dtype=np.float32))[None]
         small = torch.empty(1, *self._shrunk)
-        for at, slab, means in self._slabs(content):
-            small[at] = _average(torch.from_numpy(slab.astype(np.float32))[None], means)
+        for at, slab, mean in self._slabs(content):
+            small[at] = mean(slab)
         return resize(small, self.shape)
 
     def one_hot(self, label: np.ndarray, channels: int) -> Tensor:
         """A label map on the working grid as soft labels: ``[D, H, W]`` to ``[channels, D', H', W']``, sum 1."""
         small = torch.zeros(channels, *self._shrunk)
         small[0] = 1.0
-        for at, slab, means in self._slabs(self.crop(label)):
+        for at, slab, mean in self._slabs(self.crop(label)):
             if not slab.any():
                 continue
             slab = slab.astype(np.uint8)
             counts = np.bincount(slab.ravel(order="K"), minlength=channels)
             small[:1][at] = 0.0
             for c in np.flatnonzero(counts[:channels]):
-                share = torch.from_numpy((slab == c).astype(np.float32))[None]
-                small[c : c + 1][at] = _average(share, means)
+                small[c : c + 1][at] = mean(slab == c)
         return torch.stack([resize(each[None], self.shape)[0] for each in small])
 
     @property
@@ -129,24 +128,31 @@ class Frame:
         d, h, w = (min(b[1] - b[0], n) for b, n in zip(self.box, self.shape, strict=True))
         return d, h, w
 
-    def _slabs(self, content: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray, list[Tensor]]]:
+    def _slabs(
+        self, content: np.ndarray
+    ) -> Iterator[tuple[tuple[slice, ...], np.ndarray, Callable[[np.ndarray], Tensor]]]:
         """The parts of a scan's content that become one plane each of the working grid.
 
         They lie one after the other in memory, and are small: a large scan is never converted whole.
 
         Yields:
-            where the plane lies in ``[1, *self._shrunk]``; the part, and for each axis the means to take, see
-            ``_averaging``.
+            where the plane lies in ``[1, *self._shrunk]``; the part; and what gives the plane ``[1, D', H', W']`` of
+            an array like the part.
         """
         axis = int(np.argmax(np.abs(content.strides)))
         whole = [_averaging(n, count) for n, count in zip(content.shape, self._shrunk, strict=True)]
-        for n, weights in enumerate(whole[axis]):
-            reach = weights.nonzero()
+        rows, columns = (matrix for n, matrix in enumerate(whole) if n != axis)
+        for n, weights in enumerate(whole[axis].numpy()):
+            reach = np.flatnonzero(weights)
             first, last = int(reach[0]), int(reach[-1]) + 1
-            part, at, means = [slice(None)] * 3, [slice(None)] * 4, list(whole)
-            part[axis] = slice(first, last)
-            at[axis + 1], means[axis] = slice(n, n + 1), weights[None, first:last]
-            yield tuple(at), content[tuple(part)], means
+            part, at = [slice(None)] * 3, [slice(None)] * 4
+            part[axis], at[axis + 1] = slice(first, last), slice(n, n + 1)
+
+            def mean(slab: np.ndarray, near: np.ndarray = weights[first:last]) -> Tensor:
+                plane = sum(weight * each for weight, each in zip(near, np.moveaxis(slab, axis, 0), strict=True))
+                return (rows @ torch.from_numpy(plane.astype(np.float32)) @ columns.T).unsqueeze(axis)[None]
+
+            yield tuple(at), content[tuple(part)], mean
 
     def map_back(self, values: Tensor) -> np.ndarray:
         """A scalar map ``[D', H', W']`` to the scan's own grid: ``[D, H, W]`` float32, 0 outside the box."""
