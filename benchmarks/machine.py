@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
+
+import methods
 
 PACKAGES = ("torch", "monai", "numpy", "itk-elastix", "convexadam", "antspyx", "nnunetv2")
 
@@ -21,7 +22,7 @@ def describe() -> dict[str, str]:
         "GPU": _gpu(),
         "system": f"{platform.system()}, {platform.machine()}",
         "Python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: methods.package(name) or "not installed" for name in PACKAGES},
     }
 
 
@@ -45,10 +46,3 @@ def _gpu() -> str:
     except ImportError:
         return "unknown"
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -18,11 +18,12 @@ from typing import Any
 from filelock import FileLock
 from monailabel.interfaces.exception import MONAILabelException
 
+from lib.recent import stamp_of
 from lib.scoring import QUALITY, REPRESENTATIVENESS, UNCERTAINTY
 from lib.selection import Calibration
 from lib.volumes import write_whole
 
-from .store import ORIGINAL, StudyDatastore, stamp_of
+from .store import ORIGINAL, StudyDatastore
 from .study import Study
 
 logger = logging.getLogger("semisam.scores")

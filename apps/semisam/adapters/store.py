@@ -19,6 +19,7 @@ from watchdog.observers.polling import PollingObserver
 
 from lib.errors import UserError
 from lib.pictures import PICTURES
+from lib.recent import stamp_of
 from lib.volumes import is_dicom_image, write_whole
 
 from .answers import http_answers
@@ -330,15 +331,6 @@ def plain_info(info: object) -> dict[str, Any]:
         raise UserError(f"The notes must be a JSON object such as {{}}, not {shown(info)}.")
     check_plain(info, "The notes")
     return dict(info)
-
-
-def stamp_of(path: Path) -> tuple[str, int, int]:
-    """Path, time and size: changes when the file does."""
-    try:
-        status = path.stat()
-    except OSError:
-        return str(path), 0, 0
-    return str(path), status.st_mtime_ns, status.st_size
 
 
 def _has_dicom_mark(path: str) -> bool:

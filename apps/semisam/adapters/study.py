@@ -19,7 +19,7 @@ from lib.generalists import Generalist, check_generalist
 from lib.label_names import names_in, value_map
 from lib.labels import MAX_LABELS, LabelSchema
 from lib.propagation import MOST_TEMPLATES, Propagator, Template, most_similar, signature
-from lib.recent import Recent
+from lib.recent import Recent, stamp_of
 from lib.recipes import Case
 from lib.sparse_labels import Planes, check_stated, find_planes, only_sparse, stated
 from lib.specialists import Specialist, load_fitting
@@ -27,7 +27,7 @@ from lib.tools import Tools
 from lib.volumes import Volume, largest_label, read_label, read_volume, write_label
 
 from .answers import text_of
-from .store import EXTENSIONS, FINAL, StudyDatastore, stamp_of
+from .store import EXTENSIONS, FINAL, StudyDatastore
 
 logger = logging.getLogger("semisam.study")
 

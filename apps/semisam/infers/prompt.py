@@ -12,11 +12,12 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from adapters.options import is_true, shown
-from adapters.study import Study, stamp_of
+from adapters.study import Study
 from lib.errors import UserError
 from lib.generalists import unwrap
 from lib.generalists.base import Promptable
 from lib.prompting import Clicks, GraphCut, OpenScan, OpenScans
+from lib.recent import stamp_of
 from lib.volumes import Volume, read_volume
 
 from .base import Answer, SegmentationTask

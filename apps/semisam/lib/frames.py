@@ -140,9 +140,10 @@ class Frame:
             an array like the part.
         """
         axis = int(np.argmax(np.abs(content.strides)))
-        whole = [_averaging(n, count) for n, count in zip(content.shape, self._shrunk, strict=True)]
-        rows, columns = (matrix for n, matrix in enumerate(whole) if n != axis)
-        for n, weights in enumerate(whole[axis].numpy()):
+        others = [
+            _averaging(*sizes) for n, sizes in enumerate(zip(content.shape, self._shrunk, strict=True)) if n != axis
+        ]
+        for n, weights in enumerate(_area_means(content.shape[axis], self._shrunk[axis]).numpy()):
             reach = np.flatnonzero(weights)
             first, last = int(reach[0]), int(reach[-1]) + 1
             part, at = [slice(None)] * 3, [slice(None)] * 4
@@ -150,7 +151,8 @@ class Frame:
 
             def mean(slab: np.ndarray, near: np.ndarray = weights[first:last]) -> Tensor:
                 plane = sum(weight * each for weight, each in zip(near, np.moveaxis(slab, axis, 0), strict=True))
-                return (rows @ torch.from_numpy(plane.astype(np.float32)) @ columns.T).unsqueeze(axis)[None]
+                flat = torch.from_numpy(plane.astype(np.float32))[None, None]
+                return along_axes(flat, [None, *others]).movedim(1, axis + 1)
 
             yield tuple(at), content[tuple(part)], mean
 
@@ -311,14 +313,31 @@ def resize(values: Tensor, shape: Sequence[int]) -> Tensor:
         if all(n % count == 0 for n, count in sizes):  # the same, and faster
             values = functional.adaptive_avg_pool3d(values[None], (shrunk[0], shrunk[1], shrunk[2]))[0]
         else:
-            values = _average(values, [_averaging(n, count) for n, count in sizes])
+            values = along_axes(values, [_averaging(n, count) for n, count in sizes])
     if target != shrunk:
         values = functional.interpolate(values[None], size=target, mode="trilinear", align_corners=False)[0]
     return values
 
 
+def along_axes(values: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
+    """``values [C, D, H, W]`` multiplied along each axis by a matrix ``[m, n]``; None leaves the axis as it is."""
+    depth, height, width = matrices
+    if width is not None:
+        values = values @ width.T
+    if height is not None:
+        values = height @ values
+    if depth is not None:
+        values = (depth @ values.flatten(2)).view(len(values), -1, *values.shape[2:])
+    return values
+
+
+def _averaging(size: int, count: int) -> Tensor | None:
+    """``_area_means``, None where nothing is to be averaged."""
+    return None if size == count else _area_means(size, count)
+
+
 @lru_cache(256)
-def _averaging(size: int, count: int) -> Tensor:
+def _area_means(size: int, count: int) -> Tensor:
     """Means over ``count`` equal parts of an axis of ``size`` voxels, as a matrix ``[count, size]``.
 
     A voxel that two parts share counts in each as far as it lies in it: means over whole voxels would blur, by half
@@ -330,17 +349,3 @@ def _averaging(size: int, count: int) -> Tensor:
     inside = inside.clamp_min(0)
     inside[inside < 1e-9] = 0  # rounding
     return (inside / inside.sum(dim=1, keepdim=True)).float()
-
-
-def _average(values: Tensor, means: Sequence[Tensor]) -> Tensor:
-    """``values [C, D, H, W]`` multiplied along each axis by a matrix ``[fewer, n]``."""
-    depth, height, width = means
-    for axis in sorted(range(3), key=lambda n: means[n].shape[0] / means[n].shape[1]):  # less is left for the others
-        if means[axis].shape[0] == means[axis].shape[1]:
-            continue
-        if axis == 0:
-            flat = depth @ values.flatten(2)
-            values = flat.view(len(values), -1, *values.shape[2:])
-        else:
-            values = height @ values if axis == 1 else values @ width.T
-    return values

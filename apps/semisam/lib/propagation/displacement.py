@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..frames import along_axes
+
 _LEAST_PLANES = 8
 _COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Growing weight of the smooth field in the alternating optimisation."""
@@ -59,7 +61,7 @@ def _convex(fixed: Tensor, moving: Tensor, reaches: Sequence[int]) -> Tensor:
     for number, (a, b, c) in enumerate(product(*[range(width) for width in widths])):
         window = padded[:, a : a + size[0], b : b + size[1], c : c + size[2]]
         cost[number] = (window - fixed).square_().sum(0)
-    cost = _along_axes(cost, [_means(n, times=2) for n in size]).reshape(count, -1)
+    cost = along_axes(cost, [_means(n, times=2) for n in size]).reshape(count, -1)
     lengths = torch.cat([candidates, candidates.square().sum(0, keepdim=True)]).T
     best = cost.min(0).indices
     field = _smooth(candidates[:, best].reshape(3, *size))
@@ -123,7 +125,7 @@ def refine_displacement(
     with torch.enable_grad():
         for step in range(iterations):
             optimiser.zero_grad(set_to_none=True)
-            field = _along_axes(control, means)
+            field = along_axes(control, means)
             part, seen = halves[step % len(halves)]
             difference = (sample(moving, (identity + base + field)[part]) - seen).square().mean() * fixed.shape[0]
             bending = sum(
@@ -132,7 +134,7 @@ def refine_displacement(
             )
             (difference + smoothness * bending).backward()
             optimiser.step()
-    return base + _along_axes(control.detach(), means)
+    return base + along_axes(control.detach(), means)
 
 
 def _every_second_plane(shape: Sequence[int]) -> list[tuple[slice, ...]]:
@@ -160,13 +162,6 @@ def _means(size: int, times: int) -> Tensor:
     """
     near = (torch.arange(size)[:, None] - torch.arange(size)).abs() <= 1
     return torch.linalg.matrix_power(near / near.sum(dim=1, keepdim=True), times)
-
-
-def _along_axes(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """``values [C, D, H, W]`` multiplied along each axis by a matrix ``[n, n]``."""
-    depth, height, width = matrices
-    planes = height @ (values @ width.T)
-    return (depth @ planes.flatten(2)).view(values.shape)
 
 
 def voxel_grid(shape: Sequence[int]) -> Tensor:

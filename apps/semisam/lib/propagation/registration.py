@@ -90,28 +90,25 @@ class RegistrationPropagator:
         """Displacement ``[3, D, H, W]`` in voxels between feature grids ``[C, D, H, W]``."""
         shape = [max(1, n // self.fine) for n in fixed.shape[1:]]
         fine_fixed, fine_moving = resize(fixed, shape), resize(moving, shape)
-        field: Tensor | None = None
-        for _ in range(self.passes):
-            placed = moving if field is None else warp(moving, field)
-            found = coarse_displacement(fixed, placed, stride=self.stride, reach=self.reach)
-            if field is not None:
-                if float(found.abs().max()) < _SETTLED:
-                    break
-                found = compose(field, resize(found, fixed.shape[1:]))
-            field = resize(
-                refine_displacement(
-                    fine_fixed,
-                    fine_moving,
-                    resize(found, shape) / self.fine,
-                    iterations=self.iterations,
-                    smoothness=self.smoothness,
-                    only_change=field is not None,
-                ),
-                fixed.shape[1:],
+
+        def refined(start: Tensor, *, only_change: bool) -> Tensor:
+            field = refine_displacement(
+                fine_fixed,
+                fine_moving,
+                resize(start, shape) / self.fine,
+                iterations=self.iterations,
+                smoothness=self.smoothness,
+                only_change=only_change,
             )
-            field = field * self.fine
-        if field is None:
-            raise ValueError("passes must be at least 1")
+            return resize(field, fixed.shape[1:]) * self.fine
+
+        found = coarse_displacement(fixed, moving, stride=self.stride, reach=self.reach)
+        field = refined(found, only_change=False)
+        for _ in range(self.passes - 1):
+            found = coarse_displacement(fixed, warp(moving, field), stride=self.stride, reach=self.reach)
+            if float(found.abs().max()) < _SETTLED:
+                break
+            field = refined(compose(field, resize(found, fixed.shape[1:])), only_change=True)
         return field
 
 

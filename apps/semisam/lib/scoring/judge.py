@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..generalists import Generalist
 from ..labels import LabelSchema
 from ..propagation import MOST_TEMPLATES, Propagator, Template, most_similar, signature
-from ..recent import Recent
+from ..recent import Recent, stamp_of
 from ..recipes import Case
 from ..selection import Calibration, Shape, shapes_of
 from ..specialists import Specialist, load_fitting
@@ -93,9 +93,7 @@ class Judge:
         path, names = self.basis.published, self.basis.schema.names
         if not path.is_file():
             return None
-        status = path.stat()
-        state = status.st_mtime_ns, status.st_size
-        return self._specialists.get(state, lambda: load_fitting(path, names, self._device))
+        return self._specialists.get(stamp_of(path), lambda: load_fitting(path, names, self._device))
 
     def templates_for(self, scan: Volume, most: int = MOST_TEMPLATES) -> list[Template]:
         """The outlined scans most similar to ``scan``, at most ``most``; the rest stays unread.
