@@ -29,7 +29,8 @@ import common
 from lib.frames import Frame
 from lib.metrics import overlap
 from lib.recipes.cotraining import CoTraining, CoTrainingPlan, segmentation_loss
-from lib.recipes.sampling import Sample, TwoStreams
+from lib.recipes.sample import Sample
+from lib.recipes.sampling import TwoStreams
 from lib.recipes.slice_sampling import SliceSource
 from lib.specialists.networks import SpecialistNetwork
 from lib.specialists.networks.point_prompts import NONE, Points

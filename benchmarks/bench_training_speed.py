@@ -27,7 +27,8 @@ sys.path.insert(0, str(common.APP))
 from lib.memory import keep_freed_memory
 from lib.recipes.objectives import LabelObjective
 from lib.recipes.options import PRESETS
-from lib.recipes.sampling import Sample, TwoStreams
+from lib.recipes.sample import Sample
+from lib.recipes.sampling import TwoStreams
 from lib.recipes.training import TrainingPlan, train
 from lib.specialists import SpecialistSpec, build_network
 from lib.specialists.augment import Augmentation
@@ -100,8 +101,8 @@ def plain(spec: SpecialistSpec, plan: TrainingPlan, device: str) -> float:
     network = build_network(spec).to(device).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=plan.decay)
     generator = torch.Generator().manual_seed(0)
-    streams = TwoStreams(Phantoms(spec), spec.roi_size, plan.batch, plan.human_share, Augmentation(), generator)
-    batches = [streams.draw().to(device) for _ in range(4)]
+    streams = TwoStreams(Phantoms(spec), spec.roi_size, plan.batch, plan.human_share, Augmentation(), generator, device)
+    batches = [streams.draw() for _ in range(4)]
     objective, precision = LabelObjective(), MixedPrecision(device)
     times: list[float] = []
     for step in range(plan.steps):
@@ -113,6 +114,8 @@ def plain(spec: SpecialistSpec, plan: TrainingPlan, device: str) -> float:
         seen = Observation(**vars(batch), features=features, logits=logits, step=step, steps=plan.steps)
         loss, _ = objective(seen)
         precision.step(loss, optimiser, plan.clip)
+        if device != "cpu" and step in (_WARM_UP - 1, plan.steps - 1):
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter())
     return (times[-1] - times[_WARM_UP - 1]) / (len(times) - _WARM_UP)
 

@@ -17,7 +17,7 @@ from lib.generalists.sam2d.adapter import SliceGeneralist
 from lib.generalists.slices import View
 from lib.recipes.collaboration.answering import ScanView
 from lib.recipes.partial import PartialObjective
-from lib.recipes.sampling import Sample
+from lib.recipes.sample import Sample
 from lib.recipes.views import NOBODY, Fusion, SliceAssistant, SliceOptions, answerer_of, fuse
 from lib.recipes.views.answering import CutAnswerer, SliceModelAnswerer, VolumeModelAnswerer
 from lib.recipes.views.assistant import VIEWS, generalist_weight

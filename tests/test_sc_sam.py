@@ -20,7 +20,8 @@ from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunRes
 from lib.recipes import sc_sam as recipe_module
 from lib.recipes.cotraining import CoTraining, CoTrainingPlan, segmentation_loss
 from lib.recipes.options import Preset
-from lib.recipes.sampling import Batch, Sample
+from lib.recipes.sample import Sample
+from lib.recipes.sampling import Batch
 from lib.recipes.slice_sampling import SliceSource
 from lib.specialists import load_specialist, predict
 from lib.specialists.networks import sam as sam_module

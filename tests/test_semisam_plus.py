@@ -20,7 +20,7 @@ from lib.recipes.collaboration.question import Question
 from lib.recipes.kept import Kept
 from lib.recipes.options import Preset
 from lib.recipes.registry import IMPLEMENTATIONS, Recipe
-from lib.recipes.sampling import Sample
+from lib.recipes.sample import Sample
 from lib.recipes.semisam_plus import run_semisam_plus
 from lib.specialists import load_specialist
 from lib.specialists.regularisers import Observation

@@ -18,7 +18,7 @@ from lib.recipes import ssl_medsam2 as recipe_module
 from lib.recipes.folds import Fold, FoldSource, choose_folds
 from lib.recipes.options import Preset
 from lib.recipes.progress import Reporter
-from lib.recipes.sampling import Sample
+from lib.recipes.sample import Sample
 from lib.specialists import load_specialist, predict
 from lib.volumes import read_label, read_volume
 from test_run_recipe import SCHEMA, KilledError, Listener, cases_of, run

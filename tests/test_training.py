@@ -12,8 +12,9 @@ import torch
 from lib.errors import UserError
 from lib.recipes.assistance import Predict
 from lib.recipes.objectives import LabelObjective
-from lib.recipes.sampling import Sample, TwoStreams
-from lib.recipes.training import TrainingPlan, agreement, found_voxels, holds_structure, train
+from lib.recipes.sample import Sample
+from lib.recipes.sampling import TwoStreams
+from lib.recipes.training import TrainingPlan, agreement, holds_structure, overlap_counts, train
 from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation, plain_window
 from lib.specialists.regularisers import MeanTeacher, Observation
@@ -87,7 +88,8 @@ def test_pseudo_part_is_weighted_by_ramp_and_confidence() -> None:
     weights = torch.ones(2, 1, 4, 4, 4)
     weights[1, :, :2] = 0
     seen = observe(TinyNetwork(), torch.randn(2, 1, 4, 4, 4), [True, False], weights=weights)
-    loss, metrics = LabelObjective()(seen)
+    loss, parts = LabelObjective()(seen)
+    metrics = {name: float(value) for name, value in parts.items()}
     loss.backward()
     assert float(gradient(seen)[1, :, :2].abs().max()) == 0
     assert float(gradient(seen)[1, :, 2:].abs().max()) > 0
@@ -200,6 +202,6 @@ def test_what_is_found_of_each_structure() -> None:
     own[0, 1, 0, 0] = 0.0
     own[0, 2, 0, 0] = 1.0
     weights = torch.ones(1, 1, 2, 2, 2)
-    assert found_voxels(own, target, weights).tolist() == [[4, 2], [2, 2]]
+    assert overlap_counts(own, target, weights).tolist() == [[2, 4, 2], [4, 2, 2]]
     weights[:, :, 1] = 0.0
-    assert found_voxels(own, target, weights).tolist() == [[4, 2], [0, 0]]
+    assert overlap_counts(own, target, weights)[:, 1:].tolist() == [[4, 2], [0, 0]]

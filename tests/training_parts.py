@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lib.recipes.sampling import Sample
+from lib.recipes.sample import Sample
 from lib.specialists.networks import SpecialistNetwork
 from lib.specialists.regularisers import Observation
 

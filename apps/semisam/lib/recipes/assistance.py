@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..specialists.regularisers import Observation
-from .sampling import Sample, SampleSource
+from .sample import Sample
+from .sampling import SampleSource
 
 Predict = Callable[[Tensor], Tensor]
 """The network in training, as it is now: ``[inputs, D, H, W]`` to probabilities ``[1 + N, D, H, W]`` on the CPU."""

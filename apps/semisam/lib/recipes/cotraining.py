@@ -125,11 +125,13 @@ class CoTraining:
             UserError: when a loss is no longer a number.
         """
         share = 2 if source.pseudo() else 1
-        streams = TwoStreams(source, size, share * self.plan.batch, 1.0 / share, self.plan.weak, generator)
+        streams = TwoStreams(
+            source, size, share * self.plan.batch, 1.0 / share, self.plan.weak, generator, self._device
+        )
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for the dropout
             for number in range(steps):
-                listener(number + 1, self.step(streams.draw().to(self._device), generator))
+                listener(number + 1, self.step(streams.draw(), generator))
         self._ranks.agree(list(self.pair.state_dict().values()))
         self.pair.eval()
 
@@ -215,15 +217,15 @@ class CoTraining:
             unet, sam = self._classes(weak)
         classes = self.pair.width
         said = [functional.one_hot(c, classes).movedim(-1, 1).float() for c in (unet, sam)]
-        maps = torch.cat(said, dim=1).cpu()
+        maps = torch.cat(said, dim=1)
         size = weak.shape[2:]
         centre = [(n - 1) / 2 for n in size]
         windows = [
             self.plan.strong.window(image, own, centre, size, generator)
-            for image, own in zip(weak.cpu().float(), maps, strict=True)
+            for image, own in zip(weak.float(), maps, strict=True)
         ]
-        changed = torch.stack([image for image, _ in windows]).to(weak.device)
-        cut = torch.stack([own for _, own in windows]).to(weak.device)
+        changed = torch.stack([image for image, _ in windows])
+        cut = torch.stack([own for _, own in windows])
         return changed, cut[:, :classes], cut[:, classes:]
 
     def state(self) -> dict[str, Any]:

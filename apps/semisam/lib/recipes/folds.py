@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .sampling import Sample, SampleSource
+from .sample import Sample
+from .sampling import SampleSource
 
 
 @dataclass(frozen=True)

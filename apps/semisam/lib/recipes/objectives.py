@@ -11,8 +11,8 @@ from ..specialists.losses import noise_tolerant_dice, soft_cross_entropy, soft_d
 from ..specialists.ramps import linear_ramp
 from ..specialists.regularisers import Observation
 
-Objective = Callable[[Observation], "tuple[Tensor, dict[str, float]]"]
-"""Gives the loss, and its parts for the log."""
+Objective = Callable[[Observation], "tuple[Tensor, dict[str, Tensor]]"]
+"""Gives the loss, and its parts for the log, tensors of one value."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class LabelObjective:
     pseudo_ramp: float = 0.1
     pseudo_weight: float = 1.0
 
-    def __call__(self, seen: Observation) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, seen: Observation) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``Objective``."""
         probabilities = seen.logits.softmax(dim=1)
         total = seen.logits.new_zeros(())
-        metrics: dict[str, float] = {}
+        metrics: dict[str, Tensor] = {}
         ramp = self.pseudo_weight * linear_ramp(seen.step + 1, self.pseudo_ramp * seen.steps)
         for name, chosen, weight in (("human", seen.human, 1.0), ("pseudo", ~seen.human, ramp)):
             if weight == 0 or not bool(chosen.any()):
@@ -43,6 +43,6 @@ class LabelObjective:
             voxel = seen.weights[chosen]
             entropy = soft_cross_entropy(seen.logits[chosen], seen.targets[chosen], voxel)
             part = 0.5 * (entropy + overlap(probabilities[chosen], seen.targets[chosen], voxel))
-            metrics[f"{name}_loss"] = float(part.detach())
+            metrics[f"{name}_loss"] = part.detach()
             total = total + weight * part
         return total, metrics

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..specialists.losses import soft_dice
 from ..specialists.losses.partial_cross_entropy import partial_cross_entropy
 from ..specialists.regularisers import Observation
-from .sampling import Sample
+from .sample import Sample
 from .study import Study
 
 
@@ -25,7 +25,7 @@ class PartialObjective:
 
     overlap: float = 0.5
 
-    def __call__(self, seen: Observation) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, seen: Observation) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``Objective``."""
         human = seen.human
         if not bool(human.any()):
@@ -34,7 +34,7 @@ class PartialObjective:
         loss = (1.0 - self.overlap) * partial_cross_entropy(logits, targets, weights)
         if self.overlap > 0:
             loss = loss + self.overlap * soft_dice(logits.softmax(dim=1), targets, weights)
-        return loss, {"human_loss": float(loss.detach())}
+        return loss, {"human_loss": loss.detach()}
 
 
 class WholeStudy:

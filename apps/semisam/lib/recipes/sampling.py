@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..specialists.augment import Augmentation
+from .on_device import OnDevice
+from .sample import Sample
 
 _AIMED = 0.7
 """Share of windows that are centred at a structure, where a scan is larger than the window."""
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A scan to learn from, on the specialist's grid.
-
-    Args:
-        image: ``[inputs, D, H, W]`` as ``prepare`` gives it.
-        target: soft labels ``[1 + N, D, H, W]``, sum 1.
-        weight: how much each voxel counts, ``[1, D, H, W]`` in 0..1.
-        extra: further maps ``[K, D, H, W]`` to cut alike, the same K for all scans, or None.
-    """
-
-    image: Tensor
-    target: Tensor
-    weight: Tensor
-    extra: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +25,7 @@ class Batch:
         images: ``[B, inputs, *size]``.
         targets: ``[B, 1 + N, *size]``.
         weights: ``[B, 1, *size]``.
-        human: ``[B]`` boolean: whether the label is a human's.
+        human: ``[B]`` boolean: whether the label is a human's. Always on the CPU: to look at it there takes no waiting.
         extra: ``[B, K, *size]``; K is 0 where the samples bring no further maps.
     """
 
@@ -49,14 +34,6 @@ class Batch:
     weights: Tensor
     human: Tensor
     extra: Tensor
-
-    def to(self, device: str) -> Batch:
-        """The same batch on a device, the images in the layout that its convolutions like best."""
-        if device == "cpu":
-            images = self.images.contiguous(memory_format=torch.channels_last_3d)
-            return replace(self, images=images)
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
-        return Batch(**moved)
 
 
 class SampleSource(Protocol):
@@ -86,7 +63,8 @@ class TwoStreams:
         batch: windows in a batch.
         human_share: share of the windows taken from human labels, over many batches.
         augmentation: random changes.
-        generator: source of the random numbers.
+        generator: source of the random numbers (CPU).
+        device: where the windows are cut: ``cpu`` or ``cuda[:n]``.
     """
 
     def __init__(
@@ -97,8 +75,10 @@ class TwoStreams:
         human_share: float,
         augmentation: Augmentation,
         generator: torch.Generator,
+        device: str = "cpu",
     ) -> None:
         self._source = source
+        self._there = OnDevice(device)
         self._size = tuple(size)
         self._augmentation = augmentation
         self._generator = generator
@@ -112,7 +92,7 @@ class TwoStreams:
         self._owed = 0.0
 
     def draw(self) -> Batch:
-        """The next batch, on the CPU."""
+        """The next batch, the images in the layout that narrow convolutions like best."""
         windows = []
         for _ in range(self._batch):
             # The share is paid exactly over the batches, also where it is less than one window of a batch.
@@ -120,25 +100,28 @@ class TwoStreams:
             stream = 0 if self._owed >= 1.0 - 1e-9 else 1
             self._owed -= 1 - stream
             windows.append((self._window(self._next(stream)), stream == 0))
+        images = torch.stack([w[0] for w, _ in windows])
         return Batch(
-            images=torch.stack([w[0] for w, _ in windows]),
+            images=images.contiguous(memory_format=torch.channels_last_3d),
             targets=torch.stack([w[1] for w, _ in windows]),
             weights=torch.stack([w[2] for w, _ in windows]),
             human=torch.tensor([human for _, human in windows]),
             extra=torch.stack([w[3] for w, _ in windows]),
         )
 
-    def _next(self, stream: int) -> Sample:
+    def _next(self, stream: int) -> str:
         left = self._left[stream]
         if not left:
             names = self._streams[stream]
             left.extend(names[int(n)] for n in torch.randperm(len(names), generator=self._generator))
-        return self._source.sample(left.pop())
+        return left.pop()
 
-    def _window(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _window(self, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        sample = self._source.sample(name)
+        centre = self._centre(sample)
+        sample = self._there.copy(name, sample)
         parts = [sample.target, sample.weight, *([] if sample.extra is None else [sample.extra])]
         maps = torch.cat([part.float() for part in parts])
-        centre = self._centre(sample)
         image, cut = self._augmentation.window(sample.image.float(), maps, centre, self._size, self._generator)
         classes = len(sample.target)
         return image, cut[:classes], cut[classes : classes + 1], cut[classes + 1 :]

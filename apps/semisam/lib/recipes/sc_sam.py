@@ -28,7 +28,7 @@ from ..specialists.spec import SpecialistSpec
 from .base import FinishedRound
 from .context import Context
 from .cotraining import CoTraining, CoTrainingPlan
-from .sampling import Sample
+from .sample import Sample
 from .slice_sampling import SliceSource
 from .stages import follow, label_study, plan_of, prepare_study, release_generalist
 from .study import Study, load_tensors, save_tensors

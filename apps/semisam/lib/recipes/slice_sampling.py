@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .sampling import Sample
+from .sample import Sample
 
 _AIMED = 0.7
 """Share of the labelled slices that are drawn for holding a structure, each structure as often as the others."""

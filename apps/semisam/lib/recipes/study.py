@@ -24,7 +24,7 @@ from ..specialists.prepare import grid_of, normalise, seen
 from ..specialists.spec import SpecialistSpec
 from ..volumes import Volume, read_label, read_volume, write_whole
 from .base import Case
-from .sampling import Sample
+from .sample import Sample
 
 CACHE_BYTES = 1_500_000_000
 

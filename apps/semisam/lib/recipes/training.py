@@ -23,6 +23,7 @@ from ..specialists.spec import SpecialistSpec
 from .assistance import Assistant, AssistedSource, Predict
 from .objectives import LabelObjective, Objective
 from .pieces import Pieces
+from .readings import Metrics, Readings
 from .sampling import SampleSource, TwoStreams
 
 
@@ -119,7 +120,7 @@ def train(
         if assistant is not None:
             assistant.start(_predictor(spec, regulariser, student), plan.steps, generator)
             source = AssistedSource(source, assistant, lambda: done)
-        streams = TwoStreams(source, spec.roi_size, plan.batch, plan.human_share, plan.augmentation, generator)
+        streams = TwoStreams(source, spec.roi_size, plan.batch, plan.human_share, plan.augmentation, generator, device)
         heads = list(regulariser.parameters())
         trained = [*student.parameters(), *heads]
         optimiser = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=plan.decay)
@@ -128,38 +129,45 @@ def train(
             pieces = Pieces(ranks, seed, precision, student, heads)
         there_and_back = _Pass(student, precision, pieces, bool(heads))
 
-        def step(engine: Engine, _: object) -> dict[str, float]:
+        def step(engine: Engine, _: object) -> Metrics:
             nonlocal done
             done = engine.state.iteration - 1
             for group in optimiser.param_groups:
                 rise = linear_ramp(done + 1, plan.warm_up * plan.steps)
                 group["lr"] = plan.rate * rise * poly_decay(done, plan.steps)
-            batch = streams.draw().to(device)
+            batch = streams.draw()
             optimiser.zero_grad(set_to_none=True)
             with precision():
                 features, logits = there_and_back.forward(batch.images, spec.channels, done)
                 seen = Observation(**vars(batch), features=features, logits=logits, step=done, steps=plan.steps)
                 extra = regulariser.loss(seen)
-            loss, metrics = plan.objective(seen)
+            loss, learned = plan.objective(seen)
             # For the log only: every second voxel of each axis tells as much.
             few = [t.detach()[..., ::2, ::2, ::2] for t in (logits, batch.targets, batch.weights)]
-            if holds_structure(few[1], few[2]):
-                metrics["agreement"] = agreement(few[0], few[1], few[2])
-            seen_of_labels.add_(found_voxels(few[0], few[1], few[2]))
+            counts = overlap_counts(*few)
+            seen_of_labels.add_(counts)
+            metrics: dict[str, Tensor | float] = {**learned, "agreement": _of_held(counts), "regulariser": extra}
             total = loss + extra
-            metrics["regulariser"] = float(extra.detach())
             if assistant is not None:
                 help_, facts = assistant.loss(seen)
                 total = total + help_
                 metrics |= facts
-            metrics["loss"] = float(total.detach())
-            check_finite(metrics["loss"], done, plan.steps)
+            metrics["loss"] = total
             there_and_back.descend(total, optimiser, plan.clip)
-            return metrics
+            return {name: value.detach() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+
+        def tell(number: int, metrics: dict[str, float]) -> None:
+            check_finite(metrics["loss"], number - 1, plan.steps)
+            if math.isnan(metrics["agreement"]):
+                del metrics["agreement"]
+            else:
+                agreements.append(metrics["agreement"])
+            listener(number, metrics)
 
         engine = Engine(step)
         agreements: list[float] = []
-        seen_of_labels = torch.zeros(spec.channels - 1, 2, dtype=torch.long, device=device)
+        seen_of_labels = torch.zeros(spec.channels - 1, 3, dtype=torch.long, device=device)
+        readings = Readings(device, tell)
 
         @engine.on(Events.EPOCH_STARTED)
         def forget() -> None:
@@ -169,16 +177,15 @@ def train(
         @engine.on(Events.ITERATION_COMPLETED)
         def follow() -> None:
             regulariser.after_step(student, engine.state.iteration - 1)
-            metrics = cast("dict[str, float]", engine.state.output)
-            if "agreement" in metrics:
-                agreements.append(metrics["agreement"])
-            listener(engine.state.iteration, metrics)
+            readings.add(engine.state.iteration, cast("Metrics", engine.state.output))
 
-        engine.run(max_epochs=plan.epochs, epoch_length=plan.iterations)
+        engine.on(Events.EPOCH_COMPLETED)(readings.flush)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+            engine.run(max_epochs=plan.epochs, epoch_length=plan.iterations)
         members = tuple(m.eval() for m in regulariser.members(student))
         if ranks is not None:
             ranks.agree([value for member in members for value in member.state_dict().values()])
-        missed = [value for value, (held, found) in enumerate(seen_of_labels.tolist(), start=1) if held and not found]
+        missed = [n for n, (_, held, found) in enumerate(seen_of_labels.tolist(), start=1) if held and not found]
         return Trained(members, _mean(agreements), missed)
 
 
@@ -249,27 +256,32 @@ def agreement(probabilities: Tensor, target: Tensor, weights: Tensor | None = No
     The first may be logits as well: only the largest class counts. Voxels whose weight ``[B, 1, D, H, W]`` is 0 are
     left out.
     """
+    own, held, both = overlap_counts(probabilities, target, weights).double().T
+    there = own + held > 0
+    return float((2.0 * both / (own + held))[there].mean()) if bool(there.any()) else 1.0
+
+
+def overlap_counts(probabilities: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Voxels of each structure in one soft label, in another, and in both; arguments as for ``agreement``.
+
+    Returns:
+        ``[N, 3]`` integers, on the device of the labels.
+    """
     own, other = probabilities.argmax(dim=1), target.argmax(dim=1)
     if weights is not None:
         known = weights[:, 0] > 0
         own, other = own * known, other * known
-    scores = []
-    for value in range(1, target.shape[1]):
-        a, b = own == value, other == value
-        total = int(a.sum()) + int(b.sum())
-        if total:
-            scores.append(2.0 * int((a & b).sum()) / total)
-    return _mean(scores) if scores else 1.0
+    values = torch.arange(1, target.shape[1], device=own.device).view(-1, 1)
+    mine, theirs = own.flatten() == values, other.flatten() == values
+    return torch.stack([mine.sum(dim=1), theirs.sum(dim=1), (mine & theirs).sum(dim=1)], dim=1)
 
 
-def found_voxels(probabilities: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Voxels of each structure in a soft label ``[B, 1 + N, D, H, W]``, and how many of them are found, ``[N, 2]``.
-
-    The first may be logits as well. Voxels whose weight ``[B, 1, D, H, W]`` is 0 are left out.
-    """
-    own, other = probabilities.argmax(dim=1), target.argmax(dim=1) * (weights[:, 0] > 0)
-    structures = range(1, target.shape[1])
-    return torch.stack([torch.stack([(held := other == c).sum(), (held & (own == c)).sum()]) for c in structures])
+def _of_held(counts: Tensor) -> Tensor:
+    """Mean Dice of the structures, by ``overlap_counts``; not a number where the second label holds none."""
+    own, held, both = counts.float().T
+    total = own + held
+    dice = torch.where(total > 0, 2.0 * both / total, torch.nan).nanmean()
+    return torch.where(held.sum() > 0, dice, torch.nan)
 
 
 def holds_structure(target: Tensor, weights: Tensor) -> bool:

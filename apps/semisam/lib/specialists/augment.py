@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .noise import normal_like
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -44,26 +46,29 @@ class Augmentation:
 
         Args:
             image: ``[C, D, H, W]``; the channels are deformed and changed alike.
-            maps: further maps ``[C, D, H, W]`` on the same grid (soft labels, weights); deformed alike.
+            maps: further maps ``[C, D, H, W]`` on the same grid and device (soft labels, weights); deformed alike.
             centre: voxel coordinates of the window's centre in the image.
             size: voxels of the window; parts outside the image repeat its border.
-            generator: source of the random numbers.
+            generator: source of the random numbers (CPU).
 
         Returns:
-            Window of the image, and of the maps.
+            Window of the image, and of the maps, on their device.
         """
-        coordinates = self._coordinates(centre, size, generator)
-        extent = torch.tensor(image.shape[1:], dtype=torch.float32).view(3, 1, 1, 1)
+        coordinates = self._coordinates(centre, size, generator, image.device)
+        extent = torch.tensor(image.shape[1:], dtype=torch.float32, device=image.device).view(3, 1, 1, 1)
         grid = ((coordinates * 2 + 1) / extent - 1).flip(0).permute(1, 2, 3, 0)[None]
         both = torch.cat([image, maps])[None]
         cut = functional.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
         inputs = len(image)
         return self._intensities(cut[:inputs], generator), cut[inputs:]
 
-    def _coordinates(self, centre: Sequence[float], size: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Voxel coordinates in the image, ``[3, *size]``."""
-        axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
-        plain = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    def _coordinates(
+        self, centre: Sequence[float], size: Sequence[int], generator: torch.Generator, device: torch.device
+    ) -> Tensor:
+        """Voxel coordinates in the image, ``[3, *size]``.
+
+        What is drawn is little, and drawn on the CPU: a scan is deformed alike on every device.
+        """
         angles = _uniform(3, generator) * self.rotation
         # A window of one slice stays in its plane: it is turned about the other two axes not at all, and not bent.
         flat = torch.tensor([n == 1 for n in size])
@@ -78,19 +83,23 @@ class Augmentation:
             turn[a, b], turn[b, a] = -angles[axis].sin(), angles[axis].sin()
             matrix = matrix @ turn
         matrix = matrix * (1 + _uniform(3, generator) * self.scale)
-        moved = (matrix @ plain.reshape(3, -1)).reshape(plain.shape)
+        axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in size]
+        plain = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        moved = (matrix.to(device) @ plain.reshape(3, -1)).reshape(plain.shape)
         if self.elastic > 0:
             control = torch.randn(1, 3, *[self.control] * 3, generator=generator) * self.elastic
             control[:, flat] = 0.0
-            moved = moved + functional.interpolate(control, size=list(size), mode="trilinear", align_corners=True)[0]
-        return moved + torch.tensor([float(c) for c in centre]).view(3, 1, 1, 1)
+            bent = functional.interpolate(control.to(device), size=list(size), mode="trilinear", align_corners=True)
+            moved = moved + bent[0]
+        return moved + torch.tensor([float(c) for c in centre], device=device).view(3, 1, 1, 1)
 
     def _intensities(self, image: Tensor, generator: torch.Generator) -> Tensor:
         contrast, brightness, noise = _uniform(3, generator).tolist()
         field = _uniform(64, generator).reshape(1, 1, 4, 4, 4) * self.bias
+        field = field.to(image.device)
         smooth = functional.interpolate(field, size=image.shape[1:], mode="trilinear", align_corners=True)[0]
         changed = image * (1 + contrast * self.contrast) * (1 + smooth) + brightness * self.brightness
-        return changed + torch.randn(image.shape, generator=generator) * (abs(noise) * self.noise)
+        return changed + normal_like(image, generator) * (abs(noise) * self.noise)
 
 
 def plain_window(image: Tensor, maps: Tensor, centre: Sequence[float], size: Sequence[int]) -> tuple[Tensor, Tensor]:

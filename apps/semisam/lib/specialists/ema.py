@@ -9,7 +9,7 @@ from copy import deepcopy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -33,10 +33,13 @@ def update_teacher(teacher: nn.Module, student: nn.Module, rate: float) -> None:
 
     Other buffers (counters) are copied: a teacher with running statistics needs the student's.
     """
-    for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
-        own.lerp_(other.detach(), 1.0 - rate)
+    pairs = zip(teacher.parameters(), student.parameters(), strict=True)
+    averaged: list[tuple[Tensor, Tensor]] = [(own, other.detach()) for own, other in pairs]
     for kept, new in zip(teacher.buffers(), student.buffers(), strict=True):
         if kept.is_floating_point():
-            kept.lerp_(new, 1.0 - rate)
+            averaged.append((kept, new))
         else:
             kept.copy_(new)
+    if averaged:
+        own_values, other_values = zip(*averaged, strict=True)
+        torch._foreach_lerp_(own_values, other_values, 1.0 - rate)

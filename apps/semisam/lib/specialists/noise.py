@@ -6,10 +6,24 @@ import torch
 from torch import Tensor
 
 
+def normal_like(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Normally distributed values of the shape of ``values``, float32, on their device.
+
+    Args:
+        values: gives shape and device.
+        generator: source of the random numbers (CPU). A GPU draws its own after a seed from it: millions of numbers a
+            step would keep it waiting for the CPU.
+    """
+    if values.device.type == "cpu":
+        return torch.randn(values.shape, generator=generator)
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    own = torch.Generator(values.device).manual_seed(seed)
+    return torch.randn(values.shape, generator=own, device=values.device)
+
+
 def input_noise(images: Tensor, generator: torch.Generator, deviation: float = 0.1) -> Tensor:
-    """``clip(deviation * N(0, 1), -2 deviation, 2 deviation)`` of the shape of ``images``.
+    """``clip(deviation * N(0, 1), -2 deviation, 2 deviation)`` of the shape of ``images``, see ``normal_like``.
 
     SemiSAM+, https://arxiv.org/abs/2502.20749: what a teacher sees.
     """
-    noise = torch.randn(images.shape, generator=generator).mul_(deviation).clamp_(-2 * deviation, 2 * deviation)
-    return noise.to(images.device)
+    return normal_like(images, generator).mul_(deviation).clamp_(-2 * deviation, 2 * deviation)

@@ -19,7 +19,7 @@ from ...specialists.ramps import sigmoid_ramp
 from ...specialists.regularisers import Observation
 from ..assistance import Predict
 from ..kept import Kept
-from ..sampling import Sample
+from ..sample import Sample
 from ..schedule import Schedule
 from .agreement import UNSURE, confident, consensus, keep_sizes
 from .answering import Answerer, OpenedScan, ScanView, left_out, only_asked

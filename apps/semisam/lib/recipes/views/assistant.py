@@ -19,7 +19,7 @@ from ...specialists.ramps import sigmoid_ramp
 from ...specialists.regularisers import Observation
 from ..assistance import Predict
 from ..collaboration.answering import ScanView
-from ..sampling import Sample
+from ..sample import Sample
 from ..schedule import Schedule
 from .answering import ScanAnswers, SliceAnswerer
 from .fusion import NOBODY, Fusion, fuse

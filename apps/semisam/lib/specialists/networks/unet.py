@@ -14,11 +14,9 @@ import torch
 from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Conv, Dropout, Pool
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .base import SpecialistNetwork
-
-_LINEAR = {2: "bilinear", 3: "trilinear"}
+from .upsample import upsample
 
 
 class UNet(SpecialistNetwork):
@@ -41,7 +39,6 @@ class UNet(SpecialistNetwork):
         self.head = Conv[Conv.CONV, dims](widths[0], classes, kernel_size=1)
         # ceil_mode: an edge of one voxel stays one, and the last voxel of an odd edge is not lost.
         self.shrink = Pool[Pool.MAX, dims](2, ceil_mode=True)
-        self._linear = _LINEAR[dims]
         self.apply(_initialise)
 
     def features(self, image: Tensor) -> Tensor:
@@ -57,7 +54,7 @@ class UNet(SpecialistNetwork):
         values = self.drop(skips.pop())
         for level in reversed(self.up):
             skip = skips.pop()
-            values = functional.interpolate(values, size=skip.shape[2:], mode=self._linear, align_corners=False)
+            values = upsample(values, skip.shape[2:])
             values = level(torch.cat([skip, values.to(skip.dtype)], dim=1)).contiguous(memory_format=self.layout)
         return values
 

@@ -20,7 +20,7 @@ class Observation:
         images: ``[B, inputs, D, H, W]``.
         targets: soft labels ``[B, C, D, H, W]``, sum 1.
         weights: how much each voxel of the target counts, ``[B, 1, D, H, W]`` in 0..1.
-        human: ``[B]`` boolean: whether the label is a human's.
+        human: ``[B]`` boolean: whether the label is a human's. On the CPU.
         extra: further maps cut alike, ``[B, K, D, H, W]``; K may be 0.
         features: of the student, ``[B, width, D, H, W]``, with gradient.
         logits: of the student, ``[B, C, D, H, W]`` float32, with gradient.

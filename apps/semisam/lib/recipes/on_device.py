@@ -1,0 +1,66 @@
+"""Samples in a GPU's memory: each scan goes there once, not once for every window."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .sample import Sample
+
+_SHARE = 0.25
+"""Share of the GPU's free memory that samples may take when a training begins: the rest is for the training itself."""
+
+
+class OnDevice:
+    """Copies of samples on a device; the most recently used ones stay there.
+
+    A map that a sample brings again (the same memory) is not copied again: one map of a scan, such as a generalist's
+    answer, may change while the others stay.
+
+    Args:
+        device: ``cpu`` or ``cuda[:n]``.
+        most: bytes to keep; None for a share of what is free on a GPU.
+    """
+
+    def __init__(self, device: str, most: int | None = None) -> None:
+        self._device = device
+        self._here = device == "cpu"
+        free = 0 if self._here else torch.cuda.mem_get_info(device)[0]
+        self._most = round(_SHARE * free) if most is None else most
+        self._kept: OrderedDict[str, dict[str, _Copy]] = OrderedDict()
+
+    def copy(self, name: str, sample: Sample) -> Sample:
+        """The sample of a scan on the device; on the CPU the sample itself. Its tensors must not change."""
+        if self._here:
+            return sample
+        given = {part: value for part, value in vars(sample).items() if value is not None}
+        kept = self._kept.pop(name, {})
+        copies = {part: self._copy(value, kept.get(part)) for part, value in given.items()}
+        self._kept[name] = copies
+        while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self._most:
+            self._kept.popitem(last=False)
+        return replace(sample, **{part: copy.there for part, copy in copies.items()})
+
+    def _copy(self, value: Tensor, kept: _Copy | None) -> _Copy:
+        if kept is not None and _same(kept.here, value):
+            return kept
+        return _Copy(value, value.to(self._device))
+
+
+@dataclass(frozen=True, eq=False)
+class _Copy:
+    """A tensor, which is held so that its memory is not used again, and its copy on the device."""
+
+    here: Tensor
+    there: Tensor
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+
+
+def _bytes(copies: dict[str, _Copy]) -> int:
+    return sum(copy.there.numel() * copy.there.element_size() for copy in copies.values())
