@@ -28,8 +28,9 @@ class OnDevice:
     def __init__(self, device: str, most: int | None = None) -> None:
         self._device = device
         self._here = device == "cpu"
-        free = 0 if self._here else torch.cuda.mem_get_info(device)[0]
-        self._most = round(_SHARE * free) if most is None else most
+        if most is None:
+            most = 0 if self._here else round(_SHARE * torch.cuda.mem_get_info(device)[0])
+        self._most = most
         self._kept: OrderedDict[str, dict[str, _Copy]] = OrderedDict()
 
     def copy(self, name: str, sample: Sample) -> Sample:
