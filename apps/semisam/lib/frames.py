@@ -320,8 +320,11 @@ def resize(values: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def along_axes(values: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
-    """``values [C, D, H, W]`` multiplied along each axis by a matrix ``[m, n]``; None leaves the axis as it is."""
-    depth, height, width = matrices
+    """``values [C, D, H, W]`` multiplied along each axis by a matrix ``[m, n]``; None leaves the axis as it is.
+
+    The matrices may lie on another device: small, they are made on the CPU and kept there.
+    """
+    depth, height, width = (None if each is None else each.to(values.device) for each in matrices)
     if width is not None:
         values = values @ width.T
     if height is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from .devices import default_device
 from .generalists import CachedGeneralist, FeatureCache, Generalist, ResidentGeneralist, create_generalist, find_entry
 from .propagation import Propagator, create_propagator
 
@@ -32,9 +31,9 @@ class Tools:
         cache = FeatureCache(self.features)
         if find_entry(self.generalist).weights is None:
             return CachedGeneralist(create_generalist(self.generalist), cache, own=False)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return CachedGeneralist(ResidentGeneralist(self.generalist, weights=self.weights, device=device), cache)
+        resident = ResidentGeneralist(self.generalist, weights=self.weights, device=default_device())
+        return CachedGeneralist(resident, cache)
 
     def open_propagator(self) -> Propagator:
-        """The propagator."""
+        """The propagator, on this process's GPU if it has one."""
         return create_propagator(self.propagator)

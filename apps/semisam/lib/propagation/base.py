@@ -30,7 +30,7 @@ class Template:
 
 @dataclass(frozen=True, eq=False)
 class SoftLabels:
-    """Labels of a scan with their probabilities, on a working grid.
+    """Labels of a scan with their probabilities, on a working grid; tensors on the CPU.
 
     Args:
         frame: where the working grid lies in the scan.

@@ -4,7 +4,7 @@ Two steps: a discrete search over all displacements of a coarse grid, made smoot
 inverse consistent (Siebert et al., "Fast 3D registration with accurate optimisation and little learning for Learn2Reg
 2021", https://arxiv.org/abs/2112.03053), then gradient refinement on a finer grid. Both can be repeated on what has
 been matched so far, see ``compose``. Displacements are in voxels of the feature grid, channel n along axis n, and say
-where in the moving grid the content of a fixed voxel lies.
+where in the moving grid the content of a fixed voxel lies. All is computed on the device of the features.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def _convex(fixed: Tensor, moving: Tensor, reaches: Sequence[int]) -> Tensor:
     widths = [2 * reach + 1 for reach in reaches]
     count = math.prod(widths)
     size = fixed.shape[1:]
-    steps = [torch.arange(-reach, reach + 1, dtype=torch.float32) for reach in reaches]
+    steps = [torch.arange(-reach, reach + 1, dtype=torch.float32, device=fixed.device) for reach in reaches]
     candidates = torch.stack(torch.meshgrid(*steps, indexing="ij")).reshape(3, -1)
     margins = [reach for reach in reversed(reaches) for _ in range(2)]
     padded = functional.pad(moving[None], margins, mode="replicate")[0]
     # One candidate at a time: all windows at once would not fit into memory.
-    cost = torch.empty(count, *size)
+    cost = fixed.new_empty(count, *size)
     for number, (a, b, c) in enumerate(product(*[range(width) for width in widths])):
         window = padded[:, a : a + size[0], b : b + size[1], c : c + size[2]]
         cost[number] = (window - fixed).square_().sum(0)
@@ -67,7 +67,7 @@ def _convex(fixed: Tensor, moving: Tensor, reaches: Sequence[int]) -> Tensor:
     field = _smooth(candidates[:, best].reshape(3, *size))
     for coupling in _COUPLINGS:
         # Adds |q - f|^2 up to a term that does not depend on the candidate q: |q|^2 - 2 q f
-        near = torch.cat([-2 * field.reshape(3, -1), torch.ones(1, math.prod(size))])
+        near = torch.cat([-2 * field.reshape(3, -1), cost.new_ones(1, math.prod(size))])
         best = torch.addmm(cost, lengths, near, alpha=coupling).min(0).indices
         field = _smooth(candidates[:, best].reshape(3, *size))
     return field
@@ -116,12 +116,15 @@ def refine_displacement(
     Returns:
         ``[3, D, H, W]`` displacement in voxels.
     """
-    base = start if only_change else torch.zeros(())
+    base = start if only_change else start.new_zeros(())
     control = (torch.zeros_like(start) if only_change else start.clone()).requires_grad_(True)
     optimiser = torch.optim.Adam([control], lr=rate)
-    identity = voxel_grid(fixed.shape[1:])
-    means = [_means(n, times=3) for n in fixed.shape[1:]]
+    identity = voxel_grid(fixed.shape[1:], fixed.device)
+    means = [_means(n, times=3).to(fixed.device) for n in fixed.shape[1:]]
     halves = [(part, fixed[part].contiguous()) for part in _every_second_plane(fixed.shape[1:])]
+    # On a GPU, the gradient of sampling adds up in any order for the sampled values, but not for the places: as long
+    # as `moving` needs no gradient, two runs give the same bits.
+    moving = moving.detach()
     with torch.enable_grad():
         for step in range(iterations):
             optimiser.zero_grad(set_to_none=True)
@@ -130,7 +133,7 @@ def refine_displacement(
             difference = (sample(moving, (identity + base + field)[part]) - seen).square().mean() * fixed.shape[0]
             bending = sum(
                 (field.diff(dim=axis).square().mean() for axis in (1, 2, 3) if field.shape[axis] > 1),
-                start=torch.zeros(()),
+                start=start.new_zeros(()),
             )
             (difference + smoothness * bending).backward()
             optimiser.step()
@@ -164,14 +167,15 @@ def _means(size: int, times: int) -> Tensor:
     return torch.linalg.matrix_power(near / near.sum(dim=1, keepdim=True), times)
 
 
-def voxel_grid(shape: Sequence[int]) -> Tensor:
+def voxel_grid(shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Voxel coordinates ``[3, D, H, W]``."""
-    return torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float32) for n in shape], indexing="ij"))
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
 def sample(values: Tensor, where: Tensor, *, padding: str = "border") -> Tensor:
     """Linear interpolation of ``values [C, d, h, w]`` at voxel coordinates ``where [3, D, H, W]``."""
-    size = torch.tensor(values.shape[1:], dtype=torch.float32).view(3, 1, 1, 1)
+    size = torch.tensor(values.shape[1:], dtype=torch.float32).view(3, 1, 1, 1).to(where.device)
     scaled = (where * 2 + 1) / size - 1
     grid = scaled.flip(0).permute(1, 2, 3, 0)[None]
     return functional.grid_sample(values[None], grid, mode="bilinear", padding_mode=padding, align_corners=False)[0]
@@ -179,4 +183,4 @@ def sample(values: Tensor, where: Tensor, *, padding: str = "border") -> Tensor:
 
 def warp(values: Tensor, displacement: Tensor) -> Tensor:
     """``values [C, D, H, W]`` moved by ``displacement [3, D, H, W]`` (same grid, in voxels)."""
-    return sample(values, voxel_grid(displacement.shape[1:]) + displacement)
+    return sample(values, voxel_grid(displacement.shape[1:], displacement.device) + displacement)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -58,6 +60,14 @@ def _some(features: Tensor) -> Tensor:
     return flat[:, :: max(1, flat.shape[1] // _SAMPLES)].T
 
 
+def encode(generalist: Generalist, image: Tensor, spacing: Sequence[float], device: str) -> Tensor:
+    """The generalist's features of a scan, as from ``Generalist.encode``; MIND computes and gives them on ``device``.
+
+    Other generalists have a device of their own, and give features on the CPU.
+    """
+    return generalist.encode(image.to(device) if generalist.name == Mind.name else image, spacing)
+
+
 def encoding_grid(scan: Volume, working: Frame, generalist: Generalist) -> Frame:
     """The grid on which a generalist sees a scan.
 
@@ -73,7 +83,7 @@ def encoding_grid(scan: Volume, working: Frame, generalist: Generalist) -> Frame
     return working if generalist.name == Mind.name else frame_of(scan)
 
 
-def surroundings(scan: Volume, frame: Frame, generalist: Generalist) -> Tensor:
+def surroundings(scan: Volume, frame: Frame, generalist: Generalist, device: str = "cpu") -> Tensor:
     """Features that describe what lies around a place, for comparing places one by one.
 
     Fine features (more than 10 000 places, MIND's say) are averaged over 6 x 6 x 6 places, on a grid half as fine along
@@ -85,6 +95,7 @@ def surroundings(scan: Volume, frame: Frame, generalist: Generalist) -> Tensor:
         scan: the scan.
         frame: its working grid.
         generalist: gives the features.
+        device: where MIND computes, and where the result is wanted.
 
     Returns:
         ``[C, d, h, w]`` over the frame's extent.
@@ -92,11 +103,11 @@ def surroundings(scan: Volume, frame: Frame, generalist: Generalist) -> Tensor:
 
     def make(model: Generalist) -> Tensor:
         grid = encoding_grid(scan, frame, model)
-        features = model.encode(grid.image(scan.array), grid.spacing)
+        features = encode(model, grid.image(scan.array), grid.spacing, device)
         if features[0].numel() <= _FINE:
             return features
         return box_mean(resize(features, [(n + 1) // 2 for n in features.shape[1:]]), 1)
 
     if isinstance(generalist, CachedGeneralist) and not generalist.own:
-        return generalist.derived(make, scan.array, f"{frame}; mean of 6 at every second place")
-    return make(generalist)
+        return generalist.derived(make, scan.array, f"{frame}; mean of 6 at every second place").to(device)
+    return make(generalist).to(device)

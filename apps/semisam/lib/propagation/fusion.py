@@ -101,10 +101,11 @@ def fuse(results: Sequence[SoftLabels]) -> SoftLabels:
     # A template that matches clearly worse than the best one hardly counts.
     weights = [(r.confidence + 1e-3) * float(torch.tensor((r.similarity - best) * 20.0).exp()) for r in results]
     total = torch.stack(weights).sum(0)
-    probabilities = sum((r.probabilities * w for r, w in zip(results, weights, strict=True)), start=torch.zeros(()))
+    nothing = total.new_zeros(())
+    probabilities = sum((r.probabilities * w for r, w in zip(results, weights, strict=True)), start=nothing)
     probabilities = probabilities / total
     agreement = probabilities.amax(0)
-    confidence = sum((r.confidence * w for r, w in zip(results, weights, strict=True)), start=torch.zeros(())) / total
+    confidence = sum((r.confidence * w for r, w in zip(results, weights, strict=True)), start=nothing) / total
     return SoftLabels(
         frame=first.frame,
         probabilities=probabilities,

@@ -49,9 +49,9 @@ class Placement:
         out[:, to[0], to[1], to[2]] = values[:, of[0], of[1], of[2]]
         return out
 
-    def covered(self, shape: tuple[int, int, int]) -> Tensor:
-        """``[1, *shape]``: 1 where the template has something, else 0."""
-        return self.place(torch.ones(1, *self.shape), shape)
+    def covered(self, shape: tuple[int, int, int], device: torch.device | str = "cpu") -> Tensor:
+        """``[1, *shape]`` on a device: 1 where the template has something, else 0."""
+        return self.place(torch.ones(1, *self.shape, device=device), shape)
 
     def _windows(self, shape: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         to, of = [], []
@@ -67,7 +67,7 @@ def find_placement(scan: Frame, scan_image: Tensor, template: Frame, template_sc
 
     Args:
         scan: the scan's frame on the working grid of the matching.
-        scan_image: ``[1, *scan.shape]``.
+        scan_image: ``[1, *scan.shape]``; its device computes.
         template: the template's frame at ``scan``'s working spacing.
         template_scan: the template itself.
     """
@@ -76,7 +76,7 @@ def find_placement(scan: Frame, scan_image: Tensor, template: Frame, template_sc
     too_large = math.prod(template.shape) > _MOST_TIMES_LARGER * math.prod(scan.shape)
     if too_large or all(abs(r - 1) < 0.02 for r in ratio):
         return same_box
-    template_image = template.image(template_scan.array)
+    template_image = template.image(template_scan.array).to(scan_image.device)
     shrink = min(1.0, (_SEARCH_VOXELS / math.prod(scan.shape)) ** (1 / 2 if scan.flat else 1 / 3))
     small_scan = _small(scan.shape, shrink, scan.flat)
     small_template = _small(template.shape, shrink, scan.flat)
@@ -105,7 +105,7 @@ def _disagreement(fixed: Tensor, moving: Tensor, placement: Placement) -> float:
     """Mean squared feature difference after a coarse matching, over what the template covers."""
     shape = (fixed.shape[1], fixed.shape[2], fixed.shape[3])
     placed = placement.place(moving, shape)
-    covered = placement.covered(shape)
+    covered = placement.covered(shape, fixed.device)
     # Uncovered places take the scan's own features, so that nothing there pulls the field.
     placed = torch.where(covered > 0, placed, fixed)
     field = resize(coarse_displacement(fixed, placed, stride=2, reach=4), shape)

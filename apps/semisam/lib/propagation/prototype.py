@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..devices import default_device
 from ..frames import Frame, frame_of, resize
 from ..generalists import Generalist
 from ..volumes import Volume
@@ -52,6 +53,7 @@ class PrototypePropagator:
         place_weight: share of the position in the feature vector. Position is relative to the scan's content box; it
             makes up for features that repeat all over the scan. 0 gives the paper's rule.
         temperature: softness of the probabilities over the similarities (-1..1).
+        device: where to compute.
     """
 
     name = "prototype"
@@ -59,6 +61,7 @@ class PrototypePropagator:
     per_class: int = 32
     place_weight: float = 2.0
     temperature: float = 0.05
+    device: str = field(default_factory=default_device)
     _known: WeakKeyDictionary[Template, _Known] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -76,8 +79,8 @@ class PrototypePropagator:
         best = stacked.amax(0).clamp(0, 1)
         return SoftLabels(
             frame=own.with_shape(features.shape[1:]),
-            probabilities=probabilities,
-            confidence=probabilities.amax(0) * best,
+            probabilities=probabilities.cpu(),
+            confidence=(probabilities.amax(0) * best).cpu(),
             templates=(template.name,),
             similarity=float(best.mean()),
         )
@@ -87,9 +90,9 @@ class PrototypePropagator:
 
     def _features(self, scan: Volume, frame: Frame, generalist: Generalist) -> Tensor:
         """Unit-length features with position, ``[C + 3, d, h, w]``."""
-        features = surroundings(scan, frame, generalist)
+        features = surroundings(scan, frame, generalist, self.device)
         features = _unit(features - features.mean(dim=(1, 2, 3), keepdim=True))
-        axes = [torch.linspace(-1, 1, n) for n in features.shape[1:]]
+        axes = [torch.linspace(-1, 1, n, device=features.device) for n in features.shape[1:]]
         place = torch.stack(torch.meshgrid(*axes, indexing="ij")) * self.place_weight
         return _unit(torch.cat([features, place]))
 
@@ -105,7 +108,7 @@ class PrototypePropagator:
             return kept.prototypes
         frame = self._working(template.scan)
         features = self._features(template.scan, frame, generalist)
-        label = _sampled(template.label, frame)
+        label = _sampled(template.label, frame).to(features.device)
         members = []
         for c in range(channels):
             share = resize((label == c).float()[None], features.shape[1:])[0]
@@ -130,7 +133,9 @@ def _unit(vectors: Tensor) -> Tensor:
 
 def _k_means(members: Tensor, count: int, iterations: int = 10) -> Tensor:
     """Unit-length centres ``[k, C]`` of ``members [C, n]``, started at evenly spread members (deterministic)."""
-    members = members[:, :: -(-members.shape[1] // _MOST_MEMBERS)]
+    device = members.device
+    # Always on the CPU: a GPU adds up the members of a centre in any order, and there are few.
+    members = members[:, :: -(-members.shape[1] // _MOST_MEMBERS)].cpu()
     count = min(count, members.shape[1])
     step = members.shape[1] / count
     centres = members[:, [int((n + 0.5) * step) for n in range(count)]]
@@ -139,4 +144,4 @@ def _k_means(members: Tensor, count: int, iterations: int = 10) -> Tensor:
         sums = torch.zeros_like(centres).index_add_(1, nearest, members)
         counts = torch.bincount(nearest, minlength=count)
         centres = _unit(torch.where(counts > 0, sums / counts.clamp_min(1), centres))
-    return centres.T
+    return centres.T.to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..devices import default_device
 from ..errors import UserError
 from .base import Propagator
 from .ensemble import EnsemblePropagator
@@ -11,11 +12,13 @@ from .prototype import PrototypePropagator
 from .registration import RegistrationPropagator
 from .video import VideoPropagator
 
-_MAKERS: dict[str, Callable[[], Propagator]] = {
-    "registration": RegistrationPropagator,
-    "prototype": PrototypePropagator,
-    "video": VideoPropagator,
-    "ensemble": lambda: EnsemblePropagator([RegistrationPropagator(), PrototypePropagator()]),
+_MAKERS: dict[str, Callable[[str], Propagator]] = {
+    "registration": lambda device: RegistrationPropagator(device=device),
+    "prototype": lambda device: PrototypePropagator(device=device),
+    "video": lambda device: VideoPropagator(),  # computes little itself: its model has a device of its own
+    "ensemble": lambda device: EnsemblePropagator(
+        [RegistrationPropagator(device=device), PrototypePropagator(device=device)]
+    ),
 }
 
 
@@ -24,12 +27,16 @@ def available_propagators() -> tuple[str, ...]:
     return tuple(_MAKERS)
 
 
-def create_propagator(name: str) -> Propagator:
+def create_propagator(name: str, device: str | None = None) -> Propagator:
     """Make the propagator ``name``.
+
+    Args:
+        name: see ``available_propagators``.
+        device: where to compute; None for a GPU where there is one.
 
     Raises:
         UserError: when there is none of this name.
     """
     if name not in _MAKERS:
         raise UserError(f"There is no propagator {name!r}. Known: {', '.join(_MAKERS)}.")
-    return _MAKERS[name]()
+    return _MAKERS[name](device or default_device())

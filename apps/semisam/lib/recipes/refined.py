@@ -73,7 +73,7 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
     part = run.folder.begin_round(index, keep=True)
     run.reporter.begin("refinement", index)
     study = run.study
-    names = study.unlabelled()
+    names, device = study.unlabelled(), run.options.device
     everyone = [*study.dense(), *names]
     signatures = torch.stack([study.prepared(name).signature for name in everyone])
     # Scans ask those that are like them, which are like each other: few are read twice, and few are kept.
@@ -89,7 +89,8 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
         others = [evidence(everyone[n]) for n in order[: options.scans + 1] if everyone[n] != name][: options.scans]
         own = _load(run, part, name, wanted=True)
         probabilities = study.read_target(part, name).probabilities.float()
-        refined = refine(probabilities, own, others, usual, options)
+        asked = [other.to(device) for other in others]  # kept on the CPU: a GPU holds no study
+        refined = refine(probabilities.to(device), own.to(device), asked, usual, options).cpu()
         joined = with_earlier(run, name, refined)
         uncertainty = normalised_entropy(joined)
         study.write_target(part, name, joined, 1.0 - uncertainty)
@@ -116,16 +117,16 @@ def _collect(
     generator: torch.Generator,
 ) -> None:
     """Keep a scan's evidence in ``part`` until the refinement."""
-    prepared = run.study.prepared(name)
-    image = prepared.grey
+    prepared, device = run.study.prepared(name), run.options.device
+    image = prepared.grey.to(device)
     if run.generalist.name == Mind.name:  # the same for any scale and offset of the intensities
         features = run.generalist.encode(image, prepared.frame.spacing)
     else:
         scan = run.study.read(name)
         grid = encoding_grid(scan, prepared.frame, run.generalist)
         features = run.generalist.encode(grid.image(scan.array), grid.spacing)
-    evidence = gather(image, features, probabilities, uncertainty, options, generator)
-    content = {k: v.half() if v.is_floating_point() else v for k, v in vars(evidence).items()}
+    evidence = gather(image, features, probabilities.to(device), uncertainty.to(device), options, generator)
+    content = {k: v.half() if v.is_floating_point() else v for k, v in vars(evidence.to("cpu")).items()}
     save_tensors(_evidence_file(run, part, name), content)
 
 

@@ -5,6 +5,8 @@ the frozen generalist for the most similar places at which it is sure (or a huma
 labels. Scans are compared first, so that only the most similar ones are asked; a place is described by its features and
 intensities in a small neighbourhood, by what is predicted around it, and by where it lies relative to the structures,
 so that no registration is needed.
+
+All is computed on the device of the tensors, but random numbers are drawn on the CPU: the same for every device.
 """
 
 from __future__ import annotations
@@ -84,6 +86,10 @@ class Evidence:
     unsure: Tensor
     wanted: Tensor
 
+    def to(self, device: str) -> Evidence:
+        """The same on another device."""
+        return Evidence(**{name: value.to(device) for name, value in vars(self).items()})
+
 
 def position(probabilities: Tensor) -> Tensor:
     """Where each voxel lies relative to the predicted structures: ``[1 + N, D, H, W]`` to ``[3, D, H, W]``.
@@ -95,7 +101,7 @@ def position(probabilities: Tensor) -> Tensor:
     mass = inside.sum()
     coordinates = []
     for axis in range(3):
-        line = torch.arange(inside.shape[axis], dtype=torch.float32)
+        line = torch.arange(inside.shape[axis], dtype=torch.float32, device=inside.device)
         others = [n for n in range(3) if n != axis]
         weights = inside.sum(dim=others) if float(mass) > 1.0 else torch.ones_like(line)
         centre = (line * weights).sum() / weights.sum()
@@ -126,7 +132,8 @@ class Describer:
         self._wide = torch.cat(parts)
         moves = torch.cat([torch.zeros(1, 3, dtype=torch.long), *[s * torch.eye(3, dtype=torch.long) for s in (-1, 1)]])
         # Coarse features are the same in the neighbourhood.
-        self._moves = moves[: 1 if features.shape[0] > _MANY_CHANNELS else None] * options.step
+        moves = moves[: 1 if features.shape[0] > _MANY_CHANNELS else None] * options.step
+        self._moves = moves.to(image.device)
 
     def at(self, index: Tensor) -> Tensor:
         """Descriptions of the voxels ``index [M]`` of the flattened grid: ``[M, F]``.
@@ -135,7 +142,7 @@ class Describer:
         """
         shape = self._local.shape[1:]
         places = torch.stack(torch.unravel_index(index, shape))
-        limits = torch.tensor(shape).view(3, 1) - 1
+        limits = (torch.tensor(shape).view(3, 1) - 1).to(index.device)
         parts = []
         for move in self._moves:
             x, y, z = torch.minimum((places + move.view(3, 1)).clamp_min(0), limits)
@@ -156,20 +163,21 @@ def gather(
 
     Args:
         image: ``[1, D, H, W]`` as ``prepare`` gives it.
-        features: the generalist's ``[C, d, h, w]``, over the same extent.
+        features: the generalist's ``[C, d, h, w]``, over the same extent; may lie on another device. Many channels are
+            made few where they are: all would be much to move.
         probabilities: ``[1 + N, D, H, W]``; a human label as one-hot.
         uncertainty: ``[D, H, W]``; 0 for a human label.
         options: which voxels count.
-        generator: chooses among more confident voxels than are kept.
+        generator: chooses among more confident voxels than are kept; a CPU's.
     """
-    features = resize(_few(features), image.shape[1:])
+    features = resize(_few(features).to(image.device), image.shape[1:])
     describer = Describer(image, features, probabilities, options)
     classes = probabilities.argmax(dim=0)
     one_hot = functional.one_hot(classes, probabilities.shape[0]).movedim(-1, 0).float()
     border = (box_mean(one_hot, options.reach).amax(dim=0) < 0.999).flatten()
     sure = _surest(classes.flatten(), uncertainty.flatten(), border, options.sure)
     if len(sure) > options.samples:
-        sure = sure[torch.randperm(len(sure), generator=generator)[: options.samples]]
+        sure = sure[torch.randperm(len(sure), generator=generator)[: options.samples].to(sure.device)]
     unsure = (uncertainty.flatten() > options.unsure).nonzero()[:, 0]
     if len(unsure) > options.most:
         unsure = unsure[uncertainty.flatten()[unsure].argsort(descending=True, stable=True)[: options.most]]
@@ -187,7 +195,7 @@ def _few(features: Tensor) -> Tensor:
     if channels <= _PROJECTED:
         return features
     matrix = torch.randn(channels, _PROJECTED, generator=torch.Generator().manual_seed(0)) / _PROJECTED**0.5
-    return torch.einsum("cdhw,ck->kdhw", features, matrix)
+    return torch.einsum("cdhw,ck->kdhw", features, matrix.to(features.device))
 
 
 def _surest(classes: Tensor, uncertainty: Tensor, border: Tensor, share: float) -> Tensor:
@@ -199,7 +207,7 @@ def _surest(classes: Tensor, uncertainty: Tensor, border: Tensor, share: float) 
             order = uncertainty[index].argsort(stable=True)
             limit = uncertainty[index[order[max(0, round(share * len(index)) - 1)]]]
             chosen.append(index[uncertainty[index] <= limit])
-    return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long)
+    return torch.cat(chosen) if chosen else classes.new_zeros(0)
 
 
 def usual_distance(evidence: Iterable[Evidence], generator: torch.Generator, pairs: int = 300) -> float:
@@ -207,7 +215,7 @@ def usual_distance(evidence: Iterable[Evidence], generator: torch.Generator, pai
     filled = list(islice((e for e in evidence if len(e.features)), _PAIRS + 1))
     found = []
     for own, other in pairwise(filled):
-        pick = torch.randperm(len(own.features), generator=generator)[:pairs]
+        pick = torch.randperm(len(own.features), generator=generator)[:pairs].to(own.features.device)
         found.append(torch.cdist(own.features[pick], other.features).amin(dim=1).square())
     return max(float(torch.cat(found).median()), 1e-6) if found else 1.0
 

@@ -14,7 +14,7 @@ from ..propagation import Template
 from ..propagation.registration import RegistrationPropagator
 from ..volumes import Volume
 
-_CHEAP = RegistrationPropagator(voxels=20_000, iterations=40)
+_VOXELS, _ITERATIONS = 20_000, 40
 """Enough to tell a good label from a bad one; about half a second a scan."""
 
 
@@ -36,5 +36,7 @@ def reverse_dice(
     Raises:
         UserError: (422) when a scan is too small for the matching.
     """
-    back = _CHEAP.propagate(Template("", scan, label), outlined.scan, count + 1, generalist).labels()
+    # Made here, not at import, when nobody should ask for a GPU yet.
+    cheap = RegistrationPropagator(voxels=_VOXELS, iterations=_ITERATIONS)
+    back = cheap.propagate(Template("", scan, label), outlined.scan, count + 1, generalist).labels()
     return tuple(overlap(back == value, outlined.label == value)[0] for value in range(1, count + 1))
