@@ -12,6 +12,9 @@ from lib.recipes.training import Trained, TrainingPlan, train
 from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation
 from lib.specialists.networks import build_network
+from lib.specialists.networks.gpu_norm import GpuInstanceNorm
+from lib.specialists.precision import MixedPrecision, repeatable_convolutions
+from lib.specialists.recorded import Pass, StudentPass, recorded
 from lib.specialists.regularisers import build_regulariser
 from training_parts import Shapes
 
@@ -32,7 +35,7 @@ def trained(regulariser: str, metrics: list[dict[str, float]]) -> Trained:
 
 
 def test_a_window_is_cut_alike_on_the_cpu_and_on_the_gpu() -> None:
-    quiet = Augmentation(noise=0.0)  # a GPU draws other noise
+    quiet = Augmentation(noise=0.0)  # a GPU draws other noise, all else is the same
     here, there = drawn("cpu", quiet), drawn("cuda", quiet)
     assert there.images.device.type == "cuda"
     assert there.human.device.type == "cpu"
@@ -72,3 +75,46 @@ def test_the_gradient_of_a_network_repeats(name: str) -> None:
         loss.backward()
         found.append([p.grad for p in network.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["unet3d", "vnet", "dynunet"])
+def test_a_replayed_pass_is_the_pass(name: str) -> None:
+    spec = SpecialistSpec(("block", "plate"), (8, 16, 32), (1.0, 1.0, 1.0), (32, 32, 32), network=name, dropout=0.0)
+    torch.manual_seed(0)
+    student = StudentPass(build_network(spec).to("cuda").train(), MixedPrecision("cuda"), features=True)
+    parameters = list(student.parameters())
+    images = [torch.randn(2, 1, 32, 32, 32, device="cuda") for _ in range(3)]
+
+    def there_and_back(step: Pass, seen: torch.Tensor) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        logits, features = step(seen)
+        loss = logits.square().mean() + features.float().square().mean()
+        return loss.detach(), torch.autograd.grad(loss, parameters)
+
+    with repeatable_convolutions():
+        plain = [there_and_back(student, seen) for seen in images]
+        replay = recorded(student, images[0])
+        replayed = [
+            (loss.clone(), [g.clone() for g in gradients])
+            for loss, gradients in (there_and_back(replay, seen) for seen in images)
+        ]
+    for (loss, gradients), (other, others) in zip(plain, replayed, strict=True):
+        torch.testing.assert_close(other, loss)
+        for a, b in zip(gradients, others, strict=True):
+            torch.testing.assert_close(b, a, atol=1e-3, rtol=1e-2)
+
+
+def test_instance_norm_is_pytorchs_but_for_rounding() -> None:
+    torch.manual_seed(0)
+    image = (torch.randn(2, 4, 9, 8, 7, device="cuda") * 3 + 5).requires_grad_()
+    own, plain = GpuInstanceNorm(4, affine=True).to("cuda"), torch.nn.InstanceNorm3d(4, affine=True).to("cuda")
+    for norm in (own, plain):
+        torch.nn.init.uniform_(norm.weight, 0.5, 2.0, generator=torch.Generator("cuda").manual_seed(1))
+        torch.nn.init.uniform_(norm.bias, -1.0, 1.0, generator=torch.Generator("cuda").manual_seed(2))
+    after = torch.randn(image.shape, device="cuda")
+    found = [
+        (norm(image), *torch.autograd.grad(norm(image), [image, *norm.parameters()], after)) for norm in (own, plain)
+    ]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    low = own(image.bfloat16()).float()
+    assert float((low - found[1][0]).abs().max()) < 0.05

@@ -18,7 +18,7 @@ from ..distributed import Ranks
 from ..specialists.augment import Augmentation
 from ..specialists.losses import soft_cross_entropy, soft_dice
 from ..specialists.networks.sam import SamSpecialist
-from ..specialists.precision import MixedPrecision
+from ..specialists.precision import MixedPrecision, repeatable_convolutions
 from ..specialists.ramps import linear_ramp, poly_decay, sigmoid_ramp
 from .pieces import Pieces
 from .sampling import Batch, TwoStreams
@@ -128,7 +128,7 @@ class CoTraining:
         streams = TwoStreams(
             source, size, share * self.plan.batch, 1.0 / share, self.plan.weak, generator, self._device
         )
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), repeatable_convolutions():
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for the dropout
             for number in range(steps):
                 listener(number + 1, self.step(streams.draw(), generator))

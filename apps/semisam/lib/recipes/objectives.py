@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..specialists.losses import noise_tolerant_dice, soft_cross_entropy, soft_dice
 from ..specialists.ramps import linear_ramp
-from ..specialists.regularisers import Observation
+from ..specialists.regularisers import Observation, rows
 
 Objective = Callable[[Observation], "tuple[Tensor, dict[str, Tensor]]"]
 """Gives the loss, and its parts for the log, tensors of one value."""
@@ -40,9 +40,10 @@ class LabelObjective:
             if weight == 0 or not bool(chosen.any()):
                 continue
             overlap = soft_dice if name == "human" else noise_tolerant_dice
-            voxel = seen.weights[chosen]
-            entropy = soft_cross_entropy(seen.logits[chosen], seen.targets[chosen], voxel)
-            part = 0.5 * (entropy + overlap(probabilities[chosen], seen.targets[chosen], voxel))
+            those = rows(chosen)
+            voxel, targets = seen.weights[those], seen.targets[those]
+            entropy = soft_cross_entropy(seen.logits[those], targets, voxel)
+            part = 0.5 * (entropy + overlap(probabilities[those], targets, voxel))
             metrics[f"{name}_loss"] = part.detach()
             total = total + weight * part
         return total, metrics

@@ -15,9 +15,10 @@ from ..distributed import Ranks
 from ..errors import UserError
 from ..specialists.augment import Augmentation
 from ..specialists.networks import SpecialistNetwork, build_network
-from ..specialists.precision import MixedPrecision
+from ..specialists.precision import MixedPrecision, repeatable_convolutions
 from ..specialists.predict import predict_prepared
 from ..specialists.ramps import linear_ramp, poly_decay
+from ..specialists.recorded import Pass, StudentPass, recorded
 from ..specialists.regularisers import Observation, Regulariser
 from ..specialists.spec import SpecialistSpec
 from .assistance import Assistant, AssistedSource, Predict
@@ -112,7 +113,7 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     precision = MixedPrecision(device)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), repeatable_convolutions():
         torch.manual_seed(seed)
         student = build_network(spec).to(device).train()
         regulariser.start(student, spec.channels, plan.steps, generator)
@@ -123,7 +124,7 @@ def train(
         streams = TwoStreams(source, spec.roi_size, plan.batch, plan.human_share, plan.augmentation, generator, device)
         heads = list(regulariser.parameters())
         trained = [*student.parameters(), *heads]
-        optimiser = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=plan.decay)
+        optimiser = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=plan.decay, fused=device != "cpu" or None)
         pieces = None
         if ranks is not None and ranks.launched:
             pieces = Pieces(ranks, seed, precision, student, heads)
@@ -137,9 +138,9 @@ def train(
                 group["lr"] = plan.rate * rise * poly_decay(done, plan.steps)
             batch = streams.draw()
             optimiser.zero_grad(set_to_none=True)
+            features, logits = there_and_back.forward(batch.images, spec.channels, done)
+            seen = Observation(**vars(batch), features=features, logits=logits, step=done, steps=plan.steps)
             with precision():
-                features, logits = there_and_back.forward(batch.images, spec.channels, done)
-                seen = Observation(**vars(batch), features=features, logits=logits, step=done, steps=plan.steps)
                 extra = regulariser.loss(seen)
             loss, learned = plan.objective(seen)
             # For the log only: every second voxel of each axis tells as much.
@@ -180,8 +181,7 @@ def train(
             readings.add(engine.state.iteration, cast("Metrics", engine.state.output))
 
         engine.on(Events.EPOCH_COMPLETED)(readings.flush)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
-            engine.run(max_epochs=plan.epochs, epoch_length=plan.iterations)
+        engine.run(max_epochs=plan.epochs, epoch_length=plan.iterations)
         members = tuple(m.eval() for m in regulariser.members(student))
         if ranks is not None:
             ranks.agree([value for member in members for value in member.state_dict().values()])
@@ -202,21 +202,22 @@ class _Pass:
     def __init__(
         self, student: SpecialistNetwork, precision: MixedPrecision, pieces: Pieces | None, heads: bool
     ) -> None:
-        self._student = student
+        self._student = StudentPass(student, precision, heads)
         self._precision = precision
         self._pieces = pieces
-        self._heads = heads
+        self._whole: Pass | None = None
 
     def forward(self, images: Tensor, classes: int, step: int) -> tuple[Tensor, Tensor]:
-        """Features and logits. In pieces, features are many to exchange: none where nobody has a head on them."""
+        """Features and logits; no features where nobody has a head on them."""
         if self._pieces is None:
-            features = self._student.features(images)
-            return features, self._student.classify(features).float()
+            if self._whole is None:
+                self._whole = recorded(self._student, images)
+            logits, features = self._whole(images)
+            return features, logits
 
         def compute(part: slice) -> Tensor:
-            features = self._student.features(images[part])
-            logits = self._student.classify(features).float()
-            return torch.cat([logits, features.float()], dim=1) if self._heads else logits
+            logits, features = self._student(images[part])
+            return torch.cat([logits, features.float()], dim=1)
 
         whole = self._pieces.forward(len(images), step, compute)
         return whole[:, classes:], whole[:, :classes]

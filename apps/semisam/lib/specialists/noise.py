@@ -11,11 +11,9 @@ def normal_like(values: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         values: gives shape and device.
-        generator: source of the random numbers (CPU). A GPU draws its own after a seed from it: millions of numbers a
-            step would keep it waiting for the CPU.
+        generator: source of the random numbers (CPU). It gives one seed only: millions of numbers a step would keep a
+            GPU waiting, and what is drawn next must be the same on every device.
     """
-    if values.device.type == "cpu":
-        return torch.randn(values.shape, generator=generator)
     seed = int(torch.randint(2**62, (1,), generator=generator))
     own = torch.Generator(values.device).manual_seed(seed)
     return torch.randn(values.shape, generator=own, device=values.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,13 @@ class MixedPrecision:
         # bfloat16 has the range of float32, its gradients need no scaling.
         self._scaler = torch.amp.GradScaler(self._kind, enabled=cuda and not brain)
 
-    def __call__(self) -> AbstractContextManager[object]:
-        """The context for everything that runs a network."""
-        return torch.autocast(self._kind, dtype=self._type, enabled=self._on)
+    def __call__(self, *, cache: bool = True) -> AbstractContextManager[object]:
+        """The context for everything that runs a network.
+
+        Args:
+            cache: whether weights are converted once for all passes in the context; not where passes are recorded.
+        """
+        return torch.autocast(self._kind, dtype=self._type, enabled=self._on, cache_enabled=cache)
 
     def state(self) -> dict[str, object]:
         """What ``restore`` needs: how gradients are scaled."""
@@ -55,6 +60,12 @@ class MixedPrecision:
         nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip)
         self._scaler.step(optimiser)
         self._scaler.update()
+
+
+def repeatable_convolutions() -> AbstractContextManager[object]:
+    """The context in which a GPU's convolutions give the same bits each time, there and back."""
+    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True)
+    return cast("AbstractContextManager[object]", flags)
 
 
 def cpu_multiplies_bfloat16() -> bool:

@@ -1,7 +1,7 @@
 """Semi-supervised regularisers, one a file."""
 
 from .ac_mt import AmbiguityMeanTeacher
-from .base import Observation, Regulariser
+from .base import Observation, Regulariser, rows
 from .dan import DeepAdversarial
 from .dtc import DualTask
 from .mean_teacher import MeanTeacher
@@ -20,4 +20,5 @@ __all__ = [
     "Supervised",
     "UncertaintyAwareMeanTeacher",
     "build_regulariser",
+    "rows",
 ]

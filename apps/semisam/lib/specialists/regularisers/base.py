@@ -39,6 +39,14 @@ class Observation:
     steps: int
 
 
+def rows(chosen: Tensor) -> slice | Tensor:
+    """An index for the items of a batch that are ``chosen [B]`` (on the CPU): a slice where they lie together."""
+    places = chosen.nonzero()[:, 0].tolist()
+    if places and places[-1] - places[0] + 1 == len(places):
+        return slice(places[0], places[-1] + 1)
+    return chosen
+
+
 class Regulariser(Protocol):
     """Adds a loss on scans without a human label, and may keep networks of its own.
 

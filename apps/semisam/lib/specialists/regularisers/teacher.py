@@ -12,7 +12,7 @@ from ..ema import ema_rate, teacher_of, update_teacher
 from ..networks import SpecialistNetwork
 from ..noise import input_noise
 from ..ramps import sigmoid_ramp
-from .base import Observation
+from .base import Observation, rows
 
 
 class TeacherRegulariser(ABC):
@@ -76,7 +76,8 @@ class TeacherRegulariser(ABC):
             return seen.logits.new_zeros(())
         ramp = sigmoid_ramp(seen.step, seen.steps)
         weight = self.every * self.weight * ramp
-        return weight * self.disagreement(seen.logits[chosen].softmax(dim=1), seen.images[chosen], ramp)
+        those = rows(chosen)
+        return weight * self.disagreement(seen.logits[those].softmax(dim=1), seen.images[those], ramp)
 
     def after_step(self, student: SpecialistNetwork, step: int) -> None:
         """Move the teacher towards the student."""

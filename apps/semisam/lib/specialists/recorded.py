@@ -1,0 +1,63 @@
+"""A network's pass there and back, recorded once and replayed by a GPU.
+
+A U-Net's step is hundreds of small computations. Starting them one by one takes the CPU longer than the GPU needs to do
+them, unless windows are large. See CUDA graphs, https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .networks import SpecialistNetwork
+from .precision import MixedPrecision
+
+log = logging.getLogger("semisam.train")
+
+Pass = Callable[[Tensor], "tuple[Tensor, Tensor]"]
+"""From images ``[B, inputs, D, H, W]`` to logits ``[B, classes, D, H, W]`` float32 and features ``[B, K, D, H, W]``."""
+
+
+class StudentPass(nn.Module):
+    """A network in training, in mixed precision.
+
+    Args:
+        network: the network.
+        precision: in which it passes.
+        features: whether the features are wanted; else none are given (K is 0).
+    """
+
+    def __init__(self, network: SpecialistNetwork, precision: MixedPrecision, features: bool) -> None:
+        super().__init__()
+        self.network = network
+        self._precision = precision
+        self._features = features
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Pass``."""
+        with self._precision(cache=False):
+            features = self.network.features(images)
+            logits = self.network.classify(features).float()
+        return logits, features if self._features else logits[:, :0]
+
+
+def recorded(student: StudentPass, images: Tensor) -> Pass:
+    """The same pass, replayed where that is possible; a training gives the same result each time either way.
+
+    What it gives is overwritten by the next pass: nobody may keep it for longer than a step.
+
+    Args:
+        student: the pass.
+        images: any images of the shape, layout and device of all that will come.
+    """
+    if images.device.type != "cuda" or not student.network.recordable:
+        return student
+    try:
+        return cast("Pass", torch.cuda.make_graphed_callables(student, (images.clone(),)))
+    except RuntimeError as error:
+        log.warning("The training's steps cannot be recorded, and take longer: %s", error)
+        return student
