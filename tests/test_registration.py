@@ -7,6 +7,7 @@ import torch
 from lib.generalists import create_generalist
 from lib.propagation import Template, create_propagator, registration
 from lib.propagation.displacement import coarse_displacement, refine_displacement
+from lib.propagation.registration import RegistrationPropagator
 from lib.volumes import Volume
 from phantoms import blobs, dice
 
@@ -47,7 +48,7 @@ def test_the_search_is_repeated_and_refined_as_long_as_it_finds_something(
         field = coarse_displacement(fixed, moving, stride=stride, reach=reach)
         return field if len(searched) == 1 else torch.full_like(field, found)
 
-    def refine(*tensors: torch.Tensor, only_change: bool, **how: float) -> torch.Tensor:
+    def refine(*tensors: torch.Tensor, only_change: bool = False, **how: float) -> torch.Tensor:
         refined.append(only_change)
         return refine_displacement(*tensors, only_change=only_change, **how)  # type: ignore[arg-type]
 
@@ -57,7 +58,13 @@ def test_the_search_is_repeated_and_refined_as_long_as_it_finds_something(
     propagate(template, scan)
     assert len(searched) == searches
     assert not torch.equal(searched[0], searched[1])  # the second on what the first has matched
-    assert refined == [False, True][:refinements]
+    assert refined == [*[False, True][:refinements], False]  # the last one closes a small grid
+
+
+def test_a_small_grid_is_refined_whole_at_last(template: Template) -> None:
+    scan, truth = blobs(seed=7, centre=(4, -4, 3))
+    halves = RegistrationPropagator(closing=0).propagate(template, scan, 3, MIND).labels()
+    assert np.mean(scores(propagate(template, scan), truth)) > np.mean(scores(halves, truth))
 
 
 def test_other_orientation_spacing_and_intensity_scale(template: Template) -> None:
@@ -98,7 +105,9 @@ def test_the_same_request_gives_the_same_answer(template: Template) -> None:
 
 def test_confidence_is_in_range_and_lower_where_the_label_is_wrong(template: Template) -> None:
     scan, truth = blobs(seed=7, centre=(4, -4, 3))
-    result = create_propagator("registration").propagate(template, scan, 3, MIND)
+    result = RegistrationPropagator(voxels=4_000).propagate(
+        template, scan, 3, MIND
+    )  # too coarse to be right everywhere
     confidence = result.frame.map_back(result.confidence)
     assert confidence.min() >= 0
     assert confidence.max() <= 1

@@ -19,6 +19,10 @@ from .placement import find_placement
 
 _SETTLED = 0.5
 """Voxels: a search that finds less everywhere has nothing to add, and a refinement after it would only fit noise."""
+_FEW = 100_000
+"""Voxels of a feature grid up to which the closing refinement is worth its time."""
+_CLOSING_RATE = 0.15
+"""Voxels a step: it only polishes what has been found."""
 _LEAST_SEARCH_EDGE = 3
 """Voxels the coarse search grid has at least along each axis: as wide as the kernel that smooths it."""
 
@@ -34,11 +38,14 @@ class RegistrationPropagator:
         stride: voxels of the feature grid to one voxel of the coarse search.
         reach: furthest displacement of the coarse search, in voxels of its grid.
         fine: voxels of the feature grid to one voxel of the gradient refinement.
-        iterations: steps of the gradient refinement.
+        iterations: steps of the gradient refinement; three fifths of them where there is a closing one.
         smoothness: weight of the diffusion term in the refinement.
         passes: most searches, each with its refinement, one on the result of the other. One alone carries over too
             little of a large deformation: large structures come out too small, small ones too large (left atrium, 14
             scans of train: Dice 0.833 with one, 0.846 with two; slope of the volumes over the true ones 0.67 and 0.75).
+        closing: steps of a last refinement, on the feature grid itself, where it has few voxels: half of them are too
+            few for small structures (hippocampus, 40 scans: Dice 0.788 without, 0.792 with, in the same time; left
+            atrium, ten times as many voxels: 0.836 and 0.833, in 1.3 times the time).
         device: where to compute.
     """
 
@@ -50,6 +57,7 @@ class RegistrationPropagator:
     iterations: int = 50
     smoothness: float = 1.25
     passes: int = 2
+    closing: int = 8
     device: str = field(default_factory=default_device)
 
     @torch.no_grad()
@@ -94,6 +102,7 @@ class RegistrationPropagator:
     def _match(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Displacement ``[3, D, H, W]`` in voxels between feature grids ``[C, D, H, W]``."""
         shape = [max(1, n // self.fine) for n in fixed.shape[1:]]
+        closing = self.closing > 0 and fixed[0].numel() <= _FEW
         fine_fixed, fine_moving = resize(fixed, shape), resize(moving, shape)
 
         def refined(start: Tensor, *, only_change: bool) -> Tensor:
@@ -101,7 +110,7 @@ class RegistrationPropagator:
                 fine_fixed,
                 fine_moving,
                 resize(start, shape) / self.fine,
-                iterations=self.iterations,
+                iterations=round(0.6 * self.iterations) if closing else self.iterations,
                 smoothness=self.smoothness,
                 only_change=only_change,
             )
@@ -114,6 +123,10 @@ class RegistrationPropagator:
             if float(found.abs().max()) < _SETTLED:
                 break
             field = refined(compose(field, resize(found, fixed.shape[1:])), only_change=True)
+        if closing:
+            field = refine_displacement(
+                fixed, moving, field, iterations=self.closing, smoothness=self.smoothness, rate=_CLOSING_RATE
+            )
         return field
 
 

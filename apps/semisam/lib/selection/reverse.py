@@ -37,6 +37,6 @@ def reverse_dice(
         UserError: (422) when a scan is too small for the matching.
     """
     # Made here, not at import, when nobody should ask for a GPU yet.
-    cheap = RegistrationPropagator(voxels=_VOXELS, iterations=_ITERATIONS)
+    cheap = RegistrationPropagator(voxels=_VOXELS, iterations=_ITERATIONS, closing=0)
     back = cheap.propagate(Template("", scan, label), outlined.scan, count + 1, generalist).labels()
     return tuple(overlap(back == value, outlined.label == value)[0] for value in range(1, count + 1))
