@@ -14,7 +14,7 @@ from lib.specialists.augment import Augmentation
 from lib.specialists.networks import build_network
 from lib.specialists.networks.gpu_norm import GpuInstanceNorm
 from lib.specialists.precision import MixedPrecision, repeatable_convolutions
-from lib.specialists.recorded import Pass, StudentPass, recorded
+from lib.specialists.recorded import SWITCH, Pass, StudentPass, recorded
 from lib.specialists.regularisers import build_regulariser
 from training_parts import Shapes
 
@@ -47,8 +47,10 @@ def test_the_same_seed_gives_the_same_noise() -> None:
     assert torch.equal(drawn("cuda", Augmentation()).images, drawn("cuda", Augmentation()).images)
 
 
+@pytest.mark.parametrize("record", ["", "1"])
 @pytest.mark.parametrize("regulariser", ["mean_teacher", "ua_mt", "dan", "dtc", "ac_mt", "supervised"])
-def test_the_same_seed_gives_the_same_network(regulariser: str) -> None:
+def test_the_same_seed_gives_the_same_network(regulariser: str, record: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, record)
     weights, logs = [], []
     for _ in range(2):
         log: list[dict[str, float]] = []
@@ -78,7 +80,8 @@ def test_the_gradient_of_a_network_repeats(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["unet3d", "vnet", "dynunet"])
-def test_a_replayed_pass_is_the_pass(name: str) -> None:
+def test_a_replayed_pass_is_the_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "1")
     spec = SpecialistSpec(("block", "plate"), (8, 16, 32), (1.0, 1.0, 1.0), (32, 32, 32), network=name, dropout=0.0)
     torch.manual_seed(0)
     student = StudentPass(build_network(spec).to("cuda").train(), MixedPrecision("cuda"), features=True)

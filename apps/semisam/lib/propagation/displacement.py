@@ -56,11 +56,12 @@ def _convex(fixed: Tensor, moving: Tensor, reaches: Sequence[int]) -> Tensor:
     candidates = torch.stack(torch.meshgrid(*steps, indexing="ij")).reshape(3, -1)
     margins = [reach for reach in reversed(reaches) for _ in range(2)]
     padded = functional.pad(moving[None], margins, mode="replicate")[0]
-    # One candidate at a time: all windows at once would not fit into memory.
-    cost = fixed.new_empty(count, *size)
-    for number, (a, b, c) in enumerate(product(*[range(width) for width in widths])):
-        window = padded[:, a : a + size[0], b : b + size[1], c : c + size[2]]
-        cost[number] = (window - fixed).square_().sum(0)
+    # One row of candidates at a time: all windows at once would not fit into memory.
+    cost = fixed.new_empty(widths[0] * widths[1], *size[:2], widths[2], size[2])
+    for number, (a, b) in enumerate(product(*[range(width) for width in widths[:2]])):
+        windows = padded[:, a : a + size[0], b : b + size[1]].unfold(3, size[2], 1)
+        cost[number] = (windows - fixed[:, :, :, None]).square_().sum(0)
+    cost = cost.movedim(3, 1).reshape(count, *size)
     cost = along_axes(cost, [_means(n, times=2) for n in size]).reshape(count, -1)
     lengths = torch.cat([candidates, candidates.square().sum(0, keepdim=True)]).T
     best = cost.min(0).indices

@@ -1,12 +1,16 @@
 """A network's pass there and back, recorded once and replayed by a GPU.
 
 A U-Net's step is hundreds of small computations. Starting them one by one takes the CPU longer than the GPU needs to do
-them, unless windows are large. See CUDA graphs, https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+them: on an H200, 11 ms against 5 for two windows of 130 000 voxels. See CUDA graphs,
+https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+
+Off unless the environment has ``SEMISAM_RECORD=1``: the tests of it (``test_cuda``) have not been run on a GPU yet.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import cast
 
@@ -17,6 +21,9 @@ from .networks import SpecialistNetwork
 from .precision import MixedPrecision
 
 log = logging.getLogger("semisam.train")
+
+SWITCH = "SEMISAM_RECORD"
+"""Name in the environment."""
 
 Pass = Callable[[Tensor], "tuple[Tensor, Tensor]"]
 """From images ``[B, inputs, D, H, W]`` to logits ``[B, classes, D, H, W]`` float32 and features ``[B, K, D, H, W]``."""
@@ -46,7 +53,7 @@ class StudentPass(nn.Module):
 
 
 def recorded(student: StudentPass, images: Tensor) -> Pass:
-    """The same pass, replayed where that is possible; a training gives the same result each time either way.
+    """The same pass, replayed where that is wanted and possible.
 
     What it gives is overwritten by the next pass: nobody may keep it for longer than a step.
 
@@ -54,7 +61,8 @@ def recorded(student: StudentPass, images: Tensor) -> Pass:
         student: the pass.
         images: any images of the shape, layout and device of all that will come.
     """
-    if images.device.type != "cuda" or not student.network.recordable:
+    wanted = os.environ.get(SWITCH) == "1"
+    if not wanted or images.device.type != "cuda" or not student.network.recordable:
         return student
     try:
         return cast("Pass", torch.cuda.make_graphed_callables(student, (images.clone(),)))
