@@ -25,6 +25,23 @@ def test_values_and_gradients_are_those_of_pytorch(shape: tuple[int, ...]) -> No
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
+def test_half_precision_goes_in_and_comes_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 3, 12, 12, 12, generator=generator) * 3 + 4
+    weight, bias = torch.ones(3), torch.zeros(3)
+    low = image.bfloat16().requires_grad_()
+    own = _Normalise.apply(low, weight, bias, 1e-5)
+    assert own.dtype == torch.bfloat16
+    plain = nn.functional.instance_norm(low.detach().float())
+    assert float((own.detach().float() - plain).abs().max()) < 0.04
+    (gradient,) = torch.autograd.grad(own.float().square().sum() / 2 + own.float().pow(3).sum(), low)
+    exact = low.detach().float().requires_grad_()
+    normal = nn.functional.instance_norm(exact)
+    (expected,) = torch.autograd.grad(normal.square().sum() / 2 + normal.pow(3).sum(), exact)
+    assert gradient.dtype == torch.bfloat16
+    assert float((gradient.float() - expected).norm() / expected.norm()) < 0.02
+
+
 def test_networks_have_it_and_their_weights_keep_their_names() -> None:
     network = build_network(SpecialistSpec(("one",), (4, 8), (1.0, 1.0, 1.0), (16, 16, 16)))
     norms = [module for module in network.modules() if isinstance(module, nn.InstanceNorm3d)]

@@ -19,7 +19,8 @@ class GpuInstanceNorm(nn.InstanceNorm3d):
         """``[B, C, ...]`` to the same shape."""
         if image.device.type != "cuda":
             return nn.functional.instance_norm(image, weight=self.weight, bias=self.bias, eps=self.eps)
-        return cast("Tensor", _Normalise.apply(image, self.weight, self.bias, self.eps))
+        with torch.autocast("cuda", enabled=False):  # which would convert the whole image to float32
+            return cast("Tensor", _Normalise.apply(image, self.weight, self.bias, self.eps))
 
 
 def use_gpu_norms(network: nn.Module) -> None:
