@@ -10,7 +10,7 @@ import torch
 
 from lib.errors import UserError
 from lib.recipes import PRESETS, RECIPES, RecipeOptions
-from lib.recipes.options import choose_device, preset_names
+from lib.recipes.options import GPU_FACTOR, choose_device, preset_names
 from lib.recipes.registry import IMPLEMENTATIONS
 
 
@@ -18,6 +18,24 @@ def test_defaults() -> None:
     options = RecipeOptions.parse({"device": "cpu"})
     assert options == RecipeOptions(recipe="semisam_o1", preset="quick", rounds=None, max_epochs=None, seed=0)
     assert options.amount == PRESETS["quick"]
+
+
+def test_a_gpu_sees_finer_grids_and_as_far() -> None:
+    here, there = (RecipeOptions(preset="standard", device=device).amount for device in ("cpu", "cuda:1"))
+    assert there.scan_voxels == GPU_FACTOR * here.scan_voxels
+    assert there.roi_voxels == GPU_FACTOR * here.roi_voxels
+    # A level doubles what the network sees, in voxels; so many more voxels are less than twice as fine.
+    assert there.widths == (*here.widths, 2 * here.widths[-1])
+    assert GPU_FACTOR ** (1 / 3) < 2
+    assert (there.rounds, there.epochs, there.batch) == (here.rounds, here.epochs, here.batch)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_windows_cover_most_of_a_scan_and_a_round_is_long_enough(preset: str) -> None:
+    for device in ("cpu", "cuda"):
+        amount = RecipeOptions(preset=preset, device=device).amount
+        assert amount.roi_voxels >= amount.scan_voxels
+        assert amount.epochs * amount.iterations >= 400
 
 
 def test_every_recipe_has_an_implementation() -> None:

@@ -18,6 +18,7 @@ from lib.specialists import (
     check_roi,
     choose_roi,
     choose_spacing,
+    fitting_widths,
     load_specialist,
     predict,
     predict_prepared,
@@ -57,6 +58,15 @@ def test_large_scans_are_coarsened_but_thick_slices_stay() -> None:
     assert z == 8.0
     assert x == y
     assert 300 / x * 300 / y * 300 / z == pytest.approx(120_000, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("roi", "network", "levels"), [((64, 64, 64), "unet3d", 5), ((24, 24, 24), "unet3d", 5), ((8, 8, 16), "unet3d", 4)]
+)
+def test_a_small_window_gets_a_network_of_fewer_levels(roi: tuple[int, int, int], network: str, levels: int) -> None:
+    widths = fitting_widths((4, 8, 16, 32, 64), roi, network)
+    assert widths == (4, 8, 16, 32, 64)[:levels]
+    check_roi(roi, len(widths), network)
 
 
 def test_window_covers_a_scan_or_what_the_budget_allows() -> None:

@@ -59,13 +59,17 @@ class Preset:
 
 
 PRESETS: Mapping[str, Preset] = {
-    # 16 channels at full resolution: with 8 a training of a few hundred steps fails for some seeds. The window covers
-    # most of a scan, at a coarser spacing if need be: a left atrium needs its surroundings (1.6 mm, one template:
-    # windows of 64 mm gave 0.815 Dice on unseen scans after 1600 steps, whole scans 0.839 after 400).
-    "quick": Preset(2, 10, 20, 2, (16, 32, 64, 128), 65_000, 33_000),
-    "standard": Preset(2, 50, 20, 2, (16, 32, 64, 128), 130_000, 130_000),
-    "full": Preset(3, 50, 100, 4, (16, 32, 64, 128, 256), 1_000_000, 260_000),
+    # 16 channels at full resolution: with 8 a training of a few hundred steps fails for some seeds.
+    # The window covers most of a scan, at a coarser spacing if need be, and a round has 400 steps at least. Left
+    # atrium, one outlined scan, Dice on unseen scans (propagation 0.818): two rounds of 200 steps with windows of 66 mm
+    # end at 0.739, with windows of most of a scan at 0.790; one round of 400 steps with these at 0.843. A network that
+    # has learned too little blurs what it is taught, and the next round learns from that.
+    "quick": Preset(1, 20, 20, 2, (16, 32, 64, 128), 65_000, 68_000),
+    "standard": Preset(2, 100, 20, 2, (16, 32, 64, 128), 130_000, 130_000),
+    "full": Preset(3, 50, 100, 2, (16, 32, 64, 128, 256), 520_000, 540_000),
 }
+GPU_FACTOR = 4
+"""How many times more voxels a scan and a window have on a GPU: up to half a million, its steps take hardly longer."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +123,21 @@ class RecipeOptions:
 
     @property
     def amount(self) -> Preset:
-        """The preset, with ``rounds`` and ``max_epochs`` in place."""
+        """The preset as it is on the device, with ``rounds`` and ``max_epochs`` in place."""
         preset = PRESETS[self.preset]
+        if self.device != "cpu":
+            preset = _for_gpu(preset)
         return replace(preset, rounds=self.rounds or preset.rounds, epochs=self.max_epochs or preset.epochs)
+
+
+def _for_gpu(preset: Preset) -> Preset:
+    """Finer grids; one more level lets the network see as far in mm as it does on the coarser ones."""
+    return replace(
+        preset,
+        widths=(*preset.widths, 2 * preset.widths[-1]),
+        scan_voxels=GPU_FACTOR * preset.scan_voxels,
+        roi_voxels=GPU_FACTOR * preset.roi_voxels,
+    )
 
 
 def preset_names(device: str) -> list[str]:

@@ -21,7 +21,7 @@ from ..labels import LabelSchema
 from ..propagation import Propagator
 from ..runfolder import RunFolder, check_space, fingerprint, only_one, open_run, read_json, space_errors, write_json
 from ..specialists.networks import NETWORKS
-from ..specialists.spec import BY_SLICE, SpecialistSpec, check_roi, choose_roi, choose_spacing
+from ..specialists.spec import BY_SLICE, SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths
 from ..volumes import read_volume
 from .base import Case, FinishedRound, Observer, RecipeSettings, RunResult, SilentObserver
 from .context import Context
@@ -38,8 +38,6 @@ _FORMAT = 1
 _LOOKED_AT = 16
 """Scans that are looked at to choose spacing and window."""
 _RESERVE = 100 * 2**20
-_GPU_FACTOR = 8
-"""How many times more voxels a GPU takes than two CPU cores."""
 
 
 def run_recipe(
@@ -225,18 +223,18 @@ def _spec(
         return SpecialistSpec.from_plain(kept)
     amount = options.amount
     spacing, roi = settings.spacing, settings.roi_size
-    factor = _GPU_FACTOR if options.device.startswith("cuda") else 1
     looks = _some_looks(cases, _LOOKED_AT if spacing is None or roi is None else 1)
     frames, flat = [look.frame for look in looks], looks[0].frame.flat
     extents = [f.extent for f in frames]
-    spacing = spacing or choose_spacing(extents, [f.spacing for f in frames], amount.scan_voxels * factor)
-    roi = roi or choose_roi(extents, spacing, amount.roi_voxels * factor, flat=flat)
+    spacing = spacing or choose_spacing(extents, [f.spacing for f in frames], amount.scan_voxels)
+    roi = roi or choose_roi(extents, spacing, amount.roi_voxels, flat=flat)
     network = options.network
     if flat:
         network, roi = network_2d(options), (roi[0], roi[1], 1)
-    check_roi(roi, len(amount.widths), network)
+    widths = fitting_widths(amount.widths, roi, network)
+    check_roi(roi, len(widths), network)
     inputs = 3 if any(look.colour for look in looks) else 1
-    spec = SpecialistSpec(schema.names, amount.widths, spacing, roi, network, inputs=inputs, flat=flat)
+    spec = SpecialistSpec(schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat)
     write_json(file, spec.as_plain())
     return spec
 

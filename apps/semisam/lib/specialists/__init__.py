@@ -4,7 +4,7 @@ from .checkpoint import Specialist, load_fitting, load_specialist, save_speciali
 from .networks import build_network
 from .predict import SpecialistPrediction, predict, predict_prepared
 from .prepare import prepare
-from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing
+from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths
 
 __all__ = [
     "Specialist",
@@ -14,6 +14,7 @@ __all__ = [
     "check_roi",
     "choose_roi",
     "choose_spacing",
+    "fitting_widths",
     "load_fitting",
     "load_specialist",
     "predict",

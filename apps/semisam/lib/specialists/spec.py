@@ -128,6 +128,14 @@ def choose_roi(
     return roi[0], roi[1], roi[2]
 
 
+def fitting_widths(widths: Sequence[int], roi: Sequence[int], network: str = "unet3d") -> tuple[int, ...]:
+    """The widths without the deepest levels for which a window has too few voxels; see ``check_roi``."""
+    for levels in range(len(widths), 1, -1):
+        if _fits(roi, levels, network):
+            return tuple(widths[:levels])
+    return tuple(widths)
+
+
 def check_roi(roi: Sequence[int], levels: int, network: str = "unet3d", slice_axis: int = 2) -> None:
     """Raise UserError when a window is too small for a network.
 
@@ -139,13 +147,19 @@ def check_roi(roi: Sequence[int], levels: int, network: str = "unet3d", slice_ax
         network: kind of network; those that see slices take any edge from 1 on across the slices.
         slice_axis: see ``SpecialistSpec``.
     """
-    step = 2 ** (levels - 1)
-    seen = [n for axis, n in enumerate(roi) if network not in BY_SLICE or axis != slice_axis]
-    if min(roi) < 1 or min(seen) < 4 or math.prod(math.ceil(n / step) for n in seen) < 2:
+    if not _fits(roi, levels, network, slice_axis):
+        step = 2 ** (levels - 1)
         shown = " x ".join(str(n) for n in roi)
         raise UserError(
             f"roi_size {shown} is too small for this network: no edge below 4 voxels, and one above {step} at least."
         )
+
+
+def _fits(roi: Sequence[int], levels: int, network: str, slice_axis: int = 2) -> bool:
+    """Whether the deepest level of a network has two voxels of a window at least."""
+    step = 2 ** (levels - 1)
+    seen = [n for axis, n in enumerate(roi) if network not in BY_SLICE or axis != slice_axis]
+    return min(roi) >= 1 and min(seen) >= 4 and math.prod(math.ceil(n / step) for n in seen) >= 2
 
 
 def _median(values: Sequence[float]) -> float:
