@@ -66,7 +66,7 @@ PRESETS: Mapping[str, Preset] = {
     # has learned too little blurs what it is taught, and the next round learns from that.
     "quick": Preset(1, 20, 20, 2, (16, 32, 64, 128), 65_000, 68_000),
     "standard": Preset(2, 100, 20, 2, (16, 32, 64, 128), 130_000, 130_000),
-    "full": Preset(3, 50, 100, 2, (16, 32, 64, 128, 256), 520_000, 540_000),
+    "full": Preset(3, 50, 100, 4, (16, 32, 64, 128, 256), 520_000, 540_000),
 }
 GPU_FACTOR = 4
 """How many times more voxels a scan and a window have on a GPU: up to half a million, its steps take hardly longer."""
