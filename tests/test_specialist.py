@@ -61,12 +61,18 @@ def test_large_scans_are_coarsened_but_thick_slices_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("roi", "network", "levels"), [((64, 64, 64), "unet3d", 5), ((24, 24, 24), "unet3d", 5), ((8, 8, 16), "unet3d", 4)]
+    ("roi", "least", "levels"), [((64, 64, 64), 2, 5), ((24, 24, 24), 2, 5), ((8, 8, 16), 2, 4), ((16, 16, 16), 3, 4)]
 )
-def test_a_small_window_gets_a_network_of_fewer_levels(roi: tuple[int, int, int], network: str, levels: int) -> None:
-    widths = fitting_widths((4, 8, 16, 32, 64), roi, network)
+def test_a_small_window_gets_a_network_of_fewer_levels(roi: tuple[int, int, int], least: int, levels: int) -> None:
+    widths = fitting_widths((4, 8, 16, 32, 64), roi, least=least)
     assert widths == (4, 8, 16, 32, 64)[:levels]
-    check_roi(roi, len(widths), network)
+    check_roi(roi, len(widths))
+
+
+def test_fewer_levels_than_the_least_are_refused() -> None:
+    widths = fitting_widths((4, 8, 16), (4, 4, 4), least=3)
+    with pytest.raises(UserError, match="roi_size"):
+        check_roi((4, 4, 4), len(widths))
 
 
 def test_window_covers_a_scan_or_what_the_budget_allows() -> None:

@@ -25,7 +25,7 @@ from ..specialists.spec import BY_SLICE, SpecialistSpec, check_roi, choose_roi, 
 from ..volumes import read_volume
 from .base import Case, FinishedRound, Observer, RecipeSettings, RunResult, SilentObserver
 from .context import Context
-from .options import NNUNET, RecipeOptions
+from .options import NNUNET, PRESETS, RecipeOptions
 from .progress import Reporter
 from .registry import IMPLEMENTATIONS, resolve
 from .study import Study
@@ -231,7 +231,9 @@ def _spec(
     network = options.network
     if flat:
         network, roi = network_2d(options), (roi[0], roi[1], 1)
-    widths = fitting_widths(amount.widths, roi, network)
+    # A window that was asked for must do for the preset itself; only the further level of a GPU may be left out.
+    least = len(PRESETS[options.preset].widths) if settings.roi_size else 2
+    widths = fitting_widths(amount.widths, roi, network, least)
     check_roi(roi, len(widths), network)
     inputs = 3 if any(look.colour for look in looks) else 1
     spec = SpecialistSpec(schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat)

@@ -128,12 +128,15 @@ def choose_roi(
     return roi[0], roi[1], roi[2]
 
 
-def fitting_widths(widths: Sequence[int], roi: Sequence[int], network: str = "unet3d") -> tuple[int, ...]:
-    """The widths without the deepest levels for which a window has too few voxels; see ``check_roi``."""
-    for levels in range(len(widths), 1, -1):
-        if _fits(roi, levels, network):
-            return tuple(widths[:levels])
-    return tuple(widths)
+def fitting_widths(
+    widths: Sequence[int], roi: Sequence[int], network: str = "unet3d", least: int = 2
+) -> tuple[int, ...]:
+    """The widths without the deepest levels for which a window has too few voxels, ``least`` of them at least.
+
+    Whether the window has enough for these says ``check_roi``.
+    """
+    levels = next((n for n in range(len(widths), least, -1) if _fits(roi, n, network)), least)
+    return tuple(widths[:levels])
 
 
 def check_roi(roi: Sequence[int], levels: int, network: str = "unet3d", slice_axis: int = 2) -> None:
