@@ -21,6 +21,8 @@ from ..volumes import Volume
 from .displacement import coarse_displacement, warp
 
 _SEARCH_VOXELS = 16_000
+_REACH = 3
+"""Of the coarse matching that compares the guesses: with 4 it takes twice as long, and no guess of 42 scans changed."""
 _LEAST_OVERLAP = 0.35
 _MOST_TIMES_LARGER = 8
 """A template with more than this many times the scan's voxels is not searched (memory): the scan is a mere sliver."""
@@ -108,7 +110,7 @@ def _disagreement(fixed: Tensor, moving: Tensor, placement: Placement) -> float:
     covered = placement.covered(shape, fixed.device)
     # Uncovered places take the scan's own features, so that nothing there pulls the field.
     placed = torch.where(covered > 0, placed, fixed)
-    field = resize(coarse_displacement(fixed, placed, stride=2, reach=4), shape)
+    field = resize(coarse_displacement(fixed, placed, stride=2, reach=_REACH), shape)
     difference = (warp(placed, field) - fixed).square().mean(0, keepdim=True)
     return float((difference * covered).sum() / covered.sum().clamp_min(1))
 
