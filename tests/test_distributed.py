@@ -24,12 +24,14 @@ from lib.labels import LabelSchema
 from lib.recipes import PRESETS, RecipeOptions, RecipeSettings, refined, run_recipe
 from lib.recipes.cotraining import CoTraining, CoTrainingPlan
 from lib.recipes.options import Preset
-from lib.recipes.pieces import MOST_PIECES, pieces_of
+from lib.recipes.pieces import MOST_PIECES, Pieces, pieces_of
 from lib.recipes.sampling import Batch
 from lib.recipes.training import TrainingPlan, train
 from lib.report.history import History
 from lib.runfolder import read_json
+from lib.specialists.networks import build_network
 from lib.specialists.networks.sam import build_sam
+from lib.specialists.precision import MixedPrecision
 from lib.specialists.regularisers import build_regulariser
 from lib.specialists.spec import SpecialistSpec
 from test_run_recipe import CopyPropagator, Listener, cases_of
@@ -262,6 +264,18 @@ def test_steps_in_pieces_are_the_same_for_any_number_of_processes(regulariser: s
     (alone,) = by(1, run)
     for found in (*by(2, run), *by(4, run)):
         assert found == alone
+
+
+def test_gradients_lie_in_memory_as_their_parameters() -> None:
+    """A GPU's AdamW in one computation refuses others; one on a CPU takes any."""
+    network = build_network(SpecialistSpec(("one",), (4, 8, 8), (1.0, 1.0, 1.0), (16, 16, 16))).train()
+    pieces = Pieces(Ranks(), 0, MixedPrecision("cpu"), network)
+    images = torch.rand(2, 1, 16, 16, 16)
+    loss = pieces.forward(2, 0, lambda part: network(images[part])).square().mean()
+    pieces.descend(loss, torch.optim.AdamW(network.parameters()), 5.0)
+    parameters = [p for p in network.parameters() if p.grad is not None]
+    assert any(not p.is_contiguous() for p in parameters)
+    assert all(p.grad is not None and p.grad.stride() == p.stride() for p in parameters)
 
 
 def test_two_networks_in_pieces() -> None:

@@ -35,6 +35,17 @@ def test_the_scan_that_was_not_drawn_for_longest_makes_room() -> None:
     assert there.copy("a", scans["a"]).image is not copies["a"].image
 
 
+def test_a_slice_counts_as_the_volume_it_holds() -> None:
+    """Slices of a study are parts of its volumes; they must not keep them all in memory."""
+    volumes = {name: torch.rand(4, 16, 16, 16) for name in "ab"}
+    cut = {name: whole.narrow(3, 0, 1) for name, whole in volumes.items()}
+    slices = {name: Sample(part[:1], part[1:3], part[3:]) for name, part in cut.items()}
+    there = OnDevice("meta", most=4 * 4 * 16**3 * 4)
+    first = there.copy("a", slices["a"])
+    there.copy("b", slices["b"])
+    assert there.copy("a", slices["a"]).image is not first.image
+
+
 def test_a_scan_without_further_maps() -> None:
     scan = replace(sample(), extra=None)
     assert OnDevice("meta", most=0).copy("a", scan).extra is None

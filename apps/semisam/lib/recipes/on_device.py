@@ -12,6 +12,8 @@ from .sample import Sample
 
 _SHARE = 0.25
 """Share of the GPU's free memory that samples may take when a training begins: the rest is for the training itself."""
+_MOST = 1_500_000_000
+"""Bytes of samples at most. What is copied is held on the CPU as well, and a study must not fill its memory."""
 
 
 class OnDevice:
@@ -22,14 +24,15 @@ class OnDevice:
 
     Args:
         device: ``cpu`` or ``cuda[:n]``.
-        most: bytes to keep; None for a share of what is free on a GPU.
+        most: bytes to keep; None for 1.5 GB, or a share of what is free on a GPU if that is less. What a part of a
+            larger tensor holds in the CPU's memory counts whole.
     """
 
     def __init__(self, device: str, most: int | None = None) -> None:
         self._device = device
         self._here = device == "cpu"
         if most is None:
-            most = 0 if self._here else round(_SHARE * torch.cuda.mem_get_info(device)[0])
+            most = 0 if self._here else min(_MOST, round(_SHARE * torch.cuda.mem_get_info(device)[0]))
         self._most = most
         self._kept: OrderedDict[str, dict[str, _Copy]] = OrderedDict()
 
@@ -64,4 +67,5 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _bytes(copies: dict[str, _Copy]) -> int:
-    return sum(copy.there.numel() * copy.there.element_size() for copy in copies.values())
+    """What copies hold, on the device or, where that is more, on the CPU."""
+    return sum(max(copy.there.nbytes, copy.here.untyped_storage().nbytes()) for copy in copies.values())

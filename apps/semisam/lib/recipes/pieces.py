@@ -122,7 +122,8 @@ class Pieces:
         for gradient in self._ranks.exchange(flat, [1] * passed.count, total[None]):
             total += gradient[0]
         for parameter, own in zip(self._network, total.split(sizes), strict=True):
-            parameter.grad = own.view_as(parameter).clone()
+            # In the parameter's own layout: a GPU's optimiser that does all in one computation asks for it.
+            parameter.grad = torch.empty_like(parameter).copy_(own.view_as(parameter))
 
     def _write(self, statistics: Tensor, counters: Sequence[Tensor]) -> None:
         """Put running statistics in place, behind the back of the graphs: the way back does not need them."""
