@@ -19,14 +19,17 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import common
 from common import DataSet, Store, heading, peak_mib, table
+
+if TYPE_CHECKING:
+    from lib.recipes import FinishedRound
 
 os.environ.update(common.limit_threads(int(os.environ.get("OMP_NUM_THREADS", common.THREADS))))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -64,6 +67,7 @@ def main() -> int:
     parser.add_argument("--preset", default="quick", help="widths, windows and batch (default: quick)")
     parser.add_argument("--template", help="the outlined scan (default: the first of train)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--keep", action="store_true", help="keep the folders of the runs")
     parser.add_argument("--check", action="store_true", help="fail when a target is missed")
     parser.add_argument("--report", action="store_true", help="only print what is there")
     options = parser.parse_args()
@@ -134,7 +138,7 @@ class Bench:
     def run(self, name: str, seed: int) -> dict[str, Any]:
         """Dice of specialist and pseudo-labels, seconds and memory of one training."""
         from lib.generalists.mind import Mind
-        from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, resolve, run_recipe
+        from lib.recipes import Case, RecipeOptions, RecipeSettings, resolve, run_recipe
         from lib.recipes import options as presets
         from lib.recipes.registry import IMPLEMENTATIONS
 
@@ -154,6 +158,7 @@ class Bench:
         cases += [Case(scan, self._data.image(scan)) for scan in others]
         folder = self._work / f"{name.replace(' ', '-')}-{seed}"
         shutil.rmtree(folder, ignore_errors=True)
+        watcher = self._watcher()
         begun = time.monotonic()
         augmentation = plain_augmentation() if name == "one_scan plain" else nullcontext()
         with augmentation:
@@ -165,11 +170,12 @@ class Bench:
                 generalist=Mind(),
                 propagator=self._propagator,
                 folder=folder,
-                observer=SilentObserver(),
+                observer=watcher,
             )
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - begun - watcher.seconds
         found = {
             "val": self._val(result.checkpoint),
+            "val_rounds": watcher.found,
             "rounds": self._rounds(result.folder, others),
             "seconds": round(seconds, 1),
             "peak_mib": round(peak_mib(), 0),
@@ -178,7 +184,8 @@ class Bench:
         found |= self._logged(result.folder)
         if result.report is not None:
             shutil.copyfile(result.report, self._work / f"{folder.name}.html")
-        shutil.rmtree(folder, ignore_errors=True)
+        if not self._options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
         return found
 
     def propagation(self) -> list[float]:
@@ -196,6 +203,25 @@ class Bench:
             soft = propagate_from([template], target, channels, generalist=Mind(), propagator=self._propagator, most=1)
             rows.append(self._dice(name, soft.labels()))
         return _means(rows)
+
+    def _watcher(self) -> Any:
+        """An observer that compares the specialist of each round with the truth of ``val``: the curve over rounds."""
+        from lib.recipes import SilentObserver
+
+        class Watcher(SilentObserver):
+            def __init__(self, compare: Callable[[Path], list[float]]) -> None:
+                self.found: dict[str, list[float]] = {}
+                self.seconds = 0.0
+                self._compare = compare
+
+            def round_finished(self, finished: FinishedRound) -> None:
+                if finished.checkpoint is not None:
+                    begun = time.monotonic()
+                    self.found[str(finished.index)] = self._compare(finished.checkpoint)
+                    self.seconds += time.monotonic() - begun
+                    print(f"round {finished.index}: {self.found[str(finished.index)]}", flush=True)
+
+        return Watcher(self._val)
 
     def _val(self, checkpoint: Path) -> list[float]:
         from lib.specialists import load_specialist, predict
