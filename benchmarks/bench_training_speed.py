@@ -36,7 +36,8 @@ from lib.specialists.precision import MixedPrecision
 from lib.specialists.regularisers import Observation, build_regulariser
 
 LEAST_SHARE = 0.85
-_WARM_UP = 5
+_WARM_UP = 10
+"""Steps left out at first. On a GPU as many are told about together, all at the time of the last of them."""
 _SCANS = 8
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from fastapi import HTTPException
 
 from adapters.answers import http_answers
@@ -15,6 +16,7 @@ from lib.errors import UserError
         (UserError("No label yet.", status=409), 409, "No label yet."),
         (OSError(28, "No space left on device", "/data/a.nii.gz"), 507, "No space left in /data"),
         (MemoryError("12 GB wanted"), 500, "Unexpected error, MemoryError: 12 GB wanted. The log has more"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 507, "choose the preset quick or the device cpu"),
         (RuntimeError("CUDA out of memory"), 500, "RuntimeError: CUDA out of memory"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
 from lib.demo import DEMO_LABELS, make_phantom
+from lib.devices import with_room
 from lib.generalists.mind import Mind
 from lib.metrics import mean_dice
 from lib.propagation import SoftLabels, Template, create_propagator
@@ -95,6 +96,35 @@ def test_the_refinement_follows_its_tensors() -> None:
         there = refined(OTHER)
         assert all(value.device.type == OTHER for value in there)
         assert all(torch.equal(a.to("cpu"), b) for a, b in zip(there, plain, strict=True))
+
+
+def test_where_the_memory_runs_out_the_cpu_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    scan, label = blobs((26, 28, 24), seed=1)
+    other = blobs((26, 28, 24), seed=2, centre=(2, -1, 1))[0]
+
+    class Full(Mind):
+        """Stands in for whatever does not fit."""
+
+        def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
+            if image.device.type == OTHER:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().encode(image, spacing)
+
+    for name in ("registration", "prototype"):
+        caplog.clear()
+        with other_memory():
+            there = create_propagator(name, OTHER).propagate(Template("t", scan, label), other, 3, Full())
+        assert "going on with the CPU" in caplog.text
+        plain = create_propagator(name, "cpu").propagate(Template("t", scan, label), other, 3, Full())
+        assert torch.equal(there.probabilities, plain.probabilities)
+
+
+def test_the_cpu_has_no_other_place_to_go() -> None:
+    def compute(device: str) -> None:
+        raise torch.OutOfMemoryError(device)
+
+    with pytest.raises(torch.OutOfMemoryError, match="cpu"):
+        with_room("cpu", compute, "a test")
 
 
 def test_tensors_of_two_devices_are_noticed() -> None:

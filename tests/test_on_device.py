@@ -27,7 +27,7 @@ def test_a_scan_is_copied_once_and_a_changed_map_anew() -> None:
 
 def test_the_scan_that_was_not_drawn_for_longest_makes_room() -> None:
     scans = {name: sample() for name in "abc"}
-    bytes_of_one = 5 * 4**3 * 4
+    bytes_of_one = 4 * 4**3 * 4  # image, two classes, weight
     there = OnDevice("meta", most=2 * bytes_of_one)
     copies = {name: there.copy(name, scan) for name, scan in scans.items()}
     assert there.copy("c", scans["c"]).image is copies["c"].image

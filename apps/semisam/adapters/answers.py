@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from fastapi import HTTPException
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
@@ -18,6 +19,7 @@ from monailabel.interfaces.exception import (
     MONAILabelException,
 )
 
+from lib.devices import memory_error
 from lib.errors import UserError
 from lib.volumes import space_error
 
@@ -40,6 +42,9 @@ def http_answers() -> Iterator[None]:
         raise HTTPException(404, f"{error.msg}.") from error
     except MONAILabelException as error:
         raise HTTPException(400, str(error.msg)) from error
+    except torch.OutOfMemoryError as error:
+        logger.exception("Out of memory")
+        raise HTTPException(507, text_of(error)) from error
     except Exception as error:
         full = space_error(error, _folder_of(error)) if isinstance(error, OSError) else None
         if full is not None:
@@ -55,6 +60,8 @@ def text_of(error: BaseException) -> str:
         return str(error.detail)
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return str(memory_error(error))
     return f"unexpected error, {type(error).__name__}: {error}"
 
 

@@ -1,8 +1,17 @@
-"""Where to compute."""
+"""Where to compute, and what to do when the memory there does not suffice."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
+
+from .errors import UserError
+
+_LOG = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 
 def default_device() -> str:
@@ -11,3 +20,33 @@ def default_device() -> str:
     Without a number it is the process's current GPU: processes that share a run have one each, see ``distributed``.
     """
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def with_room(device: str, compute: Callable[[str], _Result], what: str) -> _Result:
+    """``compute(device)``; where the device's memory runs out, ``compute("cpu")``: an answer takes longer, but comes.
+
+    Args:
+        device: where to try.
+        compute: the work; it is done anew on the CPU.
+        what: the work's name for the log.
+    """
+    try:
+        return compute(device)
+    except torch.OutOfMemoryError:
+        if device == "cpu":
+            raise
+    # Not in the handler, whose traceback holds the tensors that have filled the memory.
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+    _LOG.warning("%s: the memory of %s does not suffice, going on with the CPU", what, device)
+    return compute("cpu")
+
+
+def memory_error(error: torch.OutOfMemoryError) -> UserError:
+    """What to tell a user whose work does not fit into a GPU's memory (507)."""
+    reason = str(error).split(". ", 1)[0]
+    return UserError(
+        "The memory of the GPU does not suffice. End other programs that use it (nvidia-smi lists them), choose the "
+        f"preset quick or the device cpu, or a smaller roi_size in the settings. PyTorch says: {reason}.",
+        status=507,
+    )

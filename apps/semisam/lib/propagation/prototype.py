@@ -7,14 +7,14 @@ several prototypes, because one mean cannot describe surroundings that hold ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..devices import default_device
+from ..devices import default_device, with_room
 from ..frames import Frame, frame_of, resize
 from ..generalists import Generalist
 from ..volumes import Volume
@@ -66,9 +66,18 @@ class PrototypePropagator:
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
-    @torch.no_grad()
     def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
         """Label ``scan`` after ``template``; see ``Propagator``."""
+
+        def compute(device: str) -> SoftLabels:
+            # What is known of templates lies on the device.
+            there = self if device == self.device else replace(self, device=device)
+            return there._propagate(template, scan, channels, generalist)
+
+        return with_room(self.device, compute, self.name)
+
+    @torch.no_grad()
+    def _propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
         own = self._working(scan)
         features = self._features(scan, own, generalist)
         known = self._prototypes(template, channels, generalist)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..devices import default_device
+from ..devices import default_device, with_room
 from ..frames import Frame, frame_of, resize
 from ..generalists import Generalist
 from ..generalists.mind import box_mean
@@ -60,9 +60,16 @@ class RegistrationPropagator:
     closing: int = 8
     device: str = field(default_factory=default_device)
 
-    @torch.no_grad()
     def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
         """Label ``scan`` after ``template``; see ``Propagator``."""
+
+        def compute(device: str) -> SoftLabels:
+            return replace(self, device=device)._propagate(template, scan, channels, generalist)
+
+        return with_room(self.device, compute, self.name)
+
+    @torch.no_grad()
+    def _propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
         own = self._working(scan)
         other = frame_of(template.scan).with_spacing(own.spacing)
         image = own.image(scan.array).to(self.device)
@@ -79,15 +86,15 @@ class RegistrationPropagator:
         covered = place.covered(own.shape, self.device)
         moving = torch.where(covered > 0, moving, fixed)
 
-        field = self._match(fixed, moving)
+        displacement = self._match(fixed, moving)
         labels = other.one_hot(template.label, channels).to(self.device)
         outside = 1.0 - covered
         labels = place.place(labels, own.shape)
         labels[:1] += outside
-        probabilities = warp(labels, field)
-        residual = (warp(moving, field) - fixed).square().mean(0)
+        probabilities = warp(labels, displacement)
+        residual = (warp(moving, displacement) - fixed).square().mean(0)
         similarity = 1.0 - float(residual.mean()) / UNRELATED
-        confidence = _confidence(probabilities, residual) * (1 - 0.5 * warp(outside, field)[0])
+        confidence = _confidence(probabilities, residual) * (1 - 0.5 * warp(outside, displacement)[0])
         return SoftLabels(
             frame=own,
             probabilities=probabilities.cpu(),
@@ -106,7 +113,7 @@ class RegistrationPropagator:
         fine_fixed, fine_moving = resize(fixed, shape), resize(moving, shape)
 
         def refined(start: Tensor, *, only_change: bool) -> Tensor:
-            field = refine_displacement(
+            change = refine_displacement(
                 fine_fixed,
                 fine_moving,
                 resize(start, shape) / self.fine,
@@ -114,20 +121,20 @@ class RegistrationPropagator:
                 smoothness=self.smoothness,
                 only_change=only_change,
             )
-            return resize(field, fixed.shape[1:]) * self.fine
+            return resize(change, fixed.shape[1:]) * self.fine
 
         found = coarse_displacement(fixed, moving, stride=self.stride, reach=self.reach)
-        field = refined(found, only_change=False)
+        displacement = refined(found, only_change=False)
         for _ in range(self.passes - 1):
-            found = coarse_displacement(fixed, warp(moving, field), stride=self.stride, reach=self.reach)
+            found = coarse_displacement(fixed, warp(moving, displacement), stride=self.stride, reach=self.reach)
             if float(found.abs().max()) < _SETTLED:
                 break
-            field = refined(compose(field, resize(found, fixed.shape[1:])), only_change=True)
+            displacement = refined(compose(displacement, resize(found, fixed.shape[1:])), only_change=True)
         if closing:
-            field = refine_displacement(
-                fixed, moving, field, iterations=self.closing, smoothness=self.smoothness, rate=_CLOSING_RATE
+            displacement = refine_displacement(
+                fixed, moving, displacement, iterations=self.closing, smoothness=self.smoothness, rate=_CLOSING_RATE
             )
-        return field
+        return displacement
 
 
 def _confidence(probabilities: Tensor, residual: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ _MOST = 1_500_000_000
 class OnDevice:
     """Copies of samples on a device; the most recently used ones stay there.
 
-    A map that a sample brings again (the same memory) is not copied again: one map of a scan, such as a generalist's
-    answer, may change while the others stay.
+    What a sample brings again (the same memory) is not copied again. Further maps are copied each time and never kept:
+    they are made anew for most windows, such as a generalist's answer.
 
     Args:
         device: ``cpu`` or ``cuda[:n]``.
@@ -40,13 +40,14 @@ class OnDevice:
         """The sample of a scan on the device; on the CPU the sample itself. Its tensors must not change."""
         if self._here:
             return sample
-        given = {part: value for part, value in vars(sample).items() if value is not None}
+        given = {"image": sample.image, "target": sample.target, "weight": sample.weight}
         kept = self._kept.pop(name, {})
         copies = {part: self._copy(value, kept.get(part)) for part, value in given.items()}
         self._kept[name] = copies
         while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self._most:
             self._kept.popitem(last=False)
-        return replace(sample, **{part: copy.there for part, copy in copies.items()})
+        extra = None if sample.extra is None else sample.extra.to(self._device)
+        return Sample(**{part: copy.there for part, copy in copies.items()}, extra=extra)
 
     def _copy(self, value: Tensor, kept: _Copy | None) -> _Copy:
         if kept is not None and _same(kept.here, value):

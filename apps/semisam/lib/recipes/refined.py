@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..devices import with_room
 from ..generalists.mind import Mind
 from ..propagation import encoding_grid
 from ..specialists.predict import predict_prepared
@@ -73,7 +74,7 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
     part = run.folder.begin_round(index, keep=True)
     run.reporter.begin("refinement", index)
     study = run.study
-    names, device = study.unlabelled(), run.options.device
+    names = study.unlabelled()
     everyone = [*study.dense(), *names]
     signatures = torch.stack([study.prepared(name).signature for name in everyone])
     # Scans ask those that are like them, which are like each other: few are read twice, and few are kept.
@@ -89,8 +90,12 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
         others = [evidence(everyone[n]) for n in order[: options.scans + 1] if everyone[n] != name][: options.scans]
         own = _load(run, part, name, wanted=True)
         probabilities = study.read_target(part, name).probabilities.float()
-        asked = [other.to(device) for other in others]  # kept on the CPU: a GPU holds no study
-        refined = refine(probabilities.to(device), own.to(device), asked, usual, options).cpu()
+
+        def compute(device: str) -> Tensor:
+            asked = [other.to(device) for other in others]  # kept on the CPU: a GPU holds no study
+            return refine(probabilities.to(device), own.to(device), asked, usual, options).cpu()
+
+        refined = with_room(run.options.device, compute, "refinement")
         joined = with_earlier(run, name, refined)
         uncertainty = normalised_entropy(joined)
         study.write_target(part, name, joined, 1.0 - uncertainty)
@@ -117,15 +122,19 @@ def _collect(
     generator: torch.Generator,
 ) -> None:
     """Keep a scan's evidence in ``part`` until the refinement."""
-    prepared, device = run.study.prepared(name), run.options.device
-    image = prepared.grey.to(device)
-    if run.generalist.name == Mind.name:  # the same for any scale and offset of the intensities
-        features = run.generalist.encode(image, prepared.frame.spacing)
-    else:
-        scan = run.study.read(name)
-        grid = encoding_grid(scan, prepared.frame, run.generalist)
-        features = run.generalist.encode(grid.image(scan.array), grid.spacing)
-    evidence = gather(image, features, probabilities.to(device), uncertainty.to(device), options, generator)
+    prepared = run.study.prepared(name)
+
+    def compute(device: str) -> Evidence:
+        image = prepared.grey.to(device)
+        if run.generalist.name == Mind.name:  # the same for any scale and offset of the intensities
+            features = run.generalist.encode(image, prepared.frame.spacing)
+        else:
+            scan = run.study.read(name)
+            grid = encoding_grid(scan, prepared.frame, run.generalist)
+            features = run.generalist.encode(grid.image(scan.array), grid.spacing)
+        return gather(image, features, probabilities.to(device), uncertainty.to(device), options, generator)
+
+    evidence = with_room(run.options.device, compute, "evidence for the refinement")
     content = {k: v.half() if v.is_floating_point() else v for k, v in vars(evidence.to("cpu")).items()}
     save_tensors(_evidence_file(run, part, name), content)
 

@@ -272,9 +272,11 @@ def overlap_counts(probabilities: Tensor, target: Tensor, weights: Tensor | None
     if weights is not None:
         known = weights[:, 0] > 0
         own, other = own * known, other * known
-    values = torch.arange(1, target.shape[1], device=own.device).view(-1, 1)
-    mine, theirs = own.flatten() == values, other.flatten() == values
-    return torch.stack([mine.sum(dim=1), theirs.sum(dim=1), (mine & theirs).sum(dim=1)], dim=1)
+    rows = []
+    for value in range(1, target.shape[1]):  # one at a time: a study may have a hundred structures
+        mine, theirs = own == value, other == value
+        rows.append(torch.stack([mine.sum(), theirs.sum(), (mine & theirs).sum()]))
+    return torch.stack(rows)
 
 
 def _of_held(counts: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ class MixedPrecision:
     def __init__(self, device: torch.device | str) -> None:
         self._kind = torch.device(device).type
         cuda = self._kind == "cuda"
-        brain = torch.cuda.is_bf16_supported() if cuda else cpu_multiplies_bfloat16()
+        # Older GPUs only imitate bfloat16, which is slow; they multiply float16.
+        brain = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu_multiplies_bfloat16()
         self._type = torch.bfloat16 if brain else torch.float16
         self._on = cuda or brain
         # bfloat16 has the range of float32, its gradients need no scaling.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...generalists.sam2d.networks import SamNetwork
 from ...generalists.slices import Canvas
 from .adapters import add_adapters
 from .box_prompts import BoxPrompts
 from .point_prompts import Points
+from .upsample import upsample
 
 _LOW, _HIGH = -2.0, 3.0
 """The specialist's intensities (mean 0, deviation 1) that become black and white."""
@@ -75,7 +75,7 @@ class TunedSam(nn.Module):
         high, wide = canvas.mask
         # The mask decoder answers for each class by itself: here the classes come together.
         masks = masks.view(number, self.classes, *masks.shape[1:])[..., :high, :wide].float()
-        return functional.interpolate(masks, size=(rows, columns), mode="bilinear", align_corners=False)
+        return upsample(masks, (rows, columns))
 
     def images(self, slices: Tensor, canvas: Canvas) -> Tensor:
         """Slices as the encoder expects them: colour images on the canvas, ``[N, 3, size, size]``."""
