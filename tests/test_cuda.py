@@ -29,7 +29,7 @@ def drawn(device: str, augmentation: Augmentation) -> Batch:
 
 
 def trained(regulariser: str, metrics: list[dict[str, float]]) -> Trained:
-    plan = TrainingPlan(epochs=2, iterations=15)
+    plan = TrainingPlan(epochs=2, iterations=15)  # no multiple of the steps whose metrics are fetched together
     learner = build_regulariser(regulariser, plan.steps)
     return train(SPEC, Shapes(), learner, plan, device="cuda", seed=0, listener=lambda _, found: metrics.append(found))
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lib.errors import UserError
+from lib.recipes import readings
 from lib.recipes.assistance import Predict
 from lib.recipes.objectives import LabelObjective
 from lib.recipes.sample import Sample
@@ -161,6 +162,46 @@ class Bystander:
     def loss(self, seen: Observation) -> tuple[torch.Tensor, dict[str, float]]:
         self.seen.append(float(seen.extra.min()))
         return seen.logits.square().mean(), {"bystander": 1.0}
+
+
+def test_what_is_told_in_bursts_is_what_is_told_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's training fetches its metrics a few steps at a time: nothing is lost, late or mixed up among epochs."""
+    plan = TrainingPlan(epochs=2, iterations=7)
+    told: list[list[tuple[int, dict[str, float]]]] = []
+    agreements = []
+    for together in (1, 3):
+        monkeypatch.setattr(readings, "_STEPS", {"cpu": together})
+        log: list[tuple[int, dict[str, float]]] = []
+        trained = train(
+            SPEC, Cubes(), MeanTeacher(), plan, device="cpu", seed=1, listener=lambda *step, log=log: log.append(step)
+        )
+        told.append(log)
+        agreements.append(trained.agreement)
+    assert [step for step, _ in told[1]] == list(range(1, 15))
+    assert told[0] == told[1]
+    last = [metrics["agreement"] for step, metrics in told[1] if step > 7]
+    assert agreements == [pytest.approx(sum(last) / 7)] * 2
+
+
+def test_in_a_burst_the_step_that_went_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings, "_STEPS", {"cpu": 10})
+    told: list[int] = []
+
+    class Breaks(MeanTeacher):
+        def loss(self, seen: Observation) -> torch.Tensor:
+            return super().loss(seen) + (math.nan if seen.step == 3 else 0.0)
+
+    with pytest.raises(UserError, match="step 4 of 20"):
+        train(
+            SPEC,
+            Cubes(),
+            Breaks(),
+            TrainingPlan(epochs=1, iterations=20),
+            device="cpu",
+            seed=1,
+            listener=lambda n, _: told.append(n),
+        )
+    assert told == [1, 2, 3]
 
 
 def test_an_assistant_is_asked_about_every_scan_that_is_drawn() -> None:

@@ -6,7 +6,7 @@ SAM2", Algorithm 1 and section 2.2. Round 0 carries the human labels over with t
 labels and the pseudo-labels of four folds each, and relabel the fold they have not seen. Their mean is the specialist.
 
 Each of the five trainings has the epochs of the preset, not a fifth of them: they start from scratch, and a fifth of
-``quick`` would be 40 steps. So a round takes five times as long as that of another recipe; ``max_epochs`` shortens it.
+``quick`` would be 80 steps. So a round takes five times as long as that of another recipe; ``max_epochs`` shortens it.
 (The paper: two or three cycles of five trainings with 1000 epochs.) Ours learn from probabilities, weighted by their
 confidence, where the paper's nnU-Net learns from hard labels.
 

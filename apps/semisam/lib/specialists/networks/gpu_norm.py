@@ -24,7 +24,10 @@ class GpuInstanceNorm(nn.InstanceNorm3d):
 
 
 def use_gpu_norms(network: nn.Module) -> None:
-    """Let every plain instance normalisation of a network be a ``GpuInstanceNorm``; parameters and names stay."""
+    """Let every plain instance normalisation of a network, 2D or 3D, be a ``GpuInstanceNorm``.
+
+    Parameters and names stay: checkpoints fit either way.
+    """
     for module in network.modules():
         plain = type(module) in (nn.InstanceNorm2d, nn.InstanceNorm3d)
         if plain and module.affine and not module.track_running_stats:

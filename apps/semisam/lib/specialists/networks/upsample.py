@@ -47,7 +47,7 @@ class _Upsample(torch.autograd.Function):
         return along_axes(flat, [*(None,) * (3 - len(back)), *back]).reshape(shape), None
 
 
-@lru_cache(64)
+@lru_cache(64)  # few sizes come back in every step of a training
 def _weights(size: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Interpolation of an axis of ``size`` voxels to ``count`` ones, as a matrix ``[count, size]``."""
     unit = torch.eye(size, dtype=torch.float32)[None]

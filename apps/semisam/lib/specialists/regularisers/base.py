@@ -22,7 +22,8 @@ class Observation:
         weights: how much each voxel of the target counts, ``[B, 1, D, H, W]`` in 0..1.
         human: ``[B]`` boolean: whether the label is a human's. On the CPU.
         extra: further maps cut alike, ``[B, K, D, H, W]``; K may be 0.
-        features: of the student, ``[B, width, D, H, W]``, with gradient.
+        features: of the student, ``[B, width, D, H, W]``, with gradient; ``width`` is 0 for a regulariser that has no
+            parameters of its own.
         logits: of the student, ``[B, C, D, H, W]`` float32, with gradient.
         step: steps done, from 0.
         steps: of the whole training.
