@@ -13,6 +13,7 @@ has its thickness, so that it counts as a thick slice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -90,6 +91,39 @@ class Frame:
             edge = max((x * y * z / most) ** (1 / 3), min(self.spacing))
         shape = [max(least, round(e / edge)) for e in self.extent]
         return self.with_shape([*shape[:2], 1] if self.flat else shape)
+
+    def around(self, mask: Tensor, margin: float) -> Frame:
+        """The part of the box around the marked voxels, at the scan's own resolution.
+
+        Args:
+            mask: ``[D', H', W']`` boolean on the working grid; at least one voxel is marked.
+            margin: mm to leave on all sides, as far as the box goes.
+        """
+        box = []
+        for axis, ((start, end), voxel, count) in enumerate(zip(self.box, self.voxel, self.shape, strict=True)):
+            places = mask.any(dim=[n for n in range(3) if n != axis]).nonzero()
+            one = (end - start) / count  # canonical voxels of a working one
+            first = start + int(places[0]) * one - margin / voxel
+            last = start + (int(places[-1]) + 1) * one + margin / voxel
+            box.append((max(start, math.floor(first + 1e-6)), min(end, math.ceil(last - 1e-6))))
+        d, h, w = (last - first for first, last in box)
+        return replace(self, box=(box[0], box[1], box[2]), shape=(d, h, w))
+
+    def onto(self, values: Tensor, other: Frame) -> tuple[Tensor, Tensor]:
+        """Values ``[C, D', H', W']`` of this working grid on another one of the same scan.
+
+        Returns:
+            ``[C, *other.shape]``, 0 outside this frame's box; and ``[1, *other.shape]``: 1 inside it, 0 outside.
+        """
+        if self.box == other.box:
+            return resize(values, other.shape), values.new_ones(1, *other.shape)
+        pitches = [e / n for e, n in zip(other.extent, other.shape, strict=True)]
+        # No finer than wanted: what follows only interpolates.
+        least = [min(n, max(1, round(e / p))) for n, e, p in zip(self.shape, self.extent, pitches, strict=True)]
+        pairs = zip(self.box, least, other.box, other.shape, strict=True)
+        ways = [_interpolation(*pair) for pair in pairs]
+        inside = [way.sum(dim=1, keepdim=True) for way in ways]
+        return along_axes(resize(values, least), ways), along_axes(values.new_ones(1, 1, 1, 1), inside)
 
     def crop(self, array: np.ndarray) -> np.ndarray:
         """The content of an array ``[D, H, W]`` on the scan's own grid, in canonical axes (a view)."""
@@ -332,6 +366,31 @@ def along_axes(values: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
     if depth is not None:
         values = (depth @ values.flatten(2)).view(len(values), -1, *values.shape[2:])
     return values
+
+
+def _interpolation(box: tuple[int, int], size: int, other: tuple[int, int], count: int) -> Tensor:
+    """Linear interpolation from ``size`` voxels of an axis over ``box`` to ``count`` over ``other``: ``[count, size]``.
+
+    A row is 0 where the place lies outside ``box``.
+    """
+    centres = other[0] + (torch.arange(count, dtype=torch.float64) + 0.5) * (other[1] - other[0]) / count
+    places = (centres - box[0]) * size / (box[1] - box[0]) - 0.5
+    weights = 1.0 - (places.clamp(0, size - 1)[:, None] - torch.arange(size)).abs()
+    inside = (centres >= box[0]) & (centres <= box[1])
+    return (weights.clamp_min(0) * inside[:, None]).float()
+
+
+def common_frame(frames: Sequence[Frame]) -> Frame:
+    """One frame for working grids of one scan: around all of them, and as fine as the finest.
+
+    It is the first one where all have the same box.
+    """
+    first = frames[0]
+    if all(each.box == first.box for each in frames):
+        return first
+    box = [(min(each.box[n][0] for each in frames), max(each.box[n][1] for each in frames)) for n in range(3)]
+    finest = [min(each.spacing[n] for each in frames) for n in range(3)]
+    return replace(first, box=(box[0], box[1], box[2])).with_spacing(finest)
 
 
 def _averaging(size: int, count: int) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +33,7 @@ class SoftLabels:
     """Labels of a scan with their probabilities, on a working grid; tensors on the CPU.
 
     Args:
-        frame: where the working grid lies in the scan.
+        frame: where the working grid lies in the scan; what is outside its box is background.
         probabilities: ``[1 + N, D, H, W]`` float32, background first, sum 1.
         confidence: ``[D, H, W]`` float32 in 0..1: how far the label of a voxel can be trusted.
         templates: names of the scans they come from.
@@ -49,6 +49,15 @@ class SoftLabels:
     def labels(self) -> np.ndarray:
         """Label map ``[D, H, W]`` uint8 in the scan's own grid."""
         return self.frame.labels_back(self.probabilities)
+
+    def on(self, frame: Frame) -> SoftLabels:
+        """The same on another working grid of the scan; outside one's own, all is background and nothing is sure."""
+        if frame == self.frame:
+            return self
+        probabilities, inside = self.frame.onto(self.probabilities, frame)
+        probabilities[:1] += 1.0 - inside
+        confidence = self.frame.onto(self.confidence[None], frame)[0][0]
+        return replace(self, frame=frame, probabilities=probabilities, confidence=confidence)
 
     def mean_confidence(self) -> float:
         """Mean confidence over the voxels labelled as structure (over all voxels when there are none), 0..1."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..frames import resize
+from ..frames import common_frame
 from ..generalists import Generalist
 from ..metrics import mean_dice
 from ..volumes import Volume
@@ -39,24 +39,24 @@ class EnsemblePropagator:
     def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
         """Label ``scan`` after ``template``; see ``Propagator``."""
         results = [member.propagate(template, scan, channels, generalist) for member in self.members]
-        first = results[0]
         quality = [
             self._quality(member, result, template, scan, channels, generalist)
             for member, result in zip(self.members, results, strict=True)
         ]
         best = max(quality)
-        total = torch.zeros(first.frame.shape)
-        probabilities = torch.zeros_like(first.probabilities)
-        confidence = torch.zeros(first.frame.shape)
-        for result, own in zip(results, quality, strict=True):
-            trust = resize(result.confidence[None], first.frame.shape)[0]
-            weight = (trust + 1e-3) * (own / best if best > 0 else 1.0) ** _SHARPNESS
-            probabilities += resize(result.probabilities, first.frame.shape) * weight
-            confidence += trust * weight
+        frame = common_frame([result.frame for result in results])
+        total = torch.zeros(frame.shape)
+        probabilities = torch.zeros(channels, *frame.shape)
+        confidence = torch.zeros(frame.shape)
+        for result, own in zip((r.on(frame) for r in results), quality, strict=True):
+            weight = (result.confidence + 1e-3) * (own / best if best > 0 else 1.0) ** _SHARPNESS
+            probabilities += result.probabilities * weight
+            confidence += result.confidence * weight
             total += weight
         probabilities /= total
         return replace(
-            first,
+            results[0],
+            frame=frame,
             probabilities=probabilities,
             confidence=confidence / total * probabilities.amax(0),
             similarity=max(r.similarity for r in results),

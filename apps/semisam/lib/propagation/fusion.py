@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import UserError
-from ..frames import frame_of
+from ..frames import common_frame, frame_of
 from ..generalists import Generalist
 from ..generalists.mind import Mind
 from ..volumes import Volume
@@ -93,10 +93,11 @@ def propagate_from(
 
 
 def fuse(results: Sequence[SoftLabels]) -> SoftLabels:
-    """The confidence-weighted mean of labels of one scan; all share the first one's box, and its grid is used."""
-    first = results[0]
+    """The confidence-weighted mean of labels of one scan, on one grid for all of them."""
     if len(results) == 1:
-        return first
+        return results[0]
+    frame = common_frame([r.frame for r in results])
+    results = [r.on(frame) for r in results]
     best = max(r.similarity for r in results)
     # A template that matches clearly worse than the best one hardly counts.
     weights = [(r.confidence + 1e-3) * float(torch.tensor((r.similarity - best) * 20.0).exp()) for r in results]
@@ -107,7 +108,7 @@ def fuse(results: Sequence[SoftLabels]) -> SoftLabels:
     agreement = probabilities.amax(0)
     confidence = sum((r.confidence * w for r, w in zip(results, weights, strict=True)), start=nothing) / total
     return SoftLabels(
-        frame=first.frame,
+        frame=frame,
         probabilities=probabilities,
         confidence=confidence * agreement,
         templates=tuple(name for r in results for name in r.templates),

@@ -10,12 +10,13 @@ from torch import Tensor
 from ..devices import default_device, with_room
 from ..frames import Frame, frame_of, resize
 from ..generalists import Generalist
-from ..generalists.mind import box_mean
+from ..generalists.mind import Mind, box_mean
 from ..volumes import Volume
 from .base import SoftLabels, Template
+from .closer import closer_look
 from .displacement import coarse_displacement, compose, refine_displacement, warp
 from .features import UNRELATED, comparable, encode, encoding_grid
-from .placement import find_placement
+from .placement import Placement, find_placement
 
 _SETTLED = 0.5
 """Voxels: a search that finds less everywhere has nothing to add, and a refinement after it would only fit noise."""
@@ -77,17 +78,46 @@ class RegistrationPropagator:
         other = other.with_shape(place.shape)
         seen = encoding_grid(scan, own, generalist), encoding_grid(template.scan, other, generalist)
         # A foundation model's many channels are made few where they are, on the CPU: all would be much to move.
-        fixed, moving = comparable(
+        features = comparable(
             encode(generalist, image if seen[0] == own else seen[0].image(scan.array), seen[0].spacing, self.device),
             encode(generalist, seen[1].image(template.scan.array), seen[1].spacing, self.device),
         )
-        fixed = resize(fixed.to(self.device), own.shape)
-        moving = place.place(resize(moving.to(self.device), other.shape), own.shape)
+        first = _Grids(own, other, place)
+        found, displacement = self._carried(template, channels, first, features, None)
+        inside = found.probabilities[1:].amax(0) > found.probabilities[0]
+        closer = closer_look(own, other, place, inside, displacement.cpu(), self.voxels, self._least)
+        if closer is None:
+            return found
+        if generalist.name == Mind.name:
+            features = (
+                encode(generalist, closer.scan.image(scan.array), closer.scan.spacing, self.device),
+                encode(generalist, closer.template.image(template.scan.array), closer.template.spacing, self.device),
+            )
+        else:
+            features = _part(features[0], seen[0], closer.scan), _part(features[1], seen[1], closer.template)
+        second = _Grids(closer.scan, closer.template, closer.place)
+        return self._carried(template, channels, second, features, closer.start.to(self.device))[0]
+
+    def _carried(
+        self, template: Template, channels: int, grids: _Grids, features: tuple[Tensor, Tensor], start: Tensor | None
+    ) -> tuple[SoftLabels, Tensor]:
+        """Labels by matching two grids, and the displacement ``[3, D, H, W]`` in voxels of the scan's.
+
+        Args:
+            template: whose label is carried over.
+            channels: number of classes.
+            grids: working grids of scan and template.
+            features: ``[C, d, h, w]`` each, over the same extents.
+            start: displacement to begin with, None for a search.
+        """
+        own, place = grids.scan, grids.place
+        fixed = resize(features[0].to(self.device), own.shape)
+        moving = place.place(resize(features[1].to(self.device), grids.template.shape), own.shape)
         covered = place.covered(own.shape, self.device)
         moving = torch.where(covered > 0, moving, fixed)
 
-        displacement = self._match(fixed, moving)
-        labels = other.one_hot(template.label, channels).to(self.device)
+        displacement = self._match(fixed, moving, start)
+        labels = grids.template.one_hot(template.label, channels).to(self.device)
         outside = 1.0 - covered
         labels = place.place(labels, own.shape)
         labels[:1] += outside
@@ -95,19 +125,25 @@ class RegistrationPropagator:
         residual = (warp(moving, displacement) - fixed).square().mean(0)
         similarity = 1.0 - float(residual.mean()) / UNRELATED
         confidence = _confidence(probabilities, residual) * (1 - 0.5 * warp(outside, displacement)[0])
-        return SoftLabels(
+        found = SoftLabels(
             frame=own,
             probabilities=probabilities.cpu(),
             confidence=confidence.cpu(),
             templates=(template.name,),
             similarity=min(1.0, max(0.0, similarity)),
         )
+        return found, displacement
 
     def _working(self, scan: Volume) -> Frame:
-        return frame_of(scan).with_voxels(self.voxels, _LEAST_SEARCH_EDGE * self.stride)
+        return frame_of(scan).with_voxels(self.voxels, self._least)
 
-    def _match(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """Displacement ``[3, D, H, W]`` in voxels between feature grids ``[C, D, H, W]``."""
+    @property
+    def _least(self) -> int:
+        """Voxels of a working grid along each axis, at least."""
+        return _LEAST_SEARCH_EDGE * self.stride
+
+    def _match(self, fixed: Tensor, moving: Tensor, start: Tensor | None) -> Tensor:
+        """Displacement ``[3, D, H, W]`` in voxels between feature grids ``[C, D, H, W]``, from ``start`` on."""
         shape = [max(1, n // self.fine) for n in fixed.shape[1:]]
         closing = self.closing > 0 and fixed[0].numel() <= _FEW
         fine_fixed, fine_moving = resize(fixed, shape), resize(moving, shape)
@@ -123,8 +159,11 @@ class RegistrationPropagator:
             )
             return resize(change, fixed.shape[1:]) * self.fine
 
-        found = coarse_displacement(fixed, moving, stride=self.stride, reach=self.reach)
-        displacement = refined(found, only_change=False)
+        if start is None:
+            found = coarse_displacement(fixed, moving, stride=self.stride, reach=self.reach)
+            displacement = refined(found, only_change=False)
+        else:
+            displacement = refined(start, only_change=True)
         for _ in range(self.passes - 1):
             found = coarse_displacement(fixed, warp(moving, displacement), stride=self.stride, reach=self.reach)
             if float(found.abs().max()) < _SETTLED:
@@ -135,6 +174,20 @@ class RegistrationPropagator:
                 fixed, moving, displacement, iterations=self.closing, smoothness=self.smoothness, rate=_CLOSING_RATE
             )
         return displacement
+
+
+@dataclass(frozen=True)
+class _Grids:
+    """What is matched: working grids of a scan and a template, and where the one lies on the other."""
+
+    scan: Frame
+    template: Frame
+    place: Placement
+
+
+def _part(features: Tensor, grid: Frame, part: Frame) -> Tensor:
+    """Features ``[C, d, h, w]`` over the extent of ``grid`` on a working grid over a part of it."""
+    return grid.with_shape(features.shape[1:]).onto(features, part)[0]
 
 
 def _confidence(probabilities: Tensor, residual: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..distributed import Ranks
 from ..errors import UserError
-from ..frames import frame_of, resize
+from ..frames import frame_of
 from ..propagation import MOST_TEMPLATES, Template, propagate_from
 from ..report.history import Entry
 from ..specialists.predict import predict_prepared
@@ -175,11 +175,10 @@ def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> d
         propagator=run.propagator,
         most=MOST_TEMPLATES,
     )
-    probabilities = resize(soft.probabilities, prepared.frame.shape)
-    confidence = resize(soft.confidence[None], prepared.frame.shape)[0]
+    target = soft.on(prepared.frame)
     part = run.folder.begin_round(0, keep=True)
-    study.write_target(part, name, probabilities, confidence)
-    facts = uncertainty_facts(probabilities, normalised_entropy(probabilities))
+    study.write_target(part, name, target.probabilities, target.confidence)
+    facts = uncertainty_facts(target.probabilities, normalised_entropy(target.probabilities))
     facts |= {
         "confidence": round(soft.mean_confidence(), 4),
         "templates": list(soft.templates),
