@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from lib.volumes import Volume
 
@@ -37,6 +37,22 @@ def blobs(
     array = gaussian_filter(array, 0.7) + np.random.default_rng(seed).normal(0, 3, shape)
     affine = np.diag([*spacing, 1.0])
     return Volume(array.astype(np.float32), affine), label
+
+
+def texture(seed: int, *, shape: tuple[int, int, int] = (96, 88, 80)) -> tuple[Volume, np.ndarray]:
+    """A scan with a small structure (1) in a large body of one anatomy; each seed is another patient."""
+    anatomy = np.random.default_rng(0)
+    array = sum(gaussian_filter(anatomy.normal(size=shape), width) * width**1.5 for width in (1.5, 3, 6)) * 20
+    grid = np.stack(np.meshgrid(*[np.arange(n, dtype=np.float32) for n in shape], indexing="ij"))
+    label = (((grid - np.array([60, 34, 45]).reshape(3, 1, 1, 1)) / 6) ** 2).sum(0) < 1
+    array += 30 * label
+    patient = np.random.default_rng(seed)
+    for axis in range(3):
+        field = gaussian_filter(patient.normal(size=shape), 10)
+        grid[axis] += 4 * field / np.abs(field).max()
+    moved = map_coordinates(array, grid, order=1, mode="nearest") + patient.normal(0, 2, shape)
+    inside = map_coordinates(label.astype(np.uint8), grid, order=0)
+    return Volume(moved.astype(np.float32), np.diag([1.5, 1.5, 1.5, 1.0])), inside
 
 
 def dice(a: np.ndarray, b: np.ndarray, value: int) -> float:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.frames import Frame, content_box, frame_of, resize
+from lib.frames import Frame, common_frame, content_box, frame_of, resize
 from lib.volumes import Volume
 
 ORIENTATIONS = [(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
@@ -201,3 +201,44 @@ def test_an_array_of_another_scan_is_refused() -> None:
     scan, label = ball_scan()
     with pytest.raises(ValueError, match="belongs to"):
         frame_of(scan).crop(label[:-1])
+
+
+@pytest.mark.parametrize(("axes", "flips"), ORIENTATIONS[::5])
+def test_a_part_is_the_same_part_however_the_scan_is_stored(axes: tuple[int, ...], flips: tuple[bool, ...]) -> None:
+    scan, label = ball_scan()
+    array, affine = reorient(scan.array, scan.affine, axes, flips)
+    stored, _ = reorient(label, scan.affine, axes, flips)
+    frame = frame_of(Volume(array, affine)).with_shape((11, 9, 7))
+    inside = frame.one_hot(stored, 3)[2] > 0.01
+    part = frame.around(inside, margin=2.0)
+    assert part.box == ((10, 22), (4, 16), (5, 13))  # 2 mm more on each side, but not beyond the scan
+    assert part.shape == (12, 12, 8)
+    np.testing.assert_array_equal(part.crop(stored), label[10:22, 4:16, 5:13])
+
+
+def test_values_of_a_part_go_where_they_belong() -> None:
+    frame = frame_of(Volume(np.random.default_rng(0).normal(size=(24, 20, 16)).astype(np.float32), np.eye(4)))
+    ramp = torch.arange(24.0).view(24, 1, 1).expand(24, 20, 16)[None]
+    inside = torch.zeros(frame.shape, dtype=torch.bool)
+    inside[6:18, 5:15, 4:12] = True
+    part = frame.around(inside, margin=0.0)
+    values = ramp[:, 6:18, 5:15, 4:12]
+    whole, covered = part.onto(values, frame)
+    torch.testing.assert_close(whole, ramp * inside)
+    torch.testing.assert_close(covered, inside[None].float())
+    coarse, _ = part.onto(values, frame.with_shape((12, 10, 8)))
+    torch.testing.assert_close(coarse[0, 4:8, 5, 4], torch.tensor([8.5, 10.5, 12.5, 14.5]))
+    back, covered = frame.onto(ramp, part)
+    torch.testing.assert_close(back, values)
+    assert float(covered.min()) == 1
+
+
+def test_a_common_frame_is_around_all_and_as_fine_as_the_finest() -> None:
+    frame = frame_of(Volume(np.random.default_rng(0).normal(size=(24, 20, 16)).astype(np.float32), np.eye(4)))
+    inside = torch.zeros(frame.shape, dtype=torch.bool)
+    inside[6:12, 6:12, 6:12] = True
+    part, other = frame.around(inside, 0.0), frame.around(inside, 3.0).with_shape((6, 6, 6))
+    assert common_frame([frame.with_shape((5, 5, 5)), frame]) == frame.with_shape((5, 5, 5))
+    both = common_frame([part, other])
+    assert both.box == ((3, 15), (3, 15), (3, 15))
+    assert both.spacing == (1.0, 1.0, 1.0)

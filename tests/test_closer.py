@@ -1,0 +1,100 @@
+"""The part of a scan where the structures are is matched again on a finer grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lib.frames import frame_of
+from lib.generalists.mind import Mind
+from lib.propagation import SoftLabels, Template, closer, propagate_from
+from lib.propagation.closer import closer_look
+from lib.propagation.placement import Placement
+from lib.propagation.registration import RegistrationPropagator
+from lib.volumes import Volume
+from phantoms import dice, texture
+
+OUTLINED, LABEL = texture(1)
+OTHER, TRUTH = texture(2)
+MATCHER = RegistrationPropagator(voxels=16_000, device="cpu")
+
+
+def carried(template: Template, scan: Volume = OTHER) -> SoftLabels:
+    return MATCHER.propagate(template, scan, 2, Mind())
+
+
+def test_a_small_structure_of_a_large_scan_is_outlined_finely(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = carried(Template("t", OUTLINED, LABEL))
+    monkeypatch.setattr(closer, "MOST_OF_SCAN", 0.0)
+    plain = carried(Template("t", OUTLINED, LABEL))
+    assert plain.frame.box == frame_of(OTHER).box
+    assert found.frame.spacing[0] < 0.7 * plain.frame.spacing[0]
+    assert dice(found.labels(), TRUTH, 1) > max(0.85, dice(plain.labels(), TRUTH, 1) + 0.05)
+
+
+def test_it_does_not_matter_how_much_of_the_template_was_scanned_and_which_way_round() -> None:
+    part = (slice(14, 96), slice(0, 75), slice(12, 80))
+    affine = OUTLINED.affine.copy()
+    affine[:3, 3] = [14 * 1.5, 0, 12 * 1.5]
+    turned = affine @ np.array([[0, -1, 0, 81], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=float)
+
+    def stored(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.flip(array[part], 0).transpose(1, 0, 2))
+
+    found = carried(Template("t", Volume(stored(OUTLINED.array), turned), stored(LABEL)))
+    assert found.frame.box != frame_of(OTHER).box
+    assert dice(found.labels(), TRUTH, 1) > 0.85
+
+
+def test_labels_of_different_parts_are_fused() -> None:
+    elsewhere = np.roll(LABEL, (-25, 20, -10), (0, 1, 2))
+    templates = [Template("a", OUTLINED, LABEL), Template("b", OUTLINED, elsewhere)]
+    parts = [carried(template).frame.box for template in templates]
+    assert parts[0] != parts[1]
+    found = propagate_from(templates, OTHER, 2, generalist=Mind(), propagator=MATCHER)
+    assert found.probabilities.shape[1:] == found.confidence.shape == found.frame.shape
+    torch.testing.assert_close(found.probabilities.sum(0), torch.ones(found.frame.shape))
+    for axis in range(3):
+        assert found.frame.box[axis][0] == min(part[axis][0] for part in parts)
+
+
+def test_a_label_of_a_part_is_background_elsewhere() -> None:
+    found = carried(Template("t", OUTLINED, LABEL))
+    whole = frame_of(OTHER).with_voxels(50_000, 8)
+    moved = found.on(whole)
+    torch.testing.assert_close(moved.probabilities.sum(0), torch.ones(whole.shape))
+    assert moved.confidence.shape == whole.shape
+    assert dice(moved.labels(), found.labels(), 1) > 0.85
+    assert float(moved.probabilities[0, 0, 0, 0]) == 1
+    assert float(moved.confidence[0, 0, 0]) == 0
+
+
+@pytest.mark.parametrize("marked", ["nothing", "most", "coarse scan"])
+def test_no_closer_look_where_nothing_is_gained(marked: str) -> None:
+    scan = frame_of(OTHER)
+    first = scan if marked == "coarse scan" else scan.with_voxels(16_000, 18)
+    inside = torch.zeros(first.shape, dtype=torch.bool)
+    if marked == "most":
+        inside[2:-2, 2:-2, 2:-2] = True
+    elif marked == "coarse scan":
+        inside[40:50, 40:50, 40:50] = True
+    place = Placement(first.shape, (0, 0, 0))
+    assert closer_look(first, first, place, inside, torch.zeros(3, *first.shape), 16_000, 18) is None
+
+
+def test_the_first_look_is_where_the_second_begins() -> None:
+    """A template that is the scan itself, moved: the start alone brings every place to its own."""
+    frame = frame_of(OTHER).with_voxels(16_000, 18)
+    inside = torch.zeros(frame.shape, dtype=torch.bool)
+    inside[14:17, 8:11, 12:15] = True
+    moved = 2.3
+    displacement = torch.full((3, *frame.shape), moved)
+    look = closer_look(frame, frame, Placement(frame.shape, (1, 0, -1)), inside, displacement, 16_000, 18)
+    assert look is not None
+    for axis, offset in enumerate((1, 0, -1)):
+        own = look.scan.box[axis][0] + 0.5 * look.scan.spacing[axis] / look.scan.voxel[axis]
+        there = (0.5 + float(look.start[axis].mean()) - look.place.offset[axis]) * look.template.spacing[axis]
+        other = look.template.box[axis][0] + there / look.template.voxel[axis]
+        expected = (moved - offset) * frame.spacing[axis] / frame.voxel[axis]
+        assert other - own == pytest.approx(expected, abs=0.3)
