@@ -14,8 +14,8 @@ from lib.generalists import create_generalist
 from lib.labels import LabelSchema
 from lib.propagation import create_propagator
 from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, RunResult, SilentObserver, run_recipe
+from lib.recipes.grid import network_2d
 from lib.recipes.options import Preset
-from lib.recipes.run import network_2d
 from lib.specialists import load_specialist, predict
 from lib.volumes import read_label, read_volume
 from picturefiles import PICTURE_LABELS, save_picture, tiny_picture

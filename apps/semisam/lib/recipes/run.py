@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import monai
@@ -15,17 +14,14 @@ import torch
 
 from ..distributed import Ranks
 from ..errors import UserError
-from ..frames import Frame, frame_of
 from ..generalists import Generalist
 from ..labels import LabelSchema
 from ..propagation import Propagator
-from ..runfolder import RunFolder, check_space, fingerprint, only_one, open_run, read_json, space_errors, write_json
-from ..specialists.networks import NETWORKS
-from ..specialists.spec import BY_SLICE, SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths
-from ..volumes import read_volume
+from ..runfolder import RunFolder, check_space, fingerprint, only_one, open_run, space_errors
 from .base import Case, FinishedRound, Observer, RecipeSettings, RunResult, SilentObserver
 from .context import Context
-from .options import NNUNET, PRESETS, RecipeOptions
+from .grid import choose_grid
+from .options import NNUNET, RecipeOptions
 from .progress import Reporter
 from .registry import IMPLEMENTATIONS, resolve
 from .study import Study
@@ -33,10 +29,8 @@ from .summary import write_summary
 
 log = logging.getLogger("semisam.train")
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when run folders of an older version cannot be continued."""
-_LOOKED_AT = 16
-"""Scans that are looked at to choose spacing and window."""
 _RESERVE = 100 * 2**20
 
 
@@ -103,14 +97,14 @@ def run_recipe(
             "cases": prints,
         }
         run_folder = RunFolder(ranks.once(lambda: open_run(folder, identity).path), ranks)
-        spec = ranks.once(lambda: _spec(usable, schema, options, settings, run_folder))
+        spec, voxels = ranks.once(lambda: choose_grid(usable, schema, options, settings, run_folder.prepared))
         options = replace(options, device=ranks.device(options.device))
         amount = options.amount
         unlabelled = sum(case.label is None for case in usable)
         if not unlabelled:
             # Without pseudo-labels a second round would repeat the first.
             amount = replace(amount, rounds=1)
-        ranks.once(lambda: check_space(folder, _bytes_needed(spec, len(usable))))
+        ranks.once(lambda: check_space(folder, _bytes_needed(voxels, spec.channels, len(usable))))
         study = Study(usable, schema, spec, run_folder.prepared)
         rounds = amount.rounds
         work = {
@@ -209,98 +203,6 @@ def _check_files(cases: Sequence[Case], ranks: Ranks) -> tuple[list[Case], dict[
     return usable, skipped, prints
 
 
-def _spec(
-    cases: Sequence[Case], schema: LabelSchema, options: RecipeOptions, settings: RecipeSettings, folder: RunFolder
-) -> SpecialistSpec:
-    """The specialist's grid: from the settings, else from a look at some scans; kept for a resumed run.
-
-    Raises:
-        UserError: (422) when 2D images and 3D scans are outlined, (409) when the network cannot work on 2D images.
-    """
-    file = folder.prepared / "spec.json"
-    kept = read_json(file)
-    if kept is not None:
-        return SpecialistSpec.from_plain(kept)
-    amount = options.amount
-    spacing, roi = settings.spacing, settings.roi_size
-    looks = _some_looks(cases, _LOOKED_AT if spacing is None or roi is None else 1)
-    frames, flat = [look.frame for look in looks], looks[0].frame.flat
-    extents = [f.extent for f in frames]
-    spacing = spacing or choose_spacing(extents, [f.spacing for f in frames], amount.scan_voxels)
-    roi = roi or choose_roi(extents, spacing, amount.roi_voxels, flat=flat)
-    network = options.network
-    if flat:
-        network, roi = network_2d(options), (roi[0], roi[1], 1)
-    # A window that was asked for must do for the preset itself; only the further level of a GPU may be left out.
-    least = len(PRESETS[options.preset].widths) if settings.roi_size else 2
-    widths = fitting_widths(amount.widths, roi, network, least)
-    check_roi(roi, len(widths), network)
-    inputs = 3 if any(look.colour for look in looks) else 1
-    spec = SpecialistSpec(schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat)
-    write_json(file, spec.as_plain())
-    return spec
-
-
-def network_2d(options: RecipeOptions) -> str:
-    """The network for 2D images: the chosen one if it sees single slices, else the recipe's first that does.
-
-    Raises:
-        UserError: (409) when the chosen one does not see images as ours do.
-    """
-    fit = [name for name in IMPLEMENTATIONS[options.recipe].networks if name in BY_SLICE]
-    if options.network in fit:
-        return options.network
-    if options.network not in NETWORKS:
-        raise UserError(
-            f"network: {options.network} is not used on 2D images. Choose {' or '.join(fit)}, or leave it at auto.",
-            status=409,
-        )
-    log.info("2D images: the network is %s in place of %s", fit[0], options.network)
-    return fit[0]
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What matters of a scan for the specialist's grid."""
-
-    frame: Frame
-    colour: bool
-
-
-def _some_looks(cases: Sequence[Case], most: int) -> list[_Look]:
-    """Looks at scans spread over the study, those that can be read; the outlined ones first.
-
-    2D images count in a study whose outlined scans are 2D images, others in one whose outlined scans are others.
-    """
-    ordered = sorted(cases, key=lambda case: case.label is None)
-    step = max(1, len(ordered) // most)
-    looks: list[_Look] = []
-    outlined: dict[bool, str] = {}
-    error: UserError | None = None
-    for case in [*ordered[::step], *ordered]:
-        if len(looks) >= min(most, len(ordered)):
-            break
-        try:
-            scan = read_volume(case.image)
-        except UserError as found:
-            error = found
-            continue
-        looks.append(_Look(frame_of(scan), scan.colour is not None))
-        if case.label is not None:
-            outlined.setdefault(scan.flat, case.name)
-    if not looks:
-        raise UserError(f"No scan of this study can be read. The last one: {error}", status=422)
-    if len(outlined) == 2:
-        raise UserError(
-            f"Both 2D images ({outlined[True]}, ...) and 3D scans ({outlined[False]}, ...) have a 'final' label. "
-            "Keep 2D images and 3D scans in studies of their own.",
-            status=422,
-        )
-    flat = next(iter(outlined), looks[0].frame.flat)
-    return [look for look in looks if look.frame.flat == flat]
-
-
-def _bytes_needed(spec: SpecialistSpec, scans: int) -> int:
+def _bytes_needed(voxels: int, channels: int, scans: int) -> int:
     """A cautious guess at what a run writes; soft labels are mostly 0 or 1 and pack well."""
-    voxels = math.prod(spec.roi_size) * 4
-    return _RESERVE + scans * voxels * (2 + 2 * (spec.channels + 1) // 2)
+    return _RESERVE + 2 * scans * voxels * (2 + 2 * (channels + 1) // 2)

@@ -4,7 +4,7 @@ from .checkpoint import Specialist, load_fitting, load_specialist, save_speciali
 from .networks import build_network
 from .predict import SpecialistPrediction, predict, predict_prepared
 from .prepare import prepare
-from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths
+from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths, part_of_interest
 
 __all__ = [
     "Specialist",
@@ -17,6 +17,7 @@ __all__ = [
     "fitting_widths",
     "load_fitting",
     "load_specialist",
+    "part_of_interest",
     "predict",
     "predict_prepared",
     "prepare",

@@ -20,6 +20,15 @@ Hippocampus, one round of 200 steps from one template: 1 mm, the scans' own, 0.7
 0.790.
 """
 
+_AROUND_MM = 30.0
+_AROUND_SHARE = 0.25
+"""What is seen around the structures on each side, at least, and as a share of their size."""
+_MOST_OF_SCAN = 0.5
+"""Share of a scan from which on a part is not worth to be told from the whole."""
+_MOST_TIMES = 16
+_MOST_VOXELS = 8_000_000
+"""Voxels of a whole scan, where only a part is of interest: times that part's, and in all."""
+
 
 @dataclass(frozen=True)
 class SpecialistSpec:
@@ -78,18 +87,49 @@ class SpecialistSpec:
         return spec
 
 
+def part_of_interest(
+    extents: Sequence[Sequence[float]], structures: Sequence[Sequence[float]]
+) -> tuple[float, float, float]:
+    """Size in mm of the part of a middling scan that a specialist has to see at once: the structures and what is near.
+
+    It is the whole scan unless that is far larger.
+
+    Args:
+        extents: size in mm of each scan's content along the canonical axes.
+        structures: size in mm of the box around all structures, of each outlined scan that has some.
+    """
+    whole = [_median([e[n] for e in extents]) for n in range(3)]
+    part = whole
+    if structures:
+        boxes = [_median([s[n] for s in structures]) for n in range(3)]
+        part = [min(e, b + 2 * max(_AROUND_MM, _AROUND_SHARE * b)) for e, b in zip(whole, boxes, strict=True)]
+        if math.prod(part) > _MOST_OF_SCAN * math.prod(whole):
+            part = whole
+    return part[0], part[1], part[2]
+
+
 def choose_spacing(
-    extents: Sequence[Sequence[float]], spacings: Sequence[Sequence[float]], most_voxels: int
+    extents: Sequence[Sequence[float]],
+    spacings: Sequence[Sequence[float]],
+    most_voxels: int,
+    part: Sequence[float] | None = None,
 ) -> tuple[float, float, float]:
     """A spacing at which a middling scan has at most ``most_voxels``, and no axis is finer than the scans themselves.
 
-    The scans' own spacing may cost half as much again: all others blur.
+    The scans' own spacing may cost half as much again: all others blur. Where only a part is of interest the budget is
+    that part's: the rest costs no training, only memory and the time of predictions, within bounds.
 
     Args:
         extents: size in mm of each scan's content along the canonical axes.
         spacings: voxel size in mm of each scan along the same axes.
         most_voxels: budget of one scan.
+        part: size in mm of the part of interest, None for the whole scan.
     """
+    if part is not None:
+        fine = choose_spacing([part], spacings, most_voxels)
+        bound = choose_spacing(extents, spacings, max(most_voxels, min(_MOST_TIMES * most_voxels, _MOST_VOXELS)))
+        x, y, z = (max(pair) for pair in zip(fine, bound, strict=True))
+        return x, y, z
     extent = [_median([e[n] for e in extents]) for n in range(3)]
     native = [_median([s[n] for s in spacings]) for n in range(3)]
 
