@@ -39,8 +39,13 @@ def blobs(
     return Volume(array.astype(np.float32), affine), label
 
 
-def texture(seed: int, *, shape: tuple[int, int, int] = (96, 88, 80)) -> tuple[Volume, np.ndarray]:
-    """A scan with a small structure (1) in a large body of one anatomy; each seed is another patient."""
+def texture(
+    seed: int, *, shape: tuple[int, int, int] = (96, 88, 80), still: int | None = None
+) -> tuple[Volume, np.ndarray]:
+    """A scan with a small structure (1) in a large body of one anatomy; each seed is another patient.
+
+    Nothing moves along the axis ``still``.
+    """
     anatomy = np.random.default_rng(0)
     array = sum(gaussian_filter(anatomy.normal(size=shape), width) * width**1.5 for width in (1.5, 3, 6)) * 20
     grid = np.stack(np.meshgrid(*[np.arange(n, dtype=np.float32) for n in shape], indexing="ij"))
@@ -49,7 +54,7 @@ def texture(seed: int, *, shape: tuple[int, int, int] = (96, 88, 80)) -> tuple[V
     patient = np.random.default_rng(seed)
     for axis in range(3):
         field = gaussian_filter(patient.normal(size=shape), 10)
-        grid[axis] += 4 * field / np.abs(field).max()
+        grid[axis] += 0 if axis == still else 4 * field / np.abs(field).max()
     moved = map_coordinates(array, grid, order=1, mode="nearest") + patient.normal(0, 2, shape)
     inside = map_coordinates(label.astype(np.uint8), grid, order=0)
     return Volume(moved.astype(np.float32), np.diag([1.5, 1.5, 1.5, 1.0])), inside

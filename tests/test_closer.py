@@ -47,6 +47,24 @@ def test_it_does_not_matter_how_much_of_the_template_was_scanned_and_which_way_r
     assert dice(found.labels(), TRUTH, 1) > 0.85
 
 
+def test_pictures_are_looked_at_closer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plane(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array[:, :, 45:46])
+
+    def picture(scan: Volume) -> Volume:
+        return Volume(plane(scan.array), scan.affine)
+
+    other, truth = texture(2, still=2)
+    template = Template("t", picture(texture(1, still=2)[0]), plane(texture(1, still=2)[1]))
+    matcher = RegistrationPropagator(voxels=1_000, device="cpu")
+    found = matcher.propagate(template, picture(other), 2, Mind())
+    monkeypatch.setattr(closer, "MOST_OF_SCAN", 0.0)
+    plain = matcher.propagate(template, picture(other), 2, Mind())
+    assert found.frame.shape[2] == 1
+    assert found.frame.spacing[0] < 0.8 * plain.frame.spacing[0]
+    assert dice(found.labels(), plane(truth), 1) > 0.9
+
+
 def test_labels_of_different_parts_are_fused() -> None:
     elsewhere = np.roll(LABEL, (-25, 20, -10), (0, 1, 2))
     templates = [Template("a", OUTLINED, LABEL), Template("b", OUTLINED, elsewhere)]

@@ -38,14 +38,22 @@ def test_a_small_structure_gets_a_finer_grid(tmp_path: Path, kind: str) -> None:
     cases = cases_of(tmp_path, {"small": small, "large": large, "damaged": None}[kind])
     spec, voxels = choose_grid(cases, SCHEMA, RecipeOptions(preset="quick"), RecipeSettings(), tmp_path)
     window = [n * s for n, s in zip(spec.roi_size, spec.spacing, strict=True)]
+    assert voxels < 70_000
     if kind == "small":
         assert max(spec.spacing) < 2.1
-        assert 60 < min(window) <= max(window) < 110  # structure and 30 mm around it, as texture() moves it
-        assert voxels > 250_000
+        assert spec.part is not None
+        assert window == pytest.approx(spec.part, rel=0.1)  # the structure and 30 mm around it
     else:
+        assert spec.part is None
         assert min(spec.spacing) > 3.0
         assert min(window) > 100
-        assert voxels < 70_000
+
+
+def test_recipes_that_carry_nothing_over_see_whole_scans(tmp_path: Path) -> None:
+    _, small = texture(1)
+    options = RecipeOptions(recipe="fm_abs", preset="quick", network="unet3d")
+    spec, _ = choose_grid(cases_of(tmp_path, small), SCHEMA, options, RecipeSettings(), tmp_path)
+    assert spec.part is None
 
 
 def test_the_grid_is_kept_for_a_resumed_run(tmp_path: Path) -> None:

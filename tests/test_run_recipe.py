@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from lib.frames import frame_of, resize
 from lib.generalists import Generalist, create_generalist
 from lib.labels import LabelSchema
 from lib.propagation import Propagator, SoftLabels, Template, create_propagator
+from lib.propagation.registration import RegistrationPropagator
 from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
 from lib.recipes import stages as stages_module
 from lib.recipes import training as training_module
@@ -29,6 +31,7 @@ from lib.recipes.study import SoftTarget
 from lib.specialists import SpecialistSpec, load_specialist, predict
 from lib.specialists.networks.base import SpecialistNetwork
 from lib.volumes import Volume, read_label, read_volume
+from phantoms import dice, texture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -368,3 +371,34 @@ def test_pseudo_labels_keep_a_share_of_the_round_before() -> None:
     assert torch.equal(joined.argmax(0), new.argmax(0))
     assert 0.2 < float(joined[1, 0]) < 0.5  # where both differ, the label is unsure
     assert stages_module.with_earlier(at(None), "case", new) is new
+
+
+@pytest.mark.parametrize("recipe", ["semisam_o1", "semisam_plus", "ssl_medsam2"])
+def test_of_large_scans_a_part_is_learned_and_labelled(tmp_path: Path, recipe: str) -> None:
+    cases = []
+    for seed in (1, 2, 3):
+        scan, label = texture(seed)
+        nib.save(nib.Nifti1Image(scan.array, scan.affine), tmp_path / f"{seed}.nii.gz")
+        nib.save(nib.Nifti1Image(label, scan.affine), tmp_path / f"{seed}-label.nii.gz")
+        cases.append(Case(str(seed), tmp_path / f"{seed}.nii.gz", tmp_path / "1-label.nii.gz" if seed == 1 else None))
+    listener = Listener()
+    result = run_recipe(
+        cases,
+        LabelSchema(("nodule",)),
+        RecipeOptions(recipe=recipe, rounds=1, max_epochs=1),
+        RecipeSettings(),
+        generalist=create_generalist("mind"),
+        propagator=RegistrationPropagator(voxels=16_000, device="cpu"),
+        folder=tmp_path / "runs",
+        observer=listener,
+    )
+    assert load_specialist(result.checkpoint, "cpu").spec.part is not None
+    assert result.report is not None
+    assert set(result.pseudo_labels) == {"2", "3"}
+    for name in ("2", "3"):
+        truth = np.asarray(nib.load(tmp_path / f"{name}-label.nii.gz").dataobj)
+        found = [np.asarray(nib.load(each.pseudo_labels[name].path).dataobj) for each in listener.rounds]
+        assert dice(found[0], truth, 1) > 0.8
+        where = np.argwhere(found[1] > 0)
+        assert found[1].shape == truth.shape
+        assert len(where) == 0 or ((where.max(0) - where.min(0) + 1) * 1.5 < 100).all()

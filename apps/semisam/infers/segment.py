@@ -7,8 +7,9 @@ from typing import Any
 
 from adapters.devices import device_choices
 from adapters.study import Study
+from lib.located import predict_located
 from lib.recipes.options import choose_device
-from lib.specialists import SpecialistPrediction, predict
+from lib.specialists import SpecialistPrediction
 from lib.uncertainty import uncertainty_facts
 from lib.volumes import Volume
 
@@ -36,7 +37,7 @@ class SpecialistTask(SegmentationTask):
         """What the specialist says, and what to tell about it."""
         device = request.get("device") or "auto"
         specialist = self.study.specialist(choose_device(str(device[0] if isinstance(device, list) else device)))
-        prediction = predict(specialist, scan)
+        prediction = predict_located(specialist, scan, lambda: self.study.templates_for(scan, without=None, most=1)[0])
         notes = {k: v for k, v in specialist.notes.items() if isinstance(v, (str, int, float))}
         facts = uncertainty_facts(prediction.probabilities, prediction.uncertainty)
         return prediction, {"source": "specialist", **facts, **notes}

@@ -1,8 +1,9 @@
 """Propagation: one outlined scan in, soft labels on another out."""
 
 from .base import Propagator, SoftLabels, Template
-from .features import encoding_grid
+from .features import encoding_grid, features_on
 from .fusion import MOST_TEMPLATES, most_similar, propagate_from, rank_templates, signature
+from .locate import locate
 from .registry import available_propagators, create_propagator
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "available_propagators",
     "create_propagator",
     "encoding_grid",
+    "features_on",
+    "locate",
     "most_similar",
     "propagate_from",
     "rank_templates",

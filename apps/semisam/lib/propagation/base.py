@@ -50,6 +50,10 @@ class SoftLabels:
         """Label map ``[D, H, W]`` uint8 in the scan's own grid."""
         return self.frame.labels_back(self.probabilities)
 
+    def inside(self) -> Tensor:
+        """Where a structure is more probable than background, ``[D, H, W]`` boolean."""
+        return self.probabilities[1:].amax(0) > self.probabilities[0]
+
     def on(self, frame: Frame) -> SoftLabels:
         """The same on another working grid of the scan; outside one's own, all is background and nothing is sure."""
         if frame == self.frame:
@@ -62,7 +66,7 @@ class SoftLabels:
     def mean_confidence(self) -> float:
         """Mean confidence over the voxels labelled as structure (over all voxels when there are none), 0..1."""
         # As `argmax(0) > 0`, which takes sixty times as long.
-        inside = self.probabilities[1:].amax(0) > self.probabilities[0]
+        inside = self.inside()
         return float(self.confidence[inside].mean() if bool(inside.any()) else self.confidence.mean())
 
 

@@ -60,7 +60,8 @@ def closer_look(
     shift = found.mean(dim=1)
     # The template's part is moved as a whole: what lies further off than the mean needs room.
     spread = (found - shift[:, None]).abs().amax(dim=1).tolist()
-    margin = max(_MARGIN_MM, *(_MARGIN_VOXELS * d + m * d for d, m in zip(scan.spacing, spread, strict=True)))
+    axes = zip(scan.spacing, spread, scan.shape, strict=True)
+    margin = max(_MARGIN_MM, *((_MARGIN_VOXELS + most) * pitch for pitch, most, count in axes if count > 1))
     part = scan.around(structures, margin)
     if math.prod(part.extent) > MOST_OF_SCAN * math.prod(scan.extent):
         return None

@@ -83,6 +83,20 @@ def encoding_grid(scan: Volume, working: Frame, generalist: Generalist) -> Frame
     return working if generalist.name == Mind.name else frame_of(scan)
 
 
+def features_on(grid: Frame, features: Tensor, encoded: Frame) -> Tensor:
+    """Features on a working grid over the same extent, or a part of it.
+
+    Args:
+        grid: the working grid, of D' x H' x W' voxels.
+        features: ``[C, d, h, w]``.
+        encoded: the scan's grid that they describe.
+
+    Returns:
+        ``[C, D', H', W']``.
+    """
+    return encoded.with_shape(features.shape[1:]).onto(features, grid)[0]
+
+
 def surroundings(scan: Volume, frame: Frame, generalist: Generalist, device: str = "cpu") -> Tensor:
     """Features that describe what lies around a place, for comparing places one by one.
 

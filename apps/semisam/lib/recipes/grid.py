@@ -26,7 +26,7 @@ from ..specialists.spec import (
 )
 from ..volumes import read_label, read_volume
 from .base import Case, RecipeSettings
-from .options import PRESETS, RecipeOptions
+from .options import NNUNET, PRESETS, RecipeOptions
 from .registry import IMPLEMENTATIONS
 
 log = logging.getLogger("semisam.train")
@@ -55,9 +55,12 @@ def choose_grid(
     frames, flat = [look.frame for look in looks], looks[0].frame.flat
     extents = [f.extent for f in frames]
     boxes = [look.structures for look in looks if look.structures is not None]
-    part = part_of_interest(extents, [] if flat else boxes)
-    spacing = spacing or choose_spacing(extents, [f.spacing for f in frames], amount.scan_voxels, part)
-    roi = roi or choose_roi([part], spacing, amount.roi_voxels, flat=flat)
+    # Where the structures of other scans are says the propagation.
+    partly = IMPLEMENTATIONS[options.recipe].propagates and options.network != NNUNET and not flat
+    part = part_of_interest(extents, boxes) if partly else None
+    used = extents if part is None else [part]
+    spacing = spacing or choose_spacing(used, [f.spacing for f in frames], amount.scan_voxels)
+    roi = roi or choose_roi(used, spacing, amount.roi_voxels, flat=flat)
     network = options.network
     if flat:
         network, roi = network_2d(options), (roi[0], roi[1], 1)
@@ -66,8 +69,8 @@ def choose_grid(
     widths = fitting_widths(amount.widths, roi, network, least)
     check_roi(roi, len(widths), network)
     inputs = 3 if any(look.colour for look in looks) else 1
-    spec = SpecialistSpec(schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat)
-    voxels = round(max(math.prod(e / s for e, s in zip(extent, spacing, strict=True)) for extent in extents))
+    spec = SpecialistSpec(schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat, part=part)
+    voxels = round(max(math.prod(e / s for e, s in zip(extent, spacing, strict=True)) for extent in used))
     write_json(file, {**spec.as_plain(), "voxels": voxels})
     return spec, voxels
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..devices import with_room
 from ..generalists.mind import Mind
-from ..propagation import encoding_grid
+from ..propagation import encoding_grid, features_on
 from ..specialists.predict import predict_prepared
 from ..uncertainty import normalised_entropy, uncertainty_facts
 from .context import Context
@@ -132,6 +132,8 @@ def _collect(
             scan = run.study.read(name)
             grid = encoding_grid(scan, prepared.frame, run.generalist)
             features = run.generalist.encode(grid.image(scan.array), grid.spacing)
+            if grid.box != prepared.frame.box:
+                features = features_on(prepared.frame, features, grid)
         return gather(image, features, probabilities.to(device), uncertainty.to(device), options, generator)
 
     evidence = with_room(run.options.device, compute, "evidence for the refinement")

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..distributed import Ranks
 from ..errors import UserError
 from ..frames import frame_of
-from ..propagation import MOST_TEMPLATES, Template, propagate_from
+from ..propagation import MOST_TEMPLATES, Template, propagate_from, signature
 from ..report.history import Entry
+from ..specialists.part import part_of
 from ..specialists.predict import predict_prepared
 from ..specialists.regularisers import Regulariser, build_regulariser
 from ..uncertainty import normalised_entropy, uncertainty_facts
@@ -51,6 +52,7 @@ def read_templates(run: Context) -> None:
     def keep(name: str) -> None:
         template = run.study.template(name)
         frame = frame_of(template.scan)
+        frame = part_of(frame, torch.from_numpy(frame.crop(template.label) > 0), frame, run.study.spec)
         run.study.prepare(name, template.scan, frame)
         run.study.keep_human(name, template.label, frame)
 
@@ -159,8 +161,8 @@ def counter(run: Context, stage: str, names: Sequence[str]) -> Callable[[dict[st
 def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> dict[str, object]:
     study = run.study
     scan = study.read(name)
-    prepared = study.prepare(name, scan, frame_of(scan))
-    ranked = sorted(study.dense(), key=lambda t: (-float(study.prepared(t).signature @ prepared.signature), t))
+    own = signature(scan)
+    ranked = sorted(study.dense(), key=lambda t: (-float(study.prepared(t).signature @ own), t))
     chosen = ranked[:MOST_TEMPLATES]
     for template in chosen:
         if template not in templates:
@@ -175,6 +177,7 @@ def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> d
         propagator=run.propagator,
         most=MOST_TEMPLATES,
     )
+    prepared = study.prepare(name, scan, part_of(frame_of(scan), soft.inside(), soft.frame, study.spec), own)
     target = soft.on(prepared.frame)
     part = run.folder.begin_round(0, keep=True)
     study.write_target(part, name, target.probabilities, target.confidence)

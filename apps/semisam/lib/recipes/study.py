@@ -137,21 +137,22 @@ class Study:
         scan = self.read(name)
         return Template(name, scan, read_label(case.label, scan, self.schema))
 
-    def prepare(self, name: str, scan: Volume, frame: Frame) -> PreparedScan:
+    def prepare(self, name: str, scan: Volume, frame: Frame, described: Tensor | None = None) -> PreparedScan:
         """Put a scan on the specialist's grid and keep it.
 
         Args:
             name: of the case.
             scan: as ``read`` gives it.
-            frame: ``frame_of(scan)``.
+            frame: ``frame_of(scan)``, or a part of it.
+            described: ``signature(scan)``, if it is known.
         """
         grid = grid_of(frame, self.spec)
-        scan_signature = signature(scan)
+        described = signature(scan) if described is None else described
         content = {
             "frame": asdict(grid),
             "affine": torch.from_numpy(np.array(scan.affine)),
             "image": normalise(seen(grid, scan, self.spec.inputs)).half(),
-            "signature": scan_signature,
+            "signature": described,
         }
         save_tensors(self._folder / f"{self._files[name]}.pt", content)
         return self.prepared(name)

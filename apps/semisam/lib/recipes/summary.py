@@ -138,7 +138,7 @@ def _pictures(run: Context, last: FinishedRound, facts: RoundFacts | None) -> li
 def _picture(run: Context, last: FinishedRound, title: str, name: str, specialist: Specialist) -> Picture:
     prepared = run.study.prepared(name)
     # As ``segment`` answers: nnU-Net has a grid of its own.
-    answer = predict(specialist, run.study.read(name))
+    answer = predict(specialist, run.study.read(name), part=prepared.frame)
     probabilities = resize(answer.probabilities, prepared.frame.shape)
     labels: dict[str, Tensor] = {}
     if name in run.study.human():

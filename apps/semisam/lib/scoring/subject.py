@@ -6,8 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
+from ..located import predict_located
 from ..propagation import SoftLabels, Template, propagate_from
-from ..specialists import SpecialistPrediction, predict
+from ..specialists import SpecialistPrediction
 from ..volumes import Volume, read_label, read_volume
 from .judge import Asked, Judge
 
@@ -34,7 +35,7 @@ class Subject:
     def prediction(self) -> SpecialistPrediction | None:
         """The specialist's; None as long as there is none."""
         specialist = self.judge.specialist()
-        return None if specialist is None else predict(specialist, self.scan)
+        return None if specialist is None else predict_located(specialist, self.scan, lambda: self.nearest)
 
     @cached_property
     def propagated(self) -> SoftLabels:

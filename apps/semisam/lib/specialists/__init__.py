@@ -2,6 +2,7 @@
 
 from .checkpoint import Specialist, load_fitting, load_specialist, save_specialist
 from .networks import build_network
+from .part import part_of
 from .predict import SpecialistPrediction, predict, predict_prepared
 from .prepare import prepare
 from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths, part_of_interest
@@ -17,6 +18,7 @@ __all__ = [
     "fitting_widths",
     "load_fitting",
     "load_specialist",
+    "part_of",
     "part_of_interest",
     "predict",
     "predict_prepared",

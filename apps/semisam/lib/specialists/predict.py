@@ -55,12 +55,22 @@ class SpecialistPrediction:
         return self.frame.map_back(self.uncertainty)
 
 
-def predict(specialist: Specialist, volume: Volume, *, passes: int = PASSES) -> SpecialistPrediction:
-    """Segment a scan of any orientation, spacing, size and intensity scale."""
+def predict(
+    specialist: Specialist, volume: Volume, *, passes: int = PASSES, part: Frame | None = None
+) -> SpecialistPrediction:
+    """Segment a scan of any orientation, spacing, size and intensity scale.
+
+    Args:
+        specialist: the specialist.
+        volume: the scan.
+        passes: of each member.
+        part: where to look, see ``part_of``, for a specialist that works on a part of a scan: elsewhere all is
+            background. None for the whole scan; such a specialist may then find structures in places like theirs.
+    """
     if specialist.nnunet is not None:
         frame, probabilities = predict_scan(specialist.nnunet, specialist.members, volume)
         return SpecialistPrediction(frame, probabilities, normalised_entropy(probabilities))
-    frame, image = prepare(volume, specialist.spec)
+    frame, image = prepare(volume, specialist.spec, part)
     probabilities = predict_prepared(specialist.members, specialist.spec, image, passes=passes)
     return SpecialistPrediction(frame, probabilities, normalised_entropy(probabilities))
 

@@ -14,11 +14,16 @@ _LOW, _HIGH = 0.005, 0.995
 _MOST_SAMPLES = 1_000_000
 
 
-def prepare(volume: Volume, spec: SpecialistSpec) -> tuple[Frame, Tensor]:
+def prepare(volume: Volume, spec: SpecialistSpec, part: Frame | None = None) -> tuple[Frame, Tensor]:
     """A scan on the specialist's grid with the specialist's intensities.
 
     Scaling or shifting the scan's intensities, flipping or permuting its axes, or padding it by a constant changes
     nothing.
+
+    Args:
+        volume: the scan.
+        spec: what the specialist is.
+        part: of the scan, see ``part_of``; None for all of it.
 
     Returns:
         The frame of the working grid, and ``[inputs, D, H, W]`` float32 with mean 0 and standard deviation 1 over all.
@@ -26,7 +31,7 @@ def prepare(volume: Volume, spec: SpecialistSpec) -> tuple[Frame, Tensor]:
     Raises:
         UserError: (422) for a 2D image where volumes are expected, and the other way round.
     """
-    frame = grid_of(frame_of(volume), spec)
+    frame = grid_of(part or frame_of(volume), spec)
     return frame, normalise(seen(frame, volume, spec.inputs))
 
 

@@ -25,9 +25,6 @@ _AROUND_SHARE = 0.25
 """What is seen around the structures on each side, at least, and as a share of their size."""
 _MOST_OF_SCAN = 0.5
 """Share of a scan from which on a part is not worth to be told from the whole."""
-_MOST_TIMES = 16
-_MOST_VOXELS = 8_000_000
-"""Voxels of a whole scan, where only a part is of interest: times that part's, and in all."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ class SpecialistSpec:
         inputs: channels of an image: 1, or 3 for pictures in colour.
         slice_axis: axis that networks for slices leave alone: 0, 1 or 2 of the working grid.
         flat: whether it works on 2D images, which have one slice across the third axis.
+        part: size in mm of the part of a scan around the structures that it works on, None for whole scans.
     """
 
     label_names: tuple[str, ...]
@@ -57,6 +55,7 @@ class SpecialistSpec:
     inputs: int = 1
     slice_axis: int = 2
     flat: bool = False
+    part: tuple[float, float, float] | None = None
 
     @property
     def channels(self) -> int:
@@ -89,47 +88,37 @@ class SpecialistSpec:
 
 def part_of_interest(
     extents: Sequence[Sequence[float]], structures: Sequence[Sequence[float]]
-) -> tuple[float, float, float]:
-    """Size in mm of the part of a middling scan that a specialist has to see at once: the structures and what is near.
-
-    It is the whole scan unless that is far larger.
+) -> tuple[float, float, float] | None:
+    """Size in mm of the part of a middling scan that a specialist has to see: the structures and what is near them.
 
     Args:
         extents: size in mm of each scan's content along the canonical axes.
         structures: size in mm of the box around all structures, of each outlined scan that has some.
+
+    Returns:
+        None unless scans are far larger than that part.
     """
-    whole = [_median([e[n] for e in extents]) for n in range(3)]
-    part = whole
-    if structures:
-        boxes = [_median([s[n] for s in structures]) for n in range(3)]
-        part = [min(e, b + 2 * max(_AROUND_MM, _AROUND_SHARE * b)) for e, b in zip(whole, boxes, strict=True)]
-        if math.prod(part) > _MOST_OF_SCAN * math.prod(whole):
-            part = whole
+    if not structures:
+        return None
+    whole, boxes = ([_median([size[n] for size in sizes]) for n in range(3)] for sizes in (extents, structures))
+    part = [min(e, b + 2 * max(_AROUND_MM, _AROUND_SHARE * b)) for e, b in zip(whole, boxes, strict=True)]
+    if math.prod(part) > _MOST_OF_SCAN * math.prod(whole):
+        return None
     return part[0], part[1], part[2]
 
 
 def choose_spacing(
-    extents: Sequence[Sequence[float]],
-    spacings: Sequence[Sequence[float]],
-    most_voxels: int,
-    part: Sequence[float] | None = None,
+    extents: Sequence[Sequence[float]], spacings: Sequence[Sequence[float]], most_voxels: int
 ) -> tuple[float, float, float]:
     """A spacing at which a middling scan has at most ``most_voxels``, and no axis is finer than the scans themselves.
 
-    The scans' own spacing may cost half as much again: all others blur. Where only a part is of interest the budget is
-    that part's: the rest costs no training, only memory and the time of predictions, within bounds.
+    The scans' own spacing may cost half as much again: all others blur.
 
     Args:
-        extents: size in mm of each scan's content along the canonical axes.
+        extents: size in mm of each scan's content, or of what is used of it, along the canonical axes.
         spacings: voxel size in mm of each scan along the same axes.
         most_voxels: budget of one scan.
-        part: size in mm of the part of interest, None for the whole scan.
     """
-    if part is not None:
-        fine = choose_spacing([part], spacings, most_voxels)
-        bound = choose_spacing(extents, spacings, max(most_voxels, min(_MOST_TIMES * most_voxels, _MOST_VOXELS)))
-        x, y, z = (max(pair) for pair in zip(fine, bound, strict=True))
-        return x, y, z
     extent = [_median([e[n] for e in extents]) for n in range(3)]
     native = [_median([s[n] for s in spacings]) for n in range(3)]
 
