@@ -48,6 +48,7 @@ class KeptPropagator:
             confidence=content["confidence"].float(),
             templates=content["templates"],
             similarity=content["similarity"],
+            elsewhere=content["elsewhere"],
         )
 
 

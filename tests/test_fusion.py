@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lib.errors import UserError
-from lib.frames import frame_of
+from lib.frames import common_frame, frame_of
 from lib.generalists import Generalist
 from lib.generalists.mind import Mind
 from lib.propagation import SoftLabels, Template, propagate_from, rank_templates
@@ -145,3 +145,57 @@ def test_zero_confidence_everywhere_gives_no_nan() -> None:
     fused = fuse([soft("a", 1.0, 0.0, 0.5), soft("b", 0.5, 0.0, 0.5)])
     assert bool(torch.isfinite(fused.probabilities).all())
     assert bool(torch.isfinite(fused.confidence).all())
+
+
+def whole_and_part() -> tuple[SoftLabels, SoftLabels]:
+    """A scan that one template says is all background, and a part of it that is all structure after another."""
+    frame = frame_of(TARGET)
+    nothing = torch.zeros(2, *frame.shape)
+    nothing[0] = 1
+    inside = torch.zeros(frame.shape, dtype=torch.bool)
+    inside[4:12, 4:12, 4:12] = True
+    part = frame.around(inside, 0.0)
+    everything = torch.zeros(2, *part.shape)
+    everything[1] = 1
+    sure, less_sure = torch.full(frame.shape, 0.8), torch.full(part.shape, 0.3)
+    return (
+        SoftLabels(frame, nothing, sure, ("whole",), 0.9),
+        SoftLabels(part, everything, less_sure, ("part",), 0.9, elsewhere=0.7),
+    )
+
+
+def test_a_template_that_saw_only_a_part_is_outvoted_there_by_surer_ones() -> None:
+    whole, part = whole_and_part()
+    assert not fuse([whole, part]).labels().any()
+    assert not fuse([part, whole]).labels().any()
+
+
+def test_a_template_that_saw_a_part_has_a_say_about_the_rest() -> None:
+    whole, part = whole_and_part()
+    astray = SoftLabels(whole.frame, whole.probabilities.flip(0), whole.confidence / 2, ("astray",), 0.9)
+    found = fuse([astray, part])
+    where = np.argwhere(found.labels() > 0)
+    assert (where.min(0) >= 3).all()
+    assert (where.max(0) <= 12).all()
+
+
+def test_a_fine_part_of_a_large_scan_does_not_make_all_of_it_fine() -> None:
+    scan = Volume(np.random.default_rng(0).normal(size=(120, 120, 120)).astype(np.float32), np.eye(4))
+    frame = frame_of(scan)
+    inside = torch.zeros(frame.shape, dtype=torch.bool)
+    inside[50:70, 50:70, 50:70] = True
+    joined = common_frame([frame.with_shape((12, 12, 12)), frame.around(inside, 0.0)])
+    assert joined.box == frame.box
+    assert 10_000 < np.prod(joined.shape) <= 4.2 * 20**3
+
+
+def test_a_structure_too_small_for_the_grid_leaves_traces() -> None:
+    frame = frame_of(TARGET)
+    probabilities = torch.zeros(4, *frame.shape)
+    probabilities[1, 5:9, 5:9, 5:9] = 0.9
+    probabilities[2, 15, 15, 15] = 0.3
+    probabilities[3, 20, 5, 5] = 0.01
+    probabilities[0] = 1 - probabilities[1:].sum(0)
+    traces = SoftLabels(frame, probabilities, torch.ones(frame.shape), (), 1.0).traces()
+    assert int(traces.sum()) == 4**3 + 1
+    assert bool(traces[15, 15, 15])

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lib import located
 from lib.errors import UserError
 from lib.frames import Frame, frame_of
+from lib.generalists.mind import Mind
+from lib.labels import LabelSchema
 from lib.located import predict_located
-from lib.propagation import Template, locate
-from lib.specialists import Specialist, SpecialistSpec, part_of
+from lib.propagation import SoftLabels, Template, create_propagator, locate
+from lib.recipes import Case
+from lib.scoring.judge import Asked, Basis, Judge
+from lib.scoring.subject import Subject
+from lib.specialists import Specialist, SpecialistSpec, build_network, part_of, save_specialist
 from lib.specialists.networks import SpecialistNetwork
+from lib.volumes import Volume
 from phantoms import dice, texture
 
 SPEC = SpecialistSpec(("nodule",), (4, 8), (2.0, 2.0, 2.0), (24, 24, 24), part=(60.0, 60.0, 60.0))
@@ -49,16 +57,15 @@ def test_a_part_ends_where_the_scan_ends_and_has_room_for_all_structures() -> No
     assert part.box[2] == (40, 80)
 
 
-def test_nothing_marked_or_a_specialist_for_whole_scans() -> None:
+def test_a_specialist_for_whole_scans_has_no_part() -> None:
     frame = frame_of(OTHER)
     inside = marked(frame, slice(40, 50), slice(40, 50), slice(40, 50))
-    assert part_of(frame, torch.zeros_like(inside), frame, SPEC) == frame
     assert part_of(frame, inside, frame, replace(SPEC, part=None)) == frame
 
 
 def test_an_outlined_scan_says_where_to_look() -> None:
     outlined, label = texture(1)
-    found = locate(Template("t", outlined, label * 7), OTHER)  # whatever the structure's number
+    found = locate(Template("t", outlined, label * 7), OTHER, "cpu")  # whatever the structure's number
     assert dice(found.labels(), TRUTH, 1) > 0.5
 
 
@@ -78,28 +85,58 @@ class Bright(SpecialistNetwork):
         return torch.cat([torch.zeros_like(features), 20 * (features - self.level)], dim=1)
 
 
-@pytest.mark.parametrize("outlined", [True, False])
-def test_what_looks_alike_elsewhere_is_not_found(outlined: bool, caplog: pytest.LogCaptureFixture) -> None:
-    specialist = Specialist(SPEC, (cast("SpecialistNetwork", Bright().eval()),))
+BRIGHT = Specialist(SPEC, (Bright().eval(),))
 
-    def nearest() -> Template:
-        if not outlined:
-            raise UserError("none is outlined")
-        return Template("t", *texture(1))
 
-    label = predict_located(specialist, OTHER, nearest).labels()
+def test_what_looks_alike_elsewhere_is_not_found() -> None:
+    label = predict_located(BRIGHT, OTHER, lambda: Template("t", *texture(1))).labels()
     where = np.argwhere(label > 0)
-    extent = (where.max(0) - where.min(0) + 1) * 1.5
-    if outlined:
-        assert (extent <= 63).all()
-    else:
-        assert (extent > 80).all()
-        assert "the whole scan is gone through" in caplog.text
+    assert ((where.max(0) - where.min(0) + 1) * 1.5 <= 63).all()
+    assert dice(locate(Template("t", *texture(1)), OTHER, "cpu").labels() * label, label, 1) > 0
+
+
+def test_without_an_outlined_scan_the_client_is_told() -> None:
+    def nearest() -> Template:
+        raise UserError("none is outlined", status=409)
+
+    with pytest.raises(UserError, match="none is outlined"):
+        predict_located(BRIGHT, OTHER, nearest)
+
+
+def test_a_scan_without_a_place_like_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = torch.zeros(2, *frame_of(OTHER).shape)
+    nothing[0] = 1
+    found = SoftLabels(frame_of(OTHER), nothing, nothing[0], ("t",), 0.5)
+    monkeypatch.setattr(located, "locate", lambda *_: found)
+    with pytest.raises(UserError, match="outline it and train again") as caught:
+        predict_located(BRIGHT, OTHER, lambda: Template("t", *texture(1)))
+    assert caught.value.status == 422
+
+
+def test_a_picture_as_the_outlined_scan_is_refused() -> None:
+    scan, label = texture(1)
+    picture = Template("p", Volume(scan.array[:, :, 45:46], scan.affine), label[:, :, 45:46])
+    with pytest.raises(UserError, match="2D images"):
+        predict_located(BRIGHT, OTHER, lambda: picture)
+
+
+def test_scoring_looks_there_too(tmp_path: Path) -> None:
+    outlined, label = texture(1)
+    for name, scan in (("one", outlined), ("other", OTHER)):
+        nib.save(nib.Nifti1Image(scan.array, scan.affine), tmp_path / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(label, outlined.affine), tmp_path / "label.nii.gz")
+    save_specialist(tmp_path / "specialist.pt", SPEC, [build_network(SPEC)])
+    case = Case("one", tmp_path / "one.nii.gz", tmp_path / "label.nii.gz")
+    basis = Basis(LabelSchema(("nodule",)), tmp_path / "specialist.pt", [case])
+    judge = Judge(basis, Mind(), create_propagator("registration", "cpu"), "cpu")
+    prediction = Subject(Asked("other", tmp_path / "other.nii.gz", ()), judge).prediction
+    assert prediction is not None
+    assert max(prediction.frame.extent) <= 63
 
 
 def test_a_specialist_for_whole_scans_asks_for_no_outlined_one() -> None:
     def nearest() -> Template:
         raise AssertionError
 
-    specialist = Specialist(replace(SPEC, part=None), (cast("SpecialistNetwork", Bright().eval()),))
+    specialist = Specialist(replace(SPEC, part=None), (Bright().eval(),))
     assert predict_located(specialist, OTHER, nearest).frame.box == frame_of(OTHER).box

@@ -402,3 +402,51 @@ def test_of_large_scans_a_part_is_learned_and_labelled(tmp_path: Path, recipe: s
         where = np.argwhere(found[1] > 0)
         assert found[1].shape == truth.shape
         assert len(where) == 0 or ((where.max(0) - where.min(0) + 1) * 1.5 < 100).all()
+
+
+def test_a_large_scan_without_any_trace_of_the_structure_is_left_out(tmp_path: Path) -> None:
+    class Finds2(CopyPropagator):
+        """Finds nothing but in patient 2."""
+
+        def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
+            soft = super().propagate(template, scan, channels, generalist)
+            if not np.array_equal(scan.array, texture(2)[0].array):
+                soft.probabilities[0], soft.probabilities[1:] = 1, 0
+            return soft
+
+    cases = []
+    for seed in (1, 2, 3):
+        scan, label = texture(seed)
+        nib.save(nib.Nifti1Image(scan.array, scan.affine), tmp_path / f"{seed}.nii.gz")
+        nib.save(nib.Nifti1Image(label, scan.affine), tmp_path / f"{seed}-label.nii.gz")
+        cases.append(Case(str(seed), tmp_path / f"{seed}.nii.gz", tmp_path / "1-label.nii.gz" if seed == 1 else None))
+    result = run_recipe(
+        cases,
+        LabelSchema(("nodule",)),
+        RecipeOptions(rounds=1, max_epochs=1),
+        RecipeSettings(),
+        generalist=create_generalist("mind"),
+        propagator=Finds2(),
+        folder=tmp_path / "runs",
+        observer=Listener(),
+    )
+    assert set(result.pseudo_labels) == {"2"}
+    assert "outline it" in result.skipped["3"]
+
+
+def test_the_specialist_is_the_best_network_of_each_round(study: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    run(cases_of(study), tmp_path / "runs", listener, replace(OPTIONS, rounds=3))
+    members = [
+        [parameters_of(member) for member in load_specialist(finished.checkpoint, "cpu").members]
+        for finished in listener.rounds
+        if finished.checkpoint is not None
+    ]
+    assert [len(each) for each in members] == [2, 2, 3]  # a teacher and its student; then the teachers
+    assert torch.equal(members[1][1], members[0][0])
+    assert torch.equal(members[2][1], members[1][0])
+    assert torch.equal(members[2][2], members[0][0])
+
+
+def parameters_of(network: nn.Module) -> Tensor:
+    return torch.cat([each.detach().flatten() for each in network.parameters()])

@@ -16,12 +16,15 @@ from adapters.scores import DOUBTS, QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Sc
 from adapters.store import StudyDatastore
 from adapters.study import Study
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
+from lib import located
 from lib.config import Settings
 from lib.errors import UserError
 from lib.labels import LabelSchema
+from lib.propagation import SoftLabels, Template
 from lib.scoring import MEASURES
 from lib.selection import LEAST_PAIRS
 from lib.specialists import SpecialistSpec, build_network, save_specialist
+from lib.volumes import Volume
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, run_pass
 
 UNLABELLED = ["case_2", "case_3", "case_4"]
@@ -35,10 +38,10 @@ def study(tmp_path: Path) -> Study:
     return Study(str(folder), StudyDatastore(str(folder)), settings, tmp_path / "models")
 
 
-def put_specialist(study: Study, seed: int = 0) -> None:
+def put_specialist(study: Study, seed: int = 0, part: tuple[float, float, float] | None = None) -> None:
     """Put an untrained specialist into service."""
     torch.manual_seed(seed)
-    spec = SpecialistSpec(TINY_LABELS, (4, 8), (6.0, 6.0, 6.0), (16, 16, 16))
+    spec = SpecialistSpec(TINY_LABELS, (4, 8), (6.0, 6.0, 6.0), (16, 16, 16), part=part)
     save_specialist(study.published, spec, [build_network(spec)])
 
 
@@ -285,3 +288,18 @@ def test_what_would_hit_every_scan_is_said_once(tmp_path: Path) -> None:
     put_specialist(study)
     with pytest.raises(UserError, match="Train again"):
         run(study, UncertaintyScoring(study))
+
+
+def test_a_specialist_for_a_part_is_told_where_to_look(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_specialist(study, part=(40.0, 40.0, 40.0))
+    asked: list[str] = []
+
+    def locate(template: Template, scan: Volume, device: str) -> SoftLabels:
+        asked.append(template.name)
+        return real(template, scan, device)
+
+    real = located.locate
+    monkeypatch.setattr(located, "locate", locate)
+    run_pass(study, [UncertaintyScoring(study)], {"device": "cpu"})
+    assert asked == ["case_1"] * len(UNLABELLED)
+    assert set(Scores(study).known(UNCERTAINTY)) == set(UNLABELLED)

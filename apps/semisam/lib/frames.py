@@ -381,16 +381,18 @@ def _interpolation(box: tuple[int, int], size: int, other: tuple[int, int], coun
 
 
 def common_frame(frames: Sequence[Frame]) -> Frame:
-    """One frame for working grids of one scan: around all of them, and as fine as the finest.
+    """One frame for working grids of one scan: around all of them, and as fine as the finest, within bounds.
 
-    It is the first one where all have the same box.
+    It is the first one where all have the same box, else it has at most four times the voxels of the largest.
     """
     first = frames[0]
     if all(each.box == first.box for each in frames):
         return first
     box = [(min(each.box[n][0] for each in frames), max(each.box[n][1] for each in frames)) for n in range(3)]
     finest = [min(each.spacing[n] for each in frames) for n in range(3)]
-    return replace(first, box=(box[0], box[1], box[2])).with_spacing(finest)
+    joined = replace(first, box=(box[0], box[1], box[2])).with_spacing(finest)
+    most = 4 * max(math.prod(each.shape) for each in frames)
+    return joined if math.prod(joined.shape) <= most else joined.with_voxels(most, 1)
 
 
 def _averaging(size: int, count: int) -> Tensor | None:

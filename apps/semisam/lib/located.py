@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from .errors import UserError
@@ -11,24 +10,29 @@ from .propagation import Template, locate
 from .specialists import Specialist, SpecialistPrediction, part_of, predict
 from .volumes import Volume
 
-log = logging.getLogger(__name__)
-
 
 def predict_located(specialist: Specialist, scan: Volume, nearest: Callable[[], Template]) -> SpecialistPrediction:
     """Segment a scan; where only a part of it matters, an outlined scan says where that is.
 
+    To go through the whole scan instead would take long, and find structures in places like theirs.
+
     Args:
         specialist: the specialist.
         scan: the scan, of any orientation, spacing, size and intensity scale.
-        nearest: gives the outlined scan that is most similar; asked only when it is needed. Without one (UserError)
-            the whole scan is gone through, and structures may be found in places like theirs.
+        nearest: gives the outlined scan that is most similar, or raises UserError; asked only when it is needed.
+
+    Raises:
+        UserError: as ``nearest`` does; (422) when no place like that of the outlined structures is found.
     """
     if specialist.spec.part is None:
         return predict(specialist, scan)
-    try:
-        template = nearest()
-    except UserError as error:
-        log.warning("no outlined scan says where to look, so the whole scan is gone through: %s", error)
-        return predict(specialist, scan)
-    found = locate(template, scan)
-    return predict(specialist, scan, part=part_of(frame_of(scan), found.inside(), found.frame, specialist.spec))
+    template = nearest()
+    found = locate(template, scan, str(next(specialist.members[0].parameters()).device))
+    inside = found.traces()
+    if not bool(inside.any()):
+        raise UserError(
+            f"No place like that of the structures outlined in {template.name} is found in this scan. If it shows "
+            "them, outline it and train again.",
+            status=422,
+        )
+    return predict(specialist, scan, part=part_of(frame_of(scan), inside, found.frame, specialist.spec))

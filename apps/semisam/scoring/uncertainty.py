@@ -38,7 +38,10 @@ class UncertaintyScoring(StudyScoring):
 
     def needs_templates(self) -> bool:
         """See the base class."""
-        return not self.study.published.is_file()
+        if not self.study.published.is_file():
+            return True
+        # Where it works on a part of a scan, an outlined scan says where that is.
+        return self.study.specialist("cpu").spec.part is not None
 
     def missing(self) -> list[str]:
         """See the base class."""

@@ -28,6 +28,10 @@ class Template:
     label: np.ndarray
 
 
+_LEAST_TRACE = 0.02
+"""Probability of a structure at its most probable place, below which it is not there."""
+
+
 @dataclass(frozen=True, eq=False)
 class SoftLabels:
     """Labels of a scan with their probabilities, on a working grid; tensors on the CPU.
@@ -38,6 +42,7 @@ class SoftLabels:
         confidence: ``[D, H, W]`` float32 in 0..1: how far the label of a voxel can be trusted.
         templates: names of the scans they come from.
         similarity: how well the templates match the scan, 0..1, by the features' agreement after matching.
+        elsewhere: confidence in the background outside the frame's box, 0..1.
     """
 
     frame: Frame
@@ -45,28 +50,34 @@ class SoftLabels:
     confidence: Tensor
     templates: tuple[str, ...]
     similarity: float
+    elsewhere: float = 0.0
 
     def labels(self) -> np.ndarray:
         """Label map ``[D, H, W]`` uint8 in the scan's own grid."""
         return self.frame.labels_back(self.probabilities)
 
-    def inside(self) -> Tensor:
-        """Where a structure is more probable than background, ``[D, H, W]`` boolean."""
-        return self.probabilities[1:].amax(0) > self.probabilities[0]
+    def traces(self) -> Tensor:
+        """Where structures may be, ``[D, H, W]`` boolean: half as probable as at their most probable place, and more.
+
+        A structure smaller than a voxel of the working grid is nowhere more probable than background, and yet there.
+        """
+        structures = self.probabilities[1:]
+        peaks = structures.flatten(1).amax(1).view(-1, 1, 1, 1)
+        return ((structures >= 0.5 * peaks) & (peaks > _LEAST_TRACE)).any(0)
 
     def on(self, frame: Frame) -> SoftLabels:
-        """The same on another working grid of the scan; outside one's own, all is background and nothing is sure."""
+        """The same on another working grid of the scan; outside one's own all is background."""
         if frame == self.frame:
             return self
         probabilities, inside = self.frame.onto(self.probabilities, frame)
         probabilities[:1] += 1.0 - inside
-        confidence = self.frame.onto(self.confidence[None], frame)[0][0]
+        confidence = self.frame.onto(self.confidence[None], frame)[0][0] + self.elsewhere * (1.0 - inside[0])
         return replace(self, frame=frame, probabilities=probabilities, confidence=confidence)
 
     def mean_confidence(self) -> float:
         """Mean confidence over the voxels labelled as structure (over all voxels when there are none), 0..1."""
         # As `argmax(0) > 0`, which takes sixty times as long.
-        inside = self.inside()
+        inside = self.probabilities[1:].amax(0) > self.probabilities[0]
         return float(self.confidence[inside].mean() if bool(inside.any()) else self.confidence.mean())
 
 

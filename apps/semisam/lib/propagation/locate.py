@@ -7,13 +7,18 @@ import numpy as np
 from ..generalists.mind import Mind
 from ..volumes import Volume
 from .base import SoftLabels, Template
+from .fusion import propagate_from
 from .registration import RegistrationPropagator
 
-_VOXELS = 65_000
+_VOXELS = 130_000
 
 
-def locate(template: Template, scan: Volume) -> SoftLabels:
-    """All structures of the template as one, carried over on a coarse grid over the whole scan."""
-    finder = RegistrationPropagator(voxels=_VOXELS, passes=1, closer=False)
+def locate(template: Template, scan: Volume, device: str) -> SoftLabels:
+    """All structures of the template as one, carried over on a coarse grid over the whole scan.
+
+    Raises:
+        UserError: (422) for a 2D image with a template in 3D, and the other way round.
+    """
+    finder = RegistrationPropagator(voxels=_VOXELS, passes=1, closer=False, device=device)
     one = Template(template.name, template.scan, (template.label > 0).astype(np.uint8))
-    return finder.propagate(one, scan, 2, Mind())
+    return propagate_from([one], scan, 2, generalist=Mind(), propagator=finder)

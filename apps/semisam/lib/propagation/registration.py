@@ -88,7 +88,7 @@ class RegistrationPropagator:
         found, displacement = self._carried(template, channels, first, features, None)
         closer = None
         if self.closer:
-            closer = closer_look(own, other, place, found.inside(), displacement.cpu(), self.voxels, self._least)
+            closer = closer_look(own, other, place, found.traces(), displacement.cpu(), self.voxels, self._least)
         if closer is None:
             return found
         if generalist.name == Mind.name:
@@ -102,7 +102,10 @@ class RegistrationPropagator:
                 features_on(closer.template, features[1], seen[1]),
             )
         second = _Grids(closer.scan, closer.template, closer.place)
-        return self._carried(template, channels, second, features, closer.start.to(self.device))[0]
+        finer = self._carried(template, channels, second, features, closer.start.to(self.device))[0]
+        # The first look has seen the rest of the scan, and templates are compared by what all of them have seen.
+        nothing = found.probabilities[0] > 0.5
+        return replace(finer, similarity=found.similarity, elsewhere=float(found.confidence[nothing].mean()))
 
     def _carried(
         self, template: Template, channels: int, grids: _Grids, features: tuple[Tensor, Tensor], start: Tensor | None

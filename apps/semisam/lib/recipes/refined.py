@@ -124,7 +124,10 @@ def _collect(
     """Keep a scan's evidence in ``part`` until the refinement."""
     prepared = run.study.prepared(name)
 
+    begin = generator.get_state()
+
     def compute(device: str) -> Evidence:
+        generator.set_state(begin)
         image = prepared.grey.to(device)
         if run.generalist.name == Mind.name:  # the same for any scale and offset of the intensities
             features = run.generalist.encode(image, prepared.frame.spacing)
@@ -133,7 +136,10 @@ def _collect(
             grid = encoding_grid(scan, prepared.frame, run.generalist)
             features = run.generalist.encode(grid.image(scan.array), grid.spacing)
             if grid.box != prepared.frame.box:
-                features = features_on(prepared.frame, features, grid)
+                # No finer than they are: there are hundreds of them.
+                coarse = grid.with_shape(features.shape[1:]).spacing
+                spacing = [max(pair) for pair in zip(coarse, prepared.frame.spacing, strict=True)]
+                features = features_on(prepared.frame.with_spacing(spacing), features, grid)
         return gather(image, features, probabilities.to(device), uncertainty.to(device), options, generator)
 
     evidence = with_room(run.options.device, compute, "evidence for the refinement")

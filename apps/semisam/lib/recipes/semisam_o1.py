@@ -5,8 +5,8 @@ features. Each further round trains the specialist from scratch on human labels 
 predict all scans with voxel-wise uncertainty, and corrects the unsure voxels from the most similar confident places of
 the whole study in the generalist's feature space. The rounds end early when the labels hardly change any more.
 
-No label but the outlined scans' is looked at, so a checkpoint cannot be chosen by its score: it is the last round's
-teacher, an average over the training's last steps, with a learning rate that has fallen to zero.
+No label but the outlined scans' is looked at, so a checkpoint cannot be chosen by its score: it is the teachers of all
+rounds together, each an average over its training's last steps, with a learning rate that has fallen to zero.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .base import FinishedRound
 from .context import Context
 from .refined import predict_study, refine_study
 from .refinement import RefinementOptions
-from .stages import plan_of, propagate_study, settled, train_round
+from .stages import plan_of, propagate_study, settled, train_round, with_earlier_members
 
 
 def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRound:
@@ -29,5 +29,5 @@ def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRoun
         trained = train_round(run, index, plan_of(run))
         predict_study(run, index, trained.members, refinement)
         labels = refine_study(run, index, refinement)
-        finished = run.end_round(index, labels, trained.members)
+        finished = run.end_round(index, labels, with_earlier_members(run, index, trained.members))
     return finished

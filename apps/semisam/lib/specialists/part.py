@@ -26,10 +26,15 @@ def part_of(frame: Frame, inside: Tensor, grid: Frame, spec: SpecialistSpec) -> 
         spec: says how large the part is; it is larger where the structures need it.
 
     Returns:
-        ``frame`` itself where ``spec`` wants whole scans, or no structure is marked.
+        ``frame`` itself where ``spec`` wants whole scans.
+
+    Raises:
+        ValueError: when a part is wanted, and nothing is marked.
     """
-    if spec.part is None or not bool(inside.any()):
+    if spec.part is None:
         return frame
+    if not bool(inside.any()):
+        raise ValueError("nothing says where the part of the scan is")
     around = grid.around(inside, _LEAST_MARGIN_MM)
     box = []
     for axis in range(3):

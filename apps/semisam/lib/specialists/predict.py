@@ -65,7 +65,7 @@ def predict(
         volume: the scan.
         passes: of each member.
         part: where to look, see ``part_of``, for a specialist that works on a part of a scan: elsewhere all is
-            background. None for the whole scan; such a specialist may then find structures in places like theirs.
+            background. None for the whole scan.
     """
     if specialist.nnunet is not None:
         frame, probabilities = predict_scan(specialist.nnunet, specialist.members, volume)
