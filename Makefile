@@ -122,7 +122,7 @@ bench-la: install-bench  ## Measure on the left-atrium scans, next to peers.
 bench-hippocampus: install-bench  ## Measure on the hippocampus scans, next to peers.
 	$(RUN) "$(BIN)/python" benchmarks/bench_hippocampus.py $(BENCH_ARGS)
 
-# One rule for the benchmarks without peers: clicks, features, generalists, recipes, training-speed, fm-abs, sc-sam, nnunet.
+# One rule for the benchmarks without peers: clicks, features, generalists, recipes, small-structures, training-speed, ...
 bench-%: install-dev  ## Measure something else: bench-clicks, bench-recipes, ... (see docs/how-to/benchmarks.md).
 	$(RUN) "$(BIN)/python" benchmarks/bench_$(subst -,_,$*).py $(BENCH_ARGS)
 
