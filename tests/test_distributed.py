@@ -38,6 +38,7 @@ from test_run_recipe import CopyPropagator, Listener, cases_of
 from training_parts import Shapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 SCHEMA = LabelSchema(TINY_LABELS)
 SECONDS = 120
@@ -266,13 +267,15 @@ def test_steps_in_pieces_are_the_same_for_any_number_of_processes(regulariser: s
         assert found == alone
 
 
-def test_gradients_lie_in_memory_as_their_parameters() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_a_gpu)])
+def test_gradients_lie_in_memory_as_their_parameters(device: str) -> None:
     """A GPU's AdamW in one computation refuses others; one on a CPU takes any."""
-    network = build_network(SpecialistSpec(("one",), (4, 8, 8), (1.0, 1.0, 1.0), (16, 16, 16))).train()
-    pieces = Pieces(Ranks(), 0, MixedPrecision("cpu"), network)
-    images = torch.rand(2, 1, 16, 16, 16)
+    spec = SpecialistSpec(("one",), (4, 8, 8), (1.0, 1.0, 1.0), (16, 16, 16))
+    network = build_network(spec).to(device).train()
+    pieces = Pieces(Ranks(), 0, MixedPrecision(device), network)
+    images = torch.rand(2, 1, 16, 16, 16, device=device)
     loss = pieces.forward(2, 0, lambda part: network(images[part])).square().mean()
-    pieces.descend(loss, torch.optim.AdamW(network.parameters()), 5.0)
+    pieces.descend(loss, torch.optim.AdamW(network.parameters(), fused=device != "cpu" or None), 5.0)
     parameters = [p for p in network.parameters() if p.grad is not None]
     assert any(not p.is_contiguous() for p in parameters)
     assert all(p.grad is not None and p.grad.stride() == p.stride() for p in parameters)
