@@ -186,7 +186,7 @@ def test_a_fine_part_of_a_large_scan_does_not_make_all_of_it_fine() -> None:
     inside[50:70, 50:70, 50:70] = True
     joined = common_frame([frame.with_shape((12, 12, 12)), frame.around(inside, 0.0)])
     assert joined.box == frame.box
-    assert 10_000 < np.prod(joined.shape) <= 4.2 * 20**3
+    assert 400_000 < np.prod(joined.shape) < 520_000
 
 
 def test_a_structure_too_small_for_the_grid_leaves_traces() -> None:

@@ -76,7 +76,7 @@ def test_training_on_colours_makes_a_specialist_for_2d_images(tmp_path: Path) ->
 
 
 def test_2d_images_alone_are_of_no_use_to_an_outlined_3d_scan(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="This is a 2D image, but the outlined scans of this study are 3D") as caught:
+    with pytest.raises(UserError, match=r"This is a 2D image, but the outlined ones \(deep\) are 3D scans") as caught:
         run([volume(tmp_path, outlined=True), *pictures(tmp_path, 1, outlined=0)], tmp_path / "run")
     assert caught.value.status == 422
 

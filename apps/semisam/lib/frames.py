@@ -28,6 +28,8 @@ from .volumes import Volume
 
 PICTURE_SIDE = 256.0
 """Length of a 2D image's longer side in its frame, in "mm"."""
+_FEW = 500_000
+"""Voxels of a working grid that take little memory, whatever is kept of them."""
 
 
 @dataclass(frozen=True)
@@ -383,7 +385,8 @@ def _interpolation(box: tuple[int, int], size: int, other: tuple[int, int], coun
 def common_frame(frames: Sequence[Frame]) -> Frame:
     """One frame for working grids of one scan: around all of them, and as fine as the finest, within bounds.
 
-    It is the first one where all have the same box, else it has at most four times the voxels of the largest.
+    It is the first one where all have the same box, else it has at most four times the voxels of the largest, unless
+    these are few.
     """
     first = frames[0]
     if all(each.box == first.box for each in frames):
@@ -391,7 +394,7 @@ def common_frame(frames: Sequence[Frame]) -> Frame:
     box = [(min(each.box[n][0] for each in frames), max(each.box[n][1] for each in frames)) for n in range(3)]
     finest = [min(each.spacing[n] for each in frames) for n in range(3)]
     joined = replace(first, box=(box[0], box[1], box[2])).with_spacing(finest)
-    most = 4 * max(math.prod(each.shape) for each in frames)
+    most = max(_FEW, 4 * max(math.prod(each.shape) for each in frames))
     return joined if math.prod(joined.shape) <= most else joined.with_voxels(most, 1)
 
 
