@@ -121,22 +121,21 @@ def kidney_of(array: np.ndarray, liver: np.ndarray, affine: np.ndarray) -> np.nd
 def propagate(folder: Path, names: list[str], *, closer: bool) -> dict[str, Any]:
     """Dice, voxel size and seconds of the propagation to the unseen patients."""
     from lib.generalists.mind import Mind
-    from lib.propagation import Template, create_propagator
-    from lib.propagation import closer as module
+    from lib.propagation import Template
+    from lib.propagation.registration import RegistrationPropagator
     from lib.volumes import read_volume
 
     scan = read_volume(folder / f"{names[0]}.nii.gz")
     template = Template(names[0], scan, truth_of(folder, names[0]))
-    matcher = create_propagator("registration", "cpu")
+    matcher = RegistrationPropagator(closer=closer, device="cpu")
     dice, voxels, seconds = [], [], []
-    with _constant(module, "MOST_OF_SCAN", None if closer else 0.0):
-        for name in names[-UNSEEN:]:
-            other = read_volume(folder / f"{name}.nii.gz")
-            begun = time.process_time()
-            soft = matcher.propagate(template, other, 2, Mind())
-            seconds.append(time.process_time() - begun)
-            dice.append(compared(soft.labels(), truth_of(folder, name)))
-            voxels.append(max(soft.frame.spacing))
+    for name in names[-UNSEEN:]:
+        other = read_volume(folder / f"{name}.nii.gz")
+        begun = time.process_time()
+        soft = matcher.propagate(template, other, 2, Mind())
+        seconds.append(time.process_time() - begun)
+        dice.append(compared(soft.labels(), truth_of(folder, name)))
+        voxels.append(max(soft.frame.spacing))
     means = [statistics.fmean(values) for values in (dice, voxels, seconds)]
     return dict(zip(("dice", "voxel_mm", "seconds"), means, strict=True)) | {"all": dice}
 

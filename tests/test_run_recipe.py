@@ -373,17 +373,22 @@ def test_pseudo_labels_keep_a_share_of_the_round_before() -> None:
     assert stages_module.with_earlier(at(None), "case", new) is new
 
 
-@pytest.mark.parametrize("recipe", ["semisam_o1", "semisam_plus", "ssl_medsam2"])
-def test_of_large_scans_a_part_is_learned_and_labelled(tmp_path: Path, recipe: str) -> None:
+def large_scans(folder: Path) -> list[Case]:
+    """Three patients with a small structure, the first one outlined; each has its truth beside it."""
     cases = []
     for seed in (1, 2, 3):
         scan, label = texture(seed)
-        nib.save(nib.Nifti1Image(scan.array, scan.affine), tmp_path / f"{seed}.nii.gz")
-        nib.save(nib.Nifti1Image(label, scan.affine), tmp_path / f"{seed}-label.nii.gz")
-        cases.append(Case(str(seed), tmp_path / f"{seed}.nii.gz", tmp_path / "1-label.nii.gz" if seed == 1 else None))
+        nib.save(nib.Nifti1Image(scan.array, scan.affine), folder / f"{seed}.nii.gz")
+        nib.save(nib.Nifti1Image(label, scan.affine), folder / f"{seed}-label.nii.gz")
+        cases.append(Case(str(seed), folder / f"{seed}.nii.gz", folder / "1-label.nii.gz" if seed == 1 else None))
+    return cases
+
+
+@pytest.mark.parametrize("recipe", ["semisam_o1", "semisam_plus", "ssl_medsam2"])
+def test_of_large_scans_a_part_is_learned_and_labelled(tmp_path: Path, recipe: str) -> None:
     listener = Listener()
     result = run_recipe(
-        cases,
+        large_scans(tmp_path),
         LabelSchema(("nodule",)),
         RecipeOptions(recipe=recipe, rounds=1, max_epochs=1),
         RecipeSettings(),
@@ -414,14 +419,8 @@ def test_a_large_scan_without_any_trace_of_the_structure_is_left_out(tmp_path: P
                 soft.probabilities[0], soft.probabilities[1:] = 1, 0
             return soft
 
-    cases = []
-    for seed in (1, 2, 3):
-        scan, label = texture(seed)
-        nib.save(nib.Nifti1Image(scan.array, scan.affine), tmp_path / f"{seed}.nii.gz")
-        nib.save(nib.Nifti1Image(label, scan.affine), tmp_path / f"{seed}-label.nii.gz")
-        cases.append(Case(str(seed), tmp_path / f"{seed}.nii.gz", tmp_path / "1-label.nii.gz" if seed == 1 else None))
     result = run_recipe(
-        cases,
+        large_scans(tmp_path),
         LabelSchema(("nodule",)),
         RecipeOptions(rounds=1, max_epochs=1),
         RecipeSettings(),

@@ -119,9 +119,8 @@ class Frame:
         """
         if self.box == other.box:
             return resize(values, other.shape), values.new_ones(1, *other.shape)
-        pitches = [e / n for e, n in zip(other.extent, other.shape, strict=True)]
         # No finer than wanted: what follows only interpolates.
-        least = [min(n, max(1, round(e / p))) for n, e, p in zip(self.shape, self.extent, pitches, strict=True)]
+        least = [min(n, max(1, round(e / s))) for n, e, s in zip(self.shape, self.extent, other.spacing, strict=True)]
         pairs = zip(self.box, least, other.box, other.shape, strict=True)
         ways = [_interpolation(*pair) for pair in pairs]
         inside = [way.sum(dim=1, keepdim=True) for way in ways]

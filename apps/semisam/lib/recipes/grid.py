@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..errors import UserError
 from ..frames import Frame, frame_of
@@ -112,10 +113,8 @@ def _look(case: Case, schema: LabelSchema) -> _Look:
             inside = frame.crop(read_label(case.label, scan, schema)) > 0
         except UserError:  # said elsewhere; the scan's own grid is of use all the same
             inside = np.zeros(frame.shape, dtype=bool)
-        planes = [np.flatnonzero(inside.any(axis=tuple(n for n in range(3) if n != axis))) for axis in range(3)]
-        if all(len(each) for each in planes):
-            x, y, z = ((int(p[-1] - p[0]) + 1) * v for p, v in zip(planes, frame.voxel, strict=True))
-            structures = x, y, z
+        if inside.any():
+            structures = frame.around(torch.from_numpy(inside), 0.0).extent
     return _Look(frame, scan.colour is not None, structures)
 
 
