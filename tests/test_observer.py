@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from adapters.study import Study
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 from lib.config import Settings
 from lib.labels import LabelSchema
-from lib.recipes import FinishedRound, PseudoLabel, RecipeOptions
+from lib.recipes import FinishedRound, Progress, PseudoLabel, RecipeOptions
 from trainers.observer import TrainingObserver
 
 NAMES = {name: value for value, name in enumerate(TINY_LABELS, start=1)}
@@ -37,6 +38,24 @@ def finished(folder: Path, index: int) -> FinishedRound:
 
 def stored(study: Study) -> object:
     return study.datastore.get_label_info("case_2", "original").get("params", {}).get("round")
+
+
+def progress_bar(study: Study) -> float:
+    """Percent, by the division that 3D Slicer makes at any time while a training runs."""
+    stats = json.loads((study.folder / "train_stats.json").read_text(encoding="utf-8"))
+    return 100 * float(stats["epoch"]) / float(stats["total_epochs"])
+
+
+def test_progress_bar_can_be_drawn_from_the_start(study: Study) -> None:
+    observer = TrainingObserver(study, RecipeOptions())
+    assert progress_bar(study) == 0
+    observer.progress(Progress(3, 12, 1, 2, "training", 0.5, 9.0, {}))
+    assert progress_bar(study) == 25
+
+
+def test_progress_bar_of_a_training_that_fails_at_once_is_empty(study: Study) -> None:
+    TrainingObserver(study, RecipeOptions()).failed(ValueError("no outlined scan"))
+    assert progress_bar(study) == 0
 
 
 def test_propagation_does_not_replace_a_specialists_labels(study: Study, tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ class TrainingObserver:
         self._file_at = -1e9
         self._stats: dict[str, Any] = {
             "epoch": 0,
-            "total_epochs": 0,
+            # Until the first report: Slicer divides by it for its progress bar.
+            "total_epochs": 1,
             "best_metric": 0.0,
             "start_ts": datetime.now().strftime(_TIME),
             "current_time": "0:00:00",
