@@ -51,7 +51,6 @@ RUNS: dict[str, dict[str, str]] = {
 """Options of the run by its name. ``one_scan`` learns from the outlined scan alone, with the product's augmentation;
 ``one_scan plain`` without any but the place of the window. ``all_scans`` learns from the truth of all: no run without
 it can be expected to do better."""
-STEPS_OF_AN_EPOCH = 20
 LEAST_GAIN = 0.15
 NEAR_THE_BEST = 0.01
 
@@ -138,20 +137,17 @@ class Bench:
     def run(self, name: str, seed: int) -> dict[str, Any]:
         """Dice of specialist and pseudo-labels, seconds and memory of one training."""
         from lib.generalists.mind import Mind
-        from lib.recipes import Case, RecipeOptions, RecipeSettings, resolve, run_recipe
-        from lib.recipes import options as presets
+        from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, resolve, run_recipe
         from lib.recipes.registry import IMPLEMENTATIONS
 
         alone = name in BASELINES
         rounds = 1 if alone else self._options.rounds
         asked = RecipeOptions(preset=self._options.preset, rounds=rounds, seed=seed, device=self._options.device)
         asked = replace(asked, **RUNS[name])  # type: ignore[arg-type]
-        share = rounds * IMPLEMENTATIONS[resolve(asked).recipe].trainings * STEPS_OF_AN_EPOCH
+        of_an_epoch = PRESETS[asked.preset].iterations
+        share = rounds * IMPLEMENTATIONS[resolve(asked).recipe].trainings * of_an_epoch
         epochs = max(1, self._options.steps // share)
         asked = replace(asked, max_epochs=epochs)
-        preset = presets.PRESETS[asked.preset]
-        if preset.iterations != STEPS_OF_AN_EPOCH:
-            raise SystemExit(f"the preset {asked.preset} has epochs of {preset.iterations} steps")
         others = [] if alone else self._unlabelled
         outlined = [self._template, *(self._unlabelled if name == "all_scans" else ())]
         cases = [Case(scan, self._data.image(scan), self._data.label(scan)) for scan in outlined]
