@@ -241,7 +241,7 @@ def _propagation(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[st
     from lib.recipes.context import Context
     from lib.recipes.options import PRESETS, RecipeOptions
     from lib.recipes.progress import Reporter
-    from lib.recipes.stages import propagate_study
+    from lib.recipes.round_zero import propagate_study
     from lib.recipes.study import Study
     from lib.runfolder import RunFolder
     from lib.specialists.spec import SpecialistSpec, choose_roi, choose_spacing

@@ -88,7 +88,7 @@ class ConvexAdam:
     def _resize(self, array: np.ndarray, shape: Sequence[int] | None = None) -> Any:
         import torch
 
-        from lib.frames import resize
+        from lib.resampling import resize
 
         return resize(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None], shape or self._shape)[0]
 

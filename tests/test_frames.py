@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.frames import Frame, common_frame, content_box, frame_of, resize
+from lib.frames import Frame, common_frame, content_box, frame_of
+from lib.resampling import resize
 from lib.volumes import Volume
 
 ORIENTATIONS = [(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
@@ -174,27 +175,6 @@ def test_map_back_places_values_and_leaves_padding_zero() -> None:
     back = frame.map_back(torch.from_numpy(scan.array))
     assert back.dtype == np.float32
     np.testing.assert_allclose(back, padded.array, rtol=1e-6)
-
-
-def test_shrinking_averages_instead_of_picking() -> None:
-    stripes = torch.zeros(1, 8, 8, 8)
-    stripes[:, ::2] = 1
-    torch.testing.assert_close(resize(stripes, (4, 4, 4)), torch.full((1, 4, 4, 4), 0.5))
-
-
-def test_shrinking_a_little_blurs_no_more_than_interpolation() -> None:
-    edge = torch.zeros(1, 50, 4, 4)
-    edge[:, 25:] = 1
-    shrunk = resize(edge, (49, 4, 4))[0, :, 0, 0]
-    between = (shrunk > 0.01) & (shrunk < 0.99)
-    assert int(between.sum()) <= 1
-    torch.testing.assert_close(shrunk.mean(), edge.mean())
-
-
-def test_a_part_of_a_voxel_counts_as_far_as_it_is_covered() -> None:
-    values = torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1)
-    # Halves of 1.5 voxels: (1 + 2 / 2) / 1.5 and (2 / 2 + 4) / 1.5.
-    torch.testing.assert_close(resize(values, (2, 1, 1)).flatten(), torch.tensor([4 / 3, 10 / 3]))
 
 
 def test_an_array_of_another_scan_is_refused() -> None:

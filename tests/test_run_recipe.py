@@ -18,16 +18,27 @@ from torch import Tensor, nn
 
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 from lib.errors import UserError
-from lib.frames import frame_of, resize
+from lib.frames import frame_of
 from lib.generalists import Generalist, create_generalist
 from lib.labels import LabelSchema
 from lib.propagation import Propagator, SoftLabels, Template, create_propagator
 from lib.propagation.registration import RegistrationPropagator
-from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes import (
+    PRESETS,
+    Case,
+    FinishedRound,
+    Progress,
+    RecipeOptions,
+    RecipeSettings,
+    RunResult,
+    round_zero,
+    run_recipe,
+)
 from lib.recipes import stages as stages_module
 from lib.recipes import training as training_module
 from lib.recipes.options import Preset
 from lib.recipes.study import SoftTarget
+from lib.resampling import resize
 from lib.specialists import SpecialistSpec, load_specialist, predict
 from lib.specialists.networks.base import SpecialistNetwork
 from lib.volumes import Volume, read_label, read_volume
@@ -175,7 +186,7 @@ def test_a_killed_training_goes_on_at_the_round(study: Path, tmp_path: Path, mon
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the propagation was finished")
 
-    monkeypatch.setattr(stages_module, "propagate_from", never)
+    monkeypatch.setattr(round_zero, "propagate_from", never)
     listener = Listener()
     result = run(cases_of(study), tmp_path / "runs", listener)
     assert result.folder == folder
@@ -213,7 +224,7 @@ def test_a_kill_in_round_0_keeps_the_scans_that_are_done(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    original = stages_module.propagate_from
+    original = round_zero.propagate_from
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         if len(asked) == 2:
@@ -222,7 +233,7 @@ def test_a_kill_in_round_0_keeps_the_scans_that_are_done(
         asked.append("scan")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(stages_module, "propagate_from", counting)
+    monkeypatch.setattr(round_zero, "propagate_from", counting)
     with pytest.raises(KilledError):
         run(cases_of(study), tmp_path / "runs")
     result = run(cases_of(study), tmp_path / "runs", options=OPTIONS)

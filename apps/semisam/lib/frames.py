@@ -16,14 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import nibabel.orientations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from .resampling import along_axes, area_means, averaging, interpolation, resize
 from .volumes import Volume
 
 PICTURE_SIDE = 256.0
@@ -122,7 +121,7 @@ class Frame:
         # No finer than wanted: what follows only interpolates.
         least = [min(n, max(1, round(e / s))) for n, e, s in zip(self.shape, self.extent, other.spacing, strict=True)]
         pairs = zip(self.box, least, other.box, other.shape, strict=True)
-        ways = [_interpolation(*pair) for pair in pairs]
+        ways = [interpolation(*pair) for pair in pairs]
         inside = [way.sum(dim=1, keepdim=True) for way in ways]
         return along_axes(resize(values, least), ways), along_axes(values.new_ones(1, 1, 1, 1), inside)
 
@@ -176,9 +175,9 @@ class Frame:
         """
         axis = int(np.argmax(np.abs(content.strides)))
         others = [
-            _averaging(*sizes) for n, sizes in enumerate(zip(content.shape, self._shrunk, strict=True)) if n != axis
+            averaging(*sizes) for n, sizes in enumerate(zip(content.shape, self._shrunk, strict=True)) if n != axis
         ]
-        for n, weights in enumerate(_area_means(content.shape[axis], self._shrunk[axis]).numpy()):
+        for n, weights in enumerate(area_means(content.shape[axis], self._shrunk[axis]).numpy()):
             reach = np.flatnonzero(weights)
             first, last = int(reach[0]), int(reach[-1]) + 1
             part, at = [slice(None)] * 3, [slice(None)] * 4
@@ -336,51 +335,6 @@ def content_box(array: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tu
     return box[0], box[1], box[2]
 
 
-def resize(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Resample ``[C, D, H, W]`` to ``[C, *shape]`` over the same extent.
-
-    Shrinking axes are averaged over the area they cover (no aliasing), growing axes interpolated linearly.
-    """
-    target = [int(n) for n in shape]
-    shrunk = [min(a, b) for a, b in zip(values.shape[1:], target, strict=True)]
-    if shrunk != list(values.shape[1:]):
-        sizes = [*zip(values.shape[1:], shrunk, strict=True)]
-        if all(n % count == 0 for n, count in sizes):  # the same, and faster
-            values = functional.adaptive_avg_pool3d(values[None], (shrunk[0], shrunk[1], shrunk[2]))[0]
-        else:
-            values = along_axes(values, [_averaging(n, count) for n, count in sizes])
-    if target != shrunk:
-        values = functional.interpolate(values[None], size=target, mode="trilinear", align_corners=False)[0]
-    return values
-
-
-def along_axes(values: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
-    """``values [C, D, H, W]`` multiplied along each axis by a matrix ``[m, n]``; None leaves the axis as it is.
-
-    The matrices may lie on another device: small, they are made on the CPU and kept there.
-    """
-    depth, height, width = (None if each is None else each.to(values.device) for each in matrices)
-    if width is not None:
-        values = values @ width.T
-    if height is not None:
-        values = height @ values
-    if depth is not None:
-        values = (depth @ values.flatten(2)).view(len(values), -1, *values.shape[2:])
-    return values
-
-
-def _interpolation(box: tuple[int, int], size: int, other: tuple[int, int], count: int) -> Tensor:
-    """Linear interpolation from ``size`` voxels of an axis over ``box`` to ``count`` over ``other``: ``[count, size]``.
-
-    A row is 0 where the place lies outside ``box``.
-    """
-    centres = other[0] + (torch.arange(count, dtype=torch.float64) + 0.5) * (other[1] - other[0]) / count
-    places = (centres - box[0]) * size / (box[1] - box[0]) - 0.5
-    weights = 1.0 - (places.clamp(0, size - 1)[:, None] - torch.arange(size)).abs()
-    inside = (centres >= box[0]) & (centres <= box[1])
-    return (weights.clamp_min(0) * inside[:, None]).float()
-
-
 def common_frame(frames: Sequence[Frame]) -> Frame:
     """One frame for working grids of one scan: around all of them, and as fine as the finest, within bounds.
 
@@ -395,23 +349,3 @@ def common_frame(frames: Sequence[Frame]) -> Frame:
     joined = replace(first, box=(box[0], box[1], box[2])).with_spacing(finest)
     most = max(_FEW, 4 * max(math.prod(each.shape) for each in frames))
     return joined if math.prod(joined.shape) <= most else joined.with_voxels(most, 1)
-
-
-def _averaging(size: int, count: int) -> Tensor | None:
-    """``_area_means``, None where nothing is to be averaged."""
-    return None if size == count else _area_means(size, count)
-
-
-@lru_cache(256)
-def _area_means(size: int, count: int) -> Tensor:
-    """Means over ``count`` equal parts of an axis of ``size`` voxels, as a matrix ``[count, size]``.
-
-    A voxel that two parts share counts in each as far as it lies in it: means over whole voxels would blur, by half
-    where an axis shrinks but a little.
-    """
-    edges = torch.linspace(0, size, count + 1, dtype=torch.float64)
-    voxel = torch.arange(size, dtype=torch.float64)
-    inside = torch.minimum(edges[1:, None], voxel + 1) - torch.maximum(edges[:-1, None], voxel)
-    inside = inside.clamp_min(0)
-    inside[inside < 1e-9] = 0  # rounding
-    return (inside / inside.sum(dim=1, keepdim=True)).float()

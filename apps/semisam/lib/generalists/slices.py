@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..frames import resize
+from ..resampling import resize
 
 Views = Literal["auto", "one", "three"]
 """Which views describe a volume; see ``choose_views``."""

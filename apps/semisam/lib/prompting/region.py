@@ -12,7 +12,7 @@ from scipy.ndimage import uniform_filter
 from skimage.graph import MCP_Geometric
 from torch import Tensor
 
-from ..frames import resize
+from ..resampling import resize
 
 Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First and past-the-last voxel per axis."""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..frames import Frame, frame_of, resize
+from ..frames import Frame, frame_of
 from ..generalists import CachedGeneralist, Generalist
 from ..generalists.mind import Mind, box_mean
+from ..resampling import resize
 from ..volumes import Volume
 
 UNRELATED = 0.15

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..frames import Frame, resize
+from ..frames import Frame
 from ..generalists.mind import Mind
+from ..resampling import resize
 from ..volumes import Volume
 from .displacement import coarse_displacement, warp
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..devices import default_device, with_room
-from ..frames import Frame, frame_of, resize
+from ..frames import Frame, frame_of
 from ..generalists import Generalist
+from ..resampling import resize
 from ..volumes import Volume
 from .base import SoftLabels, Template
 from .features import surroundings

@@ -26,7 +26,8 @@ from .base import FinishedRound
 from .collaboration.answering import ScanView
 from .context import Context
 from .partial import PartialObjective, WholeStudy
-from .stages import label_study, plan_of, prepare_study, train_round
+from .round_zero import prepare_study
+from .stages import label_study, plan_of, train_round
 from .views import Fusion, SliceAssistant, SliceOptions, answerer_of
 
 

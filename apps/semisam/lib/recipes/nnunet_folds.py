@@ -22,8 +22,9 @@ from ..backends.nnunet import (
     write_dataset,
 )
 from ..errors import UserError
-from ..frames import frame_of, resize
+from ..frames import frame_of
 from ..report.history import Entry
+from ..resampling import resize
 from ..runfolder import check_space, read_json, write_json
 from ..specialists.checkpoint import Specialist
 from ..specialists.predict import predict

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..frames import resize
 from ..generalists.mind import box_mean
+from ..resampling import resize
 
 _CHUNK = 4_000_000
 """Pairs of voxels compared at once: bounds the memory."""

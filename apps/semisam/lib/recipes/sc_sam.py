@@ -28,9 +28,10 @@ from ..specialists.spec import SpecialistSpec
 from .base import FinishedRound
 from .context import Context
 from .cotraining import CoTraining, CoTrainingPlan
+from .round_zero import prepare_study
 from .sample import Sample
 from .slice_sampling import SliceSource
-from .stages import follow, label_study, plan_of, prepare_study, release_generalist
+from .stages import follow, label_study, plan_of, release_generalist
 from .study import Study, load_tensors, save_tensors
 
 log = logging.getLogger("semisam.train")

@@ -15,7 +15,8 @@ from .base import FinishedRound
 from .context import Context
 from .refined import predict_study, refine_study
 from .refinement import RefinementOptions
-from .stages import plan_of, propagate_study, settled, train_round, with_earlier_members
+from .round_zero import propagate_study
+from .stages import plan_of, settled, train_round, with_earlier_members
 
 
 def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRound:

@@ -27,7 +27,8 @@ from .collaboration import (
     WalkAnswerer,
 )
 from .context import Context
-from .stages import label_study, plan_of, propagate_study, train_round
+from .round_zero import propagate_study
+from .stages import label_study, plan_of, train_round
 
 WITH_MASK = 24
 """Points of a class for features; beside a mask few are enough."""

@@ -32,7 +32,8 @@ from .folds import Fold, FoldSource, choose_folds
 from .nnunet_folds import NnunetBackEnd, check_nnunet
 from .objectives import LabelObjective
 from .options import NNUNET, RecipeOptions
-from .stages import label_study, plan_of, propagate_study, train_round
+from .round_zero import propagate_study
+from .stages import label_study, plan_of, train_round
 
 log = logging.getLogger("semisam.train")
 

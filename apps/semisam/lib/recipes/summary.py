@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..frames import resize
 from ..report import write_report
 from ..report.montage import montage
 from ..report.page import Picture, RoundFacts
+from ..resampling import resize
 from ..runfolder import read_json, write_json
 from ..specialists.checkpoint import Specialist, load_specialist
 from ..specialists.predict import predict

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ...frames import resize
+from ...resampling import resize
 from ..base import PromptKind
 from ..memory import halved
 from ..states import load_strictly, random_like

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...frames import resize
+from ...resampling import resize
 from ..base import Prompts
 from ..prompt_checks import check_prompts, within_box
 from .intensity import normalise, statistics

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...frames import resize
 from ...generalists import Generalist
+from ...resampling import resize
 from ...specialists.prepare import normalise
 from .answering import ScanView
 from .question import Question

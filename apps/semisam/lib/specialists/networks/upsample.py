@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...frames import along_axes
+from ...resampling import along_axes
 
 _MODES = {2: "bilinear", 3: "trilinear"}
 
