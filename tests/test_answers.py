@@ -17,6 +17,12 @@ from lib.errors import UserError
         (OSError(28, "No space left on device", "/data/a.nii.gz"), 507, "No space left in /data"),
         (MemoryError("12 GB wanted"), 500, "Unexpected error, MemoryError: 12 GB wanted. The log has more"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 507, "choose the preset quick or the device cpu"),
+        (
+            torch.AcceleratorError("CUDA error: out of memory\nCompile it"),
+            507,
+            "PyTorch says: CUDA error: out of memory.",
+        ),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), 507, "nvidia-smi lists them"),
         (RuntimeError("CUDA out of memory"), 500, "RuntimeError: CUDA out of memory"),
     ],
 )

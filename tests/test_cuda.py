@@ -96,6 +96,7 @@ def test_a_replayed_pass_is_the_pass(name: str, monkeypatch: pytest.MonkeyPatch)
     with repeatable_convolutions():
         plain = [there_and_back(student, seen) for seen in images]
         replay = recorded(student, images[0])
+        assert "forward" in vars(student)  # else it is the plain pass
         replayed = [
             (loss.clone(), [g.clone() for g in gradients])
             for loss, gradients in (there_and_back(replay, seen) for seen in images)

@@ -98,7 +98,14 @@ def test_the_refinement_follows_its_tensors() -> None:
         assert all(torch.equal(a.to("cpu"), b) for a, b in zip(there, plain, strict=True))
 
 
-def test_where_the_memory_runs_out_the_cpu_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "full",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),  # CUDA's own, where other programs have left nothing at all
+    ],
+)
+def test_where_the_memory_runs_out_the_cpu_goes_on(full: Exception, caplog: pytest.LogCaptureFixture) -> None:
     scan, label = blobs((26, 28, 24), seed=1)
     other = blobs((26, 28, 24), seed=2, centre=(2, -1, 1))[0]
 
@@ -107,7 +114,7 @@ def test_where_the_memory_runs_out_the_cpu_goes_on(caplog: pytest.LogCaptureFixt
 
         def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
             if image.device.type == OTHER:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise full
             return super().encode(image, spacing)
 
     for name in ("registration", "prototype"):

@@ -91,6 +91,8 @@ def by(
 
     def one(rank: int, answers: Any) -> None:
         torch.set_num_threads(1)
+        # These have been forked: where tests before these have used a GPU, they cannot.
+        torch.cuda.is_available, torch.cuda.device_count = lambda: False, lambda: 0
         names = launcher(rank, world, port)
         os.environ.update({name: str(value) for name, value in names.items()}, GLOO_SOCKET_IFNAME="lo")
         assert was_launched()
@@ -351,6 +353,11 @@ def test_started_by_slurm() -> None:
     found = by(2, lambda ranks: (ranks.gather(ranks.rank), ranks.local, ranks.launched), srun)
     assert found == [([0, 1], 0, True), ([0, 1], 1, True)]
     assert not was_launched()
+
+
+def test_processes_on_the_cpu_take_no_gpu() -> None:
+    # There may be more of them than GPUs, and Ignite would give each the one of its number.
+    assert by(2, lambda ranks: os.environ.get("CUDA_VISIBLE_DEVICES")) == ["", ""]
 
 
 def test_alone_by_itself() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from adapters.descriptors import Descriptors
 from adapters.launch import PROCESSES
@@ -115,20 +116,29 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(study: Study, m
     assert files_of(study) == whole
 
 
+@pytest.mark.parametrize(
+    ("why", "status", "text"),
+    [
+        (UserError("The weights are gone.", status=409), 409, "The weights are gone."),
+        # A GPU that others use is no fault of the scan, which would be passed over for good.
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 507, "The memory of the GPU does not suffice"),
+    ],
+)
 def test_what_would_hit_every_scan_ends_all_after_the_rest_is_kept(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    why: Exception, status: int, text: str, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = MEASURES[REPRESENTATIVENESS]
 
     def refused(subject: Any) -> Any:
         if subject.name == "case_4":
-            raise UserError("The weights are gone.", status=409)
+            raise why
         return plain(subject)
 
     monkeypatch.setitem(MEASURES, REPRESENTATIVENESS, refused)
     for error in by(2, scored(study, REPRESENTATIVENESS)):
         assert isinstance(error, UserError)
-        assert (str(error), error.status) == ("The weights are gone.", 409)
+        assert error.status == status
+        assert text in str(error)
     assert sorted(Descriptors(study).read().names) == ["case_1", "case_2", "case_3"]
 
 

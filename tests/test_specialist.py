@@ -188,6 +188,19 @@ def test_damaged_and_missing_checkpoints_say_so(tmp_path: Path) -> None:
 # --- prediction -------------------------------------------------------------------------------------------------------
 
 
+def test_a_full_gpu_does_not_make_a_checkpoint_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = specialist()
+    path = tmp_path / "specialist.pt"
+    save_specialist(path, own.spec, own.members)
+
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("lib.specialists.checkpoint.Specialist.to", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_specialist(path)
+
+
 def test_prediction_lies_on_the_scans_own_grid() -> None:
     scan = volume()
     result = predict(specialist(), scan)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -126,6 +128,20 @@ def test_training_learns_a_cube_and_is_repeatable() -> None:
     assert value > 0.6
     assert steps == list(range(1, 46))
     assert torch.equal(weights, run()[1])
+
+
+def test_a_training_leaves_nothing_in_memory_but_its_networks() -> None:
+    plan = TrainingPlan(epochs=1, iterations=2)
+    gc.collect()
+    gc.disable()  # on a GPU nothing calls it for long, and the next round would find the memory full
+    try:
+        source = Cubes()
+        kept = weakref.ref(source)
+        train(SPEC, source, MeanTeacher(), plan, device="cpu", seed=0, listener=lambda *_: None)
+        del source
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_a_loss_that_is_no_number_stops_with_a_text() -> None:

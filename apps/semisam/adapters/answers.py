@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from fastapi import HTTPException
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
@@ -19,7 +18,7 @@ from monailabel.interfaces.exception import (
     MONAILabelException,
 )
 
-from lib.devices import memory_error
+from lib.devices import memory_error, out_of_memory
 from lib.errors import UserError
 from lib.volumes import space_error
 
@@ -42,10 +41,10 @@ def http_answers() -> Iterator[None]:
         raise HTTPException(404, f"{error.msg}.") from error
     except MONAILabelException as error:
         raise HTTPException(400, str(error.msg)) from error
-    except torch.OutOfMemoryError as error:
-        logger.exception("Out of memory")
-        raise HTTPException(507, text_of(error)) from error
     except Exception as error:
+        if out_of_memory(error):
+            logger.exception("Out of memory")
+            raise HTTPException(507, text_of(error)) from error
         full = space_error(error, _folder_of(error)) if isinstance(error, OSError) else None
         if full is not None:
             raise HTTPException(full.status, str(full)) from error
@@ -60,7 +59,7 @@ def text_of(error: BaseException) -> str:
         return str(error.detail)
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if out_of_memory(error):
         return str(memory_error(error))
     return f"unexpected error, {type(error).__name__}: {error}"
 

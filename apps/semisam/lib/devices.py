@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -22,6 +23,19 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@contextmanager
+def torch_seeded(seed: int, device: str = "cpu") -> Iterator[None]:
+    """PyTorch's random numbers from ``seed`` on; afterwards they go on as if nothing had been drawn.
+
+    Args:
+        seed: any whole number.
+        device: where numbers will be drawn, beside the CPU.
+    """
+    with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
+        torch.manual_seed(seed)
+        yield
+
+
 def with_room(device: str, compute: Callable[[str], _Result], what: str) -> _Result:
     """``compute(device)``; where the device's memory runs out, ``compute("cpu")``: an answer takes longer, but comes.
 
@@ -32,8 +46,8 @@ def with_room(device: str, compute: Callable[[str], _Result], what: str) -> _Res
     """
     try:
         return compute(device)
-    except torch.OutOfMemoryError:
-        if device == "cpu":
+    except RuntimeError as error:
+        if device == "cpu" or not out_of_memory(error):
             raise
     # Not in the handler, whose traceback holds the tensors that have filled the memory.
     if torch.device(device).type == "cuda":
@@ -42,9 +56,21 @@ def with_room(device: str, compute: Callable[[str], _Result], what: str) -> _Res
     return compute("cpu")
 
 
-def memory_error(error: torch.OutOfMemoryError) -> UserError:
-    """What to tell a user whose work does not fit into a GPU's memory (507)."""
-    reason = str(error).split(". ", 1)[0]
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a GPU does not suffice.
+
+    Only PyTorch's own allocator has a type for that. CUDA itself, which needs some before it can be used at all, and
+    its libraries only have texts.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("CUDA error: out of memory" in text or "_STATUS_ALLOC_FAILED" in text)
+
+
+def memory_error(error: BaseException) -> UserError:
+    """What to tell a user whose work does not fit into a GPU's memory (507); see ``out_of_memory``."""
+    reason = str(error).splitlines()[0].split(". ", 1)[0]
     return UserError(
         "The memory of the GPU does not suffice. End other programs that use it (nvidia-smi lists them), choose the "
         f"preset quick or the device cpu, or a smaller roi_size in the settings. PyTorch says: {reason}.",

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
+from ..devices import out_of_memory
 from ..errors import UserError
 
 _LOG = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+def within_memory(compute: Callable[[], _Result]) -> _Result | None:
+    """The result; None when the memory of a GPU ran out. What was computed until then is freed on the way out."""
+    try:
+        return compute()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    return None
 
 
 def halved(name: str, device: torch.device, tried: int, what: str) -> int:

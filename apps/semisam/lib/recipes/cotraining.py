@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..devices import torch_seeded
 from ..distributed import Ranks
 from ..specialists.augment import Augmentation
 from ..specialists.losses import soft_cross_entropy, soft_dice
@@ -128,8 +129,8 @@ class CoTraining:
         streams = TwoStreams(
             source, size, share * self.plan.batch, 1.0 / share, self.plan.weak, generator, self._device
         )
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), repeatable_convolutions():
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for the dropout
+        dropout = int(torch.randint(2**31, (1,), generator=generator))
+        with torch_seeded(dropout, self._device), repeatable_convolutions():
             for number in range(steps):
                 listener(number + 1, self.step(streams.draw(), generator))
         self._ranks.agree(list(self.pair.state_dict().values()))

@@ -31,9 +31,7 @@ class OnDevice:
     def __init__(self, device: str, most: int | None = None) -> None:
         self._device = device
         self._here = device == "cpu"
-        if most is None:
-            most = 0 if self._here else min(_MOST, round(_SHARE * torch.cuda.mem_get_info(device)[0]))
-        self._most = most
+        self._most = _room(device) if most is None else most
         self._kept: OrderedDict[str, dict[str, _Copy]] = OrderedDict()
 
     def copy(self, name: str, sample: Sample) -> Sample:
@@ -61,6 +59,14 @@ class _Copy:
 
     here: Tensor
     there: Tensor
+
+
+def _room(device: str) -> int:
+    """Bytes to keep on a device, 0 on the CPU."""
+    if device == "cpu":
+        return 0
+    torch.cuda.empty_cache()  # what PyTorch holds in reserve would not count as free
+    return min(_MOST, round(_SHARE * torch.cuda.mem_get_info(device)[0]))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..devices import torch_seeded
 from ..errors import UserError
 from ..generalists import unwrap
 from ..generalists.sam2d.adapter import MODELS
@@ -106,8 +107,7 @@ def _begin(run: Context) -> tuple[str, CoTraining]:
     else:
         log.info("SAM starts from the weights of %s; its image encoder stays as it is and gets adapters.", kind)
     spec = run.study.spec
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(run.options.seed * 1009)
+    with torch_seeded(run.options.seed * 1009):
         pair = build_sam(replace(spec, network=kind), weights)
     device = run.options.device
     return kind, CoTraining(pair.to(device), plan_for(run, kind), device, run.ranks)

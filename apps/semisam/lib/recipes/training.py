@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from ..devices import torch_seeded
 from ..distributed import Ranks
 from ..errors import UserError
 from ..specialists.augment import Augmentation
@@ -113,8 +114,7 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     precision = MixedPrecision(device)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), repeatable_convolutions():
-        torch.manual_seed(seed)
+    with torch_seeded(seed, device), repeatable_convolutions():
         student = build_network(spec).to(device).train()
         regulariser.start(student, spec.channels, plan.steps, generator)
         done = 0
@@ -176,7 +176,7 @@ def train(
             seen_of_labels.zero_()
 
         @engine.on(Events.ITERATION_COMPLETED)
-        def follow() -> None:
+        def follow(engine: Engine) -> None:  # not the one around it: a circle would keep all in memory for a while
             regulariser.after_step(student, engine.state.iteration - 1)
             readings.add(engine.state.iteration, cast("Metrics", engine.state.output))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..devices import memory_error, out_of_memory
 from ..distributed import LostRankError
 from ..errors import UserError
 from .judge import Asked, Judge
@@ -60,6 +61,8 @@ def refuse(name: str, error: Exception) -> Refusal:
     """
     if isinstance(error, LostRankError) or (isinstance(error, UserError) and error.status in _OF_ALL):
         raise error
+    if out_of_memory(error):
+        raise memory_error(error) from error
     if isinstance(error, UserError):
         refusal = Refusal(str(error), error.status in _OF_THE_SCAN)
     else:

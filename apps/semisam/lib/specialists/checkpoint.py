@@ -90,7 +90,7 @@ def load_specialist(path: str | os.PathLike[str], device: str = "cpu") -> Specia
             members.append(network)
         if not members:
             raise ValueError("no networks in it")
-        return Specialist(spec, tuple(members), content["notes"], scheme).to(device)
+        specialist = Specialist(spec, tuple(members), content["notes"], scheme)
     except MissingPackageError:
         raise
     except Exception as error:
@@ -101,6 +101,7 @@ def load_specialist(path: str | os.PathLike[str], device: str = "cpu") -> Specia
             "Train again, or put a good copy there.",
             status=422,
         ) from error
+    return specialist.to(device)  # the file is not to blame where there is no room for it
 
 
 def load_fitting(path: str | os.PathLike[str], names: Sequence[str], device: str = "cpu") -> Specialist:

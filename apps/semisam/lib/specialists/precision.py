@@ -23,7 +23,7 @@ class MixedPrecision:
         self._kind = torch.device(device).type
         cuda = self._kind == "cuda"
         # Older GPUs only imitate bfloat16, which is slow; they multiply float16.
-        brain = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu_multiplies_bfloat16()
+        brain = gpu_multiplies_bfloat16(device) if cuda else cpu_multiplies_bfloat16()
         self._type = torch.bfloat16 if brain else torch.float16
         self._on = cuda or brain
         # bfloat16 has the range of float32, its gradients need no scaling.
@@ -67,6 +67,12 @@ def repeatable_convolutions() -> AbstractContextManager[object]:
     """The context in which a GPU's convolutions give the same bits each time, there and back."""
     flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True)
     return cast("AbstractContextManager[object]", flags)
+
+
+def gpu_multiplies_bfloat16(device: torch.device | str) -> bool:
+    """The same of a GPU; those of one machine may differ."""
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def cpu_multiplies_bfloat16() -> bool:

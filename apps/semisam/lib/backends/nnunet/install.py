@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...devices import default_device, torch_seeded
 from ...errors import UserError
 
 PATHS = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
@@ -70,10 +71,9 @@ def nnunet_environment(folder: Path | None = None, workers: int = 1) -> Iterator
 def seeded(seed: int) -> Iterator[None]:
     """Random numbers of Python, numpy and torch from ``seed``; afterwards they go on as if nothing had been drawn."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch_seeded(seed, default_device()):
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
         try:
             yield
         finally:

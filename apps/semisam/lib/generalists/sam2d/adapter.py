@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..base import PromptKind
-from ..memory import halved
+from ..memory import halved, within_memory
 from ..pace import Pace
 from ..slices import Canvas, View, Views, choose_views, mean_of_views, window
 from .networks import SamNetwork, SliceNetwork, load, mobile, random_weights, vit_b
@@ -145,7 +145,7 @@ class SliceGeneralist:
         while at < len(slices):
             part = slices[at : at + self.batch]
             with self._pace.watch(len(part)):
-                features = self._try(part, canvas)
+                features = within_memory(lambda part=part: self._features(self._images(part, canvas)))
             if features is None:
                 self.batch = halved(self.name, self.device, len(part), "slices")
                 continue
@@ -153,14 +153,6 @@ class SliceGeneralist:
             at += len(part)
             self.encoded += len(part)
         return torch.cat(done)
-
-    def _try(self, slices: Tensor, canvas: Canvas) -> Tensor | None:
-        """Features of slices; None when the memory is too small for so many at once."""
-        try:
-            return self._features(self._images(slices, canvas))
-        except torch.OutOfMemoryError:
-            # What was computed so far is only freed once this function is left.
-            return None
 
     def _images(self, slices: Tensor, canvas: Canvas) -> Tensor:
         """Slices in 0..1 as normalised, padded colour images ``[N, 3, size, size]``."""

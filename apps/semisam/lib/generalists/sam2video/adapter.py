@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..base import PromptKind
-from ..memory import halved
+from ..memory import halved, within_memory
 from ..pace import Pace
 from ..slices import View, choose_views, mean_of_views, window
 from ..states import load_strictly
@@ -28,7 +28,6 @@ MAX_SLICES = 36
 """Slices of a scan that are encoded for its features, all views together."""
 MAX_CELLS = 32
 """Features along an axis at most."""
-_Result = TypeVar("_Result")
 
 
 def _preprocessing(max_slices: int) -> str:
@@ -133,7 +132,7 @@ class Sam2Video:
         while len(pieces) < len(slices):
             some = slices[len(pieces) : len(pieces) + self.batch]
             with self._pace.watch(len(some)):
-                levels = self._tried(partial(self._levels, some))
+                levels = within_memory(partial(self._levels, some))
             if levels is None:
                 self.batch = halved(self.name, self.device, len(some), "slices")
                 continue
@@ -173,7 +172,7 @@ class Sam2Video:
         while done < count:
             chosen = slice(done, min(count, done + self.objects))
             part = {position: masks[position][chosen] for position in order if position in masks}
-            if self._tried(partial(self._follow, known, part, order, logits[:, chosen])) is None:
+            if within_memory(partial(self._follow, known, part, order, logits[:, chosen])) is None:
                 self.objects = halved(self.name, self.device, chosen.stop - chosen.start, "structures")
                 continue
             done = chosen.stop
@@ -236,13 +235,6 @@ class Sam2Video:
             assert levels is not None
             last.append(levels[-1].float())
         return view.volume(torch.stack(last, dim=1))
-
-    def _tried(self, compute: Callable[[], _Result]) -> _Result | None:
-        """The result, or None when the memory ran out."""
-        try:
-            return compute()
-        except torch.OutOfMemoryError:
-            return None
 
 
 def build(name: str, state: Mapping[str, Tensor], device: str = "cpu") -> Sam2Video:

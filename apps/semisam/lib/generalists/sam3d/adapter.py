@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ...resampling import resize
 from ..base import PromptKind
-from ..memory import halved
+from ..memory import halved, within_memory
 from ..states import load_strictly, random_like
 from .intensity import clamp_ct, normalise, statistics
 from .network import Layout, Sam3d
@@ -101,7 +102,7 @@ class SamMed3d:
         done = 0
         while done < len(cubes):
             some = cubes[done : done + self.batch]
-            features = self._try_encode(some)
+            features = within_memory(partial(self._encode, some))
             if features is None:
                 # A single cube that was left over from larger batches is tried once more.
                 tried = max(len(some), min(self.batch, 2))
@@ -112,18 +113,15 @@ class SamMed3d:
         self.encoded += len(cubes)
         return torch.cat(pieces)
 
-    def _try_encode(self, cubes: Tensor) -> Tensor | None:
-        """Features, or None when the memory ran out."""
-        try:
-            moved = cubes.to(self.device)
-            with self._half():
-                features = self.network.encode(moved).float()
-            if not bool(features.isfinite().all()):
-                _LOG.warning("%s: half precision overflowed, computing in single precision", self.name)
-                features = self.network.encode(moved).float()
-            return features.cpu()
-        except torch.OutOfMemoryError:
-            return None
+    def _encode(self, cubes: Tensor) -> Tensor:
+        """Features of cubes, on the CPU."""
+        moved = cubes.to(self.device)
+        with self._half():
+            features = self.network.encode(moved).float()
+        if not bool(features.isfinite().all()):
+            _LOG.warning("%s: half precision overflowed, computing in single precision", self.name)
+            features = self.network.encode(moved).float()
+        return features.cpu()
 
     @torch.inference_mode()
     def answer(self, features: Tensor, points: Tensor | None, positive: Tensor | None, mask: Tensor | None) -> Tensor:

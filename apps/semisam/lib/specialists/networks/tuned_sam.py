@@ -108,7 +108,8 @@ class TunedSam(nn.Module):
         count = len(sparse)
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(count, -1, -1)
         source = features.repeat_interleave(self.classes, dim=0) + dense
-        place = self.network.prompt_encoder.get_dense_pe()
+        with torch.autocast(features.device.type, enabled=False):  # as in ``_prompts``
+            place = self.network.prompt_encoder.get_dense_pe()
         answers, seen = decoder.transformer(source, place, torch.cat([tokens, sparse], dim=1))
         fine = decoder.output_upscaling(seen.transpose(1, 2).reshape(source.shape))
         weights = decoder.output_hypernetworks_mlps[0](answers[:, 1])
