@@ -138,14 +138,13 @@ class Bench:
         """Dice of specialist and pseudo-labels, seconds and memory of one training."""
         from lib.generalists.mind import Mind
         from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, resolve, run_recipe
-        from lib.recipes.registry import IMPLEMENTATIONS
+        from lib.recipes.registry import trainings_of
 
         alone = name in BASELINES
         rounds = 1 if alone else self._options.rounds
         asked = RecipeOptions(preset=self._options.preset, rounds=rounds, seed=seed, device=self._options.device)
         asked = replace(asked, **RUNS[name])  # type: ignore[arg-type]
-        of_an_epoch = PRESETS[asked.preset].iterations
-        share = rounds * IMPLEMENTATIONS[resolve(asked).recipe].trainings * of_an_epoch
+        share = rounds * trainings_of(resolve(asked)) * PRESETS[asked.preset].iterations
         epochs = max(1, self._options.steps // share)
         asked = replace(asked, max_epochs=epochs)
         others = [] if alone else self._unlabelled

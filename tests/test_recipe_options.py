@@ -11,7 +11,7 @@ import torch
 from lib.errors import UserError
 from lib.recipes import PRESETS, RECIPES, RecipeOptions
 from lib.recipes.options import GPU_FACTOR, choose_device, preset_names
-from lib.recipes.registry import IMPLEMENTATIONS
+from lib.recipes.registry import IMPLEMENTATIONS, amount_of, trainings_of
 
 
 def test_defaults() -> None:
@@ -36,6 +36,18 @@ def test_windows_cover_most_of_a_scan_and_a_round_is_long_enough(preset: str) ->
         amount = RecipeOptions(preset=preset, device=device).amount
         assert amount.roi_voxels >= amount.scan_voxels
         assert amount.epochs * amount.iterations >= 400
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_full_is_three_times_standard_whatever_the_recipe(recipe: str) -> None:
+    def steps(preset: str) -> int:
+        options = RecipeOptions(recipe=recipe, preset=preset)
+        amount = amount_of(options)
+        return amount.rounds * trainings_of(options) * amount.epochs * amount.iterations
+
+    assert steps("full") == 3 * steps("standard")
+    asked = RecipeOptions(recipe=recipe, preset="full", max_epochs=7)
+    assert amount_of(asked).epochs == 7
 
 
 def test_every_recipe_has_an_implementation() -> None:

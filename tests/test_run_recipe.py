@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -456,6 +457,27 @@ def test_the_specialist_is_the_best_network_of_each_round(study: Path, tmp_path:
     assert torch.equal(members[1][1], members[0][0])
     assert torch.equal(members[2][1], members[1][0])
     assert torch.equal(members[2][2], members[0][0])
+
+
+@pytest.mark.parametrize("recipe", ["semisam_o1", "semisam_plus"])
+def test_a_preset_may_have_several_networks_a_round(
+    recipe: str, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "quick", replace(PRESETS["quick"], networks=3))
+    listener = Listener()
+    result = run(cases_of(study), tmp_path / "runs", listener, replace(OPTIONS, recipe=recipe))
+    assert (listener.steps[-1].epoch, listener.steps[-1].total_epochs) == (12, 12)
+    first, second = (
+        [parameters_of(member) for member in load_specialist(finished.checkpoint, "cpu").members]
+        for finished in listener.rounds
+        if finished.checkpoint is not None
+    )
+    assert len(first) == len(second) == 6
+    assert not any(torch.equal(a, b) for a, b in combinations(first, 2))
+    if recipe == "semisam_o1":  # the teachers of both rounds
+        assert all(torch.equal(a, b) for a, b in zip(second[3:], first[:3], strict=True))
+    assert result.report is not None
+    assert "3 of them in a round" in result.report.read_text(encoding="utf-8")
 
 
 def parameters_of(network: nn.Module) -> Tensor:

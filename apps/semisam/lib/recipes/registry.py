@@ -9,7 +9,7 @@ from ..errors import UserError
 from .base import FinishedRound
 from .context import Context
 from .fm_abs import run_fm_abs
-from .options import AUTO, NNUNET, RecipeOptions
+from .options import AUTO, NNUNET, Preset, RecipeOptions
 from .sc_sam import run_sc_sam
 from .semisam_o1 import run_semisam_o1
 from .semisam_plus import run_semisam_plus
@@ -31,6 +31,7 @@ class Recipe:
         networks: kinds of specialist it can train, its default first.
         regularisers: semi-supervised losses it can use, its default first.
         trainings: trainings in a round.
+        ensembles: whether it does each of them for all of the preset's ``networks``.
         refines: whether it refines its predictions after each round.
         propagates: whether it begins by carrying labels over, which takes a scan that is outlined wholly.
         check: raises UserError when it cannot do what was chosen.
@@ -41,6 +42,7 @@ class Recipe:
     networks: tuple[str, ...] = NETWORKS_3D
     regularisers: tuple[str, ...] = ALL_REGULARISERS
     trainings: int = 1
+    ensembles: bool = False
     refines: bool = False
     propagates: bool = True
     check: Callable[[RecipeOptions], None] = lambda options: None
@@ -48,8 +50,8 @@ class Recipe:
 
 
 IMPLEMENTATIONS: Mapping[str, Recipe] = {
-    "semisam_o1": Recipe(run_semisam_o1, refines=True),
-    "semisam_plus": Recipe(run_semisam_plus),
+    "semisam_o1": Recipe(run_semisam_o1, ensembles=True, refines=True),
+    "semisam_plus": Recipe(run_semisam_plus, ensembles=True),
     "fm_abs": Recipe(run_fm_abs, regularisers=("mean_teacher",), propagates=False),
     "ssl_medsam2": Recipe(
         run_ssl_medsam2,
@@ -78,6 +80,20 @@ def resolve(options: RecipeOptions) -> RecipeOptions:
     )
     recipe.check(resolved)
     return resolved
+
+
+def amount_of(options: RecipeOptions) -> Preset:
+    """How much a run trains: the preset's, in longer trainings where the recipe does not put networks together."""
+    amount = options.amount
+    if IMPLEMENTATIONS[options.recipe].ensembles:
+        return amount
+    longer = amount.epochs * (1 if options.max_epochs else amount.networks)
+    return replace(amount, epochs=longer, networks=1)
+
+
+def trainings_of(options: RecipeOptions) -> int:
+    """Trainings in a round of a run."""
+    return IMPLEMENTATIONS[options.recipe].trainings * amount_of(options).networks
 
 
 def _one_of(options: RecipeOptions, name: str, value: str, allowed: tuple[str, ...]) -> str:

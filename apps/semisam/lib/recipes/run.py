@@ -23,7 +23,7 @@ from .context import Context
 from .grid import choose_grid
 from .options import NNUNET, RecipeOptions
 from .progress import Reporter
-from .registry import IMPLEMENTATIONS, resolve
+from .registry import IMPLEMENTATIONS, amount_of, resolve, trainings_of
 from .study import Study
 from .summary import write_summary
 
@@ -99,7 +99,7 @@ def run_recipe(
         run_folder = RunFolder(ranks.once(lambda: open_run(folder, identity).path), ranks)
         spec, voxels = ranks.once(lambda: choose_grid(usable, schema, options, settings, run_folder.prepared))
         options = replace(options, device=ranks.device(options.device))
-        amount = options.amount
+        amount, trainings = amount_of(options), trainings_of(options)
         unlabelled = sum(case.label is None for case in usable)
         if not unlabelled:
             # Without pseudo-labels a second round would repeat the first.
@@ -109,11 +109,11 @@ def run_recipe(
         rounds = amount.rounds
         work = {
             "propagation": len(usable),
-            "training": rounds * recipe.trainings * amount.epochs * amount.iterations,
+            "training": rounds * trainings * amount.epochs * amount.iterations,
             "prediction": rounds * unlabelled,
             "refinement": rounds * unlabelled * recipe.refines,
         }
-        reporter = Reporter(observer, rounds, amount.epochs * recipe.trainings, work)
+        reporter = Reporter(observer, rounds, amount.epochs * trainings, work)
         context = Context(
             study, options, amount, generalist, propagator, run_folder, reporter, observer, skipped, ranks
         )
@@ -136,7 +136,7 @@ def run_recipe(
             resumed_at = None if last is None else last.index + 1
             if last is not None:
                 log.info("continuing %s after round %d", run_folder.path.name, last.index)
-                reporter.resume(last.index, unlabelled, recipe.trainings * amount.epochs * amount.iterations)
+                reporter.resume(last.index, unlabelled, trainings * amount.epochs * amount.iterations)
             last = recipe.run(context, last)
             if last.checkpoint is None:
                 raise RuntimeError("a recipe must end with a round that has a checkpoint")

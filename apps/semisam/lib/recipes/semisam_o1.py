@@ -16,7 +16,7 @@ from .context import Context
 from .refined import predict_study, refine_study
 from .refinement import RefinementOptions
 from .round_zero import propagate_study
-from .stages import plan_of, settled, train_round, with_earlier_members
+from .stages import plan_of, settled, train_networks, with_earlier_members
 
 
 def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRound:
@@ -27,8 +27,8 @@ def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRoun
     while finished.index < run.amount.rounds and not settled(finished):
         index = finished.index + 1
         run.folder.begin_round(index)
-        trained = train_round(run, index, plan_of(run))
-        predict_study(run, index, trained.members, refinement)
+        members = train_networks(run, index, plan_of(run))
+        predict_study(run, index, members, refinement)
         labels = refine_study(run, index, refinement)
-        finished = run.end_round(index, labels, with_earlier_members(run, index, trained.members))
+        finished = run.end_round(index, labels, with_earlier_members(run, index, members))
     return finished

@@ -28,7 +28,7 @@ from .collaboration import (
 )
 from .context import Context
 from .round_zero import propagate_study
-from .stages import label_study, plan_of, train_round
+from .stages import label_study, plan_of, train_networks
 
 WITH_MASK = 24
 """Points of a class for features; beside a mask few are enough."""
@@ -56,9 +56,9 @@ def run_semisam_plus(
 def run_round(run: Context, index: int, assistant: Assistant) -> FinishedRound:
     """Train with the generalists' help, then label the study anew."""
     run.folder.begin_round(index)
-    trained = train_round(run, index, plan_of(run), assistant=assistant)
-    labels = label_study(run, index, lambda _: trained.members)
-    return run.end_round(index, labels, trained.members)
+    members = train_networks(run, index, plan_of(run), assistant)
+    labels = label_study(run, index, lambda _: members)
+    return run.end_round(index, labels, members)
 
 
 def assistant_of(run: Context, generalists: Sequence[Generalist]) -> GeneralistAssistant:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..distributed import Ranks
 from ..report.history import Entry
 from ..specialists.checkpoint import load_specialist
+from ..specialists.networks import SpecialistNetwork
 from ..specialists.predict import predict_prepared
 from ..specialists.regularisers import Regulariser, build_regulariser
 from ..uncertainty import normalised_entropy, uncertainty_facts
@@ -103,7 +104,7 @@ def train_round(
             plan,
             device=run.options.device,
             seed=run.options.seed * 1009 + index + training * 101 + (attempt - 1) * 10_007,
-            listener=follow(run, index, plan, training, trainings),
+            listener=follow(run, index, plan, training, trainings, together=ranks is None),
             assistant=assistant,
             ranks=ranks or run.ranks,
         )
@@ -115,10 +116,40 @@ def train_round(
     return trained
 
 
-def follow(run: Context, index: int, plan: TrainingPlan, training: int = 0, trainings: int = 1) -> StepListener:
-    """A listener that tells the run about the steps of a training; arguments as for ``train_round``."""
+def train_networks(
+    run: Context, index: int, plan: TrainingPlan, assistant: Assistant | None = None
+) -> Sequence[SpecialistNetwork]:
+    """Train the networks of a round, as many as the preset has, by ``train_round``.
+
+    Returns:
+        All to predict with: first the best one of each training, then the second best, and so on.
+    """
+    count = run.amount.networks
+    trained = [train_round(run, index, plan, assistant=assistant, training=n, trainings=count) for n in range(count)]
+    return [member for alike in zip(*(each.members for each in trained), strict=True) for member in alike]
+
+
+def follow(
+    run: Context,
+    index: int,
+    plan: TrainingPlan,
+    training: int = 0,
+    trainings: int = 1,
+    *,
+    together: bool = True,
+) -> StepListener:
+    """A listener that tells the run about the steps of a training.
+
+    Args:
+        run: the run.
+        index: of the round.
+        plan: how it trains.
+        training: number of the training in the round, from 0.
+        trainings: trainings in a round.
+        together: whether all processes train it together; then it is the first one's to note.
+    """
     before = ((index - 1) * trainings + training) * plan.epochs
-    noted = run.ranks.first or trainings > 1  # what all processes train together is the first one's to note
+    noted = run.ranks.first or not together
     if noted:
         run.history.forget(index, training)
     epoch: list[dict[str, float]] = []
@@ -229,7 +260,7 @@ def with_earlier(run: Context, name: str, probabilities: Tensor) -> Tensor:
 
 
 def with_earlier_members(run: Context, index: int, members: Sequence[nn.Module]) -> Sequence[nn.Module]:
-    """The networks to publish after a round: its best one and those of the rounds before.
+    """The networks to publish after a round: its best ones and those of the rounds before.
 
     A training from scratch may turn out worse than the one before, which nobody can see without the truth; together
     they are as good as the better one. Left atrium, 24 unlabelled scans after three rounds: Dice 0.880 by the last
@@ -238,12 +269,13 @@ def with_earlier_members(run: Context, index: int, members: Sequence[nn.Module])
     Args:
         run: the run.
         index: of the round.
-        members: of the round, the best one first.
+        members: of the round, as ``train_networks`` gives them.
     """
     if index == 1:
         return members
     earlier = load_specialist(run.folder.round(index - 1) / "specialist.pt", run.options.device)
-    return [members[0], *earlier.members[: index - 1]]
+    count = run.amount.networks
+    return [*members[:count], *earlier.members[: (index - 1) * count]]
 
 
 def templates_of(run: Context, index: int, name: str) -> object:
