@@ -334,7 +334,14 @@ def _code_of(name: str) -> list[Path]:
 
     lib = common.APP / "lib"
     adapter = ENTRIES[name].adapter or "mind.py"
-    parts = ["frames.py", "propagation", "prompting", f"generalists/{adapter}", "generalists/slices.py"]
+    parts = [
+        "resampling.py",
+        "frames.py",
+        "propagation",
+        "prompting",
+        f"generalists/{adapter}",
+        "generalists/slices.py",
+    ]
     return [lib / part for part in parts]
 
 

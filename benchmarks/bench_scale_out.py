@@ -70,7 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--generalist", default="mind")
     parser.add_argument("--recipes", default="semisam_o1", help="for the stage same (default: %(default)s)")
     parser.add_argument("--preset", default="quick")
-    parser.add_argument("--epochs", type=int, default=0, help="epochs of a round, 0 for the preset's")
+    parser.add_argument("--epochs", type=int, default=0, help="epochs of a training, 0 for the preset's")
     parser.add_argument("--rounds", type=int, default=0, help="0 for the preset's")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()

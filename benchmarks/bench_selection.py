@@ -146,7 +146,8 @@ class Bench:
             },
         )
         # The figures depend on the propagation only, not on how the template was picked.
-        store = self._store("template", common.APP / "lib" / "propagation", common.APP / "lib" / "frames.py")
+        lib = common.APP / "lib"
+        store = self._store("template", lib / "propagation", lib / "resampling.py", lib / "frames.py")
 
         def jobs() -> Iterator[Carry]:
             for target in to:
@@ -190,7 +191,7 @@ class Bench:
 
         lib = common.APP / "lib"
         code = [lib / "selection" / f"{name}.py" for name in ("descriptor", "likeness", "representativeness")]
-        store = self._store("order", *code, lib / "generalists" / "mind.py", lib / "frames.py")
+        store = self._store("order", *code, lib / "generalists" / "mind.py", lib / "resampling.py", lib / "frames.py")
         if "order" not in store.data:
             begun = time.process_time()
             rows = torch.stack([describe(_scan(self._data, name), self._mind) for name in self._train])

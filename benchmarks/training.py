@@ -57,7 +57,7 @@ def add_options(
     group = parser.add_argument_group("training")
     group.add_argument("--preset", default=preset, help=f"preset of the training (default: {preset})")
     group.add_argument("--rounds", type=int, default=0, help="rounds (default: the preset's)")
-    group.add_argument("--max-epochs", type=int, default=0, help="epochs of a round (default: the preset's)")
+    group.add_argument("--max-epochs", type=int, default=0, help="epochs of a training (default: the preset's)")
     group.add_argument("--recipe", default="semisam_o1", help="recipe (default: semisam_o1)")
     group.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     group.add_argument("--device", default="cpu", help="device of the training (default: cpu)")

@@ -319,6 +319,9 @@ def test_facts_and_errors_reach_all() -> None:
             raise UserError("There is no space left.", status=507)
         return f"{name}{ranks.rank}"
 
+    def no_room() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
     def work(ranks: Ranks) -> Report:
         found: Report = {"each": ranks.each(names, lambda name: f"{name}{ranks.rank}")}
         found["once"] = ranks.once(lambda: ranks.rank)
@@ -333,6 +336,12 @@ def test_facts_and_errors_reach_all() -> None:
                 found[what] = (str(error), error.status)
             except ZeroDivisionError as error:
                 found[what] = type(error).__name__
+        try:
+            ranks.once(no_room)
+        except torch.OutOfMemoryError:
+            found["no room"] = "its own"
+        except UserError as error:
+            found["no room"] = (str(error), error.status)
         own = [torch.full((n + 1, 2), float(n)) for n in ranks.share(range(3))]
         found["exchange"] = [part.tolist() for part in ranks.exchange(own, [1, 2, 3], torch.zeros(1, 2))]
         return found
@@ -346,6 +355,9 @@ def test_facts_and_errors_reach_all() -> None:
     assert zero["failed each"] == ("There is no space left. (process 1 of 2)", 507)
     assert zero["failed once"] == "ZeroDivisionError"
     assert "ZeroDivisionError" in one["failed once"][0]
+    assert zero["no room"] == "its own"  # the caller says it in words
+    assert one["no room"][0].startswith("The memory of the GPU does not suffice")
+    assert one["no room"][1] == 507
     assert zero["exchange"] == one["exchange"] == [[[float(n)] * 2] * (n + 1) for n in range(3)]
 
 

@@ -129,9 +129,9 @@ def test_random_numbers_go_on_as_if_nothing_had_been_drawn() -> None:
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
-    with seeded(1):
+    with seeded(1, "cpu"):
         drawn = random.random(), np.random.rand(), float(torch.rand(1))
-    with seeded(1):
+    with seeded(1, "cpu"):
         assert drawn == (random.random(), np.random.rand(), float(torch.rand(1)))
     assert (random.random(), np.random.rand(), float(torch.rand(1))) == expected != drawn
 

@@ -37,8 +37,10 @@ from lib.recipes import (
 )
 from lib.recipes import stages as stages_module
 from lib.recipes import training as training_module
+from lib.recipes.context import Context
 from lib.recipes.options import Preset
 from lib.recipes.study import SoftTarget
+from lib.recipes.training import TrainingPlan
 from lib.resampling import resize
 from lib.specialists import SpecialistSpec, load_specialist, predict
 from lib.specialists.networks.base import SpecialistNetwork
@@ -478,6 +480,31 @@ def test_a_preset_may_have_several_networks_a_round(
         assert all(torch.equal(a, b) for a, b in zip(second[3:], first[:3], strict=True))
     assert result.report is not None
     assert "3 of them in a round" in result.report.read_text(encoding="utf-8")
+
+
+def test_of_several_networks_the_best_of_each_training_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_round(*_: object, training: int, trainings: int, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(members=(f"teacher {training} of {trainings}", f"student {training}"))
+
+    monkeypatch.setattr(stages_module, "train_round", train_round)
+    run = cast("Context", SimpleNamespace(amount=SimpleNamespace(networks=2)))
+    found = stages_module.train_networks(run, 1, TrainingPlan(1, 1))
+    assert list(found) == ["teacher 0 of 2", "teacher 1 of 2", "student 0", "student 1"]
+
+
+def test_what_a_preset_stands_for_may_change_between_versions(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fragile(Listener):
+        def progress(self, progress: Progress) -> None:
+            super().progress(progress)
+            if progress.round == 2:
+                raise KilledError
+
+    with pytest.raises(KilledError):
+        run(cases_of(study), tmp_path / "runs", Fragile())
+    monkeypatch.setitem(PRESETS, "quick", replace(PRESETS["quick"], epochs=3))
+    assert run(cases_of(study), tmp_path / "runs").resumed_at is None
 
 
 def parameters_of(network: nn.Module) -> Tensor:

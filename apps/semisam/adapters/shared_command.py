@@ -92,7 +92,11 @@ def _train_parser() -> argparse.ArgumentParser:
     parser = _parser("train", "Train on")
     parser.add_argument("--recipe", choices=RECIPES)
     parser.add_argument("--preset", choices=list(PRESETS))
-    for name, text in (("rounds", "rounds after the propagation"), ("max_epochs", "epochs of a round"), ("seed", "")):
+    for name, text in (
+        ("rounds", "rounds after the propagation"),
+        ("max_epochs", "epochs of a training"),
+        ("seed", ""),
+    ):
         parser.add_argument(f"--{name}", type=int, metavar="N", help=text or None)
     for name, allowed in CHOICES.items():
         parser.add_argument(f"--{name}", choices=allowed)

@@ -115,11 +115,12 @@ class Settings:
         """What is wrong about settings that are right one by one."""
         problems = []
         if self.roi_size:
-            for name, preset in PRESETS.items():
+            for levels in sorted({len(preset.widths) for preset in PRESETS.values()}):
+                names = [repr(name) for name, preset in PRESETS.items() if len(preset.widths) == levels]
                 try:
-                    check_roi(self.roi_size, len(preset.widths))
+                    check_roi(self.roi_size, levels)
                 except UserError as error:
-                    problems.append(f"roi_size and the preset {name!r} of the training: {error}")
+                    problems.append(f"roi_size and the training's preset {' or '.join(names)}: {error}")
         if self.roi_size and self.spacing:
             window = min(n * s for n, s in zip(self.roi_size, self.spacing, strict=True))
             if window < _WINDOW_LEAST_MM:

@@ -25,7 +25,7 @@ def default_device() -> str:
 
 @contextmanager
 def torch_seeded(seed: int, device: str = "cpu") -> Iterator[None]:
-    """PyTorch's random numbers from ``seed`` on; afterwards they go on as if nothing had been drawn.
+    """PyTorch's random numbers from ``seed`` on; afterwards those of the CPU and the device go on as before.
 
     Args:
         seed: any whole number.
@@ -70,7 +70,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def memory_error(error: BaseException) -> UserError:
     """What to tell a user whose work does not fit into a GPU's memory (507); see ``out_of_memory``."""
-    reason = str(error).splitlines()[0].split(". ", 1)[0]
+    reason = (str(error).splitlines() or ["-"])[0].split(". ", 1)[0]
     return UserError(
         "The memory of the GPU does not suffice. End other programs that use it (nvidia-smi lists them), choose the "
         f"preset quick or the device cpu, or a smaller roi_size in the settings. PyTorch says: {reason}.",

@@ -23,6 +23,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from .devices import memory_error, out_of_memory
 from .errors import UserError
 
 T = TypeVar("T")
@@ -255,6 +256,8 @@ def _told(error: Exception | None) -> tuple[str, int] | None:
     """An error as text and status."""
     if error is None:
         return None
+    if out_of_memory(error):
+        error = memory_error(error)
     if isinstance(error, UserError):
         return str(error), error.status
     return f"{type(error).__name__}: {error}", 500

@@ -41,7 +41,7 @@ class Preset:
 
     Args:
         rounds: rounds after the propagation.
-        epochs: epochs of each round.
+        epochs: epochs of each training.
         iterations: optimiser steps of an epoch.
         batch: scans in a step; the labelled and the pseudo-labelled stream share it.
         widths: channels of the specialist's levels.
@@ -87,7 +87,7 @@ class RecipeOptions:
         recipe: one of ``RECIPES``.
         preset: one of ``PRESETS``.
         rounds: rounds after the propagation, None for the preset's.
-        max_epochs: epochs of each round, None for the preset's.
+        max_epochs: epochs of each training, None for the preset's.
         seed: the same seed gives the same pseudo-labels on one machine.
         device: ``cpu`` or ``cuda[:n]``.
         network: kind of specialist.

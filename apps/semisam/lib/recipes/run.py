@@ -90,6 +90,7 @@ def run_recipe(
             "format": _FORMAT,
             "versions": {"torch": torch.__version__, "monai": monai.__version__, **recipe.versions(options)},
             "options": asdict(options),
+            "amount": asdict(amount_of(options)),  # what the preset stands for in this version
             "settings": asdict(settings),
             "labels": list(schema.names),
             "generalist": [generalist.name, str(getattr(generalist, "weights_hash", ""))],
@@ -118,14 +119,14 @@ def run_recipe(
             study, options, amount, generalist, propagator, run_folder, reporter, observer, skipped, ranks
         )
         log.info(
-            "%s, preset %s: %d scans with and %d without a human label, %d rounds of %d epochs; "
+            "%s, preset %s: %d scans with and %d without a human label, %d rounds of %d epochs in all; "
             "spacing %s mm, window %s, on %s%s",
             options.recipe,
             options.preset,
             len(usable) - unlabelled,
             unlabelled,
             rounds,
-            amount.epochs,
+            trainings * amount.epochs,
             " x ".join(f"{s:g}" for s in spec.spacing),
             " x ".join(str(n) for n in spec.roi_size),
             options.device,

@@ -1,11 +1,10 @@
-"""Stages that recipes have in common: propagation over the study, training, prediction with refinement."""
+"""Stages of a round that recipes have in common: training, prediction, and what is said of them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean as mean
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,8 +24,6 @@ from .sampling import SampleSource
 from .training import StepListener, Trained, TrainingPlan, agreement, train
 
 log = logging.getLogger("semisam.train")
-
-T = TypeVar("T")
 
 SETTLED = 0.985
 """Mean Dice between the pseudo-labels of two rounds from which on a further round is not worth its time."""

@@ -70,7 +70,7 @@ def repeatable_convolutions() -> AbstractContextManager[object]:
 
 
 def gpu_multiplies_bfloat16(device: torch.device | str) -> bool:
-    """The same of a GPU; those of one machine may differ."""
+    """Whether this GPU multiplies bfloat16 by itself; those of one machine may differ."""
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
 

@@ -71,6 +71,7 @@ def recorded(student: StudentPass, images: Tensor) -> Pass:
         with torch.cuda.device(images.device):
             return cast("Pass", torch.cuda.make_graphed_callables(student, (images.clone(),)))
     except RuntimeError as error:
-        torch.cuda.set_stream(before)  # a recording that breaks off leaves its own in place
+        with torch.cuda.device(images.device):
+            torch.cuda.set_stream(before)  # a recording that breaks off leaves its own in place
         log.warning("The training's steps cannot be recorded, and take longer: %s", error)
         return student

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...devices import default_device, torch_seeded
+from ...devices import torch_seeded
 from ...errors import UserError
 
 PATHS = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
@@ -68,10 +68,15 @@ def nnunet_environment(folder: Path | None = None, workers: int = 1) -> Iterator
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of Python, numpy and torch from ``seed``; afterwards they go on as if nothing had been drawn."""
+def seeded(seed: int, device: str) -> Iterator[None]:
+    """Random numbers of Python, numpy and torch from ``seed``; afterwards they go on as if nothing had been drawn.
+
+    Args:
+        seed: any whole number.
+        device: where torch will draw some.
+    """
     states = random.getstate(), np.random.get_state()
-    with torch_seeded(seed, default_device()):
+    with torch_seeded(seed, device):
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:

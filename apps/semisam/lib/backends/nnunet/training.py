@@ -113,7 +113,7 @@ def train_fold(
     """
     # Processes of their own keep a GPU busy. On a CPU they would take its time, and draw random numbers in any order.
     workers = 0 if device == "cpu" else max(0, min(_MOST_WORKERS, (os.cpu_count() or 1) - 1))
-    with nnunet_environment(folder, workers), seeded(seed):
+    with nnunet_environment(folder, workers), seeded(seed, "cpu" if device == "cpu" else "cuda:0"):
         from nnunetv2.run.run_training import get_trainer_from_args
 
         trainer = get_trainer_from_args(DATASET, configuration, fold, plan.trainer, device=torch.device(device))
