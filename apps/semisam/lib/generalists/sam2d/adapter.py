@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -145,7 +146,7 @@ class SliceGeneralist:
         while at < len(slices):
             part = slices[at : at + self.batch]
             with self._pace.watch(len(part)):
-                features = within_memory(lambda part=part: self._features(self._images(part, canvas)))
+                features = within_memory(partial(self._encoded, part, canvas))
             if features is None:
                 self.batch = halved(self.name, self.device, len(part), "slices")
                 continue
@@ -153,6 +154,10 @@ class SliceGeneralist:
             at += len(part)
             self.encoded += len(part)
         return torch.cat(done)
+
+    def _encoded(self, slices: Tensor, canvas: Canvas) -> Tensor:
+        """Features of slices in 0..1."""
+        return self._features(self._images(slices, canvas))
 
     def _images(self, slices: Tensor, canvas: Canvas) -> Tensor:
         """Slices in 0..1 as normalised, padded colour images ``[N, 3, size, size]``."""
