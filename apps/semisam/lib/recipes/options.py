@@ -69,8 +69,8 @@ PRESETS: Mapping[str, Preset] = {
     # has learned too little blurs what it is taught, and the next round learns from that. From 1000 steps on a further
     # round gives more than longer ones: pseudo-labels 0.875 after one of 1000, 0.870 of 2000, 0.884 after two of 1000.
     # A third one gave nothing (0.883; hippocampus 0.803, 0.812, 0.815), nor did a grid of 1.2 mm for one of 1.6 (both
-    # 0.875 after a round). Averaging three networks of a
-    # round gives 0.879 for 0.877 (14 scans), after both rounds no more (0.884); it evens out what seeds do.
+    # 0.875 after a round). Three networks of a round together: 0.879 for 0.877 (14 scans), after both rounds no more
+    # (0.884); what seeds do is evened out.
     "quick": Preset(1, 20, 20, 2, (16, 32, 64, 128), 65_000, 68_000),
     "standard": Preset(2, 50, 20, 2, (16, 32, 64, 128), 130_000, 130_000),
     "full": Preset(2, 50, 20, 2, (16, 32, 64, 128), 130_000, 130_000, 3),
