@@ -185,9 +185,6 @@ def test_damaged_and_missing_checkpoints_say_so(tmp_path: Path) -> None:
         load_specialist(path)
 
 
-# --- prediction -------------------------------------------------------------------------------------------------------
-
-
 def test_a_full_gpu_does_not_make_a_checkpoint_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = specialist()
     path = tmp_path / "specialist.pt"
@@ -199,6 +196,9 @@ def test_a_full_gpu_does_not_make_a_checkpoint_damaged(tmp_path: Path, monkeypat
     monkeypatch.setattr("lib.specialists.checkpoint.Specialist.to", full)
     with pytest.raises(torch.OutOfMemoryError):
         load_specialist(path)
+
+
+# --- prediction -------------------------------------------------------------------------------------------------------
 
 
 def test_prediction_lies_on_the_scans_own_grid() -> None:

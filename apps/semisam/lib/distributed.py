@@ -215,10 +215,12 @@ def start(device: str) -> bool:
     if _TORCHRUN in os.environ:  # inside a job of Slurm, Ignite would go by its variables
         os.environ.pop("SLURM_JOB_ID", None)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
-    if not device.startswith("cuda"):
+    gpus = 0
+    if device.startswith("cuda"):
+        gpus = torch.cuda.device_count()
+    else:
         # Ignite gives each process the GPU of its number, whatever they are for, and there may be fewer.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
     if gpus and here > gpus:
         raise UserError(f"{here} processes were started on this machine, but it has {gpus} GPUs: start one for each.")
     try:

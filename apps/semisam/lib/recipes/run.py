@@ -71,6 +71,7 @@ def run_recipe(
             status=409,
         )
     options = resolve(options)
+    amount, trainings = amount_of(options), trainings_of(options)
     ranks = ranks or Ranks()
     if ranks.world > 1 and options.network == NNUNET:
         raise UserError("nnU-Net trains in one process: choose another network, or start one process.", status=409)
@@ -90,7 +91,7 @@ def run_recipe(
             "format": _FORMAT,
             "versions": {"torch": torch.__version__, "monai": monai.__version__, **recipe.versions(options)},
             "options": asdict(options),
-            "amount": asdict(amount_of(options)),  # what the preset stands for in this version
+            "amount": asdict(amount),  # what the preset stands for in this version
             "settings": asdict(settings),
             "labels": list(schema.names),
             "generalist": [generalist.name, str(getattr(generalist, "weights_hash", ""))],
@@ -100,7 +101,6 @@ def run_recipe(
         run_folder = RunFolder(ranks.once(lambda: open_run(folder, identity).path), ranks)
         spec, voxels = ranks.once(lambda: choose_grid(usable, schema, options, settings, run_folder.prepared))
         options = replace(options, device=ranks.device(options.device))
-        amount, trainings = amount_of(options), trainings_of(options)
         unlabelled = sum(case.label is None for case in usable)
         if not unlabelled:
             # Without pseudo-labels a second round would repeat the first.

@@ -64,14 +64,13 @@ def recorded(student: StudentPass, images: Tensor) -> Pass:
     wanted = os.environ.get(SWITCH) == "1"
     if not wanted or images.device.type != "cuda" or not student.network.recordable:
         return student
-    before = torch.cuda.current_stream(images.device)
-    try:
-        # Streams are the current GPU's; work of another one would be left out of the recording, and nobody would tell.
+    # Streams are the current GPU's; work of another one would be left out of the recording, and nobody would tell.
+    with torch.cuda.device(images.device):
+        before = torch.cuda.current_stream()
         torch.cuda.graph.default_capture_stream = None  # made once, for the GPU of the first recording
-        with torch.cuda.device(images.device):
+        try:
             return cast("Pass", torch.cuda.make_graphed_callables(student, (images.clone(),)))
-    except RuntimeError as error:
-        with torch.cuda.device(images.device):
+        except RuntimeError as error:
             torch.cuda.set_stream(before)  # a recording that breaks off leaves its own in place
-        log.warning("The training's steps cannot be recorded, and take longer: %s", error)
-        return student
+            log.warning("The training's steps cannot be recorded, and take longer: %s", error)
+            return student
