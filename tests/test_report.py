@@ -53,6 +53,21 @@ def test_a_chart_draws_higher_values_higher_and_leaves_out_what_is_no_number() -
     assert "<svg" in chart({"one": [(1, 0.5)]}, "epoch", "loss")
 
 
+def test_epochs_and_rounds_are_counted_in_whole_numbers() -> None:
+    across = re.compile(r'text-anchor="middle">([\d.]+)</text>')
+    assert across.findall(chart({"loss": [(1, 0.2), (4, 0.9)]}, "epoch", "loss")) == ["1", "2", "3", "4"]
+    assert across.findall(chart({"loss": [(1, 0.2)]}, "epoch", "loss")) == ["1"]
+    assert "0.4" in across.findall(chart({"loss": [(0.1, 0.2), (0.9, 0.9)]}, "share", "loss"))
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_the_agreement_is_drawn_once_there_is_a_curve(tmp_path: Path, rounds: int) -> None:
+    facts = [RoundFacts(n, {"a": 0.9} if n else {}, {"a": 0.8}, {}) for n in range(rounds + 1)]
+    write_report(tmp_path / "r.html", "a run", {}, [Entry(1, 0, 1, {"loss": 1.0})], facts, [], {})
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == rounds  # the loss; from two rounds on the agreement, too
+
+
 def test_the_patients_right_is_on_the_left_and_the_front_is_up() -> None:
     image = torch.zeros(1, 20, 30, 10)
     label = torch.zeros(20, 30, 10)

@@ -46,7 +46,7 @@ def chart(lines: Mapping[str, Line], x_name: str, y_name: str, marks: Sequence[f
         x, y = place(x_low, value)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{x - 5:.1f}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
-    for value in _ticks(x_low, x_high):
+    for value in _ticks(x_low, x_high, 1.0 if all(x == round(x) for x in xs) else 0.0):  # there is no epoch 1.5
         x, y = place(value, y_low)
         parts.append(f'<text x="{x:.1f}" y="{y + 16:.1f}" text-anchor="middle">{value:g}</text>')
     for mark in marks:
@@ -77,12 +77,13 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers from ``low`` to ``high``."""
+def _ticks(low: float, high: float, least: float = 0.0) -> list[float]:
+    """About five round numbers from ``low`` to ``high``, at least ``least`` apart."""
     step = 10.0 ** math.floor(math.log10((high - low) / 4))
     for factor in (1, 2, 5, 10):
         if (high - low) / (step * factor) <= 6:
             step *= factor
             break
+    step = max(step, least)
     first = math.ceil(low / step - 1e-9)
     return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
