@@ -41,7 +41,8 @@ def chart(lines: Mapping[str, Line], x_name: str, y_name: str, marks: Sequence[f
         return _LEFT + across, _HEIGHT - _BOTTOM - up
 
     legend = 16 * len(clean) + 6
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + legend}" role="img" aria-label="{escape(y_name)}">']
+    box = f'width="{_WIDTH}" viewBox="0 0 {_WIDTH} {_HEIGHT + legend}"'
+    parts = [f'<svg {box} role="img" aria-label="{escape(y_name)}">']
     for value in _ticks(y_low, y_high):
         x, y = place(x_low, value)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>')

@@ -19,7 +19,7 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid
 table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.15rem .7rem;text-align:left;border-bottom:1px solid #eee;
 vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:1rem}
-svg{width:100%;max-width:560px;height:auto;font-size:11px}
+svg{max-width:100%;height:auto;font-size:11px}
 svg .grid{stroke:#e4e4e4}svg .mark{stroke:#bbb;stroke-dasharray:3 3}
 figure{margin:1rem 0;background:#000;color:#eee;padding:.6rem;border-radius:4px}figure img{max-width:100%;display:block}
 figcaption{font-size:.9rem;padding:.2rem 0 .5rem}.key{display:inline-block;width:1em;height:.5em;margin:0 .3em 0 1em}
@@ -143,9 +143,9 @@ def _rounds(rounds: Sequence[RoundFacts]) -> str:
         )
     head = ["", "pseudo-labels", "agreement with the round before (Dice: least, median, most)", "confidence"]
     points: Line = [(f.index, _mean(list(f.agreement.values()))) for f in rounds if f.agreement]
-    if len(points) < 2:  # no curve yet: the table says it all
-        return _table(head, rows)
-    return _table(head, rows) + chart({"mean agreement with the round before": points}, "round", "Dice")
+    # One point is no curve: the table says it all.
+    drawn = chart({"mean agreement with the round before": points}, "round", "Dice") if len(points) > 1 else ""
+    return _table(head, rows) + drawn
 
 
 def _cases(facts: RoundFacts) -> str:
