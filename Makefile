@@ -34,7 +34,7 @@ LINTED := $(wildcard apps tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev install-bench demo serve test test-clients lint format clean
+.PHONY: help install install-dev install-bench demo serve test test-clients soak lint format clean
 .PHONY: bench bench-la bench-hippocampus bench-clicks bench-generalists
 
 help:  ## Show this list.
@@ -102,6 +102,10 @@ test: install-dev  ## Run the tests.
 test-clients: install-dev  ## Run the tests with a real DICOM server, OHIF in a browser and a played 3D Slicer.
 	tests/clients/setup.sh
 	SEMISAM_CLIENTS=1 $(RUN) "$(BIN)/python" -m pytest -n 2 --dist loadfile -m clients tests/clients $(PYTEST_ARGS)
+
+# Random sequences with several processes and kills: an hour or so, so not part of `make test`, which has shorter ones.
+soak: install-dev  ## Run the long random tests: sequences on a study, kills of trainings, random headers.
+	$(RUN) "$(BIN)/python" -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
 lint: install-dev  ## Check style and types.
 	"$(BIN)/ruff" check .

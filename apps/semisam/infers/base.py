@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -20,6 +21,8 @@ from lib.errors import UserError
 from lib.labels import count_values
 from lib.volumes import Volume, read_volume, write_label
 
+logger = logging.getLogger("semisam.infer")
+
 _OWN_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".png")
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
@@ -31,10 +34,12 @@ class Answer:
     Args:
         array: ``[D, H, W]`` uint8 on the scan's grid.
         params: what to say about it; plain types.
+        warnings: sentences for the user about what may be wrong with it.
     """
 
     array: np.ndarray
     params: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 class SegmentationTask(InferTask):
@@ -106,9 +111,13 @@ class SegmentationTask(InferTask):
         file = _write(answer.array, scan.affine, wanted)
         times.append(time.perf_counter())
         steps = dict(zip(("read", "infer", "write"), np.diff(times).round(3).tolist(), strict=True))
+        warnings = [*scan.notes, *answer.warnings]
+        for text in warnings:
+            logger.warning("%s: %s", request.get("image_id") or os.path.basename(str(request["image"])), text)
         return file, {
             "label_names": self.study.schema.as_dict(),
             **answer.params,
+            **({"warnings": warnings} if warnings else {}),
             "latencies": {**steps, "total": round(times[-1] - times[0], 3)},
         }
 

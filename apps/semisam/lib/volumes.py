@@ -43,11 +43,14 @@ class Volume:
             W is 1 for a 2D image. The brightness, for one in colour.
         affine: ``[4, 4]`` voxel index to millimetres in RAS.
         colour: red, green and blue ``[3, D, H, W]`` float32 of a 2D image in colour, else None.
+        notes: sentences for the user about how the file was read, where its header contradicts itself or part of it
+            was left out; empty as a rule.
     """
 
     array: np.ndarray
     affine: np.ndarray
     colour: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
