@@ -11,6 +11,7 @@ from pathlib import Path
 from .errors import UserError
 from .generalists import available_generalists, default_folder
 from .labels import LabelSchema, parse_labels
+from .limits import LEAST_VOXELS
 from .propagation import available_propagators
 from .recipes import PRESETS
 from .specialists import check_roi
@@ -38,6 +39,7 @@ _ROI_MOST = 512
 _SPACING_LEAST, _SPACING_MOST = 0.05, 20.0
 _WINDOW_LEAST_MM = 10.0
 _UPLOAD_MOST = 1_048_576
+_VOXELS_MOST = 10**12
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,252})")
 
@@ -55,6 +57,7 @@ class Settings:
         spacing: voxel size in mm that the specialist works at; None leaves it to the study.
         default_strategy: strategy behind the name ``random``, the only one that OHIF asks for.
         max_upload: MiB of the largest request that brings a file.
+        max_voxels: the most voxels that a scan may have; None leaves it to the machine's memory, see ``lib.limits``.
         origins: whose pages a browser may let use this server, besides its own and this machine's; ``*`` is everybody.
         hosts: names under which browsers may ask for this server; see ``adapters.gate.check_host``.
         dicom_pseudo_labels: which pseudo-labels go to a DICOM server, see ``PSEUDO_LABELS``.
@@ -68,6 +71,7 @@ class Settings:
     spacing: tuple[float, float, float] | None = None
     default_strategy: str = "recommended"
     max_upload: int = 2048
+    max_voxels: int | None = None
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     dicom_pseudo_labels: str = "last"
@@ -194,6 +198,15 @@ def _max_upload(text: str) -> int:
     return int(text)
 
 
+def _max_voxels(text: str) -> int:
+    if not text.isdecimal() or len(text) > 15 or not LEAST_VOXELS <= int(text) <= _VOXELS_MOST:
+        raise UserError(
+            f"max_voxels: {text!r} is not allowed. Give a whole number from {LEAST_VOXELS} to {_VOXELS_MOST}, for "
+            "example 400000000 for 512 x 512 x 1500."
+        )
+    return int(text)
+
+
 def _origins(text: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(part.strip().rstrip("/") for part in text.split(",") if part.strip()))
     wrong = [part for part in found if part != "*" and not _ORIGIN.fullmatch(part)]
@@ -225,6 +238,7 @@ _READERS = {
     "spacing": _spacing,
     "default_strategy": lambda text: _choice("default_strategy", text, STRATEGIES),
     "max_upload": _max_upload,
+    "max_voxels": _max_voxels,
     "origins": _origins,
     "hosts": _hosts,
     "dicom_pseudo_labels": lambda text: _choice("dicom_pseudo_labels", text, PSEUDO_LABELS),
@@ -240,6 +254,7 @@ Allowed:
   --conf spacing 1,1,1              voxel size in mm that the specialist works at (one number counts for all axes)
   --conf default_strategy NAME      {", ".join(STRATEGIES)}
   --conf max_upload 2048            MiB of the largest request that brings a file
+  --conf max_voxels 400000000       voxels of the largest scan that is read (default: by the machine's memory)
   --conf origins https://viewer     whose pages may use this server, besides its own; commas between them, * for all
   --conf hosts labels.example.org   names under which browsers may ask for this server; commas between them
   --conf dicom_pseudo_labels WHICH  {", ".join(PSEUDO_LABELS)}: what a DICOM server gets of the app's own labels"""
