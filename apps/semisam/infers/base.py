@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.transform.writer import write_itk
 
 from adapters.options import is_true, shown
 from adapters.study import Study
@@ -153,16 +152,13 @@ class _Wanted:
 def _write(array: np.ndarray, affine: np.ndarray, wanted: _Wanted) -> str:
     """Write ``[D, H, W]`` to a temporary file; whoever sends it removes it.
 
-    NIfTI and PNG by our own writer: the one MONAI Label uses takes a volume for a 2D image, or resamples it, where its
-    axes are permuted.
+    By our own writer: the one MONAI Label uses takes a volume for a 2D image, or resamples it, where its axes are
+    permuted, and writes NIfTI that 3D Slicer does not open.
     """
     handle, file = tempfile.mkstemp(suffix=wanted.extension)
     os.close(handle)
     try:
-        if wanted.extension == ".nrrd":
-            write_itk(array, file, affine, wanted.dtype, wanted.compress)
-        else:
-            write_label(file, array, affine, wanted.dtype)
+        write_label(file, array, affine, wanted.dtype, compress=wanted.compress)
         os.chmod(file, 0o600)
     except BaseException:
         os.unlink(file)

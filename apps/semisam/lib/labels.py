@@ -14,6 +14,9 @@ from .errors import UserError
 MAX_LABELS = 254
 """3D Slicer asks for uint8 masks, and 255 is kept free."""
 
+MOST_ROUNDING = 1e-3
+"""How far a label's values may be from whole numbers: 1.0000001, or 0.99999998 of a scale factor of 0.01."""
+
 MAX_CHARACTERS = 64
 """Of a name: what DICOM SEG can hold."""
 
@@ -94,6 +97,29 @@ class LabelSchema:
             raise UserError(
                 f"{what} is empty. Outline at least one of {', '.join(self.names)} and save it again.", status=422
             )
+
+
+def whole_numbers(label: np.ndarray, what: str) -> np.ndarray:
+    """A label map's values as integers; rounding that files and scale factors bring along is put right.
+
+    Args:
+        label: of any type of number.
+        what: how to call the label in the message.
+
+    Raises:
+        UserError: (422) for values that are further than ``MOST_ROUNDING`` from a whole number, or are none.
+    """
+    if label.dtype.kind in "iub":
+        return label.astype(np.uint8) if label.dtype.kind == "b" else label
+    whole = np.rint(label)
+    with np.errstate(invalid="ignore"):
+        good = label.dtype.kind == "f" and bool((np.abs(label - whole) <= MOST_ROUNDING).all())
+    if not good or np.abs(whole).max(initial=0) > np.iinfo(np.int32).max:
+        raise UserError(
+            f"{what} holds values that are not whole numbers. Save it as a label map with the values 0, 1, 2, ...",
+            status=422,
+        )
+    return whole.astype(np.int32)
 
 
 def count_values(label: np.ndarray) -> np.ndarray:

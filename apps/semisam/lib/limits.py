@@ -55,8 +55,8 @@ def check_voxels(shape: Sequence[int], name: str, bytes_each: int = _FLOAT32) ->
     size = " x ".join(str(n) for n in sizes) + (f" ({bytes_each} bytes each)" if bytes_each > _FLOAT32 else "")
     raise UserError(
         f"{name} has {size} voxels by its header, {_millions(count)} million in all; this server reads at most "
-        f"{_millions(limit())} million. If the size is right, let the administrator give the server the memory and raise "
-        f"the limit: --conf max_voxels {weighed}. If it is not, export the scan again.",
+        f"{_millions(limit())} million. If the size is right, let the administrator give the server the memory and "
+        f"raise the limit: --conf max_voxels {weighed}. If it is not, export the scan again.",
         status=413,
     )
 

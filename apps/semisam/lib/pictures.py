@@ -14,6 +14,9 @@ import itk
 import numpy as np
 from PIL import Image
 
+from .errors import UserError
+from .limits import check_voxels
+
 PICTURES = (".png", ".jpg", ".jpeg")
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the brightness (ITU-R BT.601)."""
@@ -34,6 +37,11 @@ class Picture:
     spacing: tuple[float, float]
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is a PNG or JPEG by its name."""
+    return path.name.lower().endswith(PICTURES) and not path.is_dir()
+
+
 def luminance(colour: np.ndarray) -> np.ndarray:
     """Brightness of red, green and blue ``[3, ...]``."""
     return np.tensordot(np.asarray(LUMINANCE, dtype=np.float32), colour, axes=1)
@@ -51,12 +59,12 @@ def read_picture(path: Path) -> Picture:
     """Read a picture to segment: grey, palette, colour, with alpha (laid on black) or CMYK; 8 or 16 bits.
 
     Raises:
-        OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError: when the file is damaged or holds
-            several pictures.
+        OSError, ValueError, SyntaxError, RuntimeError: when the file is damaged.
+        UserError: (413) when it is too large; (422) when it holds several pictures.
     """
-    with Image.open(path) as image:
+    with _opened(path) as image:
         if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"it holds {image.n_frames} pictures, one is needed")
+            raise _refused(path, f"it holds {image.n_frames} pictures, one is needed")
         image.load()
         if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
             grey, colour = np.asarray(image).astype(np.float32), None
@@ -75,17 +83,17 @@ def read_picture_label(path: Path) -> np.ndarray:
     """Read a label map ``[W, H]``: the grey values, or the palette's numbers.
 
     Raises:
-        ValueError: for colours, and for JPEG, which does not keep values.
-        OSError, SyntaxError, Image.DecompressionBombError: when the file is damaged.
+        OSError, ValueError, SyntaxError: when the file is damaged.
+        UserError: (413) when it is too large; (422) for colours, and for JPEG, which does not keep values.
     """
-    with Image.open(path) as image:
+    with _opened(path) as image:
         if image.format != "PNG":
-            raise ValueError("JPEG does not keep values exactly: save labels as PNG, NIfTI or NRRD")
+            raise _refused(path, "JPEG does not keep values exactly: save labels as PNG, NIfTI or NRRD")
         image.load()
         if image.mode in ("RGB", "RGBA", "LA"):
             values = np.asarray(image)
             if image.mode != "LA" and (values[..., :3] != values[..., :1]).any():
-                raise ValueError("it is in colour: save the label as grey values or palette numbers 1, 2, ...")
+                raise _refused(path, "it is in colour: save the label as grey values or palette numbers 1, 2, ...")
             values = values[..., 0]
         else:
             values = np.asarray(image)
@@ -95,6 +103,28 @@ def read_picture_label(path: Path) -> np.ndarray:
 def write_picture_label(path: str, label: np.ndarray) -> None:
     """Write a label map ``[W, H]`` as a grey PNG; uint8 or uint16."""
     Image.fromarray(np.ascontiguousarray(label.T)).save(path, format="PNG")
+
+
+def _refused(path: Path, reason: str) -> UserError:
+    return UserError(f"{path.name} cannot be read: {reason}.", status=422)
+
+
+def _opened(path: Path) -> Image.Image:
+    """A picture whose size is looked at before its pixels are unpacked."""
+    try:
+        image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{path.name} has more pixels by its header than can be read as a picture. Save it smaller, or as NIfTI.",
+            status=413,
+        ) from error
+    try:
+        # Brightness and three colours, each as float32.
+        check_voxels(image.size, path.name, 4 if len(image.getbands()) == 1 else 16)
+    except UserError:
+        image.close()
+        raise
+    return image
 
 
 def _pixel_size(path: Path) -> tuple[float, float]:

@@ -1,0 +1,193 @@
+"""NRRD and MetaImage files, read and written by ITK (SimpleITK), which 3D Slicer reads them with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+
+from .errors import UserError
+from .files import unreadable
+from .geometry import spacing_of
+from .limits import check_voxels
+
+ENDINGS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From ITK's axes (left, posterior, superior) to those of NIfTI (right, anterior, superior), and back."""
+_MOST_HEADER = 16 * 2**20
+"""Bytes; a file whose header does not end before that is none."""
+_DATA_FILE = ("data file", "datafile", "elementdatafile")
+"""Fields of NRRD and MetaImage that say where the values are."""
+_LINE = re.compile(r"([^:=]*?)\s*(:=|[:=])\s*(.*)")
+
+
+@dataclass(frozen=True, eq=False)
+class ItkFile:
+    """What a file's header says.
+
+    Args:
+        path: the file.
+        reader: ready to read the values.
+        shape: voxels along each axis.
+        affine: ``[4, 4]`` in RAS and mm.
+        layers: numbers that each voxel has, None for plain images.
+        fields: the header's texts by name.
+    """
+
+    path: Path
+    reader: SimpleITK.ImageFileReader
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    layers: int | None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+def place_of(image: SimpleITK.ImageFileReader | SimpleITK.Image) -> np.ndarray:
+    """The affine ``[4, 4]`` in RAS and mm of an image; a plane lies at the origin and has slices 1 mm apart."""
+    n = image.GetDimension()
+    used = min(n, 3)
+    affine = np.eye(4)
+    direction = np.array(image.GetDirection()).reshape(n, n)[:used, :used]
+    affine[:used, :used] = direction * np.array(image.GetSpacing())[:used]
+    affine[:used, 3] = image.GetOrigin()[:used]
+    return np.asarray(LPS @ affine)
+
+
+def open_itk(path: Path) -> ItkFile:
+    """Look at a header; no values are read or unpacked.
+
+    Raises:
+        UserError: (422) when it is none, or promises more than the file holds, or its values are in a file that is
+            missing or lies in another folder; (413) when the scan is too large, see ``lib.limits``.
+    """
+    fields = read_fields(path)
+    _check(path, fields)
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO(ENDINGS[path.suffix.lower()])
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise unreadable(path, error) from error
+    kind, layers = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()), reader.GetNumberOfComponents()
+    bits = re.search(r"(\d+)-bit", kind)
+    shape = tuple(int(n) for n in reader.GetSize())
+    check_voxels((*shape, layers) if layers > 1 else shape, path.name, int(bits.group(1)) // 8 if bits else 4)
+    return ItkFile(path, reader, shape, place_of(reader), layers if "vector" in kind else None, fields)
+
+
+def read_values(file: ItkFile) -> np.ndarray:
+    """The values ``[*shape]``, or ``[*shape, layers]`` where voxels have several numbers.
+
+    Raises:
+        RuntimeError: when the file is damaged or cut short.
+    """
+    image = file.reader.Execute()
+    array = np.asarray(SimpleITK.GetArrayFromImage(image))
+    axes = list(range(len(file.shape)))[::-1]
+    return array.transpose(axes if file.layers is None else [*axes, len(axes)])
+
+
+def write_nrrd(path: str, array: np.ndarray, affine: np.ndarray, *, compress: bool = True) -> None:
+    """Write ``[D, H, W]`` as NRRD.
+
+    Args:
+        path: the file.
+        array: of any type of number.
+        affine: ``[4, 4]`` in RAS and mm; its axes need not be at right angles.
+        compress: pack the values.
+    """
+    image = SimpleITK.GetImageFromArray(array.transpose())
+    lps, spacing = LPS @ affine, spacing_of(affine)
+    image.SetSpacing(spacing)
+    image.SetOrigin([float(v) for v in lps[:3, 3]])
+    image.SetDirection([float(v) for v in (lps[:3, :3] / spacing).ravel()])
+    SimpleITK.WriteImage(image, path, useCompression=compress)
+
+
+def read_fields(path: Path) -> dict[str, str]:
+    """The texts in the header of an NRRD or MetaImage file, by name: as written for keys of NRRD, else in lower case.
+
+    Where the values are in a list of files, ``files`` has these names, one a line.
+
+    Raises:
+        UserError: (422) when this is no such header.
+    """
+    nrrd = path.suffix.lower() == ".nrrd"
+    fields: dict[str, str] = {}
+    listed: list[str] | None = None
+    for number, line in enumerate(_lines(path)):
+        text = line.decode("utf-8", errors="replace").strip()
+        if nrrd and number == 0 and not text.startswith("NRRD"):
+            raise unreadable(path, "no NRRD header")
+        if listed is not None:
+            listed.append(text)
+            continue
+        if nrrd and number and not text:
+            break
+        found = _LINE.fullmatch(text)
+        if found is None or text.startswith("#"):
+            if text and not nrrd:
+                raise unreadable(path, "no MetaImage header")
+            continue
+        name, sign, value = found.groups()
+        fields[name if sign == ":=" else name.lower()] = value
+        if name.lower() in _DATA_FILE and value.upper().startswith("LIST"):
+            listed = []
+        elif name.lower() == "elementdatafile":
+            break
+    else:
+        if listed is None and not nrrd:
+            raise unreadable(path, "no MetaImage header")
+    return fields if listed is None else {**fields, "files": "\n".join(listed)}
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines of a file as far as a header may reach; the caller stops where it ends."""
+    left = _MOST_HEADER
+    with path.open("rb") as file:
+        while line := file.readline(left):
+            left -= len(line)
+            yield line
+            if left <= 0:
+                raise unreadable(path, "its header does not end")
+
+
+def _check(path: Path, fields: Mapping[str, str]) -> None:
+    """Refuse what a reader would take much memory for, or would have to leave the folder for."""
+    if fields.get("encoding", "").lower() in ("bzip2", "bz2"):
+        raise UserError(
+            f"{path.name} is packed with bzip2, which 3D Slicer cannot read. Save it with the encoding gzip.",
+            status=422,
+        )
+    values = path
+    named = next((fields[name] for name in _DATA_FILE if name in fields), "LOCAL")
+    if named.upper() != "LOCAL":
+        if any(_leads_out(name) for name in fields.get("files", named).split("\n")):
+            raise UserError(
+                f"{path.name} has its values in a file of another folder. Put both into one folder, or save the scan "
+                "as one file (.nrrd, .mha, .nii.gz).",
+                status=422,
+            )
+        values = path.parent / named
+        if "files" not in fields and "%" not in named and not values.is_file():
+            raise UserError(
+                f"{path.name} has its values in the file {named[:80]}, which is not beside it. Bring both, or save the "
+                "scan as one file (.nrrd, .mha, .nii.gz).",
+                status=422,
+            )
+    size = fields.get("compresseddatasize", "")
+    if size.isdecimal() and values.is_file() and int(size) > values.stat().st_size:
+        raise unreadable(path, f"it should hold {size} bytes")
+    dims = fields.get("ndims")
+    if dims is not None and dims not in ("2", "3", "4", "5"):
+        raise unreadable(path, f"it has {dims} dimensions")
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a file name leads out of the folder that it counts from."""
+    return bool(re.match(r"[/\\~]|[A-Za-z]:", name.strip())) or ".." in re.split(r"[/\\\s]", name)

@@ -1,0 +1,153 @@
+"""NIfTI files: their headers, and their values.
+
+https://nifti.nimh.nih.gov, nifti1.h and nifti2.h. Values are not read by ITK, which fills up what is cut short with
+zeros, and takes the values of ``a.nii.gz`` from an ``a.nii`` that lies beside it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+
+from .errors import UserError
+from .files import size_text, unreadable
+from .limits import check_voxels
+
+ENDINGS = (".nii", ".nii.gz")
+_GZIP = b"\x1f\x8b"
+_DENSEST = 1032
+"""Bytes that deflate can make of one, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiFile:
+    """A file's header, and where its values begin."""
+
+    path: Path
+    header: Nifti1Header
+    packed: bool
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+
+
+def open_nifti(path: Path) -> NiftiFile:
+    """Look at a header; nothing else is read or unpacked.
+
+    Raises:
+        UserError: (422) when it is none, holds several volumes or a type of voxel that is unknown, or the file is too
+            short for what it promises; (413) when the scan is too large, see ``lib.limits``.
+    """
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP
+    if packed and not path.name.lower().endswith(".gz"):
+        raise UserError(
+            f"{path.name} is packed with gzip, though its name ends with .nii: 3D Slicer does not open it, either. "
+            f"Rename it to {path.name}.gz.",
+            status=422,
+        )
+    with _opened(path, packed) as file:
+        head = file.read(Nifti2Header.template_dtype.itemsize)
+    if packed and head[:2] == _GZIP:
+        raise UserError(f"{path.name} is packed twice with gzip. Unpack it once (gunzip).", status=422)
+    header = _parse(head, path)
+    shape, dtype = _shape(header, path), _dtype(header, path)
+    check_voxels(shape, path.name, dtype.itemsize)
+    least = header.template_dtype.itemsize + 4
+    given = float(header["vox_offset"])
+    offset = max(least, int(given)) if math.isfinite(given) else least
+    needed = offset + math.prod(shape) * dtype.itemsize
+    there = path.stat().st_size * (_DENSEST if packed else 1)
+    if there < needed:
+        raise unreadable(path, f"{there} bytes at most, {needed} are needed")
+    return NiftiFile(path, header, packed, shape, dtype, offset)
+
+
+def read_values(nifti: NiftiFile) -> np.ndarray:
+    """The values, scaled as the header says: float32 then, else of the file's type.
+
+    Raises:
+        EOFError, OSError, zlib.error: when the file is damaged or cut short.
+    """
+    content = bytearray(math.prod(nifti.shape) * nifti.dtype.itemsize)
+    with _opened(nifti.path, nifti.packed) as file:
+        file.seek(nifti.offset)
+        view, done = memoryview(content), 0
+        while done < len(content):
+            count = file.readinto(view[done : done + 2**26])
+            if not count:
+                raise EOFError(f"{done} bytes of values, {len(content)} are needed")
+            done += count
+        if nifti.packed:
+            _check_sum(file)
+    array = np.frombuffer(content, dtype=nifti.dtype).reshape(nifti.shape, order="F")
+    slope, inter = float(nifti.header["scl_slope"]), float(nifti.header["scl_inter"])
+    slope = slope if math.isfinite(slope) and slope != 0 else 1.0
+    inter = inter if math.isfinite(inter) and math.isfinite(float(nifti.header["scl_slope"])) else 0.0
+    if (slope, inter) == (1.0, 0.0) or float(nifti.header["scl_slope"]) == 0 or array.dtype.kind not in "iuf":
+        return array
+    scaled = array.astype(np.float32)
+    scaled *= np.float32(slope)
+    scaled += np.float32(inter)
+    return scaled
+
+
+def _opened(path: Path, packed: bool) -> io.BufferedIOBase:
+    return gzip.open(path) if packed else path.open("rb")
+
+
+def _check_sum(file: io.BufferedIOBase) -> None:
+    """Read on to the check sum behind the values; what follows it is nobody's business."""
+    try:
+        file.read(1)
+    except (EOFError, zlib.error):
+        pass  # all values were there
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):
+            raise
+
+
+def _parse(head: bytes, path: Path) -> Nifti1Header:
+    for kind in (Nifti1Header, Nifti2Header):
+        size = kind.template_dtype.itemsize
+        for endian in "<>":
+            if len(head) >= size and struct.unpack(f"{endian}i", head[:4])[0] == size:
+                header = kind(head[:size], endianness=endian, check=False)
+                if bytes(header["magic"].item())[:2] in (b"n+", b"ni"):
+                    return header
+    raise unreadable(path, "no NIfTI header")
+
+
+def _shape(header: Nifti1Header, path: Path) -> tuple[int, ...]:
+    """Sizes of a single volume or plane: two or three numbers."""
+    sizes = [int(n) for n in header["dim"]]
+    count = sizes[0]
+    shape = sizes[1 : 1 + count] if 1 <= count <= 7 else []
+    while len(shape) > 3 and shape[-1] in (0, 1):
+        shape.pop()
+    if len(shape) < 2 or min(shape) < 1:
+        raise unreadable(path, f"the sizes in its header are {sizes}")
+    if len(shape) > 3:
+        raise UserError(
+            f"{path.name} has the shape {size_text(tuple(shape))}; a three-dimensional, single-channel scan is needed. "
+            "Split time series or colour channels into single volumes, and give 2D images as PNG, JPEG or DICOM.",
+            status=422,
+        )
+    return tuple(shape)
+
+
+def _dtype(header: Nifti1Header, path: Path) -> np.dtype:
+    try:
+        return np.dtype(header.get_data_dtype())
+    except (HeaderDataError, KeyError) as error:
+        raise unreadable(path, f"unknown type of voxels, code {int(header['datatype'])}") from error
