@@ -65,6 +65,7 @@ from adapters.unasked import Unasked
 from lib.config import Settings
 from lib.errors import UserError
 from lib.generalists import RESIDENTS, check_generalist
+from lib.limits import set_limit
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
 from trainers import SemiSamTrainer
 
@@ -87,6 +88,7 @@ class SemiSam(MONAILabelApp):
         self._unasked = Unasked()
         try:
             self.settings = Settings.from_conf(conf)
+            set_limit(self.settings.max_voxels)
             secrets.check_address(studies)
             secrets.install()
             validation.install()

@@ -17,7 +17,7 @@ from lib.errors import UserError
 from lib.label_names import knows_all, names_in, position, value_map
 from lib.labels import MAX_LABELS, LabelSchema
 from lib.sparse_labels import stated
-from lib.volumes import Volume, read_label
+from lib.volumes import Volume, names_in_file, read_label
 
 _ANY = LabelSchema(tuple(f"label_{n}" for n in range(1, MAX_LABELS + 1)))
 _PALETTE = (
@@ -65,7 +65,8 @@ def seg_of(
         UserError: (422) when the label is empty or does not fit the scan, or the series cannot carry a segmentation.
     """
     label = read_label(file, source.scan, _ANY)
-    return write_seg(label, source.scan.affine, source.series, segments_of(label, info, schema), origin)
+    segments = segments_of(label, info, schema, names_in_file(file))
+    return write_seg(label, source.scan.affine, source.series, segments, origin)
 
 
 def origin_of(info: Mapping[str, Any], *, person: bool, series: str | None) -> Origin:
@@ -109,17 +110,22 @@ def takes_values(info: Mapping[str, Any], schema: LabelSchema | None) -> bool:
     return schema is not None and knows_all(schema, names_in(info))
 
 
-def segments_of(label: np.ndarray, info: Mapping[str, Any], schema: LabelSchema | None) -> list[Segment]:
+def segments_of(
+    label: np.ndarray, info: Mapping[str, Any], schema: LabelSchema | None, own: Sequence[tuple[str, int]] = ()
+) -> list[Segment]:
     """What the values of a label mean: by the names that came along, else by the study's structures.
 
     Args:
         label: ``[D, H, W]`` uint8.
         info: ``label_info`` (with colours if the viewer has sent them) or ``params.label_names``.
         schema: the study's structures, if they are known.
+        own: what the file itself says, see ``lib.volumes.names_in_file``; goes before all else.
     """
     present = [int(v) for v in np.unique(label) if v]
     named = names_in(info)
-    if named and present:
+    if own:
+        names = {value: name for name, value in own}
+    elif named and present:
         # As value_map reads them: by place in the list, unless the values go beyond it.
         by_position = max(present) <= len(named)
         names = {n if by_position else value: name for n, (name, value) in enumerate(named, start=1)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from lib.labels import MAX_LABELS, LabelSchema
 from lib.propagation import MOST_TEMPLATES, Propagator, Template, most_similar, signature
 from lib.recent import Recent, stamp_of
 from lib.recipes import Case
+from lib.segmentations import values_by_name
 from lib.sparse_labels import Planes, check_stated, find_planes, only_sparse, stated
 from lib.specialists import Specialist, load_fitting
 from lib.tools import Tools
-from lib.volumes import Volume, largest_label, read_label, read_volume, write_label
+from lib.volumes import Volume, largest_label, names_in_file, read_label, read_volume, write_label
 
 from .answers import text_of
 from .store import EXTENSIONS, FINAL, StudyDatastore
@@ -140,7 +141,8 @@ class Study:
         """Generalist and propagator, as other processes need to know them."""
         settings = self.settings
         features = self._models.parent.absolute() / "features"
-        return Tools(settings.generalist, settings.weights_folder.absolute(), features, settings.propagator)
+        weights = settings.weights_folder.absolute()
+        return Tools(settings.generalist, weights, features, settings.propagator, settings.max_voxels)
 
     @property
     def generalist(self) -> Generalist:
@@ -291,18 +293,22 @@ class Study:
 
     def _read(self, item: Outlined) -> tuple[Volume, np.ndarray, dict[int, int]]:
         what = f"The final label of {item.name}"
-        value_map(item.names, 0, self.schema, what)  # an unknown structure is told by its name, not by its value
+        exchanged: dict[int, int] = {}
+
+        def meant(present: Sequence[int]) -> dict[int, int]:
+            if own:  # the file says itself what its values mean
+                exchanged.update(values_by_name(own, present, self.schema, what))
+            else:
+                exchanged.update(value_map(item.names, max(present, default=0), self.schema, what))
+            return exchanged
+
         try:
+            own = names_in_file(item.label)
             scan = read_volume(item.image)
-            label = read_label(item.label, scan, self.schema)
+            label = read_label(item.label, scan, self.schema, values=meant)
         except UserError as error:
-            raise UserError(f"{what} cannot be used: {error}", status=422) from error
-        exchanged = value_map(item.names, int(label.max()), self.schema, what)
-        if exchanged:
-            table = np.arange(256, dtype=np.uint8)
-            for old, new in exchanged.items():
-                table[old] = new
-            label = table[label]
+            text = str(error)
+            raise UserError(text if text.startswith(what) else f"{what} cannot be used: {text}", status=422) from error
         return scan, label, exchanged
 
     def templates_for(self, scan: Volume, *, without: str | None, most: int = MOST_TEMPLATES) -> list[Template]:

@@ -63,9 +63,8 @@ def open_nifti(path: Path) -> NiftiFile:
     header = _parse(head, path)
     shape, dtype = _shape(header, path), _dtype(header, path)
     check_voxels(shape, path.name, dtype.itemsize)
-    least = header.template_dtype.itemsize + 4
-    given = float(header["vox_offset"])
-    offset = max(least, int(given)) if math.isfinite(given) else least
+    given, least = float(header["vox_offset"]), header.template_dtype.itemsize
+    offset = max(least, int(given)) if math.isfinite(given) else least  # as ITK
     needed = offset + math.prod(shape) * dtype.itemsize
     there = path.stat().st_size * (_DENSEST if packed else 1)
     if there < needed:
@@ -125,6 +124,11 @@ def _parse(head: bytes, path: Path) -> Nifti1Header:
                 header = kind(head[:size], endianness=endian, check=False)
                 if bytes(header["magic"].item())[:2] in (b"n+", b"ni"):
                     return header
+                raise UserError(
+                    f"{path.name} has the header of an older format (Analyze 7.5), which does not tell left from "
+                    "right. Convert it to NIfTI with the program that made it.",
+                    status=422,
+                )
     raise unreadable(path, "no NIfTI header")
 
 

@@ -52,8 +52,8 @@ def places(nifti: NiftiFile) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[
                 status=422,
             )
         notes.append(
-            "3D Slicer cannot open this file, as its axes are not at right angles (sform) and its header has no other "
-            "place (qform). It is read as it stands. Resample the scan to upright voxels to see it in 3D Slicer."
+            "3D Slicer cannot open this file: its axes are not at right angles (sform), and its header has no other "
+            "place (qform). It is read as it stands. To see it in 3D Slicer, resample it to voxels with right angles."
         )
         found = sheared
     if not usable(found):
@@ -143,12 +143,12 @@ def _contradictions(
             f"take the lengths for mm see this scan {1 / unit[0]:g} times as large."
         )
     off = {name: corner_shift(affine, taken, shape) for name, affine in others.items()}
-    if "none" in off or not off:
+    if max(int(header["sform_code"]), int(header["qform_code"])) <= 0:
         notes.append(
             "The header does not say where the scan lies in the patient (sform and qform have the code 0). It is read "
             "as 3D Slicer shows it: rows run to the left, columns to the back, slices upwards. Check left and right."
         )
-    elif max(off.values()) > _SAME:
+    elif max(off.values(), default=0.0) > _SAME:
         names = {name for name, shift in off.items() if shift <= _SAME}
         other = max(off, key=lambda name: off[name])
         apart = _millimetres(others[other], taken, shape)

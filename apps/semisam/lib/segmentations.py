@@ -7,6 +7,7 @@ layer it is and by which value (https://slicer.readthedocs.io, "Segmentations", 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def segments_in(fields: Mapping[str, object], layers: int | None) -> list[Segmen
     ]
 
 
-def names_in_file(path: Path) -> list[tuple[str, int]]:
+def names_in_file(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
     """The names that a label file itself has for the values of its label map, as ``read_label`` gives them.
 
     Returns:
@@ -88,6 +89,7 @@ def names_in_file(path: Path) -> list[tuple[str, int]]:
     Raises:
         UserError: (422) when the header cannot be read.
     """
+    path = Path(path)
     if path.suffix.lower() != ".nrrd" or not path.is_file():
         return []
     fields = read_fields(path)

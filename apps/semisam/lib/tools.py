@@ -1,4 +1,4 @@
-"""The generalist and the propagator of a study, as plain facts: every process opens its own."""
+"""What every process of a study needs: its generalist and its propagator, and how large a scan may be."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from pathlib import Path
 
 from .devices import default_device
 from .generalists import CachedGeneralist, FeatureCache, Generalist, ResidentGeneralist, create_generalist, find_entry
+from .limits import set_limit
 from .propagation import Propagator, create_propagator
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What to propagate with. All paths mean the same on every machine.
+    """What to read and propagate with, as plain facts. All paths mean the same on every machine.
 
     Args:
         generalist: its name.
         weights: folder of the generalists' weights.
         features: folder of the features on disk.
         propagator: its name.
+        max_voxels: the most voxels of a scan, see ``lib.limits``.
     """
 
     generalist: str
     weights: Path
     features: Path
     propagator: str
+    max_voxels: int | None = None
+
+    def take_over_limits(self) -> None:
+        """Let this process, which has no settings of its own, read what the first one reads."""
+        set_limit(self.max_voxels)
 
     def open_generalist(self) -> Generalist:
         """The generalist, on this process's GPU if it has one; its weights are read when they are first needed."""

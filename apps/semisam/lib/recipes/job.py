@@ -36,6 +36,7 @@ class Job:
 
     def help(self, ranks: Ranks) -> RunResult:
         """Do this process's share of the run; the first process calls ``run_recipe`` itself."""
+        self.tools.take_over_limits()
         return run_recipe(
             self.cases,
             self.schema,

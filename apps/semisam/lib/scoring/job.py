@@ -31,6 +31,7 @@ class Job:
     def help(self, ranks: Ranks) -> None:
         """Do this process's share of the pass; the first process calls ``score_scans`` itself."""
         tools = self.tools
+        tools.take_over_limits()
         judge = Judge(self.basis, tools.open_generalist(), tools.open_propagator(), ranks.device(self.device))
         score_scans(self.asked, judge, keep=_never, ranks=ranks)
 
