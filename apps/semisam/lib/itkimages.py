@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,10 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From ITK's axes (left, posterior, superior) to those of NIfTI (right, anterior, superior), and back."""
 _MOST_HEADER = 16 * 2**20
 """Bytes; a file whose header does not end before that is none."""
+_TEXT = ("ascii", "text", "txt", "hex")
+"""Encodings of NRRD that write numbers for people."""
+DENSEST = 1032
+"""Bytes that deflate can make of one, at most."""
 _DATA_FILE = ("data file", "datafile", "elementdatafile")
 """Fields of NRRD and MetaImage that say where the values are."""
 _LINE = re.compile(r"([^:=]*?)\s*(:=|[:=])\s*(.*)")
@@ -65,7 +70,10 @@ def open_itk(path: Path) -> ItkFile:
             missing or lies in another folder; (413) when the scan is too large, see ``lib.limits``.
     """
     fields = read_fields(path)
-    _check(path, fields)
+    written = fields.get("sizes", fields.get("dimsize", "")).split()
+    check_voxels([int(n) for n in written if n.isdecimal()], path.name, 1)
+    values = _file_of_values(path, fields)
+    _check(path, values, fields)
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO(ENDINGS[path.suffix.lower()])
     reader.SetFileName(str(path))
@@ -76,7 +84,10 @@ def open_itk(path: Path) -> ItkFile:
     kind, layers = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()), reader.GetNumberOfComponents()
     bits = re.search(r"(\d+)-bit", kind)
     shape = tuple(int(n) for n in reader.GetSize())
-    check_voxels((*shape, layers) if layers > 1 else shape, path.name, int(bits.group(1)) // 8 if bits else 4)
+    each = int(bits.group(1)) // 8 if bits else 4
+    check_voxels((*shape, layers) if layers > 1 else shape, path.name, each)
+    text = fields.get("encoding", "").lower() in _TEXT or fields.get("binarydata", "").lower() == "false"
+    _check_enough(path, values, fields, math.prod(shape) * layers * (1 if text else each))
     return ItkFile(path, reader, shape, place_of(reader), layers if "vector" in kind else None, fields)
 
 
@@ -157,31 +168,54 @@ def _lines(path: Path) -> Iterator[bytes]:
                 raise unreadable(path, "its header does not end")
 
 
-def _check(path: Path, fields: Mapping[str, str]) -> None:
-    """Refuse what a reader would take much memory for, or would have to leave the folder for."""
+def _file_of_values(path: Path, fields: Mapping[str, str]) -> Path | None:
+    """The file with the values, the header's own as a rule; None for several.
+
+    Raises:
+        UserError: (422) when it is missing, or lies in another folder.
+    """
+    named = next((fields[name] for name in _DATA_FILE if name in fields), "LOCAL")
+    if named.upper() == "LOCAL":
+        return path
+    if any(_leads_out(name) for name in fields.get("files", named).split("\n")):
+        raise UserError(
+            f"{path.name} has its values in a file of another folder. Put both into one folder, or save the scan "
+            "as one file (.nrrd, .mha, .nii.gz).",
+            status=422,
+        )
+    if "files" in fields or "%" in named:
+        return None
+    if not (path.parent / named).is_file():
+        raise UserError(
+            f"{path.name} has its values in the file {named[:80]}, which is not beside it. Bring both, or save the "
+            "scan as one file (.nrrd, .mha, .nii.gz).",
+            status=422,
+        )
+    return path.parent / named
+
+
+def _packed(fields: Mapping[str, str]) -> bool:
+    """Whether the values are compressed."""
+    return fields.get("encoding", "").lower() in ("gzip", "gz") or fields.get("compresseddata", "").lower() == "true"
+
+
+def _check_enough(path: Path, values: Path | None, fields: Mapping[str, str], needed: int) -> None:
+    """Refuse a header that promises more than the file can hold, before memory is set aside for it."""
+    if values is not None and values.stat().st_size * (DENSEST if _packed(fields) else 1) < needed:
+        raise unreadable(path, f"{values.stat().st_size} bytes cannot hold {needed}")
+
+
+def _check(path: Path, values: Path | None, fields: Mapping[str, str]) -> None:
+    """Refuse what a reader would take much time or memory for, whatever its sizes."""
     if fields.get("encoding", "").lower() in ("bzip2", "bz2"):
         raise UserError(
             f"{path.name} is packed with bzip2, which 3D Slicer cannot read. Save it with the encoding gzip.",
             status=422,
         )
-    values = path
-    named = next((fields[name] for name in _DATA_FILE if name in fields), "LOCAL")
-    if named.upper() != "LOCAL":
-        if any(_leads_out(name) for name in fields.get("files", named).split("\n")):
-            raise UserError(
-                f"{path.name} has its values in a file of another folder. Put both into one folder, or save the scan "
-                "as one file (.nrrd, .mha, .nii.gz).",
-                status=422,
-            )
-        values = path.parent / named
-        if "files" not in fields and "%" not in named and not values.is_file():
-            raise UserError(
-                f"{path.name} has its values in the file {named[:80]}, which is not beside it. Bring both, or save the "
-                "scan as one file (.nrrd, .mha, .nii.gz).",
-                status=422,
-            )
+    if _packed(fields) and any(fields.get(name, "0") != "0" for name in ("byte skip", "line skip")):
+        raise unreadable(path, "packed values do not begin at their beginning")
     size = fields.get("compresseddatasize", "")
-    if size.isdecimal() and values.is_file() and int(size) > values.stat().st_size:
+    if size.isdecimal() and values is not None and int(size) > values.stat().st_size:
         raise unreadable(path, f"it should hold {size} bytes")
     dims = fields.get("ndims")
     if dims is not None and dims not in ("2", "3", "4", "5"):

@@ -21,12 +21,13 @@ from nibabel.spatialimages import HeaderDataError
 
 from .errors import UserError
 from .files import size_text, unreadable
+from .itkimages import DENSEST
 from .limits import check_voxels
 
 ENDINGS = (".nii", ".nii.gz")
 _GZIP = b"\x1f\x8b"
-_DENSEST = 1032
-"""Bytes that deflate can make of one, at most."""
+_MOST_OFFSET = 64 * 2**20
+"""Bytes before the values: header and notes of programs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +67,8 @@ def open_nifti(path: Path) -> NiftiFile:
     given, least = float(header["vox_offset"]), header.template_dtype.itemsize
     offset = max(least, int(given)) if math.isfinite(given) else least  # as ITK
     needed = offset + math.prod(shape) * dtype.itemsize
-    there = path.stat().st_size * (_DENSEST if packed else 1)
-    if there < needed:
+    there = path.stat().st_size * (DENSEST if packed else 1)
+    if there < needed or offset > _MOST_OFFSET:
         raise unreadable(path, f"{there} bytes at most, {needed} are needed")
     return NiftiFile(path, header, packed, shape, dtype, offset)
 
