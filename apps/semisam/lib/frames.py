@@ -27,6 +27,9 @@ from .volumes import Volume
 
 PICTURE_SIDE = 256.0
 """Length of a 2D image's longer side in its frame, in "mm"."""
+LONGEST_BODY = 10_000.0
+"""Length in mm that no scan has along any side. Lengths beyond it are those of a header with another unit: they count
+1000 times less in the frame, so that the scan can be laid beside others and on grids of mm."""
 _FEW = 500_000
 """Voxels of a working grid that take little memory, whatever is kept of them."""
 
@@ -305,7 +308,11 @@ def _canonical_axes(scan: Volume) -> tuple[list[int], list[bool], list[float]]:
     directions = nibabel.orientations.io_orientation(scan.affine)
     # io_orientation says, per scan axis, which world axis it follows; we need the reverse.
     axes = [int(np.flatnonzero(directions[:, 0] == n)[0]) for n in range(3)]
-    return axes, [bool(directions[a, 1] < 0) for a in axes], [scan.spacing[a] for a in axes]
+    longest = max(n * size for n, size in zip(scan.shape, scan.spacing, strict=True))
+    unit = 1.0
+    while longest * unit > LONGEST_BODY:  # mm that were taken for m; a grid of mm over them would fill any memory
+        unit /= 1000
+    return axes, [bool(directions[a, 1] < 0) for a in axes], [scan.spacing[a] * unit for a in axes]
 
 
 def _flat_axes(scan: Volume) -> tuple[list[int], list[bool], list[float]]:
