@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from monai.data import ITKReader, NibabelReader
 
+from .dicom_series import SLICES, find_stack, is_dicom, read_stack
+from .dicom_series import is_dicom_image as is_dicom_image
 from .errors import UserError
 from .labels import LabelSchema
 from .pictures import PICTURES, read_picture, read_picture_label, split_colour, write_picture_label
@@ -24,8 +26,6 @@ from .pictures import PICTURES, read_picture, read_picture_label, split_colour, 
 NIFTI = (".nii", ".nii.gz")
 OTHERS = (".nrrd", ".mha", ".mhd", ".dcm")
 SUFFIXES = NIFTI + OTHERS + PICTURES
-_SLICES = ("CT", "MR", "PT", "NM")
-"""DICOM modalities whose single images are slices of a volume."""
 _MOST_SHIFT = 0.5
 """How far a label's corners may lie from its scan's, in voxels: headers round."""
 
@@ -88,7 +88,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     """
     path = Path(path)
     name = path.name
-    array, affine, colour = _read_picture(path) if _is_picture(path) else _read_scan(path)
+    array, affine, colour, notes = (*_read_picture(path), ()) if _is_picture(path) else _read_scan(path)
     array = array.astype(np.float32, copy=False)
     least, largest = float(array.min()), float(array.max())  # NaN where one is: no map of a large scan is needed
     if not (math.isfinite(least) and math.isfinite(largest)):
@@ -103,7 +103,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
             f"{name}: every voxel has the value {least:g}, so there is nothing to see. Check the export of this scan.",
             status=422,
         )
-    return Volume(array=array, affine=affine, colour=colour)
+    return Volume(array=array, affine=affine, colour=colour, notes=notes)
 
 
 def read_label(
@@ -159,17 +159,6 @@ def largest_label(path: str | os.PathLike[str]) -> float:
     path = Path(path)
     array = _as_mask(_read_label_file(path, None)[0]) if _is_picture(path) else _read_label_file(path, None)[0]
     return float(array.max())
-
-
-def is_dicom_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a DICOM image that stands for itself, no slice of a volume; reads its header only."""
-    import pydicom
-
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "Rows"])
-    except (OSError, pydicom.errors.InvalidDicomError):
-        return False
-    return bool(header.get("Modality")) and header.Modality not in _SLICES and "Rows" in header
 
 
 def write_label(
@@ -261,23 +250,21 @@ def _read_picture(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None
     return picture.grey[..., None], affine, None if picture.colour is None else picture.colour[..., None]
 
 
-def _read_scan(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Array ``[D, H, W]``, RAS affine ``[4, 4]`` and colours (if any) of a medical image file or a DICOM folder."""
+def _read_scan(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[str, ...]]:
+    """Array ``[D, H, W]``, RAS affine ``[4, 4]``, colours (if any) and notes of a medical image file or DICOM folder."""
+    _check_there(path)
+    if is_dicom(path) and (stack := find_stack(path)) is not None:
+        series = read_stack(stack)
+        return series.array, series.affine, None, series.notes
     array, affine, meta = _load(path)
     modality = str(meta.get("0008|0060", "")).strip()
-    if not modality or modality in _SLICES or array.ndim not in (3, 4) or array.shape[2] != 1:
-        return _volume(array, path), affine, None
-    if path.is_dir() and len(files := [f for f in path.iterdir() if f.is_file() and not f.name.startswith(".")]) > 1:
-        raise UserError(
-            f"{path.name} holds {len(files)} files, but they are single 2D images ({modality}). "
-            "Put each into a folder of its own.",
-            status=422,
-        )
+    if not modality or modality in SLICES or array.ndim not in (3, 4) or array.shape[2] != 1:
+        return _volume(array, path), affine, None, ()
     if array.ndim == 4 and array.shape[3] == 3:
         grey, colour = split_colour(np.moveaxis(array, 3, 0))
-        return grey, affine, colour
+        return grey, affine, colour, ()
     # ITK has turned pixels for which bright means dark (MONOCHROME1).
-    return _volume(array, path, flat=True), affine, None
+    return _volume(array, path, flat=True), affine, None, ()
 
 
 def _read_label_file(path: Path, scan: Volume | None) -> tuple[np.ndarray, np.ndarray]:
