@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from monai.data import ITKReader, NibabelReader
 
-from .dicom_series import SLICES, find_stack, is_dicom, read_stack
+from .dicom_series import SLICES, find_stack, is_dicom, kept_notes, read_stack
 from .dicom_series import is_dicom_image as is_dicom_image
 from .errors import UserError
 from .labels import LabelSchema
@@ -103,7 +103,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
             f"{name}: every voxel has the value {least:g}, so there is nothing to see. Check the export of this scan.",
             status=422,
         )
-    return Volume(array=array, affine=affine, colour=colour, notes=notes)
+    return Volume(array=array, affine=affine, colour=colour, notes=(*notes, *kept_notes(path)))
 
 
 def read_label(
@@ -251,7 +251,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None
 
 
 def _read_scan(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[str, ...]]:
-    """Array ``[D, H, W]``, RAS affine ``[4, 4]``, colours (if any) and notes of a medical image file or DICOM folder."""
+    """Array ``[D, H, W]``, RAS affine ``[4, 4]``, colours (if any) and notes of a medical file or DICOM folder."""
     _check_there(path)
     if is_dicom(path) and (stack := find_stack(path)) is not None:
         series = read_stack(stack)

@@ -12,8 +12,9 @@ from ..volumes import Volume
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-_OFF_GRID = 0.5
-"""How far a frame's corner may lie from the scan's voxel centres, in voxels."""
+_OFF_GRID = 0.5 + 2e-3
+"""How far a frame's corner may lie from the scan's voxel centres, in voxels: half of one where a tilted series was
+resampled."""
 
 
 def read_seg(dataset: pydicom.Dataset, scan: Volume, values: Mapping[int, int] | None = None) -> np.ndarray:
@@ -100,7 +101,9 @@ def _place(mask: np.ndarray, to_scan: np.ndarray, shape: tuple[int, int, int]) -
     """Voxel indices ``[3, N]`` in the scan of a frame's pixels; ``to_scan`` is column, row to voxel index."""
     corners = np.array([[x, y, 0, 1] for x in (0, mask.shape[1] - 1) for y in (0, mask.shape[0] - 1)], dtype=float).T
     steps = np.round(to_scan[:3, :2])
-    exact = np.concatenate([steps, np.zeros((3, 1)), np.round(to_scan[:3, 3:])], axis=1)
+    # Half voxels go up, as where a label is laid on the slices of a tilted series.
+    first = np.floor(to_scan[:3, 3:] + 0.5 + 1e-3)
+    exact = np.concatenate([steps, np.zeros((3, 1)), first], axis=1)
     apart = np.abs(exact @ corners - to_scan[:3] @ corners).max()
     if apart > _OFF_GRID or (np.abs(steps).sum(axis=0) != 1).any():
         raise UserError("The DICOM SEG lies on another grid than its scan. Save it on the scan's own grid.", status=422)

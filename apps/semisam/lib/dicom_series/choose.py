@@ -124,21 +124,26 @@ def _difference(one: Slice, other: Slice) -> str:
     """What keeps two planes from being of one stack; "" when nothing does."""
     if not one.placed:
         return "it does not say where it lies"
-    if np.abs(np.subtract(one.orientation, other.orientation)).max() > _TURN:
+    if _turned(one, other) > _TURN:
         return "it has another orientation"
     if (one.rows, one.columns) != (other.rows, other.columns):
         return f"it has {one.columns} x {one.rows} pixels, the others have {other.columns} x {other.rows}"
-    if np.abs(np.divide(one.spacing, other.spacing) - 1).max() > _SPACING:  # type: ignore[arg-type]
+    if np.abs(np.array(one.spacing) / np.array(other.spacing) - 1).max() > _SPACING:
         pixel = " x ".join(f"{v:g}" for v in one.spacing or ())
         return f"its pixels have {pixel} mm, the others' {' x '.join(f'{v:g}' for v in other.spacing or ())} mm"
     return ""
+
+
+def _turned(one: Slice, other: Slice) -> float:
+    """How far the direction cosines of two planes differ at most."""
+    return float(np.abs(np.array(one.orientation) - np.array(other.orientation)).max())
 
 
 def _is_beside(each: Slice, main: Sequence[Slice]) -> bool:
     """Whether a plane that differs is surely no slice of the stack that was stored in another way."""
     if not each.placed:
         return (each.rows, each.columns) != (main[0].rows, main[0].columns)
-    if np.abs(np.subtract(each.orientation, main[0].orientation)).max() > 0.1:
+    if _turned(each, main[0]) > 0.1:
         return True
     along = along_normal([main[0], *main, each])[1:]
     places, own = np.unique(along[:-1].round(2)), along[-1]
@@ -234,7 +239,7 @@ def _one_volume(places: list[list[Slice]], name: str) -> tuple[list[list[Slice]]
 
 
 def _by_value(places: Sequence[Sequence[Slice]], key: str) -> Mapping[str, list[Slice]]:
-    """The volumes that have a plane at each place, by the value of a mark, smallest first; {} where it tells nothing."""
+    """The volumes that have a plane at each place, by a mark's value, smallest first; {} where it tells nothing."""
     found: dict[str, list[Slice]] = {}
     for planes in places:
         values = [each.marks.get(key) for each in planes]

@@ -115,4 +115,4 @@ def _shown(planes: Sequence[Slice]) -> str:
     count = "1 image" if len(planes) == 1 else f"{len(planes)} images"
     first = planes[0]
     described = f" {first.description!r}" if first.description else ""
-    return f"{first.modality}{described} with {count}, the first is {first.path.name}"
+    return f"{first.modality}{described} with {count}, the first is {first.text}"

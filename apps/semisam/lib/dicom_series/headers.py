@@ -161,6 +161,7 @@ def _one(path: Path, frame: int | None, header: Dataset, said: list[Dataset], st
     return Slice(
         path=path,
         frame=frame,
+        kind=str(header.SOPClassUID),
         uid=str(header.SOPInstanceUID),
         series=str(header.get("SeriesInstanceUID") or ""),
         modality=str(header.get("Modality") or "?"),
@@ -174,6 +175,8 @@ def _one(path: Path, frame: int | None, header: Dataset, said: list[Dataset], st
         localizer="LOCALIZER" in kinds,
         storage=storage,
         description=str(header.get("SeriesDescription") or "").strip(),
+        thickness=(_numbers(said, "SliceThickness", 1) or (None,))[0] or None,
+        file=path.name,
         marks=dict(_marks(said, kinds)),
     )
 

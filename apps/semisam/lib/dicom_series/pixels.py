@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import MultiFrameGrayscaleByteSecondaryCaptureImageStorage as BYTES
-from pydicom.uid import MultiFrameGrayscaleWordSecondaryCaptureImageStorage as WORDS
+from pydicom.uid import (
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+)
 
 from ..errors import UserError
 from ..limits import check_voxels
@@ -105,7 +107,11 @@ def _by_itk(dataset: pydicom.Dataset) -> np.ndarray:
     import itk
 
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = BYTES if int(dataset.BitsAllocated) == 8 else WORDS
+    meta.MediaStorageSOPClassUID = (
+        MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+        if int(dataset.BitsAllocated) == 8
+        else MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    )
     meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
     meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
     bare = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)

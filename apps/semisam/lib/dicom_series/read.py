@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +57,13 @@ def is_dicom_image(path: str | Path) -> bool:
     return bool(header.get("Modality")) and header.Modality not in (*SLICES, *NO_IMAGES) and "Rows" in header
 
 
-def find_stack(path: Path, name: str | None = None) -> Stack | None:
+def find_stack(path: Path, name: str | None = None, *, copied: bool = False) -> Stack | None:
     """The even stack of a series, by its headers only; None where it is one 2D image that stands for itself.
 
     Args:
         path: a folder with one series, or a file.
         name: what to call it in texts; None takes the path's name.
+        copied: whether the files are copies of a server's, whose names nobody knows.
 
     Raises:
         UserError: (422) when there is no DICOM image, or the series cannot be read rightly as one volume; (413) when
@@ -70,13 +71,16 @@ def find_stack(path: Path, name: str | None = None) -> Stack | None:
     """
     called = name or path.name
     collected = collect(path)
-    slices = collected.slices
+    slices = tuple(replace(each, file="") for each in collected.slices) if copied else collected.slices
     if not slices:
         raise UserError(
             f"{called} cannot be read: there is no DICOM image in it. Give one series of DICOM images.", status=422
         )
-    if all(each.modality not in SLICES and each.position is None for each in slices):
-        return _picture(slices, called)
+    if all(each.modality not in SLICES for each in slices) and (
+        len(slices) == 1 or all(each.position is None for each in slices)
+    ):
+        _check_picture(slices, called)
+        return None
     film = next((each for each in slices if each.frame is None and each.storage.frames > 1), None)
     if film is not None:
         raise _film(film, called)
@@ -86,12 +90,13 @@ def find_stack(path: Path, name: str | None = None) -> Stack | None:
     return stack
 
 
-def _picture(slices: tuple[Slice, ...], name: str) -> None:
+def _check_picture(slices: tuple[Slice, ...], name: str) -> None:
     """Refuse all but one image of one frame."""
-    if len({each.path for each in slices}) > 1:
+    count = len({each.path for each in slices})
+    if count > 1:
         raise UserError(
-            f"{name} holds {len(slices)} files, but they are single 2D images ({slices[0].modality}). "
-            "Put each into a folder of its own.",
+            f"{name} holds {count} single 2D images ({slices[0].modality}). A 2D scan is one image: put each into a "
+            "folder of its own (on a DICOM server, into a series of its own).",
             status=422,
         )
     if slices[0].storage.frames > 1:
@@ -99,7 +104,7 @@ def _picture(slices: tuple[Slice, ...], name: str) -> None:
 
 
 def _film(one: Slice, name: str) -> UserError:
-    frames = f"{one.path.name} is a film of {one.storage.frames} frames ({one.modality}) that do not say where they lie"
+    frames = f"{one.text} is a film of {one.storage.frames} frames ({one.modality}) that do not say where they lie"
     return refused(name, frames, "Export single frames as 2D images.")
 
 

@@ -42,7 +42,8 @@ class Slice:
 
     Args:
         path: its file.
-        frame: which frame of the file, from 0; None for a file that says nothing about its frames, as a rule of one image.
+        frame: which frame of the file, from 0; None for a file that says nothing of frames, as a rule of one image.
+        kind: its SOP class.
         uid: its SOP instance UID.
         series: UID of its series.
         modality: as CT or MR.
@@ -56,10 +57,13 @@ class Slice:
         marks: what may tell volumes at one place apart, as text by name, see ``headers``.
         storage: how its pixels are stored.
         description: of its series.
+        thickness: its thickness in mm, None if not said; says nothing about the step to the next one.
+        file: name of its file for a person, "" where the file is a copy whose name nobody knows.
     """
 
     path: Path
     frame: int | None
+    kind: str
     uid: str
     series: str
     modality: str
@@ -73,6 +77,8 @@ class Slice:
     localizer: bool
     storage: Storage
     description: str = ""
+    thickness: float | None = None
+    file: str = ""
     marks: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -94,12 +100,13 @@ class Slice:
     @property
     def text(self) -> str:
         """How a person finds it: by its number, its file and its place."""
+        beside = f" ({self.file})" if self.file else ""
         if self.frame is not None:
-            name = f"frame {self.frame + 1}"
+            name = f"frame {self.frame + 1}{beside}"
         elif self.number is not None:
-            name = f"image {self.number} ({self.path.name})"
+            name = f"image {self.number}{beside}"
         else:
-            name = f"the image {self.path.name}"
+            name = f"the image {self.file or self.uid}"
         return f"{name} at {place_text(self.position)}" if self.position is not None else name
 
 

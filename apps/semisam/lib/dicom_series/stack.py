@@ -1,7 +1,7 @@
 """The planes of a volume as an even, upright stack: checked, put in order, and placed in the patient.
 
-Every plane says where its first pixel lies (Image Position (Patient), PS3.3 C.7.6.2). Only this counts: Instance Number,
-Slice Thickness and the files' names are often something else.
+Every plane says where its first pixel lies (Image Position (Patient), PS3.3 C.7.6.2). Only this counts: Instance
+Number, Slice Thickness and the files' names are often something else.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ class Stack:
         if self.upright:
             return label.transpose(2, 1, 0)
         columns, rows = self.slices[0].columns, self.slices[0].rows
-        return np.stack(
-            [label[i : i + columns, j : j + rows, k].T for k, (i, j) in enumerate(self.corners)]
-        )
+        return np.stack([label[i : i + columns, j : j + rows, k].T for k, (i, j) in enumerate(self.corners)])
 
 
 def stacked(slices: Sequence[Slice], name: str, notes: Sequence[str] = ()) -> Stack:
@@ -81,8 +79,9 @@ def stacked(slices: Sequence[Slice], name: str, notes: Sequence[str] = ()) -> St
     """
     if len(slices) < 2:
         raise UserError(
-            f"{name} is a single slice ({slices[0].modality}); a three-dimensional, single-channel scan is needed. "
-            "Give the whole series.",
+            f"{name} is a single slice ({slices[0].modality}), such as a localizer: neither a three-dimensional scan "
+            "nor a 2D image that stands for itself. Give the whole series; on a DICOM server, search for other series "
+            "(MONAI_LABEL_DICOMWEB_SEARCH_FILTER).",
             status=422,
         )
     along = along_normal(slices)
@@ -148,4 +147,4 @@ def _tilt(slices: Sequence[Slice], beside: np.ndarray, step: float, name: str, s
         reason = f"the gantry was tilted by {angle:.1f} degrees"
     else:
         reason = f"its slices lie up to {np.abs(beside).max():.1f} mm sideways of each other"
-    return f"{name}: {reason}; the scan was resampled to an upright grid, and its outlines are stored on its own slices."
+    return f"{name}: {reason}; the scan was resampled to an upright grid, outlines are stored on its own slices."
