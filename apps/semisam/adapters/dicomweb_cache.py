@@ -25,6 +25,7 @@ logger = logging.getLogger("semisam.dicomweb")
 
 _PART, _LEFT_SECONDS = ".fetch-", 86400
 """Folder of a download under way, and the age at which nobody is any longer at it."""
+_SCAN = ".nii.gz"
 _FAILED_SECONDS = 60.0
 """How soon something that is bad in itself is tried again."""
 _SHARE = 10.0
@@ -45,6 +46,10 @@ class SeriesCache:
         for left in folder.glob(f"{_PART}*"):
             if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
+        for scan in folder.glob(f"*{_SCAN}"):
+            # Made before series were checked: it may be of a stack that was evened out.
+            if not notes_file(scan).is_file():
+                scan.unlink(missing_ok=True)
 
     def fetch(self, study: str, uid: str) -> Path:
         """Folder with the files of a series; half a download is never taken for one.
@@ -88,7 +93,7 @@ class SeriesCache:
     def drop(self, uid: str) -> None:
         """Delete what was fetched of a series."""
         shutil.rmtree(self._folder / uid, ignore_errors=True)
-        for extension in (".nii.gz", DICOM):
+        for extension in (_SCAN, DICOM):
             path = self._folder / f"{uid}{extension}"
             path.unlink(missing_ok=True)
             notes_file(path).unlink(missing_ok=True)
@@ -103,6 +108,15 @@ def _read(series: Path, uid: str) -> SeriesVolume:
     stack = find_stack(series, f"Series {uid}", copied=True)
     if stack is None:
         raise UserError(f"Series {uid} has changed on the server: it is one 2D image now. Try again.", status=422)
+    if not stack.upright:
+        # A viewer in a browser lays the slices one above the other, and would draw the answer beside what it shows.
+        first, last = stack.slices[0].text, stack.slices[-1].text
+        raise UserError(
+            f"Series {uid} cannot be read as one volume: its slices lie sideways of each other, from {first} to "
+            f"{last}, as with a tilted gantry, and a browser's viewer does not show that. Let the scanner correct the "
+            "tilt, or put the files into a study folder: from there the series is resampled.",
+            status=422,
+        )
     return read_stack(stack)
 
 

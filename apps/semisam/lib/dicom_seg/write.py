@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from ..dicom_series import Stack, find_stack
+from ..dicom_series import Stack, collect, find_stack
 from ..errors import UserError
 from .moments import stamp, zone_in
 from .objects import Frame, Source, build, decimals, of
@@ -72,8 +72,6 @@ def _only_image(series: Path) -> Path:
     """The one image of a 2D scan, which has been looked at before."""
     if series.is_file():
         return series
-    from ..dicom_series.collect import collect
-
     return collect(series).slices[0].path
 
 

@@ -6,6 +6,7 @@ those of one volume, ``stack`` checks that they are an even stack, ``pixels`` re
 refused with a text that names the image and the reason.
 """
 
+from .collect import collect
 from .notes import keep_notes, kept_notes, notes_file
 from .read import SLICES, SeriesVolume, find_stack, is_dicom, is_dicom_image, read_stack
 from .slices import Slice
@@ -16,6 +17,7 @@ __all__ = [
     "SeriesVolume",
     "Slice",
     "Stack",
+    "collect",
     "find_stack",
     "is_dicom",
     "is_dicom_image",

@@ -13,11 +13,8 @@ def notes_file(path: Path) -> Path:
 
 
 def keep_notes(path: Path, notes: Sequence[str]) -> None:
-    """Keep notes beside a scan's file; none are kept of a scan that has none."""
-    if notes:
-        notes_file(path).write_text(json.dumps(list(notes)), encoding="utf-8")
-    else:
-        notes_file(path).unlink(missing_ok=True)
+    """Keep notes beside a scan's file, also when there are none."""
+    notes_file(path).write_text(json.dumps(list(notes)), encoding="utf-8")
 
 
 def kept_notes(path: Path) -> tuple[str, ...]:
