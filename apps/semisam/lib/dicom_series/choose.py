@@ -194,7 +194,7 @@ def _places(ordered: Sequence[Slice], along: np.ndarray) -> list[list[Slice]]:
         if step > limit:
             places.append([])
         places[-1].append(each)
-    return places
+    return [sorted(planes, key=lambda each: (each.number or 0, each.file, each.frame or 0)) for planes in places]
 
 
 def _without_copies(places: list[list[Slice]], name: str) -> tuple[list[list[Slice]], list[str]]:

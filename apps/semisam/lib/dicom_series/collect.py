@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom.uid import UID
+
 from ..errors import UserError
-from .headers import NO_IMAGES, header_of, slices_of
+from .headers import NO_IMAGES, damaged, header_of, slices_of
 from .slices import Slice
 
 _MOST_FILES = 20_000
@@ -73,6 +75,8 @@ def _slices(files: Iterable[Path]) -> tuple[list[Slice], Counter[str]]:
         if kind == _DIRECTORY or "DirectoryRecordSequence" in header:
             continue
         if modality in NO_IMAGES or "Rows" not in header:
+            if modality not in NO_IMAGES and (not kind or "Image Storage" in UID(kind).name):
+                raise damaged(file)  # cut off before the size of the image
             others[modality or "other"] += 1
             continue
         slices += slices_of(file, header, offset)

@@ -19,6 +19,9 @@ NO_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO"
 """Modalities of objects that belong to images and are none."""
 _PIXEL_TAG = b"\xe0\x7f\x10\x00"
 
+_OFTEN = ("", ".ima", ".img")
+"""What else the names of DICOM files end with."""
+
 ONE_EACH = {
     "TemporalPositionIdentifier": "time point",
     "DiffusionBValue": "b-value",
@@ -70,7 +73,8 @@ def header_of(path: Path) -> tuple[Dataset, int] | None:
                 raise damaged(path) from error
             header = None
         if header is None:
-            if path.suffix.lower() == ".dcm":
+            suffix = path.suffix.lower()
+            if suffix == ".dcm" or (suffix in _OFTEN and not path.stat().st_size):
                 raise damaged(path)
             return None
         return header, file.tell()
