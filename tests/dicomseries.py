@@ -16,6 +16,10 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from lib.dicom_series import find_stack
+from lib.dicom_series.pixels import read_planes
+from lib.volumes import Volume
+
 COLUMNS, ROWS, SLICES, STEP = 24, 20, 12, 2.5
 _STEEP = np.array([3.0, -5.0, 7.0])
 _AT_ORIGIN = 700.0
@@ -175,6 +179,43 @@ def save(images: Sequence[FileDataset], folder: Path) -> Path:
     for n, image in enumerate(images):
         image.save_as(folder / f"{(n * 37) % 101:03d}-{n}.dcm", write_like_original=False)
     return folder
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def labelled(scan: Volume) -> np.ndarray:
+    """What lies low is 1, what lies high is 2; nothing between."""
+    low, high = np.quantile(scan.array, (0.2, 0.7))
+    return np.where(scan.array < low, 1, np.where(scan.array > high, 2, 0)).astype(np.uint8)
+
+
+def check_frames(seg: pydicom.Dataset, folder: Path, *, atol: float) -> None:
+    """Each frame has the place of the image it refers to, and shows what lies low or high on that image."""
+    images = {each.SOPInstanceUID: each for each in map(pydicom.dcmread, folder.iterdir())}
+    stack = find_stack(folder)
+    assert stack is not None
+    reals = list(read_planes(stack.slices))
+    by_frame = {(each.uid, each.frame): real for each, real in zip(stack.slices, reals, strict=True)}
+    values: dict[int, list[np.ndarray]] = {1: [], 2: []}
+    for mask, groups in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        frame = source.get("ReferencedFrameNumber")
+        image = images[source.ReferencedSOPInstanceUID]
+        place = image.ImagePositionPatient if frame is None else _frame(image, frame)
+        assert groups.PlanePositionSequence[0].ImagePositionPatient == place
+        real = by_frame[image.SOPInstanceUID, None if frame is None else frame - 1]
+        values[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber].append(real[mask > 0])
+        assert mask.any()
+    rest = np.concatenate([real.ravel() for real in reals])
+    low, high = np.concatenate(values[1]), np.concatenate(values[2])
+    # The segments are all of the lowest and all of the highest pixels.
+    assert low.max() <= np.sort(rest)[len(low) - 1] + atol
+    assert high.min() >= np.sort(rest)[-len(high)] - atol
+
+
+def _frame(image: pydicom.Dataset, number: int) -> object:
+    return image.PerFrameFunctionalGroupsSequence[number - 1].PlanePositionSequence[0].ImagePositionPatient
 
 
 # --- kinds of series --------------------------------------------------------------------------------------------------

@@ -11,23 +11,16 @@ import pydicom
 import pytest
 
 import dicomseries
-from dicomseries import KINDS, TILTED, again, copy_of, series, shown_in
+from dicomseries import KINDS, TILTED, again, check_frames, copy_of, labelled, series, shown_in
 from lib.dicom_seg import Origin, Segment, read_seg, write_seg
 from lib.dicom_series import find_stack
-from lib.dicom_series.pixels import read_planes
 from lib.errors import UserError
-from lib.volumes import Volume, read_volume
+from lib.volumes import read_volume
 
 PERSON = Origin("by hand", None, person=True)
 SEGMENTS = (Segment(1, "liver", (221, 130, 101)), Segment(2, "Milz 脾臓", (157, 108, 162)))
 READ = [name for name, kind in KINDS.items() if not kind.refusal]
 REFUSED = [name for name, kind in KINDS.items() if kind.refusal]
-
-
-def labelled(scan: Volume) -> np.ndarray:
-    """What lies low is 1, what lies high is 2; nothing between."""
-    low, high = np.quantile(scan.array, (0.2, 0.7))
-    return np.where(scan.array < low, 1, np.where(scan.array > high, 2, 0)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("name", READ)
@@ -84,34 +77,6 @@ def test_seg_lies_on_the_images(name: str, tmp_path: Path) -> None:
     check_frames(stored, folder, atol=1.5)
     np.testing.assert_array_equal(read_seg(stored, scan), label)
     assert [each.SegmentLabel for each in stored.SegmentSequence] == ["liver", "Milz 脾臓"]
-
-
-def check_frames(seg: pydicom.Dataset, folder: Path, *, atol: float) -> None:
-    """Each frame has the place of the image it refers to, and shows what lies low or high on that image."""
-    images = {each.SOPInstanceUID: each for each in map(pydicom.dcmread, folder.iterdir())}
-    stack = find_stack(folder)
-    assert stack is not None
-    reals = list(read_planes(stack.slices))
-    by_frame = {(each.uid, each.frame): real for each, real in zip(stack.slices, reals, strict=True)}
-    values: dict[int, list[np.ndarray]] = {1: [], 2: []}
-    for mask, groups in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
-        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
-        frame = source.get("ReferencedFrameNumber")
-        image = images[source.ReferencedSOPInstanceUID]
-        place = image.ImagePositionPatient if frame is None else _frame(image, frame)
-        assert groups.PlanePositionSequence[0].ImagePositionPatient == place
-        real = by_frame[image.SOPInstanceUID, None if frame is None else frame - 1]
-        values[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber].append(real[mask > 0])
-        assert mask.any()
-    rest = np.concatenate([real.ravel() for real in reals])
-    low, high = np.concatenate(values[1]), np.concatenate(values[2])
-    # The segments are all of the lowest and all of the highest pixels.
-    assert low.max() <= np.sort(rest)[len(low) - 1] + atol
-    assert high.min() >= np.sort(rest)[-len(high)] - atol
-
-
-def _frame(image: pydicom.Dataset, number: int) -> object:
-    return image.PerFrameFunctionalGroupsSequence[number - 1].PlanePositionSequence[0].ImagePositionPatient
 
 
 def test_highdicom_finds_the_frames_by_their_images(tmp_path: Path) -> None:
