@@ -9,6 +9,7 @@ import pydicom
 
 from ..errors import UserError
 from ..volumes import Volume
+from .decode import frames_of
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -32,12 +33,7 @@ def read_seg(dataset: pydicom.Dataset, scan: Volume, values: Mapping[int, int] |
     Raises:
         UserError: (422) when its frames cannot be decoded, or do not lie on the scan's voxels.
     """
-    try:
-        pixels = dataset.pixel_array
-    except Exception as error:
-        # pydicom raises many kinds of errors, among them NotImplementedError for unknown compressions.
-        raise UserError(f"The DICOM SEG cannot be decoded ({type(error).__name__}: {error}).", status=422) from error
-    frames = pixels[None] if pixels.ndim == 2 else pixels
+    frames = frames_of(dataset)
     kind = str(dataset.get("SegmentationType", "BINARY"))
     least = max(1, int(dataset.get("MaximumFractionalValue", 255)) // 2) if kind == "FRACTIONAL" else 1
     numbers = _numbers_of(dataset)

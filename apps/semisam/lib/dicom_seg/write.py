@@ -12,6 +12,7 @@ import pydicom
 
 from ..dicom_series import Stack, collect, find_stack
 from ..errors import UserError
+from ..labels import count_values
 from .moments import stamp, zone_in
 from .objects import Frame, Source, build, decimals, of
 from .parts import Origin, Segment, text_in
@@ -38,7 +39,7 @@ def write_seg(
     Raises:
         UserError: (422) when the label is empty, or the series cannot carry a segmentation.
     """
-    present = {int(v) for v in np.unique(label)} - {0}
+    present = _values(label)
     named = [segment for segment in segments if segment.value in present]
     if not present:
         raise UserError(
@@ -92,7 +93,7 @@ def _of_a_stack(
     ]
     if not planes.any():
         raise UserError("The label lies beside the series' images, where nothing can be stored.", status=422)
-    present = {int(v) for v in np.unique(planes)} - {0}
+    present = _values(planes)
     segments = [each for each in segments if each.value in present]
     seg = build(image, sources, segments, _frames(planes, sources, segments), origin)
     first, step = stack.slices[0], float(np.linalg.norm(stack.affine[:3, 2]))
@@ -113,11 +114,16 @@ def _made_up_frame_of_reference(series: str) -> str:
 
 def _frames(planes: np.ndarray, sources: Sequence[Source], segments: Sequence[Segment]) -> Iterator[Frame]:
     """A frame for each segment and plane on which it is."""
-    found = [set(np.unique(plane).tolist()) for plane in planes]
+    found = [_values(plane) for plane in planes]
     for number, segment in enumerate(segments, start=1):
         for n, (plane, source) in enumerate(zip(planes, sources, strict=True)):
             if segment.value in found[n]:
                 yield Frame(number, n + 1, source, plane == segment.value)
+
+
+def _values(label: np.ndarray) -> set[int]:
+    """The values of a label but 0."""
+    return {int(value) for value in np.flatnonzero(count_values(label))} - {0}
 
 
 def _check_grid(label: np.ndarray, affine: np.ndarray, stack: Stack) -> None:

@@ -100,7 +100,7 @@ def _without_others(slices: Sequence[Slice], name: str) -> tuple[list[Slice], li
         if each.localizer or (few and _is_beside(each, main)):
             continue
         raise _odd_one(each, main, len(others), name)
-    count = "An image" if len(others) == 1 else f"{len(others)} images"
+    count = "an image" if len(others) == 1 else f"{len(others)} images"
     was = "was" if len(others) == 1 else "were"
     why = _difference(others[0], main[0])
     return main, [f"{name}: {count} beside the stack {was} left out as localizer: {others[0].text} ({why})."]
@@ -187,8 +187,8 @@ def _check_alike(slices: Sequence[Slice], name: str) -> None:
 def _places(ordered: Sequence[Slice], along: np.ndarray) -> list[list[Slice]]:
     """The planes at each place, along the stack."""
     steps = np.diff(along)
-    apart = steps[steps > 0.01]
-    limit = _SAME_PLACE * float(np.median(apart)) if len(apart) else 0.01
+    apart = steps[steps > 0.01] if (steps > 0.01).any() else steps[steps > 1e-4]
+    limit = _SAME_PLACE * float(np.median(apart)) if len(apart) else 1e-4
     places = [[ordered[0]]]
     for each, step in zip(ordered[1:], steps, strict=True):
         if step > limit:
