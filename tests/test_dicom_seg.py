@@ -1,7 +1,9 @@
-"""Labels as DICOM SEG: written with dcmqi, read by our own reader. The servers' side is in tests/clients."""
+"""Labels as DICOM SEG, written and read. Series of many kinds are in test_dicom_series, servers in tests/clients."""
 
 from __future__ import annotations
 
+import zlib
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from clients.dicomfiles import Labelled, write_series
 from conftest import tiny_scan
 from lib.dicom_seg import Origin, SegHeader, Segment, read_seg, write_seg
+from lib.dicom_seg.decode import DEFLATED_FRAMES, frames_of
 from lib.errors import UserError
 from lib.volumes import Volume, read_volume
 from picturefiles import save_dicom_image, tiny_picture
@@ -138,3 +141,47 @@ def test_what_is_annotated_is_read_from_the_description(text: str, said: str) ->
     seg = pydicom.Dataset()
     seg.SeriesDescription = text
     assert SegHeader.of(seg).annotated == said
+
+
+@pytest.mark.parametrize("size", [(16, 24), (15, 23)], ids=["whole bytes", "part of a byte"])
+@pytest.mark.parametrize("how", ["runs", "deflated"])
+def test_compressions_of_single_bits(how: str, size: tuple[int, int]) -> None:
+    random = np.random.default_rng(3)
+    masks = random.random((3, *size)) < 0.1
+    masks[1, 2:9] = True
+    packed = [np.packbits(mask, bitorder="little").tobytes() for mask in masks]
+    seg = pydicom.Dataset()
+    seg.file_meta = pydicom.dataset.FileMetaDataset()
+    seg.Rows, seg.Columns, seg.NumberOfFrames, seg.BitsAllocated = *size, len(masks), 1
+    if how == "runs":
+        header = (1).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(56)
+        coded = [header + run_lengths(each) for each in packed]
+        seg.file_meta.TransferSyntaxUID = pydicom.uid.RLELossless
+    else:
+        coded = [zlib.compress(each)[2:-4] for each in packed]
+        seg.file_meta.TransferSyntaxUID = DEFLATED_FRAMES
+    seg.PixelData = pydicom.encaps.encapsulate([each + bytes(len(each) % 2) for each in coded])
+    np.testing.assert_array_equal(frames_of(seg), masks)
+    seg.PixelData = seg.PixelData[:-60]
+    with pytest.raises(UserError, match="cannot be decoded: it is damaged"):
+        frames_of(seg)
+
+
+def run_lengths(plain: bytes) -> bytes:
+    """PS3.5, annex G.3.1: single bytes as they are, others as often as they are repeated."""
+    coded = bytearray()
+    for value, same in groupby(plain):
+        left = len(list(same))
+        while left:
+            count = min(left, 128)
+            coded += bytes([257 - count if count > 1 else 0, value])
+            left -= count
+    return bytes(coded)
+
+
+def test_background_of_a_label_map_is_no_structure() -> None:
+    seg = pydicom.Dataset()
+    seg.SegmentSequence = [pydicom.Dataset() for _ in range(2)]
+    for number, (entry, name) in enumerate(zip(seg.SegmentSequence, ("Background", "Liver"), strict=True)):
+        entry.SegmentNumber, entry.SegmentLabel = number, name
+    assert SegHeader.of(seg).names == (("Liver", 1),)

@@ -64,7 +64,7 @@ def seg_of(
     Raises:
         UserError: (422) when the label is empty or does not fit the scan, or the series cannot carry a segmentation.
     """
-    label = read_label(file, source.scan, _ANY)
+    label = read_label(file, source.scan, _ANY, may_be_empty=True)  # what an empty one means, write_seg says
     segments = segments_of(label, info, schema, names_in_file(file))
     return write_seg(label, source.scan.affine, source.series, segments, origin)
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pydicom
-from monailabel.datastore.utils.convert import dicom_to_nifti
+import numpy as np
 
+from lib.dicom_series import SeriesVolume, find_stack, keep_notes, notes_file, read_stack
 from lib.errors import UserError
-from lib.volumes import is_dicom_image, write_whole
+from lib.volumes import write_label, write_whole
 
 from .dicomweb_server import DicomWebServer
 from .store import DICOM
@@ -25,6 +25,7 @@ logger = logging.getLogger("semisam.dicomweb")
 
 _PART, _LEFT_SECONDS = ".fetch-", 86400
 """Folder of a download under way, and the age at which nobody is any longer at it."""
+_SCAN = ".nii.gz"
 _FAILED_SECONDS = 60.0
 """How soon something that is bad in itself is tried again."""
 _SHARE = 10.0
@@ -45,6 +46,10 @@ class SeriesCache:
         for left in folder.glob(f"{_PART}*"):
             if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
+        for scan in folder.glob(f"*{_SCAN}"):
+            # Made before series were checked: it may be of a stack that was evened out.
+            if not notes_file(scan).is_file():
+                scan.unlink(missing_ok=True)
 
     def fetch(self, study: str, uid: str) -> Path:
         """Folder with the files of a series; half a download is never taken for one.
@@ -81,45 +86,46 @@ class SeriesCache:
             file = next(p for p in series.iterdir() if p.is_file())
             write_whole(path, lambda name: shutil.copyfile(file, name))
             return
-        _check_volume(series)
-        try:
-            made = dicom_to_nifti(str(series))
-        except RuntimeError as error:
-            raise UserError(
-                f"Series {uid} cannot be read as one volume ({str(error).strip().splitlines()[-1][:160]}).", status=422
-            ) from error
-        try:
-            write_whole(path, lambda name: shutil.copyfile(made, name))
-        finally:
-            os.unlink(made)
+        volume = _read(series, uid)
+        keep_notes(path, volume.notes)
+        write_label(path, volume.array, volume.affine, _exact_dtype(volume.array))
 
     def drop(self, uid: str) -> None:
         """Delete what was fetched of a series."""
         shutil.rmtree(self._folder / uid, ignore_errors=True)
-        for extension in (".nii.gz", DICOM):
-            (self._folder / f"{uid}{extension}").unlink(missing_ok=True)
+        for extension in (_SCAN, DICOM):
+            path = self._folder / f"{uid}{extension}"
+            path.unlink(missing_ok=True)
+            notes_file(path).unlink(missing_ok=True)
 
 
-def _check_volume(series: Path) -> None:
-    """Raise UserError (422) for series that are no volumes; a stack of pictures would be taken for one."""
-    files = sorted(p for p in series.iterdir() if p.is_file())
-    header = pydicom.dcmread(files[0], stop_before_pixels=True)
-    if int(header.get("NumberOfFrames") or 1) > 1:
-        return
-    modality = str(header.get("Modality") or "?")
-    if len(files) == 1:
+def _read(series: Path, uid: str) -> SeriesVolume:
+    """The volume in the folder of a series.
+
+    Raises:
+        UserError: (422) when it is none; the text names no file, as those have names of the cache's own.
+    """
+    stack = find_stack(series, f"Series {uid}", copied=True)
+    if stack is None:
+        raise UserError(f"Series {uid} has changed on the server: it is one 2D image now. Try again.", status=422)
+    if not stack.upright:
+        # A viewer in a browser lays the slices one above the other, and would draw the answer beside what it shows.
+        first, last = stack.slices[0].text, stack.slices[-1].text
         raise UserError(
-            f"Series {series.name} is a single slice ({modality}), such as a localizer: neither a volume nor a 2D "
-            "image. Search for other series (MONAI_LABEL_DICOMWEB_SEARCH_FILTER), or store the image as an X-ray, an "
-            "ultrasound image or another kind that stands for itself.",
+            f"Series {uid} cannot be read as one volume: its slices lie sideways of each other, from {first} to "
+            f"{last}, as with a tilted gantry, and a browser's viewer does not show that. Let the scanner correct the "
+            "tilt, or put the files into a study folder: from there the series is resampled.",
             status=422,
         )
-    if is_dicom_image(files[0]) and "ImagePositionPatient" not in header:
-        raise UserError(
-            f"Series {series.name} holds {len(files)} single 2D images ({modality}). A 2D scan is a series of one "
-            "image: store each in a series of its own.",
-            status=422,
-        )
+    return read_stack(stack)
+
+
+def _exact_dtype(array: np.ndarray) -> str:
+    """The smallest type that holds the values of a float32 array as they are."""
+    if not np.array_equal(array, np.rint(array)):
+        return "float32"
+    least, largest = float(array.min()), float(array.max())
+    return "int16" if least >= -(2**15) and largest < 2**15 else "int32" if max(-least, largest) < 2**24 else "float32"
 
 
 class Failures:

@@ -21,6 +21,8 @@ from lib.errors import UserError
 _PIXELS = "7FE00010"
 _TIMEOUT = (5.0, 60.0)
 """Seconds for the connection, and for each part of an answer."""
+_AS_STORED = (("application/dicom", "*"),)
+"""Images in whatever way they are compressed: many servers cannot decode what is decoded here."""
 _FIELDS = (
     *("PatientID", "StudyInstanceUID", "StudyDate", "StudyTime", "SeriesDescription", "Modality"),
     "NumberOfSeriesRelatedInstances",
@@ -79,7 +81,7 @@ class DicomWebServer:
         """
         count = 0
         with self._answering(f"Series {series} could not be fetched"):
-            for instance in self._client.iter_series(study, series):
+            for instance in self._client.iter_series(study, series, media_types=_AS_STORED):
                 count += 1
                 instance.save_as(folder / f"{count:06d}.dcm", write_like_original=False)
         return count
@@ -91,7 +93,7 @@ class DicomWebServer:
             UserError: (502) when the server does not do its part.
         """
         with self._answering(f"SEG {uid} could not be fetched"):
-            return self._client.retrieve_instance(study, series, uid)
+            return self._client.retrieve_instance(study, series, uid, media_types=_AS_STORED)
 
     def store(self, seg: Dataset) -> None:
         """Store a SEG.

@@ -62,7 +62,7 @@ def infer(
     request.update(image=path, image_id=image_id, description=task.description)
     as_seg = seg_answers.wanted(request)
     if as_seg:
-        files = seg_answers.source_of(task, study, image_id)
+        files = seg_answers.source_of(task, study, image_id, path)
         request.update(result_extension=".nii.gz", result_dtype="uint8")
     file, params = task(request)
     label = file

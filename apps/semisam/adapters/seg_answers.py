@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import monailabel.endpoints.infer as endpoint
-import pydicom
 from fastapi.responses import FileResponse
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 
+from lib.dicom_series import collect, is_dicom
 from lib.errors import UserError
-from lib.volumes import read_volume
+from lib.volumes import largest_label, read_volume
 
 from .dicom_labels import Source, colours_in, origin_of, pseudo_series, seg_of
 from .store import StudyDatastore
@@ -65,8 +65,14 @@ def wanted(request: Mapping[str, Any]) -> bool:
     return request.get(_KEY) == OUTPUT
 
 
-def source_of(task: InferTask, study: Study, image_id: str | None) -> Path:
+def source_of(task: InferTask, study: Study, image_id: str | None, path: str) -> Path:
     """The DICOM files that an answer will refer to; called before there is one.
+
+    Args:
+        task: the task that will answer.
+        study: the study.
+        image_id: id of the scan, None when it is none of the study.
+        path: the scan's file or folder.
 
     Raises:
         UserError: (400) when the task's answer is no segmentation, (422) when the scan is no DICOM.
@@ -74,7 +80,10 @@ def source_of(task: InferTask, study: Study, image_id: str | None) -> Path:
     if not getattr(task, "gives_structures", True):
         raise UserError(f"{OUTPUT}: this task answers with a map, not with structures. Ask for output=image.")
     store = study.datastore
-    files = store.dicom_of(image_id) if image_id is not None and isinstance(store, StudyDatastore) else None
+    if image_id is None:
+        files = Path(path) if is_dicom(Path(path)) else None
+    else:
+        files = store.dicom_of(image_id) if isinstance(store, StudyDatastore) else None
     if files is None:
         raise UserError(
             f"{OUTPUT}: {image_id or 'this image'} is no DICOM scan of the study, so that no DICOM SEG can refer to "
@@ -105,6 +114,12 @@ def as_seg(file: str, image: str, files: Path, params: Mapping[str, Any], reques
     }
     person = params.get("source") == "final"
     try:
+        if largest_label(file) == 0:
+            raise UserError(
+                f"{OUTPUT}: nothing was found in this scan, and a DICOM SEG needs at least one structure. "
+                "Ask for output=image, or outline the scan by hand.",
+                status=422,
+            )
         origin = origin_of(info, person=person, series=None if person else pseudo_series(_series_uid(files)))
         seg = seg_of(file, Source(read_volume(image), files), info, origin, None)
     finally:
@@ -116,6 +131,4 @@ def as_seg(file: str, image: str, files: Path, params: Mapping[str, Any], reques
 
 
 def _series_uid(files: Path) -> str:
-    if files.is_dir():
-        files = next(f for f in sorted(files.iterdir()) if f.is_file() and not f.name.startswith("."))
-    return str(pydicom.dcmread(files, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID)
+    return collect(files).slices[0].series

@@ -32,6 +32,14 @@ _UNPACKED = 4
 """How many times the largest upload an archive may hold."""
 
 _MOST_FILES = 20_000
+_UPLOAD = "upload"
+_HEADERS = (".mhd", ".nhdr")
+_SCANS = (*_HEADERS, ".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".jpg", ".jpeg")
+"""Endings of the files of which one is a whole scan, or its header."""
+_DATA_FILE, _HEADER_BYTES = (
+    re.compile(rb"^(?:ElementDataFile\s*=|data file:)(.*)$", re.MULTILINE | re.IGNORECASE),
+    65536,
+)
 
 
 class StudySessions(Sessions):
@@ -80,10 +88,37 @@ class StudySessions(Sessions):
     def add_session(
         self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: str | None = None
     ) -> Any:
-        """Keep an upload; see the base class."""
+        """Keep an upload; see the base class.
+
+        Raises:
+            UserError: when an archive cannot be unpacked, or several scans are given.
+        """
         if uncompress and not os.path.isdir(data_file):
             data_file = self._unpack(data_file)
-        return super().add_session(data_file, expiry, False, session_id)
+        name, session = super().add_session(data_file, expiry, False, session_id)
+        try:
+            self._find_scan(name, session)
+        except BaseException:
+            self.remove_session(name)
+            raise
+        return name, session
+
+    def _find_scan(self, name: str, session: SessionInfo) -> None:
+        """Say which file of several is the scan: a header whose data lie beside it; of DICOM it is the whole folder."""
+        folder = Path(session.image)
+        if not folder.is_dir():
+            return
+        # It has a random name, which would stand in texts for the user.
+        folder = folder.rename(folder.with_name(_UPLOAD))
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        scans = [file for file in files if file.name.lower().endswith(_SCANS)]
+        if len(scans) > 1:
+            named = ", ".join(file.name for file in scans[:3]) + (", ..." if len(scans) > 3 else "")
+            raise UserError(f"The upload holds {len(scans)} scans ({named}). Upload one scan at once.")
+        for header in scans:
+            _check_data_file(header)
+        session.image = str(scans[0] if scans else folder)
+        self._write_meta_info(name, session)
 
     def _unpack(self, file: str) -> str:
         """Unpack a zip or tar archive into a new folder; plain files only, and none outside of it."""
@@ -117,6 +152,17 @@ _UNREADABLE = (
     *(NotADirectoryError, IsADirectoryError, FileExistsError),
 )
 """What damaged, encrypted or contradictory archives raise."""
+
+
+def _check_data_file(header: Path) -> None:
+    """Refuse the header of a scan whose data lie elsewhere than beside it: nobody has uploaded them."""
+    if not header.name.lower().endswith(_HEADERS):
+        return
+    with header.open("rb") as file:
+        found = _DATA_FILE.findall(file.read(_HEADER_BYTES))
+    for place in found:
+        if b"/" in place or b"\\" in place:
+            raise UserError(f"{header.name} names data in another folder. Put them beside it, and save it again.")
 
 
 def _entries(file: str) -> Iterator[tuple[str, int, IO[bytes]]]:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import logging
 import math
 import os
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from .dicom_series import SLICES, find_stack, is_dicom, is_dicom_image, kept_notes, read_stack
 from .errors import UserError
 from .files import check_there, size_text, space_error, unreadable, write_whole
 from .geometry import Volume, spacing_of
@@ -43,9 +45,6 @@ __all__ = [
 
 logger = logging.getLogger("semisam.scans")
 
-_SLICES = ("CT", "MR", "PT", "NM")
-"""DICOM modalities whose single images are slices of a volume."""
-
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
     """Read a scan: NIfTI, NRRD, MHA/MHD, one DICOM file or a folder with one DICOM series; or a 2D image, see above.
@@ -57,6 +56,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     """
     path = Path(path)
     scan = _read_picture(path) if is_picture(path) else _read_scan(path)
+    scan = replace(scan, notes=(*scan.notes, *kept_notes(path)))
     array, name = scan.array, path.name
     least, largest = float(array.min()), float(array.max())  # NaN where one is: no map of a large scan is needed
     if not (math.isfinite(least) and math.isfinite(largest)):
@@ -74,17 +74,6 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     for note in scan.notes:
         _say_once(name, note)
     return scan
-
-
-def is_dicom_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a DICOM image that stands for itself, no slice of a volume; reads its header only."""
-    import pydicom
-
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "Rows"])
-    except (OSError, pydicom.errors.InvalidDicomError):
-        return False
-    return bool(header.get("Modality")) and header.Modality not in _SLICES and "Rows" in header
 
 
 def write_label(
@@ -153,17 +142,15 @@ def _read_picture(path: Path) -> Volume:
 
 def _read_scan(path: Path) -> Volume:
     """A medical image file or a DICOM folder."""
+    check_there(path)
+    if is_dicom(path) and (stack := find_stack(path)) is not None:
+        series = read_stack(stack)
+        return Volume(series.array, series.affine, notes=series.notes)
     loaded = load(path)
     array, affine = loaded.array, loaded.affine
     modality = str(loaded.fields.get("0008|0060", "")).strip()
-    if not modality or modality in _SLICES or array.ndim not in (3, 4) or array.shape[2] != 1:
+    if not modality or modality in SLICES or array.ndim not in (3, 4) or array.shape[2] != 1:
         return _scan(loaded, volume_of(array, path))
-    if path.is_dir() and len(files := [f for f in path.iterdir() if f.is_file() and not f.name.startswith(".")]) > 1:
-        raise UserError(
-            f"{path.name} holds {len(files)} files, but they are single 2D images ({modality}). "
-            "Put each into a folder of its own.",
-            status=422,
-        )
     if array.ndim == 4 and array.shape[3] == 3:
         grey, colour = split_colour(np.moveaxis(array, 3, 0))
         return Volume(grey, affine, colour)

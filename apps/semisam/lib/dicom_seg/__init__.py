@@ -1,4 +1,4 @@
-"""Labels as DICOM Segmentation objects (DICOM PS3.3, A.51): volumes are written with dcmqi, 2D images by ``picture``.
+"""Labels as DICOM Segmentation objects (DICOM PS3.3, A.51), written frame by frame on the images they belong to.
 
 A SEG numbers its segments 1, 2, ... without a gap, so a structure that is absent moves the numbers of those after it:
 what a segment is, only its name says. Frames may be left out and come in any order; each says where it lies.

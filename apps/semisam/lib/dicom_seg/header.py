@@ -36,7 +36,8 @@ class SegHeader:
     def of(cls, dataset: pydicom.Dataset) -> SegHeader:
         """Read it from a SEG or its metadata."""
         referenced = dataset.get("ReferencedSeriesSequence") or []
-        names = [(text_in(s, "SegmentLabel"), int(s.SegmentNumber)) for s in dataset.get("SegmentSequence") or []]
+        listed = [(text_in(s, "SegmentLabel"), int(s.SegmentNumber)) for s in dataset.get("SegmentSequence") or []]
+        names = [(name, number) for name, number in listed if number > 0]  # 0 is the background of a label map
         said = [_ANNOTATED.search(text_in(dataset, name)) for name in ("SeriesDescription", "ContentDescription")]
         return cls(
             uid=text_in(dataset, "SOPInstanceUID"),

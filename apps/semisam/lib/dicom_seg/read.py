@@ -9,11 +9,13 @@ import pydicom
 
 from ..errors import UserError
 from ..volumes import Volume
+from .decode import frames_of
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-_OFF_GRID = 0.5
-"""How far a frame's corner may lie from the scan's voxel centres, in voxels."""
+_OFF_GRID = 0.5 + 2e-3
+"""How far a frame's corner may lie from the scan's voxel centres, in voxels: half of one where a tilted series was
+resampled."""
 
 
 def read_seg(dataset: pydicom.Dataset, scan: Volume, values: Mapping[int, int] | None = None) -> np.ndarray:
@@ -31,12 +33,7 @@ def read_seg(dataset: pydicom.Dataset, scan: Volume, values: Mapping[int, int] |
     Raises:
         UserError: (422) when its frames cannot be decoded, or do not lie on the scan's voxels.
     """
-    try:
-        pixels = dataset.pixel_array
-    except Exception as error:
-        # pydicom raises many kinds of errors, among them NotImplementedError for unknown compressions.
-        raise UserError(f"The DICOM SEG cannot be decoded ({type(error).__name__}: {error}).", status=422) from error
-    frames = pixels[None] if pixels.ndim == 2 else pixels
+    frames = frames_of(dataset)
     kind = str(dataset.get("SegmentationType", "BINARY"))
     least = max(1, int(dataset.get("MaximumFractionalValue", 255)) // 2) if kind == "FRACTIONAL" else 1
     numbers = _numbers_of(dataset)
@@ -100,7 +97,9 @@ def _place(mask: np.ndarray, to_scan: np.ndarray, shape: tuple[int, int, int]) -
     """Voxel indices ``[3, N]`` in the scan of a frame's pixels; ``to_scan`` is column, row to voxel index."""
     corners = np.array([[x, y, 0, 1] for x in (0, mask.shape[1] - 1) for y in (0, mask.shape[0] - 1)], dtype=float).T
     steps = np.round(to_scan[:3, :2])
-    exact = np.concatenate([steps, np.zeros((3, 1)), np.round(to_scan[:3, 3:])], axis=1)
+    # Half voxels go up, as where a label is laid on the slices of a tilted series.
+    first = np.floor(to_scan[:3, 3:] + 0.5 + 1e-3)
+    exact = np.concatenate([steps, np.zeros((3, 1)), first], axis=1)
     apart = np.abs(exact @ corners - to_scan[:3] @ corners).max()
     if apart > _OFF_GRID or (np.abs(steps).sum(axis=0) != 1).any():
         raise UserError("The DICOM SEG lies on another grid than its scan. Save it on the scan's own grid.", status=422)

@@ -1,31 +1,27 @@
-"""A label as DICOM SEG: volumes with dcmqi, 2D images pixel by pixel."""
+"""A label as DICOM SEG, each of its frames on the image on which it was drawn."""
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
-from datetime import tzinfo
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 
+from ..dicom_series import Stack, collect, find_stack
 from ..errors import UserError
-from ..volumes import write_label
+from ..labels import count_values
 from .moments import stamp, zone_in
-from .parts import CATEGORY, CODING_SCHEME, Origin, Segment, allow_any_script, text_in
+from .objects import Frame, Source, build, decimals, of
+from .parts import Origin, Segment, text_in
 from .picture import write_flat_seg
 
 logger = logging.getLogger("semisam.dicom_seg")
 
-WRITE_SECONDS = 600
-_TOOL = "itkimage2segimage"
+_OFF_GRID = 0.5
+"""How far the label's voxels may lie from the images' pixels, in voxels."""
 
 
 def write_seg(
@@ -43,115 +39,101 @@ def write_seg(
     Raises:
         UserError: (422) when the label is empty, or the series cannot carry a segmentation.
     """
-    present = {int(v) for v in np.unique(label)} - {0}
+    present = _values(label)
     named = [segment for segment in segments if segment.value in present]
     if not present:
-        raise UserError("The label is empty: a DICOM SEG needs at least one outlined structure.", status=422)
+        raise UserError(
+            "The label is empty: nothing is outlined in it, and a DICOM SEG needs at least one outlined structure.",
+            status=422,
+        )
     if len(named) < len(present):
         raise UserError("A DICOM SEG needs at least one outlined structure, and a name for each.", status=422)
-    if label.shape[2] == 1:
-        dataset: pydicom.Dataset = write_flat_seg(label, _only_image(series), named, origin)
+    try:
+        stack = find_stack(series, "the series")
+    except UserError as error:
+        raise UserError(f"No DICOM SEG can be made for this series: {error}", status=error.status) from error
+    if stack is None:
+        image = _header(_only_image(series))
+        dataset: pydicom.Dataset = write_flat_seg(label, image, named, origin)
     else:
-        dataset = _with_dcmqi(label, affine, series, named, origin)
+        image = _header(stack.slices[0].path)
+        dataset = _of_a_stack(label, affine, stack, named, origin)
     dataset.SeriesDescription = origin.description[:64]
-    stamp(dataset, _zone_of(series))
+    stamp(dataset, zone_in(image))
     if origin.series is not None:
         dataset.SeriesInstanceUID = origin.series
     return dataset
 
 
-def _only_image(series: Path) -> pydicom.Dataset:
-    """Header of the one image of a 2D scan."""
-    files = [f for f in series.iterdir() if f.is_file() and not f.name.startswith(".")] if series.is_dir() else [series]
-    try:
-        if len(files) == 1:
-            return pydicom.dcmread(files[0], stop_before_pixels=True)
-    except (OSError, pydicom.errors.InvalidDicomError) as error:
-        logger.warning("%s: %s", files[0], error)
-    raise UserError("No DICOM SEG can be made for this series: it is no single 2D image of one frame.", status=422)
+def _header(file: Path) -> pydicom.Dataset:
+    return pydicom.dcmread(file, stop_before_pixels=True, force=True)
 
 
-def _zone_of(series: Path) -> tzinfo | None:
-    """The time zone that a series names, None when it names none."""
-    for file in sorted(series.iterdir()) if series.is_dir() else [series]:
-        try:
-            return zone_in(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["TimezoneOffsetFromUTC"]))
-        except (OSError, pydicom.errors.InvalidDicomError):
-            continue  # some other file beside the images
-    return None
+def _only_image(series: Path) -> Path:
+    """The one image of a 2D scan, which has been looked at before."""
+    if series.is_file():
+        return series
+    return collect(series).slices[0].path
 
 
-def _with_dcmqi(
-    label: np.ndarray, affine: np.ndarray, series: Path, segments: Sequence[Segment], origin: Origin
+def _of_a_stack(
+    label: np.ndarray, affine: np.ndarray, stack: Stack, segments: Sequence[Segment], origin: Origin
 ) -> pydicom.Dataset:
-    tool = shutil.which(_TOOL) or shutil.which(_TOOL, path=str(Path(sys.executable).parent))
-    if tool is None:
-        raise UserError(f"{_TOOL} (dcmqi) is not installed: pip install dcmqi, or make install.", status=409)
-    with tempfile.TemporaryDirectory() as folder:
-        image, meta, out = (Path(folder) / name for name in ("label.nii.gz", "meta.json", "seg.dcm"))
-        write_label(image, label, affine)
-        meta.write_text(json.dumps(_dcmqi_meta(segments, origin)), encoding="utf-8")
-        if series.is_file():
-            (Path(folder) / "series").mkdir()
-            series = Path(shutil.copy(series, Path(folder) / "series")).parent
-        command = [
-            *[tool, "--inputImageList", str(image), "--inputDICOMDirectory", str(series)],
-            *["--outputDICOM", str(out), "--inputMetadata", str(meta), "--skip", "1"],
-        ]
-        try:
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=WRITE_SECONDS, errors="replace")
-        except subprocess.TimeoutExpired as error:
-            text = f"The DICOM SEG was not made within {WRITE_SECONDS} s. Try again when the server has less to do."
-            raise UserError(text, status=422) from error
-        if ran.returncode or not out.is_file():
-            logger.warning("%s: %s", _TOOL, (ran.stdout + ran.stderr).strip()[-1000:])
-            raise UserError(
-                "No DICOM SEG can be made for this series: its images need a place in the patient and one common size. "
-                "Serve such images from a folder instead.",
-                status=422,
-            )
-        dataset = pydicom.dcmread(out)
-    allow_any_script(dataset, segments)
-    names = {_placeholder(segment): segment.text for segment in segments}
-    for each in dataset.SegmentSequence:
-        each.SegmentLabel = each.SegmentDescription = names[text_in(each, "SegmentLabel")]
-    return dataset
+    """A SEG whose frames lie on the slices of a stack."""
+    _check_grid(label, affine, stack)
+    planes = stack.on_planes(label)
+    if np.count_nonzero(planes) < np.count_nonzero(label):
+        logger.warning(
+            "Part of the label lies beside the series' images, where the scan was filled up, and is left out"
+        )
+    image = _header(stack.slices[0].path)
+    sources = [
+        Source(each.kind, each.uid, None if each.frame is None else each.frame + 1, each.position)
+        for each in stack.slices
+    ]
+    if not planes.any():
+        raise UserError("The label lies beside the series' images, where nothing can be stored.", status=422)
+    present = _values(planes)
+    segments = [each for each in segments if each.value in present]
+    seg = build(image, sources, segments, _frames(planes, sources, segments), origin)
+    first, step = stack.slices[0], float(np.linalg.norm(stack.affine[:3, 2]))
+    measures = of(PixelSpacing=decimals(first.spacing or ()), SpacingBetweenSlices=decimals([step])[0])
+    measures.SliceThickness = decimals([first.thickness or step])[0]
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    shared.PixelMeasuresSequence = [measures]
+    shared.PlaneOrientationSequence = [of(ImageOrientationPatient=decimals(first.orientation or ()))]
+    seg.FrameOfReferenceUID = text_in(image, "FrameOfReferenceUID") or _made_up_frame_of_reference(first.series)
+    seg.PositionReferenceIndicator = image.get("PositionReferenceIndicator") or ""
+    return seg
 
 
-def _placeholder(segment: Segment) -> str:
-    """A name in ASCII, the only one that dcmqi takes."""
-    return f"segment {segment.value}"
+def _made_up_frame_of_reference(series: str) -> str:
+    """What stands for the frame of reference of a series that names none: always the same for one series."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'semisam frame of reference {series}').int}"
 
 
-def _dcmqi_meta(segments: Sequence[Segment], origin: Origin) -> dict[str, Any]:
-    named = {} if origin.algorithm_name is None else {"SegmentAlgorithmName": origin.algorithm_name}
-    return {
-        "ContentCreatorName": "semisam",
-        "ClinicalTrialSeriesID": "1",
-        "ClinicalTrialTimePointID": "1",
-        "SeriesDescription": origin.description[:64],
-        "SeriesNumber": "300",
-        "InstanceNumber": "1",
-        "ContentLabel": "SEGMENTATION",
-        "ContentDescription": origin.description[:64],
-        "BodyPartExamined": "",
-        "segmentAttributes": [
-            [
-                {
-                    "labelID": segment.value,
-                    "SegmentLabel": _placeholder(segment),
-                    "SegmentDescription": _placeholder(segment),
-                    "SegmentAlgorithmType": origin.kind,
-                    **named,
-                    "SegmentedPropertyCategoryCodeSequence": _code(*CATEGORY),
-                    "SegmentedPropertyTypeCodeSequence": _code(*segment.code),
-                    "recommendedDisplayRGBValue": list(segment.colour),
-                }
-                for segment in segments
-            ]
-        ],
-    }
+def _frames(planes: np.ndarray, sources: Sequence[Source], segments: Sequence[Segment]) -> Iterator[Frame]:
+    """A frame for each segment and plane on which it is."""
+    found = [_values(plane) for plane in planes]
+    for number, segment in enumerate(segments, start=1):
+        for n, (plane, source) in enumerate(zip(planes, sources, strict=True)):
+            if segment.value in found[n]:
+                yield Frame(number, n + 1, source, plane == segment.value)
 
 
-def _code(value: str, meaning: str) -> dict[str, str]:
-    return {"CodeValue": value, "CodingSchemeDesignator": CODING_SCHEME, "CodeMeaning": meaning}
+def _values(label: np.ndarray) -> set[int]:
+    """The values of a label but 0."""
+    return {int(value) for value in np.flatnonzero(count_values(label))} - {0}
+
+
+def _check_grid(label: np.ndarray, affine: np.ndarray, stack: Stack) -> None:
+    """Refuse a label that is on another grid than that on which the series is read."""
+    corners = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*stack.shape, 1.0]
+    off = np.abs(corners @ (np.linalg.inv(stack.affine) @ affine).T - corners).max()
+    if label.shape != stack.shape or off > _OFF_GRID:
+        size = " x ".join(str(n) for n in label.shape)
+        raise UserError(
+            f"No DICOM SEG can be made of this label: its {size} voxels do not lie on the pixels of the series' "
+            f"{stack.shape[2]} images. The scan has changed since it was read: open it again and save the label again.",
+            status=422,
+        )
