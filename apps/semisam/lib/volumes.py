@@ -12,12 +12,14 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from monai.data import ITKReader, NibabelReader
 
 from .errors import UserError
+from .intensity import clipped
 from .labels import LabelSchema
 from .pictures import PICTURES, read_picture, read_picture_label, split_colour, write_picture_label
 
@@ -61,6 +63,11 @@ class Volume:
     def flat(self) -> bool:
         """Whether this is a 2D image."""
         return bool(self.array.shape[2] == 1)
+
+    @cached_property
+    def clipped(self) -> np.ndarray:
+        """The array as all models see it, without outliers (``lib.intensity``); the very array where there are none."""
+        return clipped(self.array)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -63,7 +63,7 @@ def assistant_of(run: Context, options: SliceOptions) -> SliceAssistant:
 
     def view(name: str) -> ScanView:
         frame = run.study.prepared(name).frame
-        return ScanView(frame.image(run.study.read(name).array), frame.spacing)
+        return ScanView(frame.image(run.study.read(name).clipped), frame.spacing)
 
     def known(name: str) -> Tensor | None:
         label = None if name in run.study.human() else run.study.current(name)

@@ -154,12 +154,12 @@ def _write_scans(run: Context, index: int, folder: Path, folds: int) -> None:
     check_space(folder, _VOXEL_BYTES * voxels)
     for name in study.dense():
         template = study.template(name)
-        write_case(folder, study.file_name(name), template.scan.array, template.label, frame_of(template.scan))
+        write_case(folder, study.file_name(name), template.scan.clipped, template.label, frame_of(template.scan))
     earlier = run.folder.round(index - 1)
     for name in study.pseudo():
         scan = study.read(name)
         label = read_label(earlier / f"{study.file_name(name)}.nii.gz", scan, study.schema)
-        write_case(folder, study.file_name(name), scan.array, label, frame_of(scan))
+        write_case(folder, study.file_name(name), scan.clipped, label, frame_of(scan))
     splits = []
     for fold in choose_folds(study.unlabelled(), folds, run.options.seed):
         train = [study.file_name(n) for n in (*study.dense(), *FoldSource(study, fold).pseudo())]

@@ -134,7 +134,7 @@ def _collect(
         else:
             scan = run.study.read(name)
             grid = encoding_grid(scan, prepared.frame, run.generalist)
-            features = run.generalist.encode(grid.image(scan.array), grid.spacing)
+            features = run.generalist.encode(grid.image(scan.clipped), grid.spacing)
             if grid.box != prepared.frame.box:
                 # No finer than they are: there are hundreds of them.
                 coarse = grid.with_shape(features.shape[1:]).spacing

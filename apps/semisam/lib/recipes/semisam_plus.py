@@ -79,4 +79,4 @@ def answerer_of(generalist: Generalist, mode: PromptMode) -> Answerer:
 def view_of(run: Context, name: str) -> ScanView:
     """A scan on the specialist's grid with its intensities as they are stored, as foundation models know them."""
     frame = run.study.prepared(name).frame
-    return ScanView(frame.image(run.study.read(name).array), frame.spacing)
+    return ScanView(frame.image(run.study.read(name).clipped), frame.spacing)
