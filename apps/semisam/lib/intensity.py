@@ -7,8 +7,9 @@ and a scan without outliers stays as it is, bit by bit.
 What counts as an outlier, with *width* for the distance of the 0.5 and 99.5 percentiles of the rest:
 
 - **Padding**: one constant value, the lowest or the highest of the scan, of one voxel in 200 at least, far from the
-  rest: by three times the distance of the 5 and 95 percentiles. So is what lies between, the blur of resampling. There
-  may be several such values, one beyond the other.
+  rest: by three times the distance of the 5 and 95 percentiles. There may be several such values, one beyond the other.
+  Of padding that fills a twentieth of the scan, what lies between is an outlier, too, as resampling blurs its border:
+  what is five times the distance of the 15 and 85 percentiles away from these.
 - **A few voxels** more than ten widths outside. Where up to 2 % of the voxels are such that these themselves make the
   width, that of the 2 and 98 percentiles takes its place, and twenty of them.
 
@@ -34,6 +35,10 @@ _PADDING = 0.005
 """Share of the voxels from which on one constant, outermost value is padding."""
 _FAR = (0.05, 3.0)
 """A percentile at either end, and how many of their distances outside of it padding is far from the rest."""
+_MUCH = 0.05
+"""Share of padding from which on it may be blurred."""
+_FAR_FROM_MOST = (0.15, 5.0)
+"""The same as ``_FAR`` for padding that may be blurred: of small scans the blur is a tenth."""
 _FENCES = ((0.005, 10.0), (0.02, 20.0))
 """A percentile at either end, and how many of their distances outside of it an outlier begins; whichever is nearer."""
 _MARGIN = 1.0
@@ -147,25 +152,22 @@ def _without_padding(values: np.ndarray, first: int, last: int) -> tuple[int, in
     rest = values[first:last]
     below = int(np.searchsorted(rest, rest[0], "right"))
     above = int(np.searchsorted(rest, rest[-1], "left"))
-    least = max(1.0, _PADDING * len(values))
-    if below >= least:
-        reach = _far_from(rest[below:])[0]
-        if rest[0] < reach:
-            return first + int(np.searchsorted(rest, reach, "left")), last
-    if len(rest) - above >= least:
-        reach = _far_from(rest[:above])[1]
-        if rest[-1] > reach:
-            return first, first + int(np.searchsorted(rest, reach, "right"))
+    for least, (share, widths) in ((_MUCH, _FAR_FROM_MOST), (_PADDING, _FAR)):
+        fewest = max(1.0, least * len(values))
+        if below >= fewest and rest[0] < (reach := _reach(rest[below:], share, widths)[0]):
+            return first + (below if least < _MUCH else int(np.searchsorted(rest, reach, "left"))), last
+        if len(rest) - above >= fewest and rest[-1] > (reach := _reach(rest[:above], share, widths)[1]):
+            return first, first + (above if least < _MUCH else int(np.searchsorted(rest, reach, "right")))
     return first, last
 
 
-def _far_from(rest: np.ndarray) -> tuple[float, float]:
+def _reach(rest: np.ndarray, share: float, widths: float) -> tuple[float, float]:
     """Beyond which values padding is far from a sorted sample."""
     if len(rest) >= _LEAST_VALUES:
-        for share in (_FAR[0], _FENCES[0][0]):  # nearly all may have one value
-            low, high = _percentiles(rest, share)
+        for each in (share, _FENCES[0][0]):  # nearly all may have one value
+            low, high = _percentiles(rest, each)
             if high > low:
-                return low - _FAR[1] * (high - low), high + _FAR[1] * (high - low)
+                return low - widths * (high - low), high + widths * (high - low)
     return -math.inf, math.inf
 
 

@@ -22,6 +22,7 @@ from .errors import UserError
 from .intensity import clipped
 from .labels import LabelSchema
 from .pictures import PICTURES, read_picture, read_picture_label, split_colour, write_picture_label
+from .voxel_types import in_words, scalar_voxels
 
 NIFTI = (".nii", ".nii.gz")
 OTHERS = (".nrrd", ".mha", ".mhd", ".dcm")
@@ -86,6 +87,7 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     return float(x), float(y), float(z)
 
 
+@in_words
 def read_volume(path: str | os.PathLike[str]) -> Volume:
     """Read a scan: NIfTI, NRRD, MHA/MHD, one DICOM file or a folder with one DICOM series; or a 2D image, see above.
 
@@ -113,6 +115,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     return Volume(array=array, affine=affine, colour=colour)
 
 
+@in_words
 def read_label(
     path: str | os.PathLike[str], scan: Volume, schema: LabelSchema, *, may_be_empty: bool = False
 ) -> np.ndarray:
@@ -157,6 +160,7 @@ def read_label(
     return array.astype(np.uint8, copy=False)
 
 
+@in_words
 def largest_label(path: str | os.PathLike[str]) -> float:
     """The largest value of a label file; 255 of a PNG that has only 0 besides counts as 1.
 
@@ -330,7 +334,9 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray, Mapping[str, object]]:
         else:
             reader = ITKReader(affine_lps_to_ras=True)
         array, meta = reader.get_data(reader.read(str(path)))
-        array = np.asarray(array)
+        array = scalar_voxels(np.asarray(array), path.name)
+    except UserError:
+        raise
     except Exception as error:
         # The readers raise many kinds of errors (EOFError, zlib.error, ImageFileError, RuntimeError, ...).
         raise _unreadable(path, error) from error

@@ -176,7 +176,8 @@ def window(volume: Tensor) -> Tensor:
     """A volume's intensities in 0..1, the ends of the range cut off.
 
     The range is that of the 0.5th to 99.5th percentile of the voxels above the minimum: background that was set to one
-    value would otherwise make up most of it. Outliers are clipped before (``lib.intensity``). A constant volume gives zeros.
+    value would otherwise make up most of it. Outliers are clipped before (``lib.intensity``). A constant volume gives
+    zeros.
     """
     volume = without_outliers(volume)
     values = volume.flatten()

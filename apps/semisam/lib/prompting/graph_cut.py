@@ -79,7 +79,8 @@ class GraphCut:
         """See ``Promptable.open``."""
         d, h, w = (float(s) for s in spacing)
         # How thick a 2D image is says nothing about how far its places lie apart.
-        return GraphCutSession(without_outliers(image)[0].numpy(), (d, h, max(d, h) if image.shape[3] == 1 else w), self.options)
+        thickness = max(d, h) if image.shape[3] == 1 else w
+        return GraphCutSession(without_outliers(image)[0].numpy(), (d, h, thickness), self.options)
 
 
 class GraphCutSession:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from ..errors import UserError
 from ..frames import frame_of
-from ..propagation import MOST_TEMPLATES, Template, propagate_from, signature
+from ..propagation import MOST_TEMPLATES, Template, doubts, propagate_from, signature
 from ..specialists.part import part_of
 from ..uncertainty import normalised_entropy, uncertainty_facts
 from .base import FinishedRound
 from .context import Context
+from .each_scan import each_scan, some_scans
 from .stages import counter
 
 T = TypeVar("T")
+
+log = logging.getLogger("semisam.train")
 
 
 def read_templates(run: Context) -> None:
@@ -33,7 +38,9 @@ def read_templates(run: Context) -> None:
         run.study.prepare(name, template.scan, frame)
         run.study.keep_human(name, template.label, frame)
 
-    refused = _over(run, list(run.study.human()), keep)[1]
+    names = list(run.study.human())
+    count = counter(run, "propagation", names)
+    refused = each_scan(run, names, keep, lambda _: count({}))[1]
     if not run.study.human():
         reason = next(iter(refused.values()), "Outline one scan and save it as final.")
         raise UserError(f"No 'final' label can be used. {reason}", status=422)
@@ -78,63 +85,49 @@ def _over_unlabelled(
     Raises:
         UserError: (422) when there are such scans and it can be done for none, (507) when there is no space left.
     """
-    found, refused = _over(run, run.study.unlabelled(), work, metrics)
-    if refused and not found:
-        last = list(refused.values())[-1]
-        raise UserError(f"None of the scans without a label can be used. The last one: {last}", status=422)
-    return found
-
-
-def _over(
-    run: Context, names: Sequence[str], work: Callable[[str], T], metrics: Callable[[T], dict[str, float]] | None = None
-) -> tuple[dict[str, T], dict[str, str]]:
-    """Do the work of round 0 for scans, each process for its share; those it cannot be done for are left out by all.
-
-    Returns:
-        What the work gave, and why scans are left out, by scan.
-
-    Raises:
-        UserError: (507) when there is no space left.
-    """
+    names = run.study.unlabelled()
     count = counter(run, "propagation", names)
 
-    def attempt(name: str) -> tuple[T | None, str | None]:
-        try:
-            result = work(name)
-        except UserError as error:
-            if error.status == 507:
-                raise
-            run.skip(name, str(error))
-            count({})
-            return None, str(error)
-        count(metrics(result) if metrics else {})
-        return result, None
+    def done(result: T | None) -> None:
+        count(metrics(result) if metrics and result is not None else {})
 
-    found: dict[str, T] = {}
-    refused: dict[str, str] = {}
-    for name, (result, reason) in run.ranks.each(names, attempt).items():
-        if reason is None:
-            found[name] = result  # type: ignore[assignment]
-        else:
-            refused[name] = reason
-            if name not in run.skipped:
-                run.skip(name, reason)
-    return found, refused
+    return some_scans(run, names, work, done)
+
+
+def _templates_for(run: Context, own: Tensor, templates: dict[str, Template]) -> list[Template]:
+    """The outlined scans that are most like the one with the signature ``own``; whose file has gone is passed over.
+
+    Raises:
+        UserError: (422) when none can be read any more.
+    """
+    study = run.study
+    ranked = sorted(study.dense(), key=lambda t: (-float(study.prepared(t).signature @ own), t))
+    chosen: list[Template] = []
+    for name in ranked:
+        if len(chosen) == MOST_TEMPLATES:
+            break
+        if name not in templates:
+            try:
+                read = study.template(name)
+            except UserError as error:
+                log.warning("%s is not carried over to this scan: %s", name, error)
+                continue
+            while len(templates) >= MOST_TEMPLATES:  # whole scans: keep few in memory
+                templates.pop(next(t for t in templates if templates[t] not in chosen))
+            templates[name] = read
+        chosen.append(templates[name])
+    if not chosen:
+        raise UserError("none of the outlined scans can be read any more", status=422)
+    return chosen
 
 
 def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> dict[str, object]:
     study = run.study
     scan = study.read(name)
     own = signature(scan)
-    ranked = sorted(study.dense(), key=lambda t: (-float(study.prepared(t).signature @ own), t))
-    chosen = ranked[:MOST_TEMPLATES]
-    for template in chosen:
-        if template not in templates:
-            while len(templates) >= MOST_TEMPLATES:  # whole scans: keep few in memory
-                templates.pop(next(t for t in templates if t not in chosen))
-            templates[template] = study.template(template)
+    chosen = _templates_for(run, own, templates)
     soft = propagate_from(
-        [templates[t] for t in chosen],
+        chosen,
         scan,
         run.schema.channels,
         generalist=run.generalist,
@@ -158,7 +151,12 @@ def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> d
         "round": 0,
         "source": "propagation",
     }
-    return run.keep_label(part, name, soft.labels(), scan.affine, facts)
+    label = soft.labels()
+    warnings = [
+        *scan.notes,
+        *doubts(label, scan, chosen, run.schema.names, soft.similarity),
+    ]
+    return run.keep_label(part, name, label, scan.affine, facts | ({"warnings": warnings} if warnings else {}))
 
 
 def prepare_study(run: Context) -> FinishedRound:
