@@ -17,6 +17,19 @@ T = TypeVar("T")
 
 log = logging.getLogger("semisam.train")
 
+_OF_A_SCAN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What odd voxels, sizes or places can bring about; readers' own errors are ``UserError`` by then, a ``ValueError``.
+Anything else has befallen the process."""
 _UNEXPECTED = (
     "it could not be worked on, for a reason that the log has. Look at this scan, or remove it from the study."
 )
@@ -44,7 +57,7 @@ def each_scan(
         result, reason = None, None
         try:
             result = work(name)
-        except Exception as error:
+        except _OF_A_SCAN as error:
             reason = _reason(run, name, error)
             run.skip(name, reason)
         if done is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..frames import frame_of
-from ..propagation import MOST_TEMPLATES, Template, doubts, propagate_from, signature
+from ..negatives import only_negative
+from ..propagation import MOST_TEMPLATES, Template, doubts, locate, propagate_from, signature
 from ..specialists.part import part_of
 from ..uncertainty import normalised_entropy, uncertainty_facts
 from .base import FinishedRound
@@ -31,19 +33,40 @@ def read_templates(run: Context) -> None:
         UserError: when none can be used.
     """
 
-    def keep(name: str) -> None:
+    def keep(name: str) -> bool:
         template = run.study.template(name)
+        if run.study.cases[name].negative and run.study.spec.part is not None:
+            return True
         frame = frame_of(template.scan)
         frame = part_of(frame, torch.from_numpy(frame.crop(template.label) > 0), frame, run.study.spec)
         run.study.prepare(name, template.scan, frame)
         run.study.keep_human(name, template.label, frame)
+        return False
 
     names = list(run.study.human())
     count = counter(run, "propagation", names)
-    refused = each_scan(run, names, keep, lambda _: count({}))[1]
+    found, refused = each_scan(run, names, keep, lambda _: count({}))
     if not run.study.human():
         reason = next(iter(refused.values()), "Outline one scan and save it as final.")
         raise UserError(f"No 'final' label can be used. {reason}", status=422)
+    if all(run.study.cases[name].negative for name in run.study.human()):
+        raise UserError(only_negative(list(run.study.human())), status=409)
+    # Where their part is, only the others can say.
+    each_scan(run, [name for name in names if found.get(name)], partial(_keep_negative, run))
+
+
+def _keep_negative(run: Context, name: str) -> None:
+    """The same for a scan without any structure: its part is where the structures of another one would lie."""
+    study = run.study
+    template = study.template(name)
+    held = next(other for other in study.human() if not study.cases[other].negative)
+    found = locate(study.template(held), template.scan, run.options.device)
+    inside = found.traces()
+    if not bool(inside.any()):
+        inside[tuple(n // 2 for n in inside.shape)] = True
+    frame = part_of(frame_of(template.scan), inside, found.frame, study.spec)
+    study.prepare(name, template.scan, frame)
+    study.keep_human(name, template.label, frame)
 
 
 def propagate_study(run: Context) -> FinishedRound:
@@ -101,7 +124,7 @@ def _templates_for(run: Context, own: Tensor, templates: dict[str, Template]) ->
         UserError: (422) when none can be read any more.
     """
     study = run.study
-    ranked = sorted(study.dense(), key=lambda t: (-float(study.prepared(t).signature @ own), t))
+    ranked = sorted(study.need_dense(), key=lambda t: (-float(study.prepared(t).signature @ own), t))
     chosen: list[Template] = []
     for name in ranked:
         if len(chosen) == MOST_TEMPLATES:
