@@ -66,6 +66,7 @@ from lib.config import Settings
 from lib.errors import UserError
 from lib.generalists import RESIDENTS, check_generalist
 from lib.limits import set_limit
+from lib.negatives import counts_without
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
 from trainers import SemiSamTrainer
 
@@ -252,8 +253,8 @@ class SemiSam(MONAILabelApp):
         warnings = []
         try:
             for item in self.study.outlined():
-                if item.name == image_id:
-                    self.study.check(item)
+                if item.name == image_id and self.study.check(item).empty:
+                    warnings.append(counts_without(self.study.schema.names))
         except UserError as error:
             logger.warning("%s", error)
             warnings.append(str(error))

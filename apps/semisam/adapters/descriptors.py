@@ -16,7 +16,7 @@ from lib.volumes import write_whole
 
 from .study import Study
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when ``lib.selection.describe`` gives something else than before."""
 
 logger = logging.getLogger("semisam.scores")

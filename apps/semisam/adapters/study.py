@@ -18,6 +18,7 @@ from lib.errors import UserError
 from lib.generalists import Generalist, check_generalist
 from lib.label_names import names_in, value_map
 from lib.labels import MAX_LABELS, LabelSchema
+from lib.negatives import is_meant, only_negative
 from lib.propagation import MOST_TEMPLATES, Propagator, Template, most_similar, signature
 from lib.recent import Recent, stamp_of
 from lib.recipes import Case
@@ -64,10 +65,12 @@ class Looked:
     Args:
         exchanged: which values have to be exchanged, see ``value_map``.
         planes: what is annotated if not all of it is.
+        empty: whether it says that the scan has none of the structures.
     """
 
     exchanged: dict[int, int]
     planes: Planes | None
+    empty: bool = False
 
 
 class Study:
@@ -251,12 +254,15 @@ class Study:
         """The usable scans that are outlined wholly: only these can be carried over to others.
 
         Raises:
-            UserError: see ``usable``; (409) when only planes are outlined in all of them.
+            UserError: see ``usable``; (409) when only planes, or nothing, are outlined in all of them.
         """
         good = self.usable(without=without)
-        found = [item for item in good if self.check(item).planes is None]
+        held = [item for item in good if not self.check(item).empty]
+        if not held:
+            raise UserError(only_negative([item.name for item in good]), status=409)
+        found = [item for item in held if self.check(item).planes is None]
         if not found:
-            raise UserError(only_sparse([item.name for item in good]), status=409)
+            raise UserError(only_sparse([item.name for item in held]), status=409)
         return found
 
     def check(self, item: Outlined) -> Looked:
@@ -280,7 +286,7 @@ class Study:
                     100 * planes.share(label.shape),
                 )
             self._templates.get(key, lambda: Template(item.name, scan, label))
-            return Looked(exchanged, planes)
+            return Looked(exchanged, planes, not label.any())
 
         return self._checked.get(key, look)
 
@@ -305,7 +311,8 @@ class Study:
         try:
             own = names_in_file(item.label)
             scan = read_volume(item.image)
-            label = read_label(item.label, scan, self.schema, values=meant)
+            empty = is_meant(own or item.names, item.annotated)
+            label = read_label(item.label, scan, self.schema, values=meant, may_be_empty=empty)
         except UserError as error:
             text = str(error)
             raise UserError(text if text.startswith(what) else f"{what} cannot be used: {text}", status=422) from error
@@ -353,7 +360,8 @@ class Study:
         return [self._case(item) for item in self.dense()]
 
     def _case(self, item: Outlined) -> Case:
-        return Case(item.name, item.image, self._label_file(item), check_stated(item.annotated))
+        look = self.check(item)
+        return Case(item.name, item.image, self._label_file(item), check_stated(item.annotated), look.empty)
 
     def _label_file(self, item: Outlined) -> Path:
         if not self.check(item).exchanged:

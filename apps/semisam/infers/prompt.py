@@ -23,6 +23,10 @@ from lib.volumes import Volume, read_volume
 from .base import Answer, SegmentationTask
 
 _MOST_CLICKS = 1000
+_NOTHING = (
+    "Nothing was found at the clicks. Place another one well inside the structure, or remove those outside that lie "
+    "close to it."
+)
 _KEYS = ("label", "foreground", "background", "roi", "slice", "reset_state")
 
 
@@ -76,6 +80,7 @@ class Prompt(SegmentationTask):
                 "seconds": round(time.perf_counter() - start, 3),
                 "volume_ml": {structure: round(float(found.sum()) * scan.voxel_ml, 3)},
             },
+            () if found.any() else (_NOTHING,),
         )
 
     def release(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters.options import whole_number
 from adapters.study import MOST_TEMPLATES, Study
-from lib.propagation import propagate_from
+from lib.propagation import doubts, propagate_from
 from lib.volumes import Volume
 
 from .base import Answer, SegmentationTask
@@ -37,8 +37,9 @@ class Propagate(SegmentationTask):
         """See the base class."""
         study = self.study
         most = _most(request)
+        templates = study.templates_for(scan, without=name, most=most)
         soft = propagate_from(
-            study.templates_for(scan, without=name, most=most),
+            templates,
             scan,
             study.schema.channels,
             generalist=study.generalist,
@@ -46,6 +47,7 @@ class Propagate(SegmentationTask):
             most=most,
         )
         label = soft.labels()
+        used = [template for template in templates if template.name in soft.templates]
         return Answer(
             label,
             {
@@ -55,6 +57,7 @@ class Propagate(SegmentationTask):
                 "confidence": round(soft.mean_confidence(), 4),
                 "volume_ml": self.volumes(label, scan),
             },
+            doubts(label, scan, used, study.schema.names, soft.similarity),
         )
 
 

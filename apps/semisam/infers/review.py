@@ -44,11 +44,12 @@ class Review(SegmentationTask):
         info = store.get_label_info(name, ORIGINAL)
         stored = info.get("params") or {}
         label = read_label(path, scan, self.study.schema, may_be_empty=True)
-        params = {k: v for k, v in stored.items() if k != "latencies"}
+        params = {k: v for k, v in stored.items() if k not in ("latencies", "warnings")}
+        warnings = stored.get("warnings")
         params |= {"model": info.get("model", ""), "ts": info.get("ts", 0)}
         scores = Scores(self.study)
         params["planes"] = scores.planes(name) or planes_of_label(label, scan)
         quality = scores.known(QUALITY).get(name)
         if quality is not None and not scores.stale(QUALITY, name):
             params[QUALITY] = quality
-        return Answer(label, params)
+        return Answer(label, params, [str(w) for w in warnings] if isinstance(warnings, list) else ())

@@ -8,8 +8,10 @@ from typing import Any
 from adapters.devices import device_choices
 from adapters.study import Study
 from lib.located import predict_located
+from lib.propagation import nothing_found
+from lib.recipes.learned import learned_by
 from lib.recipes.options import choose_device
-from lib.specialists import SpecialistPrediction
+from lib.specialists import Specialist, SpecialistPrediction
 from lib.uncertainty import uncertainty_facts
 from lib.volumes import Volume
 
@@ -33,10 +35,14 @@ class SpecialistTask(SegmentationTask):
         """See the base class."""
         self.study.need_published()
 
+    def specialist(self, request: Mapping[str, Any]) -> Specialist:
+        """The specialist in service, on the asked device."""
+        device = request.get("device") or "auto"
+        return self.study.specialist(choose_device(str(device[0] if isinstance(device, list) else device)))
+
     def predict(self, scan: Volume, request: Mapping[str, Any]) -> tuple[SpecialistPrediction, dict[str, Any]]:
         """What the specialist says, and what to tell about it."""
-        device = request.get("device") or "auto"
-        specialist = self.study.specialist(choose_device(str(device[0] if isinstance(device, list) else device)))
+        specialist = self.specialist(request)
         prediction = predict_located(specialist, scan, lambda: self.study.templates_for(scan, without=None, most=1)[0])
         notes = {k: v for k, v in specialist.notes.items() if isinstance(v, (str, int, float))}
         facts = uncertainty_facts(prediction.probabilities, prediction.uncertainty)
@@ -53,4 +59,5 @@ class Segment(SpecialistTask):
         """See the base class."""
         prediction, params = self.predict(scan, request)
         label = prediction.labels()
-        return Answer(label, {**params, "volume_ml": self.volumes(label, scan)})
+        warnings = nothing_found(label, self.study.schema.names, learned_by(self.specialist(request)))
+        return Answer(label, {**params, "volume_ml": self.volumes(label, scan)}, warnings)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+
+from .intensity import clipped
 
 MOST_SHIFT = 0.5
 """How far a label's corners may lie from its scan's, in voxels: headers round."""
@@ -41,6 +44,11 @@ class Volume:
     def flat(self) -> bool:
         """Whether this is a 2D image."""
         return bool(self.array.shape[2] == 1)
+
+    @cached_property
+    def clipped(self) -> np.ndarray:
+        """The array as all models see it, without outliers (``lib.intensity``); the very array where there are none."""
+        return clipped(self.array)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -16,12 +16,14 @@ from .labels import LabelSchema, whole_numbers
 from .pictures import is_picture, read_picture_label
 from .reading import Loaded, load, volume_of
 from .segmentations import is_segmentation, merge_layers, segments_in
+from .voxel_types import in_words
 
 Values = Mapping[int, int] | Callable[[Sequence[int]], Mapping[int, int]]
 """What a label's values mean: each of them to one of the schema's. Or what gives that of the values above 0 that the
 label holds. Empty: they are the schema's."""
 
 
+@in_words
 def read_label(
     path: str | os.PathLike[str],
     scan: Volume,
@@ -65,6 +67,7 @@ def read_label(
     return array.astype(np.uint8, copy=False)
 
 
+@in_words
 def largest_label(path: str | os.PathLike[str]) -> float:
     """The largest value of a label file; 255 of a PNG that has only 0 besides counts as 1.
 

@@ -95,7 +95,9 @@ class LabelSchema:
             )
         if not may_be_empty and not np.any(values > 0):
             raise UserError(
-                f"{what} is empty. Outline at least one of {', '.join(self.names)} and save it again.", status=422
+                f"{what} is empty. Outline at least one of {', '.join(self.names)} and save it again. If the scan has "
+                "none of them, submit it with the empty segments: their names say that they were looked for.",
+                status=422,
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from .errors import UserError
 from .files import check_there, size_text, unreadable
 from .geometry import usable
 from .pictures import PICTURES
+from .voxel_types import scalar_voxels
 
 SUFFIXES = (*nifti.ENDINGS, *itkimages.ENDINGS, ".dcm", *PICTURES)
 
@@ -48,6 +49,7 @@ def load(path: Path) -> Loaded:
     check_there(path)
     try:
         found = _load(path)
+        found = replace(found, array=scalar_voxels(found.array, path.name))
     except UserError:
         raise
     except Exception as error:

@@ -28,6 +28,7 @@ from .labelfiles import largest_label, read_label
 from .pictures import is_picture, read_picture, split_colour, write_picture_label
 from .reading import SUFFIXES, Loaded, load, volume_of
 from .segmentations import names_in_file
+from .voxel_types import in_words
 
 __all__ = [
     "SUFFIXES",
@@ -46,6 +47,7 @@ __all__ = [
 logger = logging.getLogger("semisam.scans")
 
 
+@in_words
 def read_volume(path: str | os.PathLike[str]) -> Volume:
     """Read a scan: NIfTI, NRRD, MHA/MHD, one DICOM file or a folder with one DICOM series; or a 2D image, see above.
 

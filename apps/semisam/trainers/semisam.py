@@ -18,6 +18,7 @@ from adapters.study import Study
 from lib.distributed import Ranks, end_with_the_others
 from lib.errors import UserError
 from lib.generalists import unwrap
+from lib.negatives import only_negative
 from lib.pictures import PICTURES
 from lib.recipes import CHOICES, RECIPES, RecipeOptions, RecipeSettings, network_2d, resolve, run_recipe
 from lib.recipes.job import Job
@@ -83,6 +84,8 @@ class SemiSamTrainer(TrainTask):
         usable = {item.name for item in outlined}
         if any(item.image.name.lower().endswith(PICTURES) for item in outlined):
             network_2d(options)
+        if all(self.study.check(item).empty for item in outlined):
+            raise UserError(only_negative(sorted(usable)), status=409)
         if IMPLEMENTATIONS[options.recipe].propagates:
             self.study.dense()
         if not set(self.study.datastore.list_images()) - usable:

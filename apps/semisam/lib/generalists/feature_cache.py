@@ -28,7 +28,7 @@ from .base import Generalist
 
 _LOG = logging.getLogger("semisam.features")
 
-_FORMAT = 1
+_FORMAT = 2
 _HEADER = struct.Struct("<4sII4I")  # mark, format, checksum of the values, shape
 _MARK = b"ssfc"
 _SUFFIX = ".feat"

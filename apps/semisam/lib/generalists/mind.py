@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..intensity import without_outliers
+
 
 class Mind:
     """Self-similarity context descriptors: 12 values in 0..1 a voxel.
 
     Each value compares two of a voxel's six neighbours at ``dilation`` voxels that are a face diagonal apart, by the
     mean squared difference of the patches of ``2 * radius + 1`` voxels around them, relative to the local variation.
-    The result does not depend on the scan's intensity scale or offset.
+    The result does not depend on the scan's intensity scale or offset, nor on its outliers.
 
     Args:
         radius: half width of a patch in voxels.
@@ -38,11 +40,12 @@ class Mind:
     @property
     def preprocessing(self) -> str:
         """What the features depend on beside the scan, for those who keep them."""
-        return f"radius {self.radius}, dilation {self.dilation}"
+        return f"radius {self.radius}, dilation {self.dilation}, without outliers"
 
     def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """Describe ``[1, D, H, W]`` by ``[12, D, H, W]``; the spacing plays no part."""
         reach = self.dilation
+        image = without_outliers(image)
         scale = (image.max() - image.min()).clamp_min(1e-12)
         padded = functional.pad((image[None] - image.min()) / scale, [reach] * 6, mode="replicate")[0, 0]
         size = image.shape[1:]

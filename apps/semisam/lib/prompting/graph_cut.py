@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..generalists.base import PromptKind, Prompts
+from ..intensity import without_outliers
 from .region import Bounds, Region, cut_region
 
 _BINS = 32
@@ -78,7 +79,8 @@ class GraphCut:
         """See ``Promptable.open``."""
         d, h, w = (float(s) for s in spacing)
         # How thick a 2D image is says nothing about how far its places lie apart.
-        return GraphCutSession(image[0].numpy(), (d, h, max(d, h) if image.shape[3] == 1 else w), self.options)
+        thickness = max(d, h) if image.shape[3] == 1 else w
+        return GraphCutSession(without_outliers(image)[0].numpy(), (d, h, thickness), self.options)
 
 
 class GraphCutSession:

@@ -67,7 +67,7 @@ class OpenScan:
 
     def __post_init__(self) -> None:
         self._frame = whole_frame(self.scan)
-        self._session = self.model.open(self._frame.image(self.scan.array), self._frame.spacing)
+        self._session = self.model.open(self._frame.image(self.scan.clipped), self._frame.spacing)
 
     @property
     def bytes(self) -> int:

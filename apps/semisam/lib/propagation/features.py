@@ -118,11 +118,11 @@ def surroundings(scan: Volume, frame: Frame, generalist: Generalist, device: str
 
     def make(model: Generalist) -> Tensor:
         grid = encoding_grid(scan, frame, model)
-        features = encode(model, grid.image(scan.array), grid.spacing, device)
+        features = encode(model, grid.image(scan.clipped), grid.spacing, device)
         if features[0].numel() <= _FINE:
             return features
         return box_mean(resize(features, [(n + 1) // 2 for n in features.shape[1:]]), 1)
 
     if isinstance(generalist, CachedGeneralist) and not generalist.own:
-        return generalist.derived(make, scan.array, f"{frame}; mean of 6 at every second place").to(device)
+        return generalist.derived(make, scan.clipped, f"{frame}; mean of 6 at every second place").to(device)
     return make(generalist).to(device)

@@ -28,7 +28,7 @@ def signature(scan: Volume) -> Tensor:
     Always MIND: other generalists need a finer resolution, and would be asked once more for every scan.
     """
     frame = frame_of(scan).with_shape(_SIGNATURE_SHAPE)
-    features = Mind().encode(frame.image(scan.array), frame.spacing)
+    features = Mind().encode(frame.image(scan.clipped), frame.spacing)
     pooled = functional.adaptive_avg_pool3d(features[None], _GRID)[0]
     pooled = pooled - pooled.mean(dim=(1, 2, 3), keepdim=True)
     return functional.normalize(pooled.flatten(), dim=0)

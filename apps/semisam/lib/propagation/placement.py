@@ -79,7 +79,7 @@ def find_placement(scan: Frame, scan_image: Tensor, template: Frame, template_sc
     too_large = math.prod(template.shape) > _MOST_TIMES_LARGER * math.prod(scan.shape)
     if too_large or all(abs(r - 1) < 0.02 for r in ratio):
         return same_box
-    template_image = template.image(template_scan.array).to(scan_image.device)
+    template_image = template.image(template_scan.clipped).to(scan_image.device)
     shrink = min(1.0, (_SEARCH_VOXELS / math.prod(scan.shape)) ** (1 / 2 if scan.flat else 1 / 3))
     small_scan = _small(scan.shape, shrink, scan.flat)
     small_template = _small(template.shape, shrink, scan.flat)

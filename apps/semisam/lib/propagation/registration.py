@@ -76,14 +76,14 @@ class RegistrationPropagator:
     def _propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
         own = self._working(scan)
         other = frame_of(template.scan).with_spacing(own.spacing)
-        image = own.image(scan.array).to(self.device)
+        image = own.image(scan.clipped).to(self.device)
         place = find_placement(own, image, other, template.scan)
         other = other.with_shape(place.shape)
         seen = encoding_grid(scan, own, generalist), encoding_grid(template.scan, other, generalist)
         # A foundation model's many channels are made few where they are, on the CPU: all would be much to move.
         features = comparable(
-            encode(generalist, image if seen[0] == own else seen[0].image(scan.array), seen[0].spacing, self.device),
-            encode(generalist, seen[1].image(template.scan.array), seen[1].spacing, self.device),
+            encode(generalist, image if seen[0] == own else seen[0].image(scan.clipped), seen[0].spacing, self.device),
+            encode(generalist, seen[1].image(template.scan.clipped), seen[1].spacing, self.device),
         )
         first = _Grids(own, other, place)
         found, displacement = self._carried(template, channels, first, features, None)
@@ -94,8 +94,8 @@ class RegistrationPropagator:
             return found
         if generalist.name == Mind.name:
             features = (
-                encode(generalist, closer.scan.image(scan.array), closer.scan.spacing, self.device),
-                encode(generalist, closer.template.image(template.scan.array), closer.template.spacing, self.device),
+                encode(generalist, closer.scan.image(scan.clipped), closer.scan.spacing, self.device),
+                encode(generalist, closer.template.image(template.scan.clipped), closer.template.spacing, self.device),
             )
         else:
             features = (

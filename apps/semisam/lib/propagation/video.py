@@ -92,9 +92,9 @@ class VideoPropagator:
             return _nothing(result, channels, template.name)
         known = canvas.masks(other, template.label, labels)
         inserted, prompted = self._inserted(known)
-        pieces = list(tracker.encode_slices(canvas.images(own, scan.array)))
+        pieces = list(tracker.encode_slices(canvas.images(own, scan.clipped)))
         # All of them, as the intensities' scale is that of the whole scan.
-        every = tracker.encode_slices(canvas.images(other, template.scan.array))
+        every = tracker.encode_slices(canvas.images(other, template.scan.clipped))
         given = [every[at] for at in inserted]
         maps = self._maps(pieces, given, {at: known[inserted[at]] for at in prompted}, tracker)
         return self._joined(maps, labels, canvas, result, channels, template.name)

@@ -23,12 +23,14 @@ class Case:
         image: its file or DICOM folder.
         label: its human ('final') label on the grid of the scan, None when it has none.
         annotated: what a person says is annotated in the label.
+        negative: whether the label says, by being empty, that the scan has none of the structures.
     """
 
     name: str
     image: Path
     label: Path | None = None
     annotated: Annotated = "auto"
+    negative: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..runfolder import RunFolder, read_json, write_json
 from ..specialists.checkpoint import save_specialist
 from ..volumes import write_label
 from .base import FinishedRound, Observer, PseudoLabel
+from .learned import learned
 from .options import Preset, RecipeOptions
 from .progress import Reporter
 from .study import Study
@@ -139,6 +140,7 @@ class Context:
             part = self.folder.begin_round(index, keep=True)
             if members is not None:
                 about = {"recipe": self.options.recipe, "round": index, "seed": self.options.seed, **(notes or {})}
+                about |= learned(self.study)
                 save_specialist(part / "specialist.pt", self.study.spec, members, about)
             content = {"best_metric": self.reporter.best_metric, "names": list(params), "skipped": self.skipped}
             write_json(part / "round.json", content)

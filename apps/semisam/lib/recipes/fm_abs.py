@@ -25,6 +25,7 @@ from ..specialists.regularisers.teacher import TeacherRegulariser
 from .base import FinishedRound
 from .collaboration.answering import ScanView
 from .context import Context
+from .each_scan import stored_image
 from .partial import PartialObjective, WholeStudy
 from .round_zero import prepare_study
 from .stages import label_study, plan_of, train_round
@@ -62,8 +63,7 @@ def assistant_of(run: Context, options: SliceOptions) -> SliceAssistant:
     """The run's generalist, asked in three views."""
 
     def view(name: str) -> ScanView:
-        frame = run.study.prepared(name).frame
-        return ScanView(frame.image(run.study.read(name).array), frame.spacing)
+        return ScanView(stored_image(run, name), run.study.prepared(name).frame.spacing)
 
     def known(name: str) -> Tensor | None:
         label = None if name in run.study.human() else run.study.current(name)

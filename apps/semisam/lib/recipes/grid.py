@@ -110,7 +110,7 @@ def _look(case: Case, schema: LabelSchema) -> _Look:
     structures = None
     if case.label is not None:
         try:
-            inside = frame.crop(read_label(case.label, scan, schema)) > 0
+            inside = frame.crop(read_label(case.label, scan, schema, may_be_empty=case.negative)) > 0
         except UserError:  # said elsewhere; the scan's own grid is of use all the same
             inside = np.zeros(frame.shape, dtype=bool)
         if inside.any():

@@ -30,6 +30,7 @@ from ..specialists.checkpoint import Specialist
 from ..specialists.predict import predict
 from ..volumes import read_label
 from .context import Context
+from .each_scan import each_scan
 from .folds import Fold, FoldSource, choose_folds
 from .options import RecipeOptions
 from .stages import label_by, release_generalist
@@ -152,14 +153,19 @@ def _write_scans(run: Context, index: int, folder: Path, folds: int) -> None:
     study = run.study
     voxels = sum(math.prod(study.prepared(name).frame.source_shape) for name in (*study.dense(), *study.pseudo()))
     check_space(folder, _VOXEL_BYTES * voxels)
-    for name in study.dense():
-        template = study.template(name)
-        write_case(folder, study.file_name(name), template.scan.array, template.label, frame_of(template.scan))
     earlier = run.folder.round(index - 1)
-    for name in study.pseudo():
+
+    def outlined(name: str) -> None:
+        template = study.template(name)
+        write_case(folder, study.file_name(name), template.scan.clipped, template.label, frame_of(template.scan))
+
+    def labelled(name: str) -> None:
         scan = study.read(name)
         label = read_label(earlier / f"{study.file_name(name)}.nii.gz", scan, study.schema)
-        write_case(folder, study.file_name(name), scan.array, label, frame_of(scan))
+        write_case(folder, study.file_name(name), scan.clipped, label, frame_of(scan))
+
+    each_scan(run, study.dense(), outlined)
+    each_scan(run, list(study.pseudo()), labelled)
     splits = []
     for fold in choose_folds(study.unlabelled(), folds, run.options.seed):
         train = [study.file_name(n) for n in (*study.dense(), *FoldSource(study, fold).pseudo())]

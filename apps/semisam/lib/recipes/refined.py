@@ -16,6 +16,8 @@ from ..propagation import encoding_grid, features_on
 from ..specialists.predict import predict_prepared
 from ..uncertainty import normalised_entropy, uncertainty_facts
 from .context import Context
+from .each_scan import each_scan, some_scans
+from .learned import missing_in
 from .refinement import Evidence, RefinementOptions, gather, refine, usual_distance
 from .stages import change_of, counter, report_change, templates_of, with_earlier
 from .study import load_tensors, save_tensors
@@ -50,19 +52,21 @@ def predict_study(run: Context, index: int, members: Sequence[nn.Module], option
         probabilities = run.study.target(name).probabilities.float()
         _collect(run, part, name, probabilities, torch.zeros(probabilities.shape[1:]), options, random(name))
 
-    run.ranks.each(outlined, outline)
+    each_scan(run, outlined, outline)
     count = counter(run, "prediction", names)
 
-    def predict(name: str) -> dict[str, object]:
+    def predict(name: str) -> tuple[dict[str, object], float]:
         probabilities = predict_prepared(members, run.study.spec, run.study.prepared(name).image.float())
         uncertainty = normalised_entropy(probabilities)
         change = change_of(run, name, probabilities)
         run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
         _collect(run, part, name, probabilities, uncertainty, options, random(name))
-        count({"uncertainty": float(uncertainty.mean())})
-        return change
+        return change, float(uncertainty.mean())
 
-    report_change(run, run.ranks.each(names, predict).values())
+    def done(result: tuple[dict[str, object], float] | None) -> None:
+        count({} if result is None else {"uncertainty": result[1]})
+
+    report_change(run, [change for change, _ in some_scans(run, names, predict, done).values()])
 
 
 def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[str, dict[str, object]]:
@@ -83,7 +87,7 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
     usual = usual_distance((evidence(name) for name in everyone), generator)
     count = counter(run, "refinement", names)
 
-    def correct(name: str) -> dict[str, object]:
+    def correct(name: str) -> tuple[dict[str, object], float]:
         prepared = study.prepared(name)
         likeness = signatures @ prepared.signature
         order = sorted(range(len(everyone)), key=lambda n: (-float(likeness[n]), everyone[n]))
@@ -102,11 +106,14 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
         facts = uncertainty_facts(joined, uncertainty) | change_of(run, name, refined)
         facts |= {"templates": templates_of(run, index, name), "round": index, "source": "specialist"}
         label = prepared.frame.labels_back(joined)
+        facts |= missing_in(study, label)
         params = run.keep_label(part, name, label, prepared.affine, facts)
-        count({"unsure_voxels": float(len(own.unsure))})
-        return params
+        return params, float(len(own.unsure))
 
-    found = run.ranks.each(names, correct)
+    def done(result: tuple[dict[str, object], float] | None) -> None:
+        count({} if result is None else {"unsure_voxels": result[1]})
+
+    found = {name: params for name, (params, _) in some_scans(run, names, correct, done).items()}
     if run.ranks.first:
         shutil.rmtree(part / "evidence", ignore_errors=True)
     return found
@@ -134,7 +141,7 @@ def _collect(
         else:
             scan = run.study.read(name)
             grid = encoding_grid(scan, prepared.frame, run.generalist)
-            features = run.generalist.encode(grid.image(scan.array), grid.spacing)
+            features = run.generalist.encode(grid.image(scan.clipped), grid.spacing)
             if grid.box != prepared.frame.box:
                 # No finer than they are: there are hundreds of them.
                 coarse = grid.with_shape(features.shape[1:]).spacing

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from ..errors import UserError
 from ..frames import frame_of
-from ..propagation import MOST_TEMPLATES, Template, propagate_from, signature
+from ..negatives import only_negative
+from ..propagation import MOST_TEMPLATES, Template, doubts, locate, propagate_from, signature
 from ..specialists.part import part_of
 from ..uncertainty import normalised_entropy, uncertainty_facts
 from .base import FinishedRound
 from .context import Context
+from .each_scan import each_scan, some_scans
 from .stages import counter
 
 T = TypeVar("T")
+
+log = logging.getLogger("semisam.train")
 
 
 def read_templates(run: Context) -> None:
@@ -26,17 +33,40 @@ def read_templates(run: Context) -> None:
         UserError: when none can be used.
     """
 
-    def keep(name: str) -> None:
+    def keep(name: str) -> bool:
         template = run.study.template(name)
+        if run.study.cases[name].negative and run.study.spec.part is not None:
+            return True
         frame = frame_of(template.scan)
         frame = part_of(frame, torch.from_numpy(frame.crop(template.label) > 0), frame, run.study.spec)
         run.study.prepare(name, template.scan, frame)
         run.study.keep_human(name, template.label, frame)
+        return False
 
-    refused = _over(run, list(run.study.human()), keep)[1]
+    names = list(run.study.human())
+    count = counter(run, "propagation", names)
+    found, refused = each_scan(run, names, keep, lambda _: count({}))
     if not run.study.human():
         reason = next(iter(refused.values()), "Outline one scan and save it as final.")
         raise UserError(f"No 'final' label can be used. {reason}", status=422)
+    if all(run.study.cases[name].negative for name in run.study.human()):
+        raise UserError(only_negative(list(run.study.human())), status=409)
+    # Where their part is, only the others can say.
+    each_scan(run, [name for name in names if found.get(name)], partial(_keep_negative, run))
+
+
+def _keep_negative(run: Context, name: str) -> None:
+    """The same for a scan without any structure: its part is where the structures of another one would lie."""
+    study = run.study
+    template = study.template(name)
+    held = next(other for other in study.human() if not study.cases[other].negative)
+    found = locate(study.template(held), template.scan, run.options.device)
+    inside = found.traces()
+    if not bool(inside.any()):
+        inside[tuple(n // 2 for n in inside.shape)] = True
+    frame = part_of(frame_of(template.scan), inside, found.frame, study.spec)
+    study.prepare(name, template.scan, frame)
+    study.keep_human(name, template.label, frame)
 
 
 def propagate_study(run: Context) -> FinishedRound:
@@ -78,63 +108,49 @@ def _over_unlabelled(
     Raises:
         UserError: (422) when there are such scans and it can be done for none, (507) when there is no space left.
     """
-    found, refused = _over(run, run.study.unlabelled(), work, metrics)
-    if refused and not found:
-        last = list(refused.values())[-1]
-        raise UserError(f"None of the scans without a label can be used. The last one: {last}", status=422)
-    return found
-
-
-def _over(
-    run: Context, names: Sequence[str], work: Callable[[str], T], metrics: Callable[[T], dict[str, float]] | None = None
-) -> tuple[dict[str, T], dict[str, str]]:
-    """Do the work of round 0 for scans, each process for its share; those it cannot be done for are left out by all.
-
-    Returns:
-        What the work gave, and why scans are left out, by scan.
-
-    Raises:
-        UserError: (507) when there is no space left.
-    """
+    names = run.study.unlabelled()
     count = counter(run, "propagation", names)
 
-    def attempt(name: str) -> tuple[T | None, str | None]:
-        try:
-            result = work(name)
-        except UserError as error:
-            if error.status == 507:
-                raise
-            run.skip(name, str(error))
-            count({})
-            return None, str(error)
-        count(metrics(result) if metrics else {})
-        return result, None
+    def done(result: T | None) -> None:
+        count(metrics(result) if metrics and result is not None else {})
 
-    found: dict[str, T] = {}
-    refused: dict[str, str] = {}
-    for name, (result, reason) in run.ranks.each(names, attempt).items():
-        if reason is None:
-            found[name] = result  # type: ignore[assignment]
-        else:
-            refused[name] = reason
-            if name not in run.skipped:
-                run.skip(name, reason)
-    return found, refused
+    return some_scans(run, names, work, done)
+
+
+def _templates_for(run: Context, own: Tensor, templates: dict[str, Template]) -> list[Template]:
+    """The outlined scans that are most like the one with the signature ``own``; whose file has gone is passed over.
+
+    Raises:
+        UserError: (422) when none can be read any more.
+    """
+    study = run.study
+    ranked = sorted(study.need_dense(), key=lambda t: (-float(study.prepared(t).signature @ own), t))
+    chosen: list[Template] = []
+    for name in ranked:
+        if len(chosen) == MOST_TEMPLATES:
+            break
+        if name not in templates:
+            try:
+                read = study.template(name)
+            except UserError as error:
+                log.warning("%s is not carried over to this scan: %s", name, error)
+                continue
+            while len(templates) >= MOST_TEMPLATES:  # whole scans: keep few in memory
+                templates.pop(next(t for t in templates if templates[t] not in chosen))
+            templates[name] = read
+        chosen.append(templates[name])
+    if not chosen:
+        raise UserError("none of the outlined scans can be read any more", status=422)
+    return chosen
 
 
 def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> dict[str, object]:
     study = run.study
     scan = study.read(name)
     own = signature(scan)
-    ranked = sorted(study.dense(), key=lambda t: (-float(study.prepared(t).signature @ own), t))
-    chosen = ranked[:MOST_TEMPLATES]
-    for template in chosen:
-        if template not in templates:
-            while len(templates) >= MOST_TEMPLATES:  # whole scans: keep few in memory
-                templates.pop(next(t for t in templates if t not in chosen))
-            templates[template] = study.template(template)
+    chosen = _templates_for(run, own, templates)
     soft = propagate_from(
-        [templates[t] for t in chosen],
+        chosen,
         scan,
         run.schema.channels,
         generalist=run.generalist,
@@ -158,7 +174,12 @@ def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> d
         "round": 0,
         "source": "propagation",
     }
-    return run.keep_label(part, name, soft.labels(), scan.affine, facts)
+    label = soft.labels()
+    warnings = [
+        *scan.notes,
+        *doubts(label, scan, chosen, run.schema.names, soft.similarity),
+    ]
+    return run.keep_label(part, name, label, scan.affine, facts | ({"warnings": warnings} if warnings else {}))
 
 
 def prepare_study(run: Context) -> FinishedRound:

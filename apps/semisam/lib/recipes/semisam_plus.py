@@ -27,6 +27,7 @@ from .collaboration import (
     WalkAnswerer,
 )
 from .context import Context
+from .each_scan import stored_image
 from .round_zero import propagate_study
 from .stages import label_study, plan_of, train_networks
 
@@ -78,5 +79,4 @@ def answerer_of(generalist: Generalist, mode: PromptMode) -> Answerer:
 
 def view_of(run: Context, name: str) -> ScanView:
     """A scan on the specialist's grid with its intensities as they are stored, as foundation models know them."""
-    frame = run.study.prepared(name).frame
-    return ScanView(frame.image(run.study.read(name).array), frame.spacing)
+    return ScanView(stored_image(run, name), run.study.prepared(name).frame.spacing)

@@ -20,6 +20,8 @@ from ..uncertainty import normalised_entropy, uncertainty_facts
 from .assistance import Assistant
 from .base import FinishedRound
 from .context import Context
+from .each_scan import some_scans
+from .learned import missing_in
 from .sampling import SampleSource
 from .training import StepListener, Trained, TrainingPlan, agreement, train
 
@@ -206,17 +208,20 @@ def label_by(
     names = run.study.unlabelled()
     count = counter(run, "prediction", names)
 
-    def keep(name: str) -> dict[str, object]:
+    def keep(name: str) -> tuple[dict[str, object], float]:
         probabilities, label = predict(name)
         uncertainty = normalised_entropy(probabilities)
         run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
         facts = uncertainty_facts(probabilities, uncertainty) | change_of(run, name, probabilities)
         facts |= {"templates": templates_of(run, index, name), "round": index, "source": "specialist"}
+        facts |= missing_in(run.study, label)
         params = run.keep_label(part, name, label, run.study.prepared(name).affine, facts)
-        count({"uncertainty": float(uncertainty.mean())})
-        return params
+        return params, float(uncertainty.mean())
 
-    params = run.ranks.each(names, keep)
+    def done(result: tuple[dict[str, object], float] | None) -> None:
+        count({} if result is None else {"uncertainty": result[1]})
+
+    params = {name: found for name, (found, _) in some_scans(run, names, keep, done).items()}
     report_change(run, params.values())
     return params
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..frames import Frame
 from ..labels import LabelSchema
+from ..negatives import only_negative
 from ..pictures import LUMINANCE
 from ..propagation import Template
 from ..propagation.fusion import signature
@@ -135,7 +136,7 @@ class Study:
         if case.label is None:
             raise UserError(f"{name} has no 'final' label.", status=409)
         scan = self.read(name)
-        return Template(name, scan, read_label(case.label, scan, self.schema))
+        return Template(name, scan, read_label(case.label, scan, self.schema, may_be_empty=case.negative))
 
     def prepare(self, name: str, scan: Volume, frame: Frame, described: Tensor | None = None) -> PreparedScan:
         """Put a scan on the specialist's grid and keep it.
@@ -190,21 +191,25 @@ class Study:
             self.write_target(self._folder, name, *on_grid(label, planes, grid, self.schema.channels))
 
     def dense(self) -> list[str]:
-        """Names of scans whose human label is annotated everywhere; only these can be carried over to others."""
+        """Names of scans whose human label is annotated everywhere."""
         for name in self._human:
             if name not in self._dense:
                 self._dense[name] = bool((self.target(name).confidence > 0).all())
         return [name for name in self._human if self._dense[name]]
 
     def need_dense(self) -> list[str]:
-        """See ``dense``.
+        """Those of ``dense`` that hold a structure; only these can be carried over to others.
 
         Raises:
             UserError: (409) when there is none.
         """
-        found = self.dense()
+        held = [name for name in self._human if not self.cases[name].negative]
+        if not held:
+            raise UserError(only_negative(self._human), status=409)
+        dense = self.dense()
+        found = [name for name in held if name in dense]
         if not found:
-            raise UserError(only_sparse(self._human), status=409)
+            raise UserError(only_sparse(held), status=409)
         return found
 
     def target(self, name: str) -> SoftTarget:

@@ -38,7 +38,7 @@ def describe(scan: Volume, generalist: Generalist) -> Tensor:
     """
     frame = frame_of(scan)
     grid = frame.with_shape(_SHAPE) if generalist.name == Mind.name else encoding_grid(scan, frame, generalist)
-    features = _mixed(generalist.encode(grid.image(scan.array), grid.spacing).float())
+    features = _mixed(generalist.encode(grid.image(scan.clipped), grid.spacing).float())
     mean = functional.adaptive_avg_pool3d(features[None], _CELLS)[0]
     square = functional.adaptive_avg_pool3d(features.square()[None], _CELLS)[0]
     deviation = (square - mean.square()).clamp_min(0).sqrt()

@@ -57,7 +57,7 @@ def seen(frame: Frame, volume: Volume, inputs: int) -> Tensor:
     With three inputs these are red, green and blue, which are alike for a grey image; with one, the brightness.
     """
     if inputs == 1 or volume.colour is None:
-        return frame.image(volume.array).expand(inputs, -1, -1, -1)
+        return frame.image(volume.clipped).expand(inputs, -1, -1, -1)
     return torch.cat([frame.image(part) for part in volume.colour])
 
 

@@ -97,7 +97,7 @@ def predict_scan(scheme: NnunetScheme, members: Sequence[nn.Module], volume: Vol
             scheme.mirror_axes or None,
         )
         # Arrays as its reader gives them: [C, z, y, x].
-        content = np.ascontiguousarray(frame.crop(volume.array).transpose(2, 1, 0)[None], dtype=np.float32)
+        content = np.ascontiguousarray(frame.crop(volume.clipped).transpose(2, 1, 0)[None], dtype=np.float32)
         spacing = {"spacing": [float(v) for v in reversed(frame.voxel)]}
         _, probabilities = predictor.predict_single_npy_array(content, spacing, save_or_return_probabilities=True)
     array = np.asarray(probabilities, dtype=np.float32).transpose(0, 3, 2, 1)

@@ -59,7 +59,7 @@ MODELS = {
 
 
 def _preprocessing(views: Views, max_slices: int) -> str:
-    return f"sam2d 1 views={views} slices={max_slices}"
+    return f"sam2d 2 views={views} slices={max_slices}"
 
 
 PREPROCESSING = _preprocessing("auto", MAX_SLICES)

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ...intensity import without_outliers
 from ...resampling import resize
 from ..base import PromptKind
 from ..memory import halved, within_memory
@@ -24,7 +25,7 @@ SPACING = 1.5
 """Voxel size in mm that the published models were trained with."""
 
 
-PREPROCESSING = "1.5 mm, CT +-1000, z over voxels above 0, cubes overlapping by a quarter; 1"
+PREPROCESSING = "1.5 mm, CT +-1000, z over voxels above 0, cubes overlapping by a quarter; 2"
 """See ``entries.Adapter``."""
 
 
@@ -87,7 +88,7 @@ class SamMed3d:
 
     def resample(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
         """A scan at the models' spacing, over the same extent: ``[1, D, H, W]`` to ``[1, D', H', W']`` float32."""
-        known = clamp_ct(torch.nan_to_num(image.detach().to("cpu", torch.float32)))
+        known = clamp_ct(without_outliers(torch.nan_to_num(image.detach().to("cpu", torch.float32))))
         shape = [max(1, round(n * s / SPACING)) for n, s in zip(known.shape[1:], spacing, strict=True)]
         return resize(known, shape)
 
