@@ -36,7 +36,8 @@ def test_a_finished_run_is_not_continued(tmp_path: Path) -> None:
     run.begin_round(0)
     run.end_round(0)
     run.end_run()
-    assert read_json(run.path / "state.json") == {"finished_round": 0, "finished": True}
+    state = read_json(run.path / "state.json") or {}
+    assert (state["finished_round"], state["finished"]) == (0, True)
     assert open_run(tmp_path, {"seed": 1}) != run
 
 

@@ -19,6 +19,7 @@ from monai.data import ITKReader, NibabelReader
 
 from .errors import UserError
 from .labels import LabelSchema
+from .leftovers import part_prefix
 from .pictures import PICTURES, read_picture, read_picture_label, split_colour, write_picture_label
 
 NIFTI = (".nii", ".nii.gz")
@@ -208,7 +209,7 @@ def write_whole(path: Path, write) -> None:  # type: ignore[no-untyped-def]
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
-    handle, name = tempfile.mkstemp(prefix=".part-", suffix=suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=part_prefix(), suffix=suffix, dir=path.parent)
     os.close(handle)
     try:
         write(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -25,18 +26,19 @@ def read_templates(run: Context) -> None:
     Raises:
         UserError: when none can be used.
     """
-
-    def keep(name: str) -> None:
-        template = run.study.template(name)
-        frame = frame_of(template.scan)
-        frame = part_of(frame, torch.from_numpy(frame.crop(template.label) > 0), frame, run.study.spec)
-        run.study.prepare(name, template.scan, frame)
-        run.study.keep_human(name, template.label, frame)
-
-    refused = _over(run, list(run.study.human()), keep)[1]
+    refused = _over(run, list(run.study.human()), partial(read_template, run))[1]
     if not run.study.human():
         reason = next(iter(refused.values()), "Outline one scan and save it as final.")
         raise UserError(f"No 'final' label can be used. {reason}", status=422)
+
+
+def read_template(run: Context, name: str) -> None:
+    """Check a scan's human label and put both on the specialist's grid."""
+    template = run.study.template(name)
+    frame = frame_of(template.scan)
+    frame = part_of(frame, torch.from_numpy(frame.crop(template.label) > 0), frame, run.study.spec)
+    run.study.prepare(name, template.scan, frame)
+    run.study.keep_human(name, template.label, frame)
 
 
 def propagate_study(run: Context) -> FinishedRound:
@@ -52,8 +54,8 @@ def propagate_study(run: Context) -> FinishedRound:
     templates: dict[str, Template] = {}
 
     def carry_over(name: str) -> dict[str, object]:
-        kept = run.kept_params(part, name) if run.study.is_prepared(name) else None
-        return _propagate_one(run, name, templates) if kept is None else kept
+        kept = run.kept_params(part, name, whole=True) if run.study.is_prepared(name) else None
+        return propagate_one(run, name, templates) if kept is None else kept
 
     def metrics(params: dict[str, object]) -> dict[str, float]:
         return {"confidence": float(str(params["confidence"]))}
@@ -122,7 +124,8 @@ def _over(
     return found, refused
 
 
-def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> dict[str, object]:
+def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> dict[str, object]:
+    """Carry the human labels over to a scan, and put it on the specialist's grid; ``templates`` keeps what is read."""
     study = run.study
     scan = study.read(name)
     own = signature(scan)

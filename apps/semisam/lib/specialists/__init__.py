@@ -1,7 +1,7 @@
 """Specialists: small trainable networks, and the semi-supervised regularisers that help to train them."""
 
 from .check import check_checkpoint
-from .checkpoint import Specialist, load_fitting, load_specialist, save_specialist
+from .checkpoint import Specialist, load_fitting, load_specialist, read_spec, save_specialist
 from .networks import build_network
 from .part import part_of
 from .predict import SpecialistPrediction, predict, predict_prepared
@@ -25,5 +25,6 @@ __all__ = [
     "predict",
     "predict_prepared",
     "prepare",
+    "read_spec",
     "save_specialist",
 ]

@@ -56,7 +56,9 @@ def _ask(specialist: Specialist) -> Tensor:
         scheme = replace(specialist.nnunet, mirror_axes=())
         scan = Volume(torch.randn(16, 16, 16, generator=generator).numpy(), np.diag([*spec.spacing, 1.0]))
         return predict(replace(specialist, nnunet=scheme), scan).probabilities
-    x, y, z = (min(n, _MOST_EDGE) for n in spec.roi_size)
+    # Networks for slices see one alone: a large one takes seconds for each on a CPU.
+    single = {spec.slice_axis} if spec.by_slice else set()
+    x, y, z = (1 if axis in single else min(n, _MOST_EDGE) for axis, n in enumerate(spec.roi_size))
     shape = (x, y, z)
     image = torch.randn(spec.inputs, *shape, generator=generator)
     return predict_prepared(specialist.members, replace(spec, roi_size=shape), image)

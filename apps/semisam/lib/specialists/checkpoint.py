@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,8 @@ log = logging.getLogger("semisam.specialists")
 
 _FORMAT = 1
 _MOST_MEMBERS = 100
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +82,14 @@ def load_specialist(path: str | os.PathLike[str], device: str = "cpu") -> Specia
     path = Path(path)
     if not path.is_file():
         raise UserError("There is no trained specialist yet. Train first, then try again.", status=404)
+    specialist = _read(path, lambda: _build(read_content(path)))
+    return specialist.to(device)  # the file is not to blame where there is no room for it
+
+
+def _read(path: Path, read: Callable[[], T]) -> T:
+    """What ``read`` gives; whatever goes wrong is the file's fault."""
     try:
-        specialist = _build(read_content(path))
+        return read()
     except MissingPackageError:
         raise
     except Exception as error:
@@ -90,7 +98,6 @@ def load_specialist(path: str | os.PathLike[str], device: str = "cpu") -> Specia
         raise UserError(
             f"{path.name} is damaged or no specialist of this app. Train again, or put a good copy there.", status=422
         ) from error
-    return specialist.to(device)  # the file is not to blame where there is no room for it
 
 
 def _build(content: Mapping[str, Any]) -> Specialist:
@@ -124,6 +131,15 @@ def _build(content: Mapping[str, Any]) -> Specialist:
         network.load_state_dict(weights)
         networks.append(network)
     return Specialist(spec, tuple(networks), notes, scheme)
+
+
+def read_spec(path: Path) -> SpecialistSpec:
+    """What a specialist's networks are, without building them.
+
+    Raises:
+        UserError: (422) when the file is damaged or no specialist of this app.
+    """
+    return _read(path, lambda: SpecialistSpec.from_plain(read_content(path, numbers=False)["spec"]))
 
 
 def load_fitting(path: str | os.PathLike[str], names: Sequence[str], device: str = "cpu") -> Specialist:
