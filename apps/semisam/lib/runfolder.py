@@ -157,7 +157,9 @@ def _whole_run(run: Path) -> dict[str, object] | None:
 
 
 def _told_elsewhere(run: Path, state: Mapping[str, object]) -> list[object]:
-    """What a run works on, as the state and the finished rounds know it."""
+    """What a run works on, as the state and the finished rounds know it; nothing where it had not begun its work."""
+    if not any((run / "rounds").glob("*")):
+        return []
     rounds = (read_json(file) or {} for file in sorted(run.glob("rounds/*/round.json")))
     return [state.get("digest"), *(each.get("run") for each in rounds)]
 

@@ -16,6 +16,7 @@ from ..distributed import Ranks
 from ..errors import UserError
 from ..generalists import Generalist
 from ..labels import LabelSchema
+from ..leftovers import remove_leftovers
 from ..propagation import Propagator
 from ..runfolder import RunFolder, check_space, fingerprint, only_one, open_run, space_errors
 from .base import Case, FinishedRound, Observer, RecipeSettings, RunResult, SilentObserver
@@ -102,6 +103,7 @@ def run_recipe(
             "cases": prints,
         }
         run_folder = RunFolder(ranks.once(lambda: open_run(folder, identity).path), ranks)
+        ranks.once(lambda: remove_leftovers(_folders_of(run_folder)))
         spec, voxels = ranks.once(lambda: choose_grid(usable, schema, options, settings, run_folder.prepared))
         options = replace(options, device=ranks.device(options.device))
         unlabelled = sum(case.label is None for case in usable)
@@ -162,6 +164,11 @@ def run_recipe(
         )
 
 
+def _folders_of(run: RunFolder) -> list[Path]:
+    """All folders of a run."""
+    return [run.path.parent, run.path, *(path for path in sorted(run.path.rglob("*")) if path.is_dir())]
+
+
 def _report(context: Context, last: FinishedRound, seconds: float) -> Path | None:
     """Write the report; a run is finished without one as well."""
     try:
@@ -190,8 +197,8 @@ class _Resumed:
         reasons = " and ".join(f"round {index} ({reason})" for index, reason in sorted(self.damaged.items()))
         again = f": the files of {reasons} were damaged, and what follows is made again" if reasons else ""
         if self.last is None:
-            return f"Started again{again}." if again else ""
-        return f"Continued after round {self.last.index}{again}."
+            return f"Training started again{again}." if again else ""
+        return f"Training continued after round {self.last.index}{again}."
 
 
 def _go_on(context: Context) -> _Resumed:

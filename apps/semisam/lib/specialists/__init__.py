@@ -6,6 +6,7 @@ from .networks import build_network
 from .part import part_of
 from .predict import SpecialistPrediction, predict, predict_prepared
 from .prepare import prepare
+from .service import previous_of, put_in_service
 from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths, part_of_interest
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "predict",
     "predict_prepared",
     "prepare",
+    "previous_of",
+    "put_in_service",
     "read_spec",
     "save_specialist",
 ]
