@@ -218,6 +218,7 @@ def test_a_damaged_round_is_made_again(study: Path, tmp_path: Path, caplog: pyte
         result = run(cases_of(study), tmp_path / "runs")
     assert "round 1" in caplog.text
     assert "damaged" in caplog.text
+    assert result.resumed_at == 1
     assert result.folder == folder
     assert len(result.pseudo_labels) == 3
     assert result.checkpoint.is_file()
