@@ -136,9 +136,12 @@ def open_run(base: Path, identity: Mapping[str, object]) -> RunFolder:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     number = 1 + max((_order(run)[1] for run in runs if _order(run)[0] == f"{_PREFIX}{stamp}"), default=0)
     folder = base / f"{_PREFIX}{stamp}-{number}"
-    folder.mkdir()
-    write_json(folder / "run.json", {"digest": digest, "started": stamp, **identity})
-    write_json(folder / "state.json", {"digest": digest, "finished_round": None, "finished": False})
+    begun = base / f"{_PART}{_PREFIX}"  # a folder that is there has its notes
+    _remove(begun)
+    begun.mkdir()
+    write_json(begun / "run.json", {"digest": digest, "started": stamp, **identity})
+    write_json(begun / "state.json", {"digest": digest, "finished_round": None, "finished": False})
+    os.replace(begun, folder)
     for old in _runs(base)[:-KEPT_RUNS]:
         shutil.rmtree(old, ignore_errors=True)
     return RunFolder(folder)
