@@ -35,14 +35,13 @@ PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "apps" / "s
 
 def open_study(folder: Path, models: Path) -> Study:
     """As the app opens it."""
-    settings = Settings(labels=LabelSchema(TINY_LABELS))
+    settings = Settings(labels=LabelSchema(TINY_LABELS), spacing=(6.0, 6.0, 6.0), roi_size=(16, 16, 16))
     return Study(str(folder), StudyDatastore(str(folder)), settings, models)
 
 
 def train(place: Path, request: dict[str, Any], fatal: int | None) -> None:
     """A training job in the study ``place/study``; at its ``fatal``-th finished file it is killed, odd ones before."""
     torch.set_num_threads(1)
-    os.nice(5)
     PRESETS["quick"] = Preset(2, 2, 5, 2, (4, 8, 8), 120_000, 14_000)  # type: ignore[index]
     logging.basicConfig(filename=place / "log.txt", level=logging.INFO, format="%(message)s", force=True)
     if fatal is not None:

@@ -18,7 +18,7 @@ KILLS = int(os.environ.get("SEMISAM_KILLS", "20"))
 
 
 def place_of(folder: Path, recipe: str, **options: Any) -> Place:
-    make_tiny_study(folder / "study", scans=4)
+    make_tiny_study(folder / "study", scans=3)
     request = {"model": "semisam", "recipe": recipe, "preset": "quick", "device": "cpu", "seed": 3}
     return Place(folder, {**request, "rounds": 2, **options})
 
