@@ -276,13 +276,43 @@ def test_a_2d_model_is_asked_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> 
         assert dice((found >= 0.5).numpy(), mask.numpy(), True) > 0.9
 
 
+@pytest.mark.parametrize("structures", [1, 2, 4])
+def test_each_slice_of_a_view_is_encoded_once_however_many_structures(structures: int) -> None:
+    seen = torch.zeros(*SCAN_SHAPE, dtype=torch.long)
+    for value in range(1, structures + 1):
+        seen[4:28, 4:36, 6 * value - 2 : 6 * value + 2] = value
+    model = _tiny_slice_model()
+    assistant = SliceAssistant(
+        answerer_of(model),
+        lambda _: ScanView(torch.rand(1, *SCAN_SHAPE), (1.0, 1.0, 1.0)),
+        lambda _: None,
+        structures + 1,
+        SliceOptions(),
+    )
+    assistant._ask("scan", torch.nn.functional.one_hot(seen, structures + 1).movedim(-1, 0).float())
+    held = [torch.nonzero(view.stack(seen > 0).flatten(1).any(1)).numel() for view in VIEWS]
+    assert model.encoded == sum(held)
+
+
 def _tiny_slice_model() -> SliceGeneralist:
     from lib.generalists.sam2d.adapter import MODELS
 
     class Nothing:
         size, patch = 256, 16
 
-    return SliceGeneralist(MODELS["mobile_sam"], Nothing())  # type: ignore[arg-type]
+        def masks(self, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+            return torch.full((1, 64, 64), 8.0), torch.ones(1)
+
+    class Counting(SliceGeneralist):
+        """Notes how many slices it encodes."""
+
+        encoded = 0
+
+        def embed(self, slices: Tensor, canvas: object) -> Tensor:
+            self.encoded += len(slices)
+            return torch.zeros(len(slices), 4, 16, 16)
+
+    return Counting(MODELS["mobile_sam"], Nothing())  # type: ignore[arg-type]
 
 
 def test_without_prompts_the_cut_stands_in() -> None:

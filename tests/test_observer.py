@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from adapters.scores import Scores
 from adapters.store import StudyDatastore
@@ -13,9 +14,11 @@ from adapters.study import Study
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 from lib.config import Settings
 from lib.labels import LabelSchema
-from lib.recipes import FinishedRound, Progress, PseudoLabel, RecipeOptions
+from lib.recipes import FinishedRound, Progress, PseudoLabel, RecipeOptions, RunResult
+from lib.specialists import SpecialistSpec, build_network, load_specialist, previous_of, save_specialist
 from trainers.observer import TrainingObserver
 
+SPEC = SpecialistSpec(TINY_LABELS, (4, 8), (3.0, 3.0, 3.0), (16, 16, 16))
 NAMES = {name: value for value, name in enumerate(TINY_LABELS, start=1)}
 
 
@@ -31,8 +34,9 @@ def finished(folder: Path, index: int) -> FinishedRound:
     path = save_nifti(folder / f"label-{index}.nii.gz", label, affine)
     source = "specialist" if index else "propagation"
     params = {"label_names": NAMES, "uncertainty": 0.3, "source": source, "round": index}
-    checkpoint = folder / f"specialist-{index}.pt"
-    checkpoint.write_bytes(b"%d" % index)
+    checkpoint = folder / "run" / str(index) / "specialist.pt"
+    torch.manual_seed(index)
+    save_specialist(checkpoint, SPEC, [build_network(SPEC)], {"round": index})
     return FinishedRound(index, checkpoint if index else None, {"case_2": PseudoLabel(path, params)}, 0.5)
 
 
@@ -69,7 +73,7 @@ def test_propagation_does_not_replace_a_specialists_labels(study: Study, tmp_pat
     assert stored(study) == 1
     again.round_finished(finished(tmp_path, 2))
     assert stored(study) == 2
-    assert study.published.read_bytes() == b"2"
+    assert load_specialist(study.published).notes["round"] == 2
 
 
 def test_specialist_is_published_for_the_structures_it_was_trained_on(study: Study, tmp_path: Path) -> None:
@@ -80,3 +84,72 @@ def test_specialist_is_published_for_the_structures_it_was_trained_on(study: Stu
     assert before.is_file()
     assert not study.published.exists()
     assert Scores(study).read() == {}
+
+
+def message(study: Study) -> str:
+    text: str = json.loads((study.folder / "train_stats.json").read_text(encoding="utf-8"))["message"]
+    return text
+
+
+def result(last: FinishedRound, folder: Path, note: str = "") -> RunResult:
+    assert last.checkpoint is not None
+    return RunResult(
+        folder, last.index, 0.5, last.checkpoint, last.pseudo_labels, {"case_3": "not finite"}, None, note=note
+    )
+
+
+def test_a_damaged_specialist_never_takes_the_place_of_a_good_one(study: Study, tmp_path: Path) -> None:
+    observer = TrainingObserver(study, RecipeOptions())
+    observer.round_finished(finished(tmp_path, 1))
+    bad = finished(tmp_path, 2)
+    assert bad.checkpoint is not None
+    for content in (bad.checkpoint.read_bytes()[:-2000], b"", b"rubbish"):
+        bad.checkpoint.write_bytes(content)
+        observer.round_finished(bad)
+        assert load_specialist(study.published).notes["round"] == 1
+        assert stored(study) == 1
+    observer.finished(result(bad, tmp_path))
+    assert "The specialist of round 2 could not be used; the one before stays in service." in message(study)
+    observer.round_finished(finished(tmp_path, 3))
+    assert load_specialist(study.published).notes["round"] == 3
+    assert stored(study) == 3
+
+
+def test_the_specialist_before_the_training_is_kept_for_a_way_back(study: Study, tmp_path: Path) -> None:
+    save_specialist(study.published, SPEC, [build_network(SPEC)], {"round": 77})
+    observer = TrainingObserver(study, RecipeOptions())
+    for index in (1, 2):
+        observer.round_finished(finished(tmp_path, index))
+    assert load_specialist(study.published).notes["round"] == 2
+    assert load_specialist(previous_of(study.published)).notes["round"] == 77
+    study.published.write_bytes(b"damaged")
+    observer.round_finished(finished(tmp_path, 3))
+    assert load_specialist(previous_of(study.published)).notes["round"] == 77  # the last one that was good
+
+
+def test_the_label_of_a_scan_that_was_replaced_meanwhile_is_not_stored(study: Study, tmp_path: Path) -> None:
+    observer = TrainingObserver(study, RecipeOptions())
+    image, _, affine = tiny_scan(9)
+    save_nifti(Path(study.location) / "case_2.nii.gz", image, affine)
+    last = finished(tmp_path, 1)
+    observer.round_finished(last)
+    assert stored(study) is None
+    assert Scores(study).read() == {}
+    observer.finished(result(last, tmp_path))
+    assert "case_2: the scan was replaced by another one during the training" in message(study)
+
+
+def test_the_end_says_where_it_went_on_and_names_all_that_was_left_out(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observer = TrainingObserver(study, RecipeOptions())
+    observer.progress(Progress(1, 2, 2, 2, "training", 0.5, 9.0, note="Training continued after round 1."))
+    assert message(study) == "Training continued after round 1."
+    monkeypatch.setattr(study.datastore, "unsent", lambda: {"case_2": "the server is away"}, raising=False)
+    last = finished(tmp_path, 2)
+    observer.round_finished(last)
+    observer.finished(result(last, tmp_path, "Training continued after round 1."))
+    text = message(study)
+    assert "Training continued after round 1." in text
+    assert "1 scan was left out: case_3: not finite" in text
+    assert "1 label is not on the DICOM server yet: case_2: the server is away" in text

@@ -218,6 +218,7 @@ def test_a_damaged_round_is_made_again(study: Path, tmp_path: Path, caplog: pyte
         result = run(cases_of(study), tmp_path / "runs")
     assert "round 1" in caplog.text
     assert "damaged" in caplog.text
+    assert result.resumed_at == 1
     assert result.folder == folder
     assert len(result.pseudo_labels) == 3
     assert result.checkpoint.is_file()
@@ -330,11 +331,16 @@ def test_a_specialist_that_misses_a_structure_is_trained_again(
     monkeypatch.setattr(training_module, "build_network", first_one_is_blind)
     monkeypatch.setattr(stages_module, "ENOUGH_STEPS", 8)
     monkeypatch.setattr(stages_module, "MOST_TRAININGS", 2)
-    with caplog.at_level(logging.WARNING, logger="semisam.train"):
-        run(cases_of(study), tmp_path / "runs", options=replace(OPTIONS, rounds=1, regulariser="supervised"))
-    assert "the specialist of round 1 finds nothing of" in caplog.messages[0]
-    assert "rod" in caplog.messages[0]
-    assert "it is trained again" in caplog.messages[0]
+    listener = Listener()
+    with caplog.at_level(logging.INFO, logger="semisam.train"):
+        options = replace(OPTIONS, rounds=1, regulariser="supervised")
+        run(cases_of(study), tmp_path / "runs", listener, options=options)
+    assert "training 8/8" in caplog.text  # the second training counts in place of the first one
+    assert "training 9/8" not in caplog.text
+    caplog.records[:] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "the specialist of round 1 finds nothing of" in caplog.records[0].getMessage()
+    assert "rod" in caplog.records[0].getMessage()
+    assert "it is trained again" in caplog.records[0].getMessage()
     assert len(built) == 2
     assert not torch.equal(*built)
 

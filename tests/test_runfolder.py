@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,10 @@ import pytest
 
 from lib import runfolder
 from lib.errors import UserError
+from lib.leftovers import part_prefix, remove_leftovers
 from lib.runfolder import check_space, fingerprint, only_one, open_run, read_json, space_errors, write_json
+from lib.sealed import damage_in, read_sealed, sums_of, write_sealed
+from lib.volumes import write_whole
 
 
 def test_an_unfinished_run_with_the_same_input_is_continued(tmp_path: Path) -> None:
@@ -36,7 +41,8 @@ def test_a_finished_run_is_not_continued(tmp_path: Path) -> None:
     run.begin_round(0)
     run.end_round(0)
     run.end_run()
-    assert read_json(run.path / "state.json") == {"finished_round": 0, "finished": True}
+    state = read_json(run.path / "state.json") or {}
+    assert (state["finished_round"], state["finished"]) == (0, True)
     assert open_run(tmp_path, {"seed": 1}) != run
 
 
@@ -110,3 +116,100 @@ def test_json_is_written_whole(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": [1]})
     assert read_json(tmp_path / "a.json") == {"b": [1]}
     assert read_json(tmp_path / "c.json") is None
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"digest": 5}', '{"digest": "x", "seed": 2}', None])
+def test_a_run_whose_notes_are_damaged_goes_on_all_the_same(tmp_path: Path, damage: str | None) -> None:
+    run = open_run(tmp_path, {"seed": 1})
+    run.begin_round(0)
+    run.end_round(0)
+    for name in ("run.json", "state.json"):
+        if damage is None:
+            (run.path / name).unlink()
+        else:
+            (run.path / name).write_text(damage)
+        assert open_run(tmp_path, {"seed": 1}) == run
+        assert open_run(tmp_path, {"seed": 1}).finished_round() == 0
+    assert (read_json(run.path / "run.json") or {})["seed"] == 1  # written anew
+
+
+def test_a_run_with_damaged_notes_is_not_taken_for_another_one(tmp_path: Path) -> None:
+    run = open_run(tmp_path, {"seed": 1})
+    run.begin_round(0)
+    run.end_round(0)
+    (run.path / "run.json").write_text("{")
+    assert open_run(tmp_path, {"seed": 2}) != run
+
+
+def test_rounds_from_one_on_are_forgotten_whole(tmp_path: Path) -> None:
+    run = open_run(tmp_path, {})
+    for index in range(3):
+        (run.begin_round(index) / "x").write_text("x")
+        run.end_round(index)
+    run.begin_round(3)
+    run.drop_rounds(1)
+    assert [path.name for path in sorted((run.path / "rounds").iterdir())] == ["0"]
+
+
+def test_of_half_a_round_may_stay_what_is_named(tmp_path: Path) -> None:
+    part = open_run(tmp_path, {}).begin_round(1)
+    (part / "training-0.pt").write_text("")
+    (part / "evidence").mkdir()
+    run = open_run(tmp_path, {})
+    assert [path.name for path in run.begin_round(1, keep="training-*.pt").iterdir()] == ["training-0.pt"]
+
+
+# --- temporary files --------------------------------------------------------------------------------------------------
+
+
+def test_what_killed_processes_have_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        write_whole(tmp_path / "a.json", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    os.waitpid(child, 0)
+    (left,) = tmp_path.iterdir()
+    kept = [tmp_path / name for name in (f"{part_prefix()}x.nii.gz", ".part-abc.json", "b.json")]
+    for path in kept:
+        path.write_text("being written")
+    (tmp_path / ".part-2").mkdir()
+    old = tmp_path / ".part-def.json"
+    old.write_text("by an earlier version")
+    os.utime(old, (0, 0))
+    assert sorted(remove_leftovers([tmp_path, tmp_path / "not there"])) == sorted([left, old])
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, tmp_path / ".part-2"])
+
+
+# --- sums -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "missing", "a bit", "another value", "another type"])
+def test_sealed_notes_tell_when_they_are_not_what_was_written(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "notes.json"
+    write_sealed(path, {"names": ["a", "b"], "best": 0.25})
+    assert read_sealed(path) == {"names": ["a", "b"], "best": 0.25}
+    text = path.read_text()
+    if damage == "missing":
+        path.unlink()
+    else:
+        changed = {
+            "half": text[: len(text) // 2],
+            "empty": "",
+            "a bit": text.replace("0.25", "0.24"),
+            "another value": text.replace('"b"', '"c"'),
+            "another type": "[1, 2]",
+        }
+        path.write_text(changed[damage])
+    assert read_sealed(path) is None
+
+
+def test_damage_in_a_folder_is_told_by_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a", "sub/b", "fold-1.pt"):
+        (tmp_path / name).write_text(name)
+    sums = sums_of(tmp_path, without=["fold-*.pt"])
+    assert sorted(sums) == ["a", "sub/b"]
+    assert damage_in(tmp_path, sums) is None
+    (tmp_path / "sub" / "b").write_text("sub/c")  # as long as before
+    assert damage_in(tmp_path, sums) == "sub/b is damaged"
+    (tmp_path / "sub" / "b").unlink()
+    assert damage_in(tmp_path, sums) == "sub/b is missing"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from lib.config import Settings
 from lib.errors import UserError
 from lib.labels import LabelSchema
 from lib.propagation import SoftLabels, Template
-from lib.scoring import MEASURES
+from lib.scoring import MEASURES, Asked, Judge, Outcome, shares
 from lib.selection import LEAST_PAIRS
 from lib.specialists import SpecialistSpec, build_network, save_specialist
 from lib.volumes import Volume
@@ -122,7 +126,137 @@ def test_estimates_are_calibrated_by_what_people_saved(study: Study) -> None:
     assert scores.calibration()(0.75) == pytest.approx(0.45, abs=0.05)
 
 
+def test_before_a_training_a_score_belongs_to_what_propagates(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Scores(study).model_state()
+    assert Scores(study).model_state() == first
+    states = {first}
+    for other in (replace(study.settings, propagator="prototype"), replace(study.settings, generalist="sam")):
+        monkeypatch.setattr(study, "settings", other)
+        states.add(Scores(study).model_state())
+    monkeypatch.undo()
+    monkeypatch.setattr(type(study.generalist), "weights_hash", "of other weights")
+    states.add(Scores(study).model_state())
+    assert len(states) == 4
+
+
+def test_two_jobs_keep_each_others_descriptors(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {name: torch.rand(4) for name in ("case_1", *UNLABELLED)}
+    plain = Descriptors.read
+
+    def slow(self: Descriptors) -> Any:
+        found = plain(self)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(Descriptors, "read", slow)
+    jobs = [threading.Thread(target=Descriptors(study).put, args=({name: value},)) for name, value in table.items()]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert sorted(Descriptors(study).read().names) == sorted(table)
+
+
+def test_descriptors_of_other_weights_are_not_compared(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    Descriptors(study).put({"case_1": torch.rand(4)})
+    monkeypatch.setattr(type(study.generalist), "weights_hash", "0123456789abcdef")
+    assert Descriptors(study).read().names == ()
+    Descriptors(study).put({"case_2": torch.rand(4)})
+    assert Descriptors(study).read().names == ("case_2",)
+    monkeypatch.undo()
+    assert Descriptors(study).read().names == ("case_1",)
+
+
 # --- passes over the study --------------------------------------------------------------------------------------------
+
+
+def meanwhile(study: Study, monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[], object]) -> None:
+    """Let something happen between the judging of a scan and the storing of what was found."""
+    plain = shares.score
+
+    def score(asked: Asked, judge: Judge) -> Outcome:
+        outcome = plain(asked, judge)
+        if asked.name == name:
+            change()
+        return outcome
+
+    monkeypatch.setattr(shares, "score", score)
+
+
+def test_scores_by_a_specialist_that_was_replaced_meanwhile_are_not_current(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_specialist(study)
+    meanwhile(study, monkeypatch, "case_4", lambda: put_specialist(study, seed=1))
+    assert run(study, UncertaintyScoring(study))["scored"] == 3
+    assert Scores(study).missing(UNCERTAINTY) == UNLABELLED
+    assert Scores(study).stale(UNCERTAINTY, "case_2")
+    monkeypatch.undo()
+    run(study, UncertaintyScoring(study))
+    assert Scores(study).missing(UNCERTAINTY) == []
+
+
+def test_scores_by_a_propagation_are_not_those_of_a_specialist_that_came_meanwhile(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile(study, monkeypatch, "case_4", lambda: put_specialist(study))
+    run(study, UncertaintyScoring(study))
+    assert Scores(study).missing(UNCERTAINTY) == UNLABELLED
+
+
+def test_scores_of_a_scan_that_was_replaced_meanwhile_are_not_current(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_specialist(study)
+
+    def exchange() -> None:
+        image, _, affine = tiny_scan(8)
+        save_nifti(Path(study.location) / "case_3.nii.gz", image, affine)
+
+    meanwhile(study, monkeypatch, "case_4", exchange)
+    run(study, Representativeness(study), UncertaintyScoring(study))
+    assert Scores(study).missing(UNCERTAINTY) == ["case_3"]
+    assert Descriptors(study).missing() == ["case_3"]
+    assert [name for name in UNLABELLED if Scores(study).stale(REPRESENTATIVENESS, name)] == ["case_3"]
+
+
+def test_the_quality_of_a_label_that_was_replaced_meanwhile_is_not_current(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_specialist(study)
+    put_pseudo_labels(study, tmp_path)
+
+    def exchange() -> None:
+        file = save_nifti(tmp_path / "other.nii.gz", tiny_scan(3)[1], tiny_scan(3)[2])
+        study.datastore.save_label("case_3", str(file), "original", {"params": {"source": "propagation"}})
+
+    meanwhile(study, monkeypatch, "case_4", exchange)
+    run(study, PseudoLabelQuality(study))
+    assert Scores(study).missing(QUALITY) == ["case_3"]
+
+
+def test_a_scan_that_could_not_be_read_and_was_mended_meanwhile_gets_its_chance(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(study.location) / "case_3.nii.gz"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:3000])
+    meanwhile(study, monkeypatch, "case_4", lambda: file.write_bytes(whole))
+    run(study, Representativeness(study))
+    assert Scores(study).unusable() == {}
+
+
+def test_whether_a_specialist_sees_a_part_is_known_without_building_its_networks(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("no network is needed")
+
+    for part in (None, (30.0, 30.0, 30.0)):
+        put_specialist(study, part=part)
+        with monkeypatch.context() as patch:
+            patch.setattr("lib.specialists.checkpoint.build_network", never)
+            assert UncertaintyScoring(study).needs_templates() == (part is not None)
 
 
 def test_every_scan_is_described_once(study: Study) -> None:

@@ -213,6 +213,13 @@ def test_prediction_lies_on_the_scans_own_grid() -> None:
     assert result.uncertainty_map().shape == scan.shape
 
 
+def test_a_prediction_is_the_plain_mean_of_what_all_networks_say_about_the_scan_as_it_is() -> None:
+    own = specialist(members=3)
+    image = prepare(volume(), own.spec)[1]
+    each = [predict_prepared([member], own.spec, image) for member in own.members]
+    torch.testing.assert_close(predict_prepared(own.members, own.spec, image), torch.stack(each).mean(0))
+
+
 def test_prediction_is_repeatable_and_does_not_depend_on_the_scale() -> None:
     own, scan = specialist(), volume()
     first = predict(own, scan)

@@ -11,13 +11,14 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from monailabel.interfaces.exception import MONAILabelException
 
+from lib.errors import UserError
 from lib.recent import stamp_of
 from lib.scoring import QUALITY, REPRESENTATIVENESS, UNCERTAINTY
 from lib.selection import Calibration
@@ -31,7 +32,8 @@ logger = logging.getLogger("semisam.scores")
 DOUBTS = ("least_confidence", "highest_entropy", "highest_entropy_ratio")
 """Measures that the method ``uncertainty`` gives besides ``uncertainty`` itself."""
 
-_UNUSABLE = "unusable"
+UNUSABLE = "unusable"
+"""Key of scans that cannot be read at all."""
 _SETTLED = "settled"
 _MIRRORED = (REPRESENTATIVENESS, UNCERTAINTY, QUALITY, *DOUBTS)
 _LOCK_SECONDS = 30
@@ -58,16 +60,33 @@ class Scores:
     def model_state(self) -> str:
         """What judges the scans: the specialist in service, else the final labels."""
         study = self._study
-        if study.published.is_file():
-            return _digest(stamp_of(study.published))
-        return _digest([(item.name, item.names, stamp_of(item.label)) for item in study.outlined()])
+        if (published := self.specialist_state()) is not None:
+            return published
+        try:
+            weights = str(getattr(study.generalist, "weights_hash", ""))
+        except UserError:  # not there: whatever is found out without them is of another state
+            weights = "missing"
+        tools = study.settings.generalist, weights, study.settings.propagator
+        return _digest([tools, *[(item.name, item.names, stamp_of(item.label)) for item in study.outlined()]])
 
-    def _states(self, method: str) -> Callable[[str], str]:
-        """For a scan's name, what its score of this method depends on."""
+    def specialist_state(self) -> str | None:
+        """The specialist in service, None as long as there is none. Nothing is read for this."""
+        return _digest(stamp_of(self._study.published)) if self._study.published.is_file() else None
+
+    def states(self, method: str, model: str | None = None) -> Callable[[str], str]:
+        """For a scan's name, what its score of this method depends on.
+
+        A score is stored with the state that its question was asked in: what it depends on may change until it is
+        there.
+
+        Args:
+            method: the scoring method, or ``UNUSABLE`` for the scan alone.
+            model: ``model_state`` if it is known, by default that of now.
+        """
         study = self._study
-        if method == REPRESENTATIVENESS:
+        if method in (REPRESENTATIVENESS, UNUSABLE):
             return lambda name: _digest(study.scan_stamp(name))
-        model = self.model_state()
+        model = self.model_state() if model is None else model
         if method == QUALITY:
             return lambda name: _digest([study.scan_stamp(name), model, study.label_stamp(name, ORIGINAL)])
         return lambda name: _digest([study.scan_stamp(name), model])
@@ -106,7 +125,7 @@ class Scores:
             return []
         content = self.read()
         unusable = {} if retry else self.unusable(content)
-        state = self._states(method)
+        state = self.states(method)
         wanted = (UNCERTAINTY, *DOUBTS) if method == UNCERTAINTY else (QUALITY,)
 
         def done(name: str) -> bool:
@@ -122,7 +141,7 @@ class Scores:
         entries = {name: entry for name, entry in entries.items() if "failed" in entry}
         if not entries:
             return set()
-        state = self._states(method)
+        state = self.states(method)
         return {name for name, entry in entries.items() if entry.get("of") == state(name)}
 
     def unusable(self, content: Mapping[str, Mapping[str, Entry]] | None = None) -> dict[str, str]:
@@ -130,7 +149,7 @@ class Scores:
         content = self.read() if content is None else content
         found = {}
         for name, entries in content.items():
-            entry = entries.get(_UNUSABLE)
+            entry = entries.get(UNUSABLE)
             if entry and entry.get("of") == _digest(self._study.scan_stamp(name)):
                 found[name] = str(entry.get("failed", ""))
         return found
@@ -148,7 +167,7 @@ class Scores:
     def stale(self, method: str, name: str) -> bool:
         """Whether the stored score of a scan is of another state than the present one."""
         entry = self.read().get(name, {}).get(method, {})
-        return bool(entry.get("of") != self._states(method)(name))
+        return bool(entry.get("of") != self.states(method)(name))
 
     def planes(self, name: str) -> dict[str, Any] | None:
         """The planes that are most worth outlining in a scan, see ``lib.selection.planes_in_scan``."""
@@ -163,7 +182,7 @@ class Scores:
         names, content = self._study.unlabelled(), self.read()
         if not names:
             return {}
-        state = self._states(UNCERTAINTY)
+        state = self.states(UNCERTAINTY)
         guesses = {}
         for name in names:
             entry = content.get(name, {}).get(UNCERTAINTY, {})
@@ -193,12 +212,13 @@ class Scores:
 
     # --- writing --------------------------------------------------------------------------------------------------
 
-    def add(self, method: str, values: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add scores of the present state, and note them at the images where the datastore can.
+    def add(self, method: str, values: Mapping[str, Mapping[str, Any]], of: Mapping[str, str] | None = None) -> None:
+        """Add scores, and note them at the images where the datastore can.
 
         Args:
             method: the scoring method.
             values: plain facts by scan.
+            of: the states they belong to, by scan, see ``states``; None for the present ones.
         """
         here = set(self._study.datastore.list_images())
         # A person may have outlined a scan meanwhile.
@@ -206,39 +226,41 @@ class Scores:
         values = {name: facts for name, facts in values.items() if name in wanted}
         if not values:
             return
-        state, now = self._states(method), int(time.time())
+        of, now = of or _each(values, self.states(method)), int(time.time())
         with self._lock():
             content = {name: entries for name, entries in self._load().items() if name in here}
             for name, facts in values.items():
                 entries = content.setdefault(name, {})
-                entries[method] = {**facts, "of": state(name), "ts": now}
-                entries.pop(_UNUSABLE, None)
+                entries[method] = {**facts, "of": of[name], "ts": now}
+                entries.pop(UNUSABLE, None)
             self._write(content)
         self._mirror(
             {n: {k: v for k, v in f.items() if k in _MIRRORED} | {f"{method}_ts": now} for n, f in values.items()}
         )
 
     def put(self, values: Mapping[str, float]) -> None:
-        """Add uncertainties alone, as a training round knows them of its pseudo-labels."""
+        """Add uncertainties alone, as a training round knows them of its pseudo-labels; of the present state."""
         self.add(UNCERTAINTY, {name: {UNCERTAINTY: round(value, 5)} for name, value in values.items()})
 
-    def put_unusable(self, reasons: Mapping[str, str]) -> None:
+    def put_unusable(self, reasons: Mapping[str, str], of: Mapping[str, str] | None = None) -> None:
         """Note scans that cannot be read, so that they are not due again and again, and not offered."""
-        self._note(_UNUSABLE, reasons, lambda name: _digest(self._study.scan_stamp(name)))
+        self.put_failed(UNUSABLE, reasons, of)
 
-    def put_failed(self, method: str, reasons: Mapping[str, str]) -> None:
-        """Note scans that a method cannot score, so that they are not due again and again."""
-        if reasons:
-            self._note(method, reasons, self._states(method))
+    def put_failed(self, method: str, reasons: Mapping[str, str], of: Mapping[str, str] | None = None) -> None:
+        """Note scans that a method cannot score, so that they are not due again and again.
 
-    def _note(self, key: str, reasons: Mapping[str, str], state: Callable[[str], str]) -> None:
+        Args:
+            method: the scoring method.
+            reasons: by scan.
+            of: as for ``add``.
+        """
         if not reasons:
             return
-        now = int(time.time())
+        of, now = of or _each(reasons, self.states(method)), int(time.time())
         with self._lock():
             content = self._load()
             for name, reason in reasons.items():
-                content.setdefault(name, {})[key] = {"failed": reason, "of": state(name), "ts": now}
+                content.setdefault(name, {})[method] = {"failed": reason, "of": of[name], "ts": now}
             self._write(content)
 
     def settle(self, name: str, dice: float | None) -> None:
@@ -289,6 +311,10 @@ class Scores:
                 store.update_image_info(name, dict(info))
             except (MONAILabelException, NotImplementedError) as error:
                 logger.debug("No note at %s: %s", name, error)
+
+
+def _each(names: Iterable[str], state: Callable[[str], str]) -> dict[str, str]:
+    return {name: state(name) for name in names}
 
 
 def _digest(value: object) -> str:

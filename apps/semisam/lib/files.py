@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import UserError
+from .leftovers import part_prefix
 
 logger = logging.getLogger("semisam.files")
 
@@ -52,7 +53,7 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
-    handle, name = tempfile.mkstemp(prefix=".part-", suffix=suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=part_prefix(), suffix=suffix, dir=path.parent)
     os.close(handle)
     try:
         write(name)

@@ -4,7 +4,7 @@
 
     <base>/run-20260101-120000-1/
         run.json          what the run works on: options, settings, versions, cases with fingerprints
-        state.json        last finished round, whether the run is finished
+        state.json        last finished round, whether the run is finished, digest of what it works on
         prepared/         what all rounds share; each file written whole
         rounds/0/ 1/ ...  finished rounds
         rounds/.part-2/   the round that is being worked on
@@ -34,6 +34,7 @@ KEPT_RUNS = 3
 _WHOLE_FILE = 64 * 2**20
 _PIECE = 2**20
 _PREFIX = "run-"
+_PART = ".part-"
 
 
 @dataclass(frozen=True)
@@ -53,37 +54,60 @@ class RunFolder:
         """Where files that all rounds share are kept."""
         return self.path / "prepared"
 
-    def finished_round(self) -> int | None:
-        """The last round whose files are complete, None when there is none."""
+    def finished_rounds(self) -> list[int]:
+        """The rounds that were finished, the last one first."""
         rounds = self.path / "rounds"
         done = [int(p.name) for p in rounds.iterdir() if p.name.isdecimal()] if rounds.is_dir() else []
-        return max(done, default=None)
+        return sorted(done, reverse=True)
+
+    def finished_round(self) -> int | None:
+        """The last round that was finished, None when there is none."""
+        return next(iter(self.finished_rounds()), None)
 
     def round(self, index: int) -> Path:
         """Where a finished round lies."""
         return self.path / "rounds" / str(index)
 
-    def drop_round(self, index: int) -> None:
-        """Forget a finished round whose files turned out to be unreadable."""
-        shutil.rmtree(self.round(index), ignore_errors=True)
+    def drop_rounds(self, first: int) -> None:
+        """Forget the round ``first`` and all later ones, finished or begun: its files turned out to be damaged."""
+        for folder in (self.path / "rounds").iterdir():
+            number = folder.name.removeprefix(_PART)
+            if number.isdecimal() and int(number) >= first:
+                _remove(folder)
 
-    def begin_round(self, index: int, *, keep: bool = False) -> Path:
-        """An empty folder to write the round ``index`` into; with ``keep`` what a killed run left there stays."""
-        part = self.path / "rounds" / f".part-{index}"
-        if not keep:
-            self.ranks.once(lambda: shutil.rmtree(part) if part.exists() else None)
+    def begin_round(self, index: int, *, keep: bool | str = False) -> Path:
+        """The folder to write the round ``index`` into.
+
+        Args:
+            index: of the round.
+            keep: what of a killed run's files stays: nothing, all, or those whose names match a pattern.
+        """
+        part = self.path / "rounds" / f"{_PART}{index}"
+        if keep is not True:
+            self.ranks.once(lambda: _clear(part, keep or None))
         part.mkdir(parents=True, exist_ok=True)
         return part
 
+    def drop_part(self, index: int) -> None:
+        """Forget what was written for a round that is not finished."""
+        _remove(self.path / "rounds" / f"{_PART}{index}")
+
     def end_round(self, index: int) -> Path:
         """Declare the round finished: from now on it is at ``round(index)``."""
-        os.replace(self.path / "rounds" / f".part-{index}", self.round(index))
-        write_json(self.path / "state.json", {"finished_round": index, "finished": False})
+        os.replace(self.path / "rounds" / f"{_PART}{index}", self.round(index))
+        self._note(finished_round=index, finished=False)
         return self.round(index)
+
+    def digest(self) -> str:
+        """What the run works on, as ``open_run`` has noted it."""
+        return str((read_json(self.path / "run.json") or {}).get("digest"))
 
     def end_run(self) -> None:
         """Declare the run finished: it will not be continued."""
-        write_json(self.path / "state.json", {"finished_round": self.finished_round(), "finished": True})
+        self._note(finished_round=self.finished_round(), finished=True)
+
+    def _note(self, **facts: object) -> None:
+        write_json(self.path / "state.json", {"digest": self.digest(), **facts})
 
 
 def open_run(base: Path, identity: Mapping[str, object]) -> RunFolder:
@@ -97,22 +121,50 @@ def open_run(base: Path, identity: Mapping[str, object]) -> RunFolder:
         UserError: (507) when there is no space left.
     """
     base.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    digest = digest_of(identity)
     runs = _runs(base)
     if runs:
-        written, state = read_json(runs[-1] / "run.json"), read_json(runs[-1] / "state.json")
-        if written and not (state or {}).get("finished"):
-            if written.get("digest") == digest:
+        written, state = _whole_run(runs[-1]), read_json(runs[-1] / "state.json") or {}
+        if state.get("finished") is not True:
+            # Several files know what the run works on: one may be damaged.
+            if digest in (_told_elsewhere(runs[-1], state) if written is None else [written["digest"]]):
+                if written is None:
+                    log.warning("run.json of %s is damaged and written anew", runs[-1].name)
+                    write_json(runs[-1] / "run.json", {"digest": digest, "started": _order(runs[-1])[0], **identity})
                 return RunFolder(runs[-1])
-            log.info("Starting anew: since the unfinished %s %s.", runs[-1].name, _changes(written, identity))
+            log.info("Starting anew: since the unfinished %s %s.", runs[-1].name, _changes(written or {}, identity))
     stamp = time.strftime("%Y%m%d-%H%M%S")
     number = 1 + max((_order(run)[1] for run in runs if _order(run)[0] == f"{_PREFIX}{stamp}"), default=0)
     folder = base / f"{_PREFIX}{stamp}-{number}"
-    folder.mkdir()
-    write_json(folder / "run.json", {"digest": digest, "started": stamp, **identity})
+    begun = base / f"{_PART}{_PREFIX}"  # a folder that is there has its notes
+    _remove(begun)
+    begun.mkdir()
+    write_json(begun / "run.json", {"digest": digest, "started": stamp, **identity})
+    write_json(begun / "state.json", {"digest": digest, "finished_round": None, "finished": False})
+    os.replace(begun, folder)
     for old in _runs(base)[:-KEPT_RUNS]:
         shutil.rmtree(old, ignore_errors=True)
     return RunFolder(folder)
+
+
+def digest_of(content: Mapping[str, object]) -> str:
+    """A text that changes with any of the plain types in ``content``; its keys are texts."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _whole_run(run: Path) -> dict[str, object] | None:
+    """What a run works on as it was written, None when that is damaged."""
+    content = read_json(run / "run.json") or {}
+    identity = {key: value for key, value in content.items() if key not in ("digest", "started")}
+    return content if content.get("digest") == digest_of(identity) else None
+
+
+def _told_elsewhere(run: Path, state: Mapping[str, object]) -> list[object]:
+    """What a run works on, as the state and the finished rounds know it; nothing where it had not begun its work."""
+    if not any((run / "rounds").glob("*")):
+        return []
+    rounds = (read_json(file) or {} for file in sorted(run.glob("rounds/*/round.json")))
+    return [state.get("digest"), *(each.get("run") for each in rounds)]
 
 
 def _changes(before: Mapping[str, object], now: Mapping[str, object]) -> str:
@@ -128,7 +180,7 @@ def _changes(before: Mapping[str, object], now: Mapping[str, object]) -> str:
             )
             more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
             changed.append(key + (f" ({', '.join(parts[:3])}{more})" if parts else ""))
-    return f"{', '.join(changed)} changed" if changed else "its notes were damaged"
+    return f"{', '.join(changed)} changed" if before and changed else "its notes were damaged"
 
 
 @contextmanager
@@ -222,6 +274,20 @@ def read_json(path: Path) -> dict[str, object] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _clear(folder: Path, kept: str | None) -> None:
+    """Remove what is in a folder, but for files whose names match a pattern."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if kept is None or not path.match(kept):
+            _remove(path)
 
 
 def _runs(base: Path) -> list[Path]:

@@ -50,8 +50,13 @@ class StudyScoring(ScoringMethod):
         return False
 
     @abstractmethod
-    def store(self, found: Mapping[str, Any]) -> None:
-        """Keep what ``lib.scoring.MEASURES`` gave of some scans."""
+    def store(self, found: Mapping[str, Any], of: Mapping[str, str]) -> None:
+        """Keep what ``lib.scoring.MEASURES`` gave of some scans.
+
+        Args:
+            found: by scan.
+            of: the states that these answers belong to, by scan, see ``Scores.states``.
+        """
 
     def finish(self) -> None:
         """Called when all scans are done."""

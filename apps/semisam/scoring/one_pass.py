@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import HTTPException
 
 from adapters.answers import text_of
-from adapters.scores import QUALITY, Scores
+from adapters.scores import QUALITY, UNUSABLE, Scores
 from adapters.store import ORIGINAL
 from adapters.study import Study
 from lib.distributed import Ranks, end_with_the_others
@@ -51,10 +51,11 @@ def run_pass(
     """
     ranks = ranks or Ranks()
     able = _able(methods)
+    keeper = _Keeper(study, able)  # looks at what judges before the labels for it are collected
     todo = {method.name: set(method.missing()) for method in able}
     names = sorted(set().union(*todo.values()))
     logger.info("%s: %d scans to score", ", ".join(method.name for method in able), len(names))
-    keeper, progress = _Keeper(study, able), _Progress(len(names))
+    progress = _Progress(len(names))
     device = choose_device(str(request.get("device") or "auto"))
     basis = _basis(study, able)
 
@@ -113,24 +114,32 @@ class _Keeper:
         self._study = study
         self._scores = Scores(study)
         self._methods = {method.name: method for method in methods}
-        self._refused: dict[str, dict[str, str]] = {}
+        self._model = self._scores.model_state()
+        self._refused: dict[str, dict[str, tuple[str, str]]] = {}
         self.failed: dict[str, str] = {}
 
     def ask(self, name: str, methods: tuple[str, ...]) -> Asked | None:
         """Where a scan's files are, which may have to come from a server; None when that fails."""
         store = self._study.datastore
-        image = self._attempt(name, SCAN, lambda: Path(store.get_image_uri(name)))
+        states = self._states(name, methods)
+        image = self._attempt(name, states, SCAN, lambda: Path(store.get_image_uri(name)))
         if image is None:
             return None
         if QUALITY not in methods:
-            return Asked(name, image, methods)
-        label = self._attempt(name, QUALITY, lambda: Path(store.get_label_uri(name, ORIGINAL)))
+            return Asked(name, image, methods, states=states)
+        label = self._attempt(name, states, QUALITY, lambda: Path(store.get_label_uri(name, ORIGINAL)))
         if label is None:
             methods = tuple(method for method in methods if method != QUALITY)
         params = store.get_label_info(name, ORIGINAL).get("params") or {}
-        return Asked(name, image, methods, label, str(params.get("source") or ""))
+        return Asked(name, image, methods, label, str(params.get("source") or ""), states)
 
-    def _attempt(self, name: str, method: str, work: Callable[[], T]) -> T | None:
+    def _states(self, name: str, methods: Sequence[str]) -> dict[str, str]:
+        """What the answers about a scan will depend on, before anything of it is read."""
+        model = self._scores.specialist_state() or self._model
+        keys = {SCAN: UNUSABLE, **{method: method for method in methods}}
+        return {method: self._scores.states(key, model)(name) for method, key in keys.items()}
+
+    def _attempt(self, name: str, states: Mapping[str, str], method: str, work: Callable[[], T]) -> T | None:
         try:
             return work()
         except HTTPException as error:  # a DICOMweb server did not give it; it may the next time
@@ -138,33 +147,34 @@ class _Keeper:
             logger.warning("Passed over %s: %s", name, refusal.reason)
         except Exception as error:
             refusal = refuse(name, error)
-        self._refuse(name, method, refusal)
+        self._refuse(name, method, refusal, states)
         return None
 
-    def _refuse(self, name: str, method: str, refusal: Refusal) -> None:
+    def _refuse(self, name: str, method: str, refusal: Refusal, states: Mapping[str, str]) -> None:
         self.failed[name] = refusal.reason
         if refusal.lasting:
-            self._refused.setdefault(method, {})[name] = refusal.reason
+            self._refused.setdefault(method, {})[name] = refusal.reason, states[method]
 
     def keep(self, outcomes: Sequence[Outcome]) -> None:
         """Store what was found."""
         for outcome in outcomes:
             for method, refusal in outcome.refused.items():
-                self._refuse(outcome.name, method, refusal)
+                self._refuse(outcome.name, method, refusal, outcome.states)
         for name, method in self._methods.items():
-            found = {outcome.name: outcome.found[name] for outcome in outcomes if name in outcome.found}
-            if found:
-                method.store(found)
+            told = [outcome for outcome in outcomes if name in outcome.found]
+            if told:
+                method.store({each.name: each.found[name] for each in told}, {o.name: o.states[name] for o in told})
         self.note_refused()
 
     def note_refused(self) -> None:
         """Store why scans were passed over."""
         refused, self._refused = self._refused, {}
-        for method, reasons in refused.items():
+        for method, told in refused.items():
+            reasons, of = ({name: pair[n] for name, pair in told.items()} for n in (0, 1))
             if method == SCAN:
-                self._scores.put_unusable(reasons)
+                self._scores.put_unusable(reasons, of)
             else:
-                self._scores.put_failed(method, reasons)
+                self._scores.put_failed(method, reasons, of)
 
     def report(self, count: int) -> None:
         """Say once more what was passed over."""

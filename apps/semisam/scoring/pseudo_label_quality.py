@@ -40,6 +40,6 @@ class PseudoLabelQuality(StudyScoring):
         """See the base class."""
         return self.scores.missing(QUALITY, retry=True)
 
-    def store(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+    def store(self, found: Mapping[str, Mapping[str, Any]], of: Mapping[str, str]) -> None:
         """See the base class."""
-        self.scores.add(QUALITY, found)
+        self.scores.add(QUALITY, found, of)

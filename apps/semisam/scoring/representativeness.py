@@ -52,9 +52,9 @@ class Representativeness(StudyScoring):
         """See the base class."""
         return self._descriptors.missing()
 
-    def store(self, found: Mapping[str, Tensor]) -> None:
+    def store(self, found: Mapping[str, Tensor], of: Mapping[str, str]) -> None:
         """See the base class."""
-        self._descriptors.put(found)
+        self._descriptors.put(found, of)
 
     def finish(self) -> None:
         """Compare all scans of the study; a scan that came or went changes the others' values."""
@@ -66,7 +66,8 @@ class Representativeness(StudyScoring):
         values = [round(float(v), 5) for v in representativeness(table.values)]
         fresh = dict(zip(table.names, values, strict=True))
         if fresh != self.scores.known(REPRESENTATIVENESS):
-            self.scores.add(REPRESENTATIVENESS, {name: {REPRESENTATIVENESS: v} for name, v in fresh.items()})
+            of = dict(zip(table.names, table.stamps, strict=True))
+            self.scores.add(REPRESENTATIVENESS, {name: {REPRESENTATIVENESS: v} for name, v in fresh.items()}, of)
 
     def _can_describe(self) -> bool:
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from adapters.scores import UNCERTAINTY
 from adapters.study import Study
+from lib.specialists import read_spec
 
 from .base import StudyScoring
 
@@ -41,12 +42,12 @@ class UncertaintyScoring(StudyScoring):
         if not self.study.published.is_file():
             return True
         # Where it works on a part of a scan, an outlined scan says where that is.
-        return self.study.specialist("cpu").spec.part is not None
+        return read_spec(self.study.need_published()).part is not None
 
     def missing(self) -> list[str]:
         """See the base class."""
         return self.scores.missing(UNCERTAINTY, retry=True)
 
-    def store(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+    def store(self, found: Mapping[str, Mapping[str, Any]], of: Mapping[str, str]) -> None:
         """See the base class."""
-        self.scores.add(UNCERTAINTY, found)
+        self.scores.add(UNCERTAINTY, found, of)

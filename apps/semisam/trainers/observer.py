@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from adapters.reports import address
 from adapters.scores import Scores
 from adapters.store import FINAL, ORIGINAL, StudyDatastore
 from adapters.study import Study
+from lib.errors import UserError
 from lib.recipes import FinishedRound, Progress, PseudoLabel, RecipeOptions, RunResult
+from lib.specialists import put_in_service
 from lib.volumes import write_whole
 
 logger = logging.getLogger("semisam.train")
@@ -38,6 +40,11 @@ class TrainingObserver:
         # Without --conf labels the structures, and with them the study's folder, may change while the run goes on.
         self._folder = study.folder
         self._published = study.published
+        self._names = study.schema.names
+        # What is found out about a scan must not be stored for another one that takes its place meanwhile.
+        self._stamps = {name: study.scan_stamp(name) for name in study.datastore.list_images()}
+        self._left_out: dict[str, str] = {}
+        self._refused = ""
         self._begun = time.monotonic()
         self._stage = ""
         self._file_at = -1e9
@@ -79,24 +86,25 @@ class TrainingObserver:
             rounds=progress.rounds,
             stage=progress.stage,
             seconds_left=round(float(progress.seconds_left), 1),
+            message=progress.note,
         )
         if changed or now - self._file_at >= _FILE_SECONDS:
             self._file_at = now
             self._write()
 
     def round_finished(self, finished: FinishedRound) -> None:
-        """Put the round into service: first the specialist, then the labels."""
+        """Put the round into service: first the specialist, then the labels. One that does not answer is not."""
         store = self._study.datastore
-        if finished.checkpoint is not None:
-            checkpoint = finished.checkpoint
-            write_whole(self._published, lambda name: shutil.copyfile(checkpoint, name))
-            logger.info("Round %d: the specialist is in service", finished.index)
+        if finished.checkpoint is not None and not self._publish(finished.index, finished.checkpoint):
+            return
+        here = set(store.list_images())
         saved: dict[str, float] = {}
         labels: dict[str, tuple[str, dict[str, Any]]] = {}
         for name, label in finished.pseudo_labels.items():
-            if store.get_label_by_image_id(name, FINAL):
-                continue  # outlined by a person meanwhile
-            if str(label.path) == "" or name not in store.list_images():
+            if name not in here or store.get_label_by_image_id(name, FINAL):
+                continue  # taken out, or outlined by a person meanwhile
+            if self._study.scan_stamp(name) != self._stamps.get(name):
+                self.leave_out(name, "the scan was replaced by another one during the training")
                 continue
             if finished.checkpoint is None and self._has_better(name, label):
                 continue
@@ -107,6 +115,28 @@ class TrainingObserver:
         if self._study.folder == self._folder:
             Scores(self._study).put(saved)
         logger.info("Round %d: %d pseudo-labels are stored as 'original'", finished.index, len(labels))
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Note a scan that the run does without; the last message names it."""
+        if name not in self._left_out:
+            logger.warning("%s is left out: %s", name, reason)
+        self._left_out[name] = reason
+
+    def _publish(self, index: int, checkpoint: Path) -> bool:
+        """Put a round's specialist into service; False when it cannot be, and the one before stays."""
+        try:
+            put_in_service(
+                checkpoint, self._published, self._names, siblings=checkpoint.parents[1].glob(f"*/{checkpoint.name}")
+            )
+        except UserError as error:
+            if error.status == 507:
+                raise
+            logger.error("Round %d: its specialist is not put into service: %s", index, error)
+            self._refused = f" The specialist of round {index} could not be used; the one before stays in service."
+            return False
+        logger.info("Round %d: the specialist is in service", index)
+        self._refused = ""
+        return True
 
     def _store(self, labels: dict[str, tuple[str, dict[str, Any]]]) -> None:
         """Store labels, a few at a time: each change of the list makes the server read it anew, and blocks writers."""
@@ -135,9 +165,11 @@ class TrainingObserver:
             store.publish(result.pseudo_labels)
         took = _clock(time.monotonic() - self._begun)
         text = f"Trained {result.rounds} rounds in {took}; {len(result.pseudo_labels)} pseudo-labels to review."
-        if result.skipped:
-            left_out = "; ".join(f"{name}: {reason}" for name, reason in result.skipped.items())
-            text += f" {len(result.skipped)} scans were left out: {left_out}"
+        if result.note:
+            text += f" {result.note}"
+        text += self._refused
+        text += _listed("scan was left out", "scans were left out", {**result.skipped, **self._left_out})
+        text += _listed("label is not", "labels are not", _unsent(store), " on the DICOM server yet")
         page = "" if result.report is None else address(result.report)
         if page:
             text += f" Report: {page} on this server."
@@ -165,6 +197,17 @@ class TrainingObserver:
     def _write(self) -> None:
         content = json.dumps(self._stats, indent=2)
         write_whole(self._folder / "train_stats.json", lambda name: Path(name).write_text(content, encoding="utf-8"))
+
+
+def _unsent(store: object) -> dict[str, str]:
+    """Why labels could not be sent to where the study's scans come from, by scan; a datastore may know."""
+    known = getattr(store, "unsent", None)
+    return {str(name): str(reason) for name, reason in known().items()} if callable(known) else {}
+
+
+def _listed(one: str, several: str, reasons: Mapping[str, str], end: str = "") -> str:
+    listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return f" {len(reasons)} {one if len(reasons) == 1 else several}{end}: {listed}" if reasons else ""
 
 
 def _clock(seconds: float) -> str:

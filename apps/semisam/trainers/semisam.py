@@ -8,16 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from adapters.devices import device_choices
 from adapters.launch import launch, processes
 from adapters.options import TRAIN, check_keys
+from adapters.store import FINAL, ORIGINAL
 from adapters.study import Study
 from lib.distributed import Ranks, end_with_the_others
 from lib.errors import UserError
 from lib.generalists import unwrap
+from lib.leftovers import remove_leftovers
 from lib.negatives import only_negative
 from lib.pictures import PICTURES
 from lib.recipes import CHOICES, RECIPES, RecipeOptions, RecipeSettings, network_2d, resolve, run_recipe
@@ -107,7 +110,9 @@ class SemiSamTrainer(TrainTask):
         if count > 1:
             return self._by_several(count, request, observer)
         try:
-            job = self._job(options)
+            if ranks.first:
+                remove_leftovers(_folders(study))
+            job = self._job(options, observer)
             if ranks.world > 1:
                 end_with_the_others()
                 ranks.gather(job)
@@ -146,17 +151,41 @@ class SemiSamTrainer(TrainTask):
         observer.failed(error)
         raise error
 
-    def _job(self, options: RecipeOptions) -> Job:
+    def _job(self, options: RecipeOptions, observer: TrainingObserver) -> Job:
         """The run, as other processes need to know it."""
         study = self.study
+        cases = study.cases()
+        used = {case.name for case in cases}
+        for name in study.datastore.list_images():
+            if name not in used:
+                observer.leave_out(name, self._unusable(name))
         return Job(
-            cases=study.cases(),
+            cases=cases,
             schema=study.schema,
             options=options,
             settings=RecipeSettings(spacing=study.settings.spacing, roi_size=study.settings.roi_size),
             tools=study.tools,
             folder=study.folder / "runs",
         )
+
+    def _unusable(self, name: str) -> str:
+        """Why a scan of the study is not among the cases of a training."""
+        item = next((item for item in self.study.outlined() if item.name == name), None)
+        try:
+            if item is not None:
+                self.study.check(item)
+        except UserError as error:
+            return str(error)
+        return "its files could not be fetched"
+
+
+def _folders(study: Study) -> list[Path]:
+    """Where trainings, and requests beside them, write files that others read."""
+    folders = [study.folder, study.place, study.folder / "labels"]
+    if isinstance(study.datastore, LocalDatastore):
+        own = Path(study.datastore._datastore_path)
+        folders += [own, *(own / "labels" / tag for tag in ("", FINAL, ORIGINAL))]
+    return folders
 
 
 def _check_folder(folder: Path) -> None:

@@ -60,6 +60,7 @@ class Progress:
             (human labels and pseudo-labels; no truth of an unlabelled scan is looked at). 0 before there is one.
         seconds_left: estimate for the whole run.
         metrics: values of this stage by name (losses, counts).
+        note: where a killed run was continued, in words; empty for a run from the start.
     """
 
     epoch: int
@@ -70,6 +71,7 @@ class Progress:
     best_metric: float
     seconds_left: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ class RunResult:
         skipped: why a scan was left out, by case name.
         resumed_at: the round this run was continued at, None for a run from the start.
         report: HTML page about the run, None when it could not be made.
+        note: where it was continued and why there, in words; empty for a run from the start.
     """
 
     folder: Path
@@ -153,3 +156,4 @@ class RunResult:
     skipped: Mapping[str, str]
     resumed_at: int | None
     report: Path | None = None
+    note: str = ""

@@ -12,17 +12,21 @@ import numpy as np
 from torch import nn
 
 from ..distributed import Ranks
+from ..errors import UserError
 from ..generalists import Generalist
 from ..labels import LabelSchema, count_values
 from ..propagation import Propagator
 from ..report.history import History
-from ..runfolder import RunFolder, read_json, write_json
+from ..runfolder import RunFolder
+from ..sealed import damage_in, read_sealed, sum_of, sums_of, write_sealed
+from ..specialists.check import check_checkpoint
 from ..specialists.checkpoint import save_specialist
 from ..volumes import write_label
 from .base import FinishedRound, Observer, PseudoLabel
 from .learned import learned
 from .options import Preset, RecipeOptions
 from .progress import Reporter
+from .record import CHECKPOINT, KEPT_ROUNDS, LARGE, PASSING, RoundRecord, read_record, write_record
 from .study import Study
 
 log = logging.getLogger("semisam.train")
@@ -113,12 +117,20 @@ class Context:
             **facts,
         }
         write_label(part / f"{file}.nii.gz", label, affine)
-        write_json(part / f"{file}.json", params)  # written last: with it the scan counts as done
+        sums = {each: sum_of(part / each) for each in (f"{file}.nii.gz", f"{file}.npz")}
+        write_sealed(part / f"{file}.json", {"params": params, "files": sums})  # last: with it the scan counts as done
         return params
 
-    def kept_params(self, part: Path, name: str) -> dict[str, object] | None:
-        """The params of a scan that is done in this folder, None otherwise."""
-        return read_json(part / f"{self.study.file_name(name)}.json")
+    def kept_params(self, part: Path, name: str, *, whole: bool = False) -> dict[str, object] | None:
+        """The params of a scan that is done in this folder, None otherwise; if ``whole``, its files are looked at."""
+        content = read_sealed(part / f"{self.study.file_name(name)}.json") or {}
+        params, sums = content.get("params"), content.get("files")
+        if not isinstance(params, dict) or not isinstance(sums, dict):
+            return None
+        damage = damage_in(part, sums) if whole else None
+        if damage is not None:
+            log.warning("%s is labelled anew: %s", name, damage)
+        return None if damage else params
 
     def end_round(
         self,
@@ -141,56 +153,83 @@ class Context:
             if members is not None:
                 about = {"recipe": self.options.recipe, "round": index, "seed": self.options.seed, **(notes or {})}
                 about |= learned(self.study)
-                save_specialist(part / "specialist.pt", self.study.spec, members, about)
-            content = {"best_metric": self.reporter.best_metric, "names": list(params), "skipped": self.skipped}
-            write_json(part / "round.json", content)
+                save_specialist(part / CHECKPOINT, self.study.spec, members, about)
+            if (part / CHECKPOINT).exists():
+                self._check(index, part / CHECKPOINT)
+            record = RoundRecord(
+                tuple(params),
+                dict(self.skipped),
+                self.reporter.best_metric,
+                sums_of(part, PASSING),
+                self.folder.digest(),
+            )
+            write_record(part, record)
             self.folder.end_round(index)
 
         self.ranks.once(complete)
         finished = self.take_up(index)
         if finished is None:
             raise RuntimeError(f"round {index} was written, but cannot be read")
-        if index > 0 and self.ranks.first:  # the soft labels of the round before are not needed any more
-            for old in self.folder.round(index - 1).glob("*.npz"):
-                old.unlink()
+        if self.ranks.first:
+            self._tidy(index)
         log.info("round %d of %d is finished", index, self.amount.rounds)
         return finished
 
     def take_up(self, index: int | None) -> FinishedRound | None:
         """Switch to the labels of a finished round and tell the observer; None when it is missing or damaged."""
-        content = None if index is None else self.content_of(index)
-        if index is None or content is None:
+        record = None if index is None else read_record(self.folder.round(index))
+        if index is None or record is None:
             return None
         folder = self.folder.round(index)
-        names, skipped, best = content
-        for name, reason in skipped.items():
+        for name, reason in record.skipped.items():
             self.skipped[name] = reason
             self.study.drop(name)
         labels = {}
-        for name in names:
+        for name in record.names:
             params = self.kept_params(folder, name) or {}
             labels[name] = PseudoLabel(folder / f"{self.study.file_name(name)}.nii.gz", params)
-        self.study.use_round(folder, [name for name in names if _holds_structure(labels[name].params)])
-        self.reporter.best(best)
-        checkpoint = folder / "specialist.pt"
+        self.study.use_round(folder, [name for name in record.names if _holds_structure(labels[name].params)])
+        self.reporter.best(record.best_metric)
+        checkpoint = folder / CHECKPOINT
         finished = FinishedRound(index, checkpoint if checkpoint.exists() else None, labels, self.reporter.best_metric)
         self.observer.round_finished(finished)
         return finished
 
-    def content_of(self, index: int) -> tuple[list[str], dict[str, str], float] | None:
-        """Names of a finished round's pseudo-labels, why scans were left out, best metric; None when it is damaged."""
+    def damage_of(self, index: int) -> str | None:
+        """What is wrong with the files of a finished round in a few words, None when all are as they were written."""
         folder = self.folder.round(index)
-        content = read_json(folder / "round.json")
-        if content is None:
-            return None
-        names, skipped, best = content["names"], content["skipped"], content["best_metric"]
-        if not (isinstance(names, list) and isinstance(skipped, dict) and isinstance(best, float)):
-            return None
-        if not all(self.study.has_target(folder, name) for name in names):
-            return None
-        return names, skipped, best
+        record = read_record(folder)
+        if record is None:
+            return "round.json is missing or damaged"
+        files = [self.study.file_name(name) for name in record.names if name in self.study.cases]
+        if len(files) < len(record.names):
+            return "round.json names a scan that is not there"
+        return damage_in(folder, record.files)
+
+    def _check(self, index: int, checkpoint: Path) -> None:
+        """A network that cannot be used must not be what the next round, or the next training, begins with."""
+        try:
+            check_checkpoint(checkpoint, self.schema.names)
+        except UserError as error:
+            checkpoint.unlink(missing_ok=True)
+            raise UserError(
+                f"The network that round {index} has trained cannot be used: {error} The rounds before are kept. "
+                "Try another seed; if that does not help, look for scans with extreme intensities in the study.",
+                status=500,
+            ) from error
+
+    def _tidy(self, index: int) -> None:
+        """Remove what was needed to finish a round, and what only the rounds before the last two need."""
+        for pattern in PASSING:
+            for file in self.folder.round(index).glob(pattern):
+                file.unlink()
+        for old in self.folder.finished_rounds():
+            if old <= index - KEPT_ROUNDS:
+                for pattern in LARGE:
+                    for file in self.folder.round(old).glob(pattern):
+                        file.unlink()
 
 
 def _holds_structure(params: Mapping[str, object]) -> bool:
     volumes = params.get("volume_ml")
-    return isinstance(volumes, dict) and any(v > 0 for v in volumes.values())
+    return isinstance(volumes, dict) and any(isinstance(v, (int, float)) and v > 0 for v in volumes.values())

@@ -26,6 +26,7 @@ from .base import FinishedRound
 from .collaboration.answering import ScanView
 from .context import Context
 from .each_scan import stored_image
+from .kept_training import KEPT_TRAININGS
 from .partial import PartialObjective, WholeStudy
 from .round_zero import prepare_study
 from .stages import label_study, plan_of, train_round
@@ -39,7 +40,7 @@ def run_fm_abs(run: Context, finished: FinishedRound | None) -> FinishedRound:
     plan = replace(plan_of(run), objective=PartialObjective())
     assistant = assistant_of(run, SliceOptions(fusion=cast("Fusion", run.options.fusion)))
     for index in range(finished.index + 1, run.amount.rounds + 1):
-        run.folder.begin_round(index)
+        run.folder.begin_round(index, keep=KEPT_TRAININGS)
         trained = train_round(
             run,
             index,

@@ -14,7 +14,7 @@ import torch
 from ..errors import UserError
 from ..frames import Frame, frame_of
 from ..labels import LabelSchema
-from ..runfolder import read_json, write_json
+from ..sealed import read_sealed, write_sealed
 from ..specialists.networks import NETWORKS
 from ..specialists.spec import (
     BY_SLICE,
@@ -47,7 +47,7 @@ def choose_grid(
         UserError: (422) when 2D images and 3D scans are outlined, (409) when the network cannot work on 2D images.
     """
     file = folder / "spec.json"
-    kept = read_json(file)
+    kept = read_sealed(file)
     if kept is not None:
         return SpecialistSpec.from_plain(kept), int(str(kept["voxels"]))
     amount = options.amount
@@ -72,7 +72,7 @@ def choose_grid(
     inputs = 3 if any(look.colour for look in looks) else 1
     spec = SpecialistSpec(schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat, part=part)
     voxels = round(max(math.prod(e / s for e, s in zip(extent, spacing, strict=True)) for extent in used))
-    write_json(file, {**spec.as_plain(), "voxels": voxels})
+    write_sealed(file, {**spec.as_plain(), "voxels": voxels})
     return spec, voxels
 
 

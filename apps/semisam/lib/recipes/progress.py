@@ -42,6 +42,7 @@ class Reporter:
         rounds: last round.
         epochs: epochs of a round.
         work: units of work of each stage over the whole run.
+        note: see ``Progress``.
     """
 
     observer: Observer
@@ -49,6 +50,7 @@ class Reporter:
     epochs: int
     work: Mapping[str, int]
     best_metric: float = 0.0
+    note: str = ""
     _stages: dict[str, _Stage] = field(default_factory=dict)
     _round: int = 0
     _epoch: int = 0
@@ -87,6 +89,14 @@ class Reporter:
         """Count work of the current round that a killed run has done; ``epochs`` as in ``finished_epochs``."""
         self._stages[stage].done += units
         self._epoch = epochs
+
+    def done(self, stage: str) -> int:
+        """Units of a stage that are done."""
+        return self._stages[stage].done
+
+    def back(self, stage: str, done: int) -> None:
+        """Count work as not done: it is done again. The time that it took stays known."""
+        self._stages[stage].done = done
 
     def finished_epochs(self, epochs: int) -> None:
         """Epochs finished so far, over all rounds."""
@@ -136,6 +146,7 @@ class Reporter:
                     best_metric=self.best_metric,
                     seconds_left=left,
                     metrics=dict(metrics),
+                    note=self.note,
                 )
             )
 

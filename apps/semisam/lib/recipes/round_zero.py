@@ -32,27 +32,33 @@ def read_templates(run: Context) -> None:
     Raises:
         UserError: when none can be used.
     """
-
-    def keep(name: str) -> bool:
-        template = run.study.template(name)
-        if run.study.cases[name].negative and run.study.spec.part is not None:
-            return True
-        frame = frame_of(template.scan)
-        frame = part_of(frame, torch.from_numpy(frame.crop(template.label) > 0), frame, run.study.spec)
-        run.study.prepare(name, template.scan, frame)
-        run.study.keep_human(name, template.label, frame)
-        return False
-
     names = list(run.study.human())
     count = counter(run, "propagation", names)
-    found, refused = each_scan(run, names, keep, lambda _: count({}))
+    found, refused = each_scan(run, names, partial(_keep_outlined, run), lambda _: count({}))
     if not run.study.human():
         reason = next(iter(refused.values()), "Outline one scan and save it as final.")
         raise UserError(f"No 'final' label can be used. {reason}", status=422)
     if all(run.study.cases[name].negative for name in run.study.human()):
         raise UserError(only_negative(list(run.study.human())), status=409)
-    # Where their part is, only the others can say.
-    each_scan(run, [name for name in names if found.get(name)], partial(_keep_negative, run))
+    each_scan(run, [name for name in names if found.get(name) is False], partial(_keep_negative, run))
+
+
+def read_template(run: Context, name: str) -> None:
+    """Check a scan's human label and put both on the specialist's grid."""
+    if not _keep_outlined(run, name):
+        _keep_negative(run, name)
+
+
+def _keep_outlined(run: Context, name: str) -> bool:
+    """The same, unless only other scans can say where the part of this one is, because it holds no structure."""
+    template = run.study.template(name)
+    if run.study.cases[name].negative and run.study.spec.part is not None:
+        return False
+    frame = frame_of(template.scan)
+    frame = part_of(frame, torch.from_numpy(frame.crop(template.label) > 0), frame, run.study.spec)
+    run.study.prepare(name, template.scan, frame)
+    run.study.keep_human(name, template.label, frame)
+    return True
 
 
 def _keep_negative(run: Context, name: str) -> None:
@@ -82,8 +88,8 @@ def propagate_study(run: Context) -> FinishedRound:
     templates: dict[str, Template] = {}
 
     def carry_over(name: str) -> dict[str, object]:
-        kept = run.kept_params(part, name) if run.study.is_prepared(name) else None
-        return _propagate_one(run, name, templates) if kept is None else kept
+        kept = run.kept_params(part, name, whole=True) if run.study.is_prepared(name) else None
+        return propagate_one(run, name, templates) if kept is None else kept
 
     def metrics(params: dict[str, object]) -> dict[str, float]:
         return {"confidence": float(str(params["confidence"]))}
@@ -144,7 +150,8 @@ def _templates_for(run: Context, own: Tensor, templates: dict[str, Template]) ->
     return chosen
 
 
-def _propagate_one(run: Context, name: str, templates: dict[str, Template]) -> dict[str, object]:
+def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> dict[str, object]:
+    """Carry the human labels over to a scan, and put it on the specialist's grid; ``templates`` keeps what is read."""
     study = run.study
     scan = study.read(name)
     own = signature(scan)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import monai
@@ -16,6 +16,7 @@ from ..distributed import Ranks
 from ..errors import UserError
 from ..generalists import Generalist
 from ..labels import LabelSchema
+from ..leftovers import remove_leftovers
 from ..propagation import Propagator
 from ..runfolder import RunFolder, check_space, fingerprint, only_one, open_run, space_errors
 from .base import Case, FinishedRound, Observer, RecipeSettings, RunResult, SilentObserver
@@ -23,13 +24,15 @@ from .context import Context
 from .grid import choose_grid
 from .options import NNUNET, RecipeOptions
 from .progress import Reporter
+from .record import KEPT_ROUNDS
 from .registry import IMPLEMENTATIONS, amount_of, resolve, trainings_of
+from .repair import repair_prepared
 from .study import Study
 from .summary import write_summary
 
 log = logging.getLogger("semisam.train")
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when run folders of an older version cannot be continued."""
 _RESERVE = 100 * 2**20
 
@@ -56,7 +59,8 @@ def run_recipe(
         generalist: frozen features for matching and refinement.
         propagator: carries human labels over to the other scans.
         folder: where run folders are kept. A run that was killed continues at its last finished round when it is
-            started again with the same input; the last three runs are kept.
+            started again with the same input, or at the one before if the last one's files are damaged; the last three
+            runs are kept.
         observer: told about progress and finished rounds; only the first process's is.
         ranks: the processes that share the work, None for this one alone. Each calls this function with the same
             arguments, but for a generalist on its own device.
@@ -99,6 +103,7 @@ def run_recipe(
             "cases": prints,
         }
         run_folder = RunFolder(ranks.once(lambda: open_run(folder, identity).path), ranks)
+        ranks.once(lambda: remove_leftovers(_folders_of(run_folder)))
         spec, voxels = ranks.once(lambda: choose_grid(usable, schema, options, settings, run_folder.prepared))
         options = replace(options, device=ranks.device(options.device))
         unlabelled = sum(case.label is None for case in usable)
@@ -133,10 +138,12 @@ def run_recipe(
             f", {ranks.world} processes" if ranks.world > 1 else "",
         )
         with reporter:
-            last = _last_readable(context)
+            resumed = _go_on(context)
+            last, reporter.note = resumed.last, resumed.note()
             resumed_at = None if last is None else last.index + 1
+            if reporter.note:
+                log.info("%s: %s", run_folder.path.name, reporter.note)
             if last is not None:
-                log.info("continuing %s after round %d", run_folder.path.name, last.index)
                 reporter.resume(last.index, unlabelled, trainings * amount.epochs * amount.iterations)
             last = recipe.run(context, last)
             if last.checkpoint is None:
@@ -153,7 +160,13 @@ def run_recipe(
             skipped=dict(context.skipped),
             resumed_at=resumed_at,
             report=report,
+            note=reporter.note,
         )
+
+
+def _folders_of(run: RunFolder) -> list[Path]:
+    """All folders of a run."""
+    return [run.path.parent, run.path, *(path for path in sorted(run.path.rglob("*")) if path.is_dir())]
 
 
 def _report(context: Context, last: FinishedRound, seconds: float) -> Path | None:
@@ -167,16 +180,47 @@ def _report(context: Context, last: FinishedRound, seconds: float) -> Path | Non
     return path
 
 
-def _last_readable(context: Context) -> FinishedRound | None:
-    """The last finished round of a killed run; rounds whose files are damaged are dropped and made again."""
+@dataclass(frozen=True)
+class _Resumed:
+    """Where a killed run goes on.
 
-    def whole() -> int | None:
-        while (index := context.folder.finished_round()) is not None and context.content_of(index) is None:
-            log.warning("round %d of %s is damaged and will be made again", index, context.folder.path.name)
-            context.folder.drop_round(index)
-        return index
+    Args:
+        last: the last finished round whose files are whole, None without one.
+        damaged: what is wrong with later ones, by round.
+    """
 
-    return context.take_up(context.ranks.once(whole))
+    last: FinishedRound | None
+    damaged: Mapping[int, str]
+
+    def note(self) -> str:
+        """In words; empty for a run from the start."""
+        reasons = " and ".join(f"round {index} ({reason})" for index, reason in sorted(self.damaged.items()))
+        again = f": the files of {reasons} were damaged, and what follows is made again" if reasons else ""
+        if self.last is None:
+            return f"Training started again{again}." if again else ""
+        return f"Training continued after round {self.last.index}{again}."
+
+
+def _go_on(context: Context) -> _Resumed:
+    """Take up the last finished round of a killed run; those whose files are damaged are dropped and made again."""
+
+    def whole() -> tuple[int | None, dict[int, str]]:
+        damaged: dict[int, str] = {}
+        for index in context.folder.finished_rounds():
+            damage = context.damage_of(index)
+            if damage is None:
+                break
+            damaged[index] = damage
+            log.warning("round %d of %s is damaged and will be made again: %s", index, context.folder.path.name, damage)
+        if damaged:
+            context.folder.drop_rounds(min(damaged))
+        return context.folder.finished_round(), damaged
+
+    index, damaged = context.ranks.once(whole)
+    last = context.take_up(index)
+    if last is not None:
+        repair_prepared(context)
+    return _Resumed(last, damaged)
 
 
 def _check_files(cases: Sequence[Case], ranks: Ranks) -> tuple[list[Case], dict[str, str], dict[str, list[str]]]:
@@ -205,5 +249,9 @@ def _check_files(cases: Sequence[Case], ranks: Ranks) -> tuple[list[Case], dict[
 
 
 def _bytes_needed(voxels: int, channels: int, scans: int) -> int:
-    """A cautious guess at what a run writes; soft labels are mostly 0 or 1 and pack well."""
-    return _RESERVE + 2 * scans * voxels * (2 + 2 * (channels + 1) // 2)
+    """A cautious guess at what a run writes: images of two bytes a voxel, and the soft labels of three rounds.
+
+    Two rounds are kept while a third one is made. Soft labels and their confidence have two bytes a voxel; they are
+    mostly 0 or 1, and pack to less than half of that.
+    """
+    return _RESERVE + scans * voxels * (2 + (1 + KEPT_ROUNDS) * (channels + 1))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,11 +30,12 @@ from ..specialists.spec import SpecialistSpec
 from .base import FinishedRound
 from .context import Context
 from .cotraining import CoTraining, CoTrainingPlan
+from .record import COTRAINING
 from .round_zero import prepare_study
 from .sample import Sample
 from .slice_sampling import SliceSource
 from .stages import follow, label_study, plan_of, release_generalist
-from .study import Study, load_tensors, save_tensors
+from .study import Study, load_tensors, packed_whole, save_tensors
 
 log = logging.getLogger("semisam.train")
 
@@ -41,7 +43,6 @@ SLICES = 4
 """Slices in a step for each window of the preset's batch, with a human label; as many without."""
 WEIGHTLESS = "sam"
 """The network when there are no published weights."""
-_STATE = "cotraining.pt"
 
 
 def run_sc_sam(run: Context, finished: FinishedRound | None) -> FinishedRound:
@@ -53,19 +54,22 @@ def run_sc_sam(run: Context, finished: FinishedRound | None) -> FinishedRound:
         return finished
     kind, training = _begin(run)
     if finished.index:
-        training.restore(_read_state(run.folder.round(finished.index) / _STATE))
+        training.restore(_read_state(run.folder.round(finished.index) / COTRAINING))
     published = training.pair.unet if run.options.network == "unet2d" else training.pair
     if run.options.network != "unet2d":
         run.study.spec = replace(run.study.spec, network=kind)
     for index in range(finished.index + 1, run.amount.rounds + 1):
-        part = run.folder.begin_round(index)
-        _train(run, index, training)
+        part = run.folder.begin_round(index, keep=COTRAINING)
+        if run.ranks.once(partial(packed_whole, part / COTRAINING)):  # killed while it labelled the study
+            training.restore(_read_state(part / COTRAINING))
+            training.pair.eval()
+            _count_as_done(run, index)
+        else:
+            _train(run, index, training)
+            if run.ranks.first:
+                save_tensors(part / COTRAINING, training.state())
         labels = label_study(run, index, lambda _: (published,))
-        if run.ranks.first:
-            save_tensors(part / _STATE, training.state())
         finished = run.end_round(index, labels, [published], notes={"sam": _about(kind)})
-        if run.ranks.first:
-            (run.folder.round(index - 1) / _STATE).unlink(missing_ok=True)
     return finished
 
 
@@ -135,6 +139,15 @@ def _train(run: Context, index: int, training: CoTraining) -> None:
     source = SliceSource(StudyScans(run.study), spec.channels, spec.slice_axis, generator)
     plan = plan_of(run)
     training.run(source, size, plan.steps, generator, follow(run, index, plan))
+
+
+def _count_as_done(run: Context, index: int) -> None:
+    """The training of a round has ended before."""
+    run.reporter.begin("training", index)
+    run.reporter.skip("training", plan_of(run).steps, index * run.amount.epochs)
+    for entry in run.history.read():
+        if entry.round == index and "agreement" in entry.metrics:
+            run.reporter.best(entry.metrics["agreement"])
 
 
 def _pretrained(run: Context) -> tuple[str, Mapping[str, Tensor] | None]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from .base import FinishedRound
 from .context import Context
+from .kept_training import KEPT_TRAININGS
 from .refined import predict_study, refine_study
 from .refinement import RefinementOptions
 from .round_zero import propagate_study
@@ -26,7 +27,7 @@ def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRoun
         finished = propagate_study(run)
     while finished.index < run.amount.rounds and not settled(finished):
         index = finished.index + 1
-        run.folder.begin_round(index)
+        run.folder.begin_round(index, keep=KEPT_TRAININGS)
         members = train_networks(run, index, plan_of(run))
         predict_study(run, index, members, refinement)
         labels = refine_study(run, index, refinement)

@@ -28,6 +28,7 @@ from .collaboration import (
 )
 from .context import Context
 from .each_scan import stored_image
+from .kept_training import KEPT_TRAININGS
 from .round_zero import propagate_study
 from .stages import label_study, plan_of, train_networks
 
@@ -56,7 +57,7 @@ def run_semisam_plus(
 
 def run_round(run: Context, index: int, assistant: Assistant) -> FinishedRound:
     """Train with the generalists' help, then label the study anew."""
-    run.folder.begin_round(index)
+    run.folder.begin_round(index, keep=KEPT_TRAININGS)
     members = train_networks(run, index, plan_of(run), assistant)
     labels = label_study(run, index, lambda _: members)
     return run.end_round(index, labels, members)

@@ -175,8 +175,4 @@ def publish(run: Context, index: int, labels: dict[str, dict[str, object]], trai
         save_specialist(part / "specialist.pt", whole.spec, whole.members, notes, whole.nnunet)
         write_json(part / "folds.json", {"folds": [dict(one.notes) for one in trained]})
         NnunetBackEnd.tidy(part)
-    finished = run.end_round(index, labels, None)
-    if run.ranks.first:
-        for file in run.folder.round(index).glob("fold-*.pt"):  # their networks are all in the specialist's file
-            file.unlink()
-    return finished
+    return run.end_round(index, labels, None)

@@ -21,6 +21,7 @@ from .assistance import Assistant
 from .base import FinishedRound
 from .context import Context
 from .each_scan import some_scans
+from .kept_training import KeptTraining
 from .learned import missing_in
 from .sampling import SampleSource
 from .training import StepListener, Trained, TrainingPlan, agreement, train
@@ -90,11 +91,17 @@ def train_round(
         regulariser: a fresh one, None for the one that the options name.
         training: number of this training in the round, from 0.
         trainings: trainings in a round.
-        ranks: who shares its work, None for all processes of the run.
+        ranks: who shares its work, None for all processes of the run; then a training that has ended is kept in the
+            round's folder, and is not repeated when the run is killed before the round has ended.
     """
     run.reporter.begin("training", index)
+    kept = None if ranks is not None else KeptTraining(run, index, plan, training, trainings)
+    known = kept.take_up() if kept else None
+    if known is not None:
+        return known
     if assistant is None:
         release_generalist(run)
+    done = run.reporter.done("training")
     for attempt in range(1, MOST_TRAININGS + 1):
         trained = train(
             run.study.spec,
@@ -112,6 +119,10 @@ def train_round(
         missed = ", ".join(run.schema.names[value - 1] for value in trained.missed)
         again = "it is trained again" if attempt < MOST_TRAININGS else "look at the labels, or try another seed"
         log.warning("the specialist of round %d finds nothing of %s: %s", index, missed, again)
+        if attempt < MOST_TRAININGS:
+            run.reporter.back("training", done)
+    if kept is not None:
+        kept.keep(trained)
     return trained
 
 

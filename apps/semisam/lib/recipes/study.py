@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +29,8 @@ from ..specialists.spec import SpecialistSpec
 from ..volumes import Volume, read_label, read_volume, write_whole
 from .base import Case
 from .sample import Sample
+
+log = logging.getLogger("semisam.train")
 
 CACHE_BYTES = 1_500_000_000
 
@@ -159,8 +163,20 @@ class Study:
         return self.prepared(name)
 
     def is_prepared(self, name: str) -> bool:
-        """Whether ``prepared`` can answer."""
-        return (self._folder / f"{self._files[name]}.pt").exists()
+        """Whether ``prepared`` can answer; what is kept is read, as it may be damaged."""
+        try:
+            return packed_whole(self._folder / f"{self._files[name]}.pt") and self.prepared(name) is not None
+        except Exception as error:  # torch.load alone raises pickle, zip, runtime, EOF and key errors
+            log.warning("what was prepared of %s is damaged and made anew (%s)", name, type(error).__name__)
+            return False
+
+    def is_human_kept(self, name: str) -> bool:
+        """Whether ``target`` can answer for an outlined scan; what is kept is read, as it may be damaged."""
+        try:
+            return self.read_target(self._folder, name) is not None
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            log.warning("the label prepared of %s is damaged and made anew (%s)", name, type(error).__name__)
+            return False
 
     def prepared(self, name: str) -> PreparedScan:
         """A scan on the specialist's grid."""
@@ -263,6 +279,15 @@ def save_tensors(path: Path, content: object) -> None:
             torch.save(content, file)
 
     write_whole(path, write)
+
+
+def packed_whole(path: Path) -> bool:
+    """Whether a file of ``save_tensors`` is there, and holds what was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def load_tensors(path: Path) -> dict[str, Any]:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..report import write_report
 from ..report.montage import montage
 from ..report.page import Picture, RoundFacts
 from ..resampling import resize
-from ..runfolder import read_json, write_json
+from ..runfolder import write_json
 from ..specialists.checkpoint import Specialist, load_specialist
 from ..specialists.predict import predict
 from ..specialists.spec import SpecialistSpec
@@ -23,6 +24,7 @@ from ..volumes import read_label
 from .base import FinishedRound
 from .context import Context
 from .options import NNUNET
+from .record import read_record
 
 REPORT = "report.html"
 
@@ -103,12 +105,12 @@ def _network(name: str, spec: SpecialistSpec) -> str:
 def _facts(run: Context, index: int) -> RoundFacts | None:
     """What is known of a finished round's pseudo-labels; None when it made none."""
     folder = run.folder.round(index)
-    names = (read_json(folder / "round.json") or {}).get("names")
-    if not isinstance(names, list) or not names:
+    record = read_record(folder)
+    if record is None or not record.names:
         return None
     facts = RoundFacts(index, {}, {}, {})
     agreement, confidence, volumes = dict(facts.agreement), dict(facts.confidence), dict(facts.volume_ml)
-    for name in names:
+    for name in record.names:
         params = run.kept_params(folder, name) or {}
         if isinstance(params.get("agreement"), float):
             agreement[name] = float(str(params["agreement"]))
@@ -136,6 +138,14 @@ def _pictures(run: Context, last: FinishedRound, facts: RoundFacts | None) -> li
     return [_picture(run, last, title, name, specialist) for title, name in chosen]
 
 
+def _label(run: Context, file: Path, name: str) -> np.ndarray | None:
+    """A round's label, None when its file is not there or damaged: the page is written all the same."""
+    try:
+        return read_label(file, run.study.read(name), run.schema, may_be_empty=True)
+    except UserError:
+        return None
+
+
 def _picture(run: Context, last: FinishedRound, title: str, name: str, specialist: Specialist) -> Picture:
     prepared = run.study.prepared(name)
     # As ``segment`` answers: nnU-Net has a grid of its own.
@@ -147,8 +157,8 @@ def _picture(run: Context, last: FinishedRound, title: str, name: str, specialis
     else:
         for shown, index in (("propagation", 0), ("pseudo-label", last.index)):
             file = run.folder.round(index) / f"{run.study.file_name(name)}.nii.gz"
-            if file.exists():
-                label = read_label(file, run.study.read(name), run.schema, may_be_empty=True)
+            label = _label(run, file, name)
+            if label is not None:
                 labels[shown] = prepared.frame.one_hot(label, run.schema.channels).argmax(0)
     labels["prediction"] = probabilities.argmax(0)
     address = montage(prepared.image.float(), labels, normalised_entropy(probabilities), prepared.frame.spacing)

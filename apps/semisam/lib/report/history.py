@@ -44,14 +44,15 @@ class History:
             file.write(line + "\n")
 
     def read(self) -> list[Entry]:
-        """All epochs, in order; a line that a kill has cut is left out."""
-        if not self._path.exists():
+        """All epochs, in order; a line that a kill has cut, or that is damaged, is left out."""
+        if not self._path.is_file():
             return []
         found = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 number, training, epoch, metrics = json.loads(line)
-                found.append(Entry(int(number), int(training), int(epoch), dict(metrics)))
+                values = {str(name): float(value) for name, value in dict(metrics).items()}
+                found.append(Entry(int(number), int(training), int(epoch), values))
             except (ValueError, TypeError):
                 continue
         return found

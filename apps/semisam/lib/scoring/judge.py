@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ class Asked:
         methods: what to work out, names of ``MEASURES``.
         pseudo_label: its stored pseudo-label, for ``QUALITY``.
         source: what made the pseudo-label: ``propagation``, ``specialist``, or nothing when it does not say.
+        states: what the answers depend on as it is at the time of the question, by method.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Asked:
     methods: tuple[str, ...]
     pseudo_label: Path | None = None
     source: str = ""
+    states: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,11 +46,13 @@ class Outcome:
         name: the scan.
         found: by method.
         refused: by method, or ``SCAN``.
+        states: of the question, see ``Asked``.
     """
 
     name: str
     found: dict[str, Any] = field(default_factory=dict)
     refused: dict[str, Refusal] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)
 
 
 def refuse(name: str, error: Exception) -> Refusal:
@@ -79,7 +81,7 @@ def score(asked: Asked, judge: Judge) -> Outcome:
     Raises:
         UserError: see ``refuse``.
     """
-    subject, outcome = Subject(asked, judge), Outcome(asked.name)
+    subject, outcome = Subject(asked, judge), Outcome(asked.name, states=asked.states)
 
     def attempt(work: Callable[[], Any], method: str) -> Any:
         try:

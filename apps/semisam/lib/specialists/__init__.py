@@ -1,10 +1,12 @@
 """Specialists: small trainable networks, and the semi-supervised regularisers that help to train them."""
 
-from .checkpoint import Specialist, load_fitting, load_specialist, save_specialist
+from .check import check_checkpoint
+from .checkpoint import Specialist, load_fitting, load_specialist, read_spec, save_specialist
 from .networks import build_network
 from .part import part_of
 from .predict import SpecialistPrediction, predict, predict_prepared
 from .prepare import prepare
+from .service import previous_of, put_in_service
 from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths, part_of_interest
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "SpecialistPrediction",
     "SpecialistSpec",
     "build_network",
+    "check_checkpoint",
     "check_roi",
     "choose_roi",
     "choose_spacing",
@@ -23,5 +26,8 @@ __all__ = [
     "predict",
     "predict_prepared",
     "prepare",
+    "previous_of",
+    "put_in_service",
+    "read_spec",
     "save_specialist",
 ]

@@ -17,14 +17,9 @@ from ..frames import Frame
 from ..uncertainty import normalised_entropy
 from ..volumes import Volume
 from .checkpoint import Specialist
-from .noise import input_noise
 from .precision import MixedPrecision
 from .prepare import prepare
 from .spec import SpecialistSpec
-
-PASSES = 1
-"""Passes of each member. The first pass of the first member sees the scan as it is, all others noisy copies of it."""
-
 
 _SLICE_VOXELS = 250_000
 """Voxels that a network for slices gets at once: many slices of few pixels take as long as few of many."""
@@ -55,15 +50,12 @@ class SpecialistPrediction:
         return self.frame.map_back(self.uncertainty)
 
 
-def predict(
-    specialist: Specialist, volume: Volume, *, passes: int = PASSES, part: Frame | None = None
-) -> SpecialistPrediction:
+def predict(specialist: Specialist, volume: Volume, *, part: Frame | None = None) -> SpecialistPrediction:
     """Segment a scan of any orientation, spacing, size and intensity scale.
 
     Args:
         specialist: the specialist.
         volume: the scan.
-        passes: of each member.
         part: where to look, see ``part_of``, for a specialist that works on a part of a scan: elsewhere all is
             background. None for the whole scan.
     """
@@ -71,21 +63,18 @@ def predict(
         frame, probabilities = predict_scan(specialist.nnunet, specialist.members, volume)
         return SpecialistPrediction(frame, probabilities, normalised_entropy(probabilities))
     frame, image = prepare(volume, specialist.spec, part)
-    probabilities = predict_prepared(specialist.members, specialist.spec, image, passes=passes)
+    probabilities = predict_prepared(specialist.members, specialist.spec, image)
     return SpecialistPrediction(frame, probabilities, normalised_entropy(probabilities))
 
 
 @torch.inference_mode()
-def predict_prepared(
-    members: Sequence[nn.Module], spec: SpecialistSpec, image: Tensor, *, passes: int = PASSES
-) -> Tensor:
-    """Mean probabilities over members and passes; the same input gives the same answer.
+def predict_prepared(members: Sequence[nn.Module], spec: SpecialistSpec, image: Tensor) -> Tensor:
+    """Mean probabilities over members, each of which sees the image as it is.
 
     Args:
         members: networks on one device.
         spec: what they are.
         image: ``[inputs, D, H, W]`` as ``prepare`` gives it; may be smaller than the window, it is padded then.
-        passes: passes of each member.
 
     Returns:
         ``[1 + N, D, H, W]`` float32 on the CPU.
@@ -93,7 +82,6 @@ def predict_prepared(
     device = next(members[0].parameters()).device
     window, overlap = _window(spec, image.shape[1:])
     inferer = SlidingWindowInferer(window, sw_batch_size=1, overlap=overlap, mode="gaussian", padding_mode="replicate")
-    generator = torch.Generator().manual_seed(0)
     image = image[None].to(device)
     total = torch.zeros(1, spec.channels, *image.shape[2:], device=device)
     precision = MixedPrecision(device)
@@ -105,13 +93,10 @@ def predict_prepared(
             raise TypeError("a specialist's network must answer with one tensor")
         return logits.float()
 
-    for number in range(passes):
-        for member in members:
-            member.eval()
-            first = number == 0 and member is members[0]
-            seen = image if first else image + input_noise(image, generator)
-            total += cast("Tensor", inferer(seen, answer, member=member)).softmax(dim=1)
-    return (total[0] / (passes * len(members))).cpu()
+    for member in members:
+        member.eval()
+        total += cast("Tensor", inferer(image, answer, member=member)).softmax(dim=1)
+    return (total[0] / len(members)).cpu()
 
 
 def _window(spec: SpecialistSpec, extent: Sequence[int]) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -14,10 +14,14 @@ from ...generalists.base import Promptable, Prompts, PromptSession
 from ...generalists.sam2d.adapter import SliceGeneralist
 from ...generalists.sam2d.asked import Asked
 from ...generalists.sam2d.single import SliceAnswers
-from ...generalists.slices import View, window
+from ...generalists.slices import Canvas, View, window
 from ..collaboration.answering import ScanView
 from .prompts import SlicePrompt
 from .slice_cut import CutOptions, cut_slice
+
+_FEATURE_BYTES = 2**30
+_FEATURE_CHANNELS = 256
+"""Of SAM and its kin; kept in half precision."""
 
 
 class ScanAnswers(Protocol):
@@ -101,37 +105,36 @@ class SliceModelAnswerer:
 
     Args:
         model: the 2D model.
-        ahead: slices that are encoded together on a GPU.
     """
 
     pace = 5
 
-    def __init__(self, model: SliceGeneralist, ahead: int = 4) -> None:
+    def __init__(self, model: SliceGeneralist) -> None:
         self.model = model
-        self.ahead = ahead
 
     def open(self, scan: ScanView) -> SliceModelAnswers:
         """See ``SliceAnswerer``."""
-        return SliceModelAnswers(self.model, window(scan.image[0].float()), scan.spacing, self.ahead)
+        return SliceModelAnswers(self.model, window(scan.image[0].float()), scan.spacing)
 
 
 class SliceModelAnswers:
-    """A scan ``[D, H, W]`` in 0..1 for a 2D model; features of a slice go when the next ones are asked about."""
+    """A scan ``[D, H, W]`` in 0..1 for a 2D model.
 
-    def __init__(self, model: SliceGeneralist, volume: Tensor, spacing: Sequence[float], ahead: int) -> None:
+    A slice of a view is encoded once, however many structures are asked about: its features are kept until another
+    view's turn, as far as there is memory.
+    """
+
+    def __init__(self, model: SliceGeneralist, volume: Tensor, spacing: Sequence[float]) -> None:
         self._model = model
         self._volume = volume
         self._spacing = spacing
-        self._ahead = ahead
+        self._opened: tuple[View, SliceAnswers, Canvas] | None = None
 
     @torch.no_grad()
     def answer(self, view: View, prompts: Sequence[SlicePrompt]) -> Tensor:
         """See ``ScanAnswers``."""
-        stack = view.stack(self._volume).contiguous()
-        canvas = self._model.canvas(self._volume.shape, self._spacing, view)
-        pixel_mm = view.sizes(self._spacing)[1] * canvas.rows / canvas.height
-        answers = SliceAnswers(self._model, stack, canvas, pixel_mm, self._ahead)
-        found = torch.zeros(stack.shape)
+        answers, canvas = self._open(view)
+        found = torch.zeros(view.stack(self._volume).shape)
         indices = sorted({prompt.index for prompt in prompts})
         for prompt in prompts:
             low, high = (torch.tensor(end, dtype=torch.float32) for end in (prompt.low, prompt.high))
@@ -149,6 +152,16 @@ class SliceModelAnswers:
             own = found[prompt.index]
             torch.maximum(own, canvas.from_mask(logits).sigmoid(), out=own)
         return view.volume(found)
+
+    def _open(self, view: View) -> tuple[SliceAnswers, Canvas]:
+        """The view's slices, with what is known of them."""
+        if self._opened is None or self._opened[0] != view:
+            stack = view.stack(self._volume).contiguous()
+            canvas = self._model.canvas(self._volume.shape, self._spacing, view)
+            pixel_mm = view.sizes(self._spacing)[1] * canvas.rows / canvas.height
+            kept = _FEATURE_BYTES // (_FEATURE_CHANNELS * 2 * (canvas.size // canvas.patch) ** 2)
+            self._opened = view, SliceAnswers(self._model, stack, canvas, pixel_mm, kept), canvas
+        return self._opened[1:]
 
 
 class VolumeModelAnswerer:
