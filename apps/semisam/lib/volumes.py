@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +107,12 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
 
 
 def read_label(
-    path: str | os.PathLike[str], scan: Volume, schema: LabelSchema, *, may_be_empty: bool = False
+    path: str | os.PathLike[str],
+    scan: Volume,
+    schema: LabelSchema,
+    *,
+    may_be_empty: bool = False,
+    translate: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Read a label map that belongs to ``scan``.
 
@@ -119,6 +124,7 @@ def read_label(
         scan: the scan.
         schema: the structures.
         may_be_empty: accept a label without any structure, as the app may have made one.
+        translate: gives the stored values ``[D, H, W]`` their place in the schema.
 
     Returns:
         ``[D, H, W]`` uint8 on the scan's grid, values of ``schema``.
@@ -146,6 +152,8 @@ def read_label(
         )
     if _is_picture(Path(path)) and schema.count == 1:
         array = _as_mask(array)
+    if translate is not None:
+        array = translate(array)
     schema.check(array, name, may_be_empty=may_be_empty)
     return array.astype(np.uint8, copy=False)
 
