@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from lib.errors import UserError
-from lib.label_names import names_in, value_map
+from lib.label_names import in_schema, names_in, value_map
 from lib.labels import LabelSchema
 
 SCHEMA = LabelSchema(("liver", "left_kidney", "aorta"))
@@ -23,32 +24,68 @@ def test_names_of_viewers_and_of_the_app() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "largest", "expected"),
+    ("named", "present", "expected"),
     [
-        ([], 3, {}),
-        ([("liver", 1), ("left_kidney", 2), ("aorta", 3)], 3, {}),
-        ([("Liver", 1), ("Left kidney", 2), ("AORTA", 3)], 2, {}),
+        ([], {3}, {}),
+        ([("liver", 1), ("left_kidney", 2), ("aorta", 3)], {1, 2, 3}, {}),
+        ([("Liver", 1), ("Left kidney", 2), ("AORTA", 3)], {2}, {}),
         # deleted first segment, as 3D Slicer saves it
-        ([("left_kidney", 1), ("aorta", 2)], 2, {1: 2, 2: 3}),
+        ([("left_kidney", 1), ("aorta", 2)], {1, 2}, {1: 2, 2: 3}),
         # reordered
-        ([("aorta", 1), ("liver", 2), ("left_kidney", 3)], 3, {1: 3, 2: 1, 3: 2}),
+        ([("aorta", 1), ("liver", 2), ("left_kidney", 3)], {1, 2, 3}, {1: 3, 2: 1, 3: 2}),
         # values are the schema's own, two of three structures
-        ([("liver", 1), ("aorta", 3)], 3, {}),
-        # a background segment before it
-        ([("liver", 2), ("left_kidney", 3)], 2, {}),
+        ([("liver", 1), ("aorta", 3)], {1, 3}, {}),
+        # a background segment before it, which 3D Slicer leaves out but counts
+        ([("liver", 2), ("left_kidney", 3)], {1, 2}, {}),
+        ([("aorta", 2), ("liver", 3)], {1, 2}, {1: 3, 2: 1}),
+        # a scribble between two segments
+        ([("liver", 1), ("aorta", 3)], {1, 2}, {1: 1, 2: 3}),
         # other values of another program
-        ([("liver", 4), ("aorta", 2)], 4, {4: 1, 2: 3}),
+        ([("liver", 4), ("aorta", 2)], {2, 4}, {4: 1, 2: 3}),
+        ([("liver", 1035), ("aorta", 17)], {17, 1035}, {1035: 1, 17: 3}),
+        # idx is the value, and the highest one is not drawn: the schema's own, or in an order that no list has
+        ([("left_kidney", 2), ("aorta", 3)], {2}, {}),
+        ([("aorta", 3), ("liver", 1)], {1}, {}),
+        ([("aorta", 2), ("liver", 1)], {2}, {2: 3, 1: 1}),
+        # both readings mean the same here
+        ([("aorta", 1), ("liver", 3)], {1}, {1: 3, 2: 1}),
     ],
 )
-def test_value_map(named: list, largest: int, expected: dict) -> None:
-    assert value_map(named, largest, SCHEMA, "It") == expected
+def test_value_map(named: list, present: set, expected: dict) -> None:
+    assert value_map(named, present, SCHEMA, "It") == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "present", "text"),
+    [
+        ([("aorta", 2), ("liver", 3)], {2}, "two ways"),  # behind a background segment, or idx is the value
+        ([("aorta", 1), ("liver", 2)], {1, 3}, "holds the value.s. 3"),
+        ([("aorta", 7), ("liver", 9)], {7, 8}, "holds the value.s. 8"),
+    ],
+)
+def test_values_that_could_mean_two_things_are_refused(named: list, present: set, text: str) -> None:
+    with pytest.raises(UserError, match=text) as caught:
+        value_map(named, present, SCHEMA, "The label")
+    assert caught.value.status == 422
+
+
+def test_values_of_any_size_are_brought_to_the_schema() -> None:
+    array = np.array([[[0, 17], [1035, 17]]], dtype=np.int32)
+    label, exchanged = in_schema(array, [("aorta", 1035), ("liver", 17)], SCHEMA, "It")
+    assert label.tolist() == [[[0, 1], [3, 1]]]
+    assert exchanged == {1035: 3, 17: 1}
+    with pytest.raises(UserError, match=r"17, 1035.*name its segments.*Or renumber"):
+        in_schema(array, [], SCHEMA, "It")
+    rounded = np.array([[[0.0, 1.0000001], [1.9999998, 0.0]]])
+    assert in_schema(rounded, [("aorta", 1), ("liver", 2)], SCHEMA, "It")[0].tolist() == [[[0, 3], [1, 0]]]
 
 
 def test_unknown_structures() -> None:
     with pytest.raises(UserError, match="tumour, cyst") as caught:
-        value_map([("tumour", 1), ("liver", 2), ("cyst", 3)], 3, SCHEMA, "The label")
+        value_map([("tumour", 1), ("liver", 2), ("cyst", 3)], {1, 3}, SCHEMA, "The label")
     assert caught.value.status == 422
 
 
 def test_one_structure_may_have_any_name() -> None:
-    assert value_map([("Segment_1", 1)], 1, LabelSchema(("tumour",)), "It") == {}
+    assert value_map([("Segment_1", 1)], {1}, LabelSchema(("tumour",)), "It") == {}
+    assert value_map([("Segment_1", 7)], {7}, LabelSchema(("tumour",)), "It") == {7: 1}
