@@ -26,6 +26,7 @@ from adapters.store import FINAL, ORIGINAL, StudyDatastore
 from adapters.study import Study
 from lib.config import Settings
 from lib.errors import UserError
+from lib.volumes import read_volume
 
 SHAPE = (6, 5, 4)
 NAMES = ("ball", "rod", "cube")
@@ -383,14 +384,17 @@ class Play:
 
 def play(folder: Path, seed: int, steps: int) -> Counter[str]:
     """Play a random sequence; returns how often what was done."""
-    game = Play(folder, random.Random(seed))
+    # ITK loads its parts when they are first needed, which takes seconds: here, and not in every process anew.
+    for each in FORMATS[:4]:
+        read_volume(write(folder / f"first{each}", patient(0)))
+    game = Play(folder / "play", random.Random(seed))
     try:
         for number in range(steps):
             try:
                 game.step()
             except Exception as error:
                 raise AssertionError(f"seed {seed}, step {number}: {error}") from error
-            for file in folder.glob("file-*"):
+            for file in game.folder.glob("file-*"):
                 file.unlink()
     finally:
         for process in game.processes:
@@ -400,7 +404,7 @@ def play(folder: Path, seed: int, steps: int) -> Counter[str]:
 
 def test_finals_are_the_last_saved_whatever_three_processes_do(tmp_path: Path) -> None:
     counts = play(tmp_path, seed=11, steps=30)
-    assert sum(counts.values()) == 30
+    assert sum(counts.values()) - counts["killed"] == 30
 
 
 @pytest.mark.soak

@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -25,7 +24,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.config import Settings
 from lib.errors import UserError
-from lib.label_names import names_in, position
+from lib.label_names import names_in
 from lib.labels import LabelSchema
 from lib.volumes import read_volume, write_label
 
@@ -35,8 +34,6 @@ from .dicomweb_cache import Failures, SeriesCache, retry_after, stopwatch
 from .dicomweb_lists import Listed, Lists, is_newer, put_after
 from .dicomweb_segs import SegExchange, noted
 from .dicomweb_server import DicomWebServer
-from .label_facts import LabelFacts
-from .scan_marks import ScanMark
 from .store import FINAL, ORIGINAL, StudyDatastore
 
 logger = logging.getLogger("semisam.dicomweb")
@@ -322,21 +319,12 @@ class DicomWebStudy(StudyDatastore):
         return image_id, int(item.image.info.get("instances") or 0) if item is not None else 0, 0
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """What is known of a label. What its values are called is noted beside its file: the list knows the SEG's."""
-        tag = str(getattr(label_tag, "value", label_tag))
-        label = self._datastore.label(label_id, tag)
-        info = dict(label.info) if label is not None else {}
-        facts = self._notes.of(self._label_path(label_id, tag), label_id) if label is not None else None
-        if facts is not None:
-            info.pop("label_info", None)
-            return {**info, **{k: v for k, v in facts.to_info("").items() if k == "label_info"}}
-        if info.get("SOPInstanceUID") and takes_values(info, self._labels):
+        """What is known of a label; without the numbers of the segments where the fetched file has other values."""
+        info = dict(super().get_label_info(label_id, label_tag))
+        # A label that was saved here has a file name among its notes, and the values that its names came with.
+        if "name" not in info and takes_values(info, self._labels):
             info.pop("label_info", None)
         return info
-
-    def _scan_mark(self, image_id: str) -> ScanMark | None:
-        """None: an UID is never another scan's."""
-        return None
 
     def label_stamp(self, image_id: str, tag: str) -> tuple[str, int, int]:
         """Changes when a label does, not when it is sent to the server. Nothing is fetched for this."""
@@ -351,27 +339,19 @@ class DicomWebStudy(StudyDatastore):
             return ""
         path = Path(super().get_label_uri(label_id, tag))
         uid = str(label.info.get("SOPInstanceUID") or "")
-        if uid and (not path.is_file() or self._notes.of(path, label_id) is None):
-            path.unlink(missing_ok=True)  # what the values of a file without notes mean is not known
+        if not path.is_file() and uid:
             try:
                 with self._fetching, self._failures.remembered(uid):
                     self._fetch_label(label_id, label.info, path)
+                    label.info.pop("name", None)  # if it was saved here, with other values: see get_label_info
             except (UserError, HTTPException) as error:
                 # One bad SEG must not stand in the way of all other labels: whoever reads the path finds nothing there.
                 logger.warning("The SEG %s of %s cannot be used: %s", uid, label_id, getattr(error, "detail", error))
         return str(path)
 
     def _fetch_label(self, scan_id: str, info: Mapping[str, Any], path: Path) -> None:
-        """Fetch a label, and note beside it what its values are called: the schema's, or the SEG's own numbers."""
         scan = read_volume(self.get_image_uri(scan_id))
-        array = self._exchange.fetch(info, scan)
-        known = self._labels if self._labels is not None and takes_values(info, self._labels) else None
-        names = [(name, position(name, known) if known else number) for name, number in names_in(info)]
-        facts = LabelFacts.from_info({**info, "label_info": [{"name": name, "idx": value} for name, value in names]})
-        with tempfile.TemporaryDirectory() as folder:
-            fetched = Path(folder) / "label.nii.gz"
-            write_label(fetched, array, scan.affine)
-            self._place_label(scan_id, fetched, path, facts)
+        write_label(path, self._exchange.fetch(info, scan), scan.affine)
 
     # --- changes --------------------------------------------------------------------------------------------------
 

@@ -43,7 +43,8 @@ class ListedDatastore(SharedDatastore):
     """
 
     _notes_in_files = True
-    """Whether the list takes over what the notes beside the files say; else they only add to it."""
+    """Whether what is known of labels is what the notes beside the files say; else it is what the list says, where ids
+    belong to one scan for ever, and a server knows the labels."""
 
     def __init__(self, folder: str, *, read_only: bool = False) -> None:
         self._files = StudyFiles(Path(folder), Path(folder) / "labels")
@@ -210,7 +211,7 @@ class ListedDatastore(SharedDatastore):
 
     def _scan_mark(self, image_id: str) -> ScanMark | None:
         """What tells this scan from others; None where ids alone do so."""
-        return self._marks.mark(self._scan_path(image_id))
+        return self._marks.mark(self._scan_path(image_id)) if self._notes_in_files else None
 
     def _was_drawn_on(self, image_id: str, scan: Path) -> bool:
         """Whether a scan's labels say that they were drawn on the scan in this file."""
@@ -314,6 +315,8 @@ class ListedDatastore(SharedDatastore):
         label = self._datastore.label(label_id, tag)
         if label is None:
             return {}
+        if not self._notes_in_files:
+            return dict(label.info)
         path = self._label_path(label_id, tag)
         facts = self._notes.of(path, label_id)
         if facts is not None:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from lib.config import Settings
 from lib.errors import UserError
 from lib.generalists import Generalist, check_generalist
-from lib.label_names import Named, check_known, in_schema, position
+from lib.label_names import Named, check_known, check_nameless, position, value_map
 from lib.labels import MAX_LABELS, LabelSchema
 from lib.propagation import MOST_TEMPLATES, Propagator, Template, most_similar, signature
 from lib.recent import Recent, stamp_of
@@ -331,7 +331,7 @@ class Study:
         meaning = _Meaning(item.names, self.schema, what)
         try:
             scan = read_volume(item.image)
-            label = read_label(item.label, scan, self.schema, translate=meaning)
+            label = read_label(item.label, scan, self.schema, values=meaning)
         except UserError as error:
             raise (
                 error if str(error).startswith(what) else UserError(f"{what} cannot be used: {error}", status=422)
@@ -361,7 +361,7 @@ class Study:
                 status=422,
             )
         meaning = _Meaning(names, self.schema, f"The label '{tag}' of {name}")
-        return read_label(path, scan, self.schema, may_be_empty=True, translate=meaning)
+        return read_label(path, scan, self.schema, may_be_empty=True, values=meaning)
 
     def stored_file(self, name: str, tag: str) -> Path:
         """The file of a stored label; a corrected copy where its values are not those of ``schema``.
@@ -462,15 +462,18 @@ class Study:
 
 
 class _Meaning:
-    """Gives a label's values their place in the schema, and remembers which were exchanged."""
+    """What a label's values mean in the schema, by its names; remembers which are exchanged."""
 
     def __init__(self, names: Named, schema: LabelSchema, what: str) -> None:
-        self._told = names, schema, what
+        self._names, self._schema, self._what = names, schema, what
         self.exchanged: dict[int, int] = {}
 
-    def __call__(self, array: np.ndarray) -> np.ndarray:
-        array, self.exchanged = in_schema(array, *self._told)
-        return array
+    def __call__(self, present: Sequence[int]) -> dict[int, int]:
+        """See ``lib.volumes.read_label``."""
+        if not self._names:
+            check_nameless(present, self._schema, self._what)
+        self.exchanged = value_map(self._names, present, self._schema, self._what)
+        return self.exchanged
 
 
 def _largest_value(path: Path) -> int:

@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
-import numpy as np
-
 from .errors import UserError
 from .labels import LabelSchema
 
 Named = Sequence[tuple[str, int]]
 """Names with the numbers that came along, in stored order."""
-
-_MOST_VALUE = 65535
 
 
 def names_in(info: Mapping[str, object]) -> list[tuple[str, int]]:
@@ -115,62 +111,26 @@ def check_known(named: Named, schema: LabelSchema, what: str) -> None:
         )
 
 
-def in_schema(array: np.ndarray, named: Named, schema: LabelSchema, what: str) -> tuple[np.ndarray, dict[int, int]]:
-    """A label's voxel values as the schema's.
+def check_nameless(present: Collection[int], schema: LabelSchema, what: str) -> None:
+    """Look at the values of a label that came without names.
 
     Args:
-        array: ``[D, H, W]`` whole numbers of any type, as stored; anything else is left to the schema's check.
-        named: see ``names_in``.
+        present: values in the label above 0.
         schema: the study's structures.
         what: how to call the label in the message.
 
-    Returns:
-        ``[D, H, W]``, and which values were exchanged, see ``value_map``.
-
     Raises:
-        UserError: (422) see ``value_map``; when there are no names, and values that the schema does not know.
+        UserError: (422) for values that the schema does not know, with what can be done about them.
     """
-    largest = float(array.max()) if array.size else 0.0
-    if not named:
-        _check_largest(largest, array, schema, what)
-        return array, {}
-    present = _present(array)
-    exchanged = {} if present is None else value_map(named, present, schema, what)
-    if not exchanged or present is None:
-        return array, exchanged
-    table = np.arange(max(int(largest), *exchanged) + 1, dtype=np.uint16)
-    for old, new in exchanged.items():
-        table[old] = new
-    return table[np.rint(array).astype(np.int64)], exchanged
-
-
-def _check_largest(largest: float, array: np.ndarray, schema: LabelSchema, what: str) -> None:
-    present = _present(array) if largest > schema.count else None
-    if present is None:
+    if max(present, default=0) <= schema.count:
         return
     raise UserError(
-        f"{what} holds the value(s) {_listed(present)} and came without names, but this server knows 1 to "
+        f"{what} holds the value(s) {_listed(sorted(present))} and came without names, but this server knows 1 to "
         f"{schema.count} ({', '.join(schema.names)}). Open it in the viewer, name its segments and submit it: names go "
         "before values. Or renumber the file's values to 1, 2, 3, ... without gaps, in the order of the names in "
         "--conf labels.",
         status=422,
     )
-
-
-def _present(array: np.ndarray) -> list[int] | None:
-    """The values above 0 of an array ``[D, H, W]``; None when they are no whole numbers from 0 to 65535."""
-    if array.dtype.kind not in "iub":
-        rounded = np.rint(array)
-        # Rounding in a header's scale is no reason to refuse a label.
-        if not np.isfinite(array).all() or float(np.abs(array - rounded).max(initial=0.0)) > 1e-3:
-            return None
-        array = rounded
-    if not array.size or array.min() < 0 or array.max() > _MOST_VALUE:
-        return None
-    counts = np.zeros(int(array.max()) + 1, dtype=np.int64)
-    for plane in array:  # plane by plane: np.bincount makes eight bytes of every voxel
-        counts += np.bincount(plane.ravel().astype(np.int64), minlength=len(counts))
-    return [int(v) for v in np.flatnonzero(counts) if v]
 
 
 def position(name: str, schema: LabelSchema) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +112,7 @@ def read_label(
     schema: LabelSchema,
     *,
     may_be_empty: bool = False,
-    translate: Callable[[np.ndarray], np.ndarray] | None = None,
+    values: Callable[[Sequence[int]], Mapping[int, int]] | None = None,
 ) -> np.ndarray:
     """Read a label map that belongs to ``scan``.
 
@@ -124,7 +124,8 @@ def read_label(
         scan: the scan.
         schema: the structures.
         may_be_empty: accept a label without any structure, as the app may have made one.
-        translate: gives the stored values ``[D, H, W]`` their place in the schema.
+        values: gives for the values above 0 that the label holds what each means in the schema; empty when it is the
+            same.
 
     Returns:
         ``[D, H, W]`` uint8 on the scan's grid, values of ``schema``.
@@ -152,10 +153,21 @@ def read_label(
         )
     if _is_picture(Path(path)) and schema.count == 1:
         array = _as_mask(array)
-    if translate is not None:
-        array = translate(array)
+    if values is not None:
+        array = _translated(array, values)
     schema.check(array, name, may_be_empty=may_be_empty)
     return array.astype(np.uint8, copy=False)
+
+
+def _translated(array: np.ndarray, values: Callable[[Sequence[int]], Mapping[int, int]]) -> np.ndarray:
+    present = [value for value in np.unique(array) if value != 0]
+    if not all(float(value).is_integer() and value > 0 for value in present):
+        return array
+    pairs = values([int(value) for value in present])
+    changed = np.array(array)
+    for old, new in pairs.items():
+        changed[array == old] = new
+    return changed
 
 
 def largest_label(path: str | os.PathLike[str]) -> float:
