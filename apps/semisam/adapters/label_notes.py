@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,15 +158,22 @@ class LabelNotes:
         self._write(target.parent, name, _with(self.read(target.parent, name), noted, others))
         return known
 
-    def note(self, file: Path, name: str, facts: LabelFacts) -> LabelFacts:
+    def note(self, file: Path, name: str, facts: LabelFacts, *, lasting: bool = True) -> LabelFacts:
         """Note facts of a label file that is there; ``content`` is filled in.
+
+        Args:
+            file: the label.
+            name: of its scan.
+            facts: what is known of it.
+            lasting: wait until they are on the disk; else a loss of power may lose them.
 
         Raises:
             OSError: when it cannot be read, or the notes not be written.
         """
         notes = self.read(file.parent, name)
         known = replace(facts, content=self._digest(file, notes))
-        self._write(file.parent, name, _with(notes, Noted(known, file.name, _stamp(file)), notes.replaces))
+        noted = _with(notes, Noted(known, file.name, _stamp(file)), notes.replaces)
+        self._write(file.parent, name, noted, lasting=lasting)
         return known
 
     def finish(self, folder: Path, name: str, others: Sequence[str]) -> None:
@@ -180,10 +188,16 @@ class LabelNotes:
         """Delete the notes of a label that was deleted."""
         _place(folder, name).unlink(missing_ok=True)
 
-    def _write(self, folder: Path, name: str, notes: Notes) -> None:
-        text = notes.to_text()
+    def _write(self, folder: Path, name: str, notes: Notes, *, lasting: bool = True) -> None:
+        text, place = notes.to_text(), _place(folder, name)
         Notes.from_text(text)  # rather no change than notes that nobody can read
-        write_whole(_place(folder, name), lambda n: Path(n).write_text(text, encoding="utf-8"))
+        if lasting:
+            write_whole(place, lambda n: Path(n).write_text(text, encoding="utf-8"))
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f".part-{os.getpid()}-{threading.get_ident()}.json")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, place)
 
     def _find(self, file: Path, notes: Notes) -> Noted | None:
         if not notes.labels or not file.is_file():

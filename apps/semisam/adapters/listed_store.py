@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from lib.recent import stamp_of
 
 from .label_facts import LabelFacts
 from .label_notes import LabelNotes
-from .scan_marks import ScanMark, ScanMarks, Stamp, files_of, is_quiet, stamp_of_files
+from .scan_marks import ScanMark, ScanMarks, Stamp, files_of, is_being_written, is_quiet, stamp_of_files
 from .shared_store import SharedDatastore
-from .study_files import DICOM, EXTENSIONS, SEG_NRRD, StudyFiles, label_files, printable, split, tags
+from .study_files import DICOM, EXTENSIONS, SEG_NRRD, StudyFiles, formats_of, label_files, printable, split, tags
 
 logger = logging.getLogger("semisam.store")
 
@@ -47,7 +48,7 @@ class ListedDatastore(SharedDatastore):
     belong to one scan for ever, and a server knows the labels."""
 
     def __init__(self, folder: str, *, read_only: bool = False) -> None:
-        self._files = StudyFiles(Path(folder), Path(folder) / "labels")
+        self._files = StudyFiles(Path(folder), Path(folder) / "labels", self._barred)
         self._notes = LabelNotes()
         self._marks = ScanMarks()
         self._left_out: dict[str, str] = {}
@@ -72,6 +73,10 @@ class ListedDatastore(SharedDatastore):
     def _is_scan(self, path: str, extension: str) -> bool:
         """Whether a file of this extension is a scan."""
         return self._files.is_scan(path, extension)
+
+    def _barred(self, path: Path) -> str | None:
+        """Why a file or folder of the study is not looked into though it could be; None when it is."""
+        return None
 
     def _reconcile_datastore(self) -> None:
         """Bring the list in line with the files; what is left out is said once."""
@@ -122,7 +127,7 @@ class ListedDatastore(SharedDatastore):
         folder = Path(self._datastore.label_path(tag))
         objects = self._datastore.objects
         try:
-            files = label_files(folder, self._leaving)
+            files = label_files(folder, self._leaving, self._barred)
         except OSError as error:
             self._leaving[f"labels/{printable(tag)}"] = f"the folder cannot be read ({error.strerror})"
             return 0
@@ -173,9 +178,10 @@ class ListedDatastore(SharedDatastore):
         facts = self._notes.of(file, image_id)
         if facts is None:
             facts = self._first_facts(image_id, file, before)
-        elif facts.scan is None or not facts.scan.voxels:
-            self._unmarked = self._unmarked or facts.scan is None
-            facts = self._mark_when_quiet(image_id, file, facts) if facts.scan is None else facts
+        elif facts.scan is None:
+            facts = self._mark_when_quiet(image_id, file, facts)
+        elif self._notes_in_files and not self._read_only:
+            facts = self._mark_again(image_id, file, facts, facts.scan)
         info = facts.to_info(file.name)
         if before is None:
             logger.info("New label: %s, %s", image_id, tag)
@@ -198,7 +204,20 @@ class ListedDatastore(SharedDatastore):
             self._unmarked = True
             return facts
         try:
-            return self._notes.note(file, image_id, facts.of("", self._scan_mark(image_id), facts.saved))
+            known = facts.of("", self._scan_mark(image_id), facts.saved)
+            return self._notes.note(file, image_id, known, lasting=False)
+        except OSError as error:
+            logger.warning("No notes can be kept beside %s: %s", file, error)
+            return facts
+
+    def _mark_again(self, image_id: str, file: Path, facts: LabelFacts, noted: ScanMark) -> LabelFacts:
+        """Note the files' new times when the scan is the same, so that it need not be looked into at each start."""
+        mark = self._scan_mark(image_id)
+        if mark is None or mark.stamp == noted.stamp or not self._marks.is_same(self._scan_path(image_id), noted):
+            return facts
+        again = replace(facts, scan=ScanMark(mark.stamp, mark.content, noted.voxels))
+        try:
+            return self._notes.note(file, image_id, again, lasting=False)
         except OSError as error:
             logger.warning("No notes can be kept beside %s: %s", file, error)
             return facts
@@ -229,11 +248,15 @@ class ListedDatastore(SharedDatastore):
         facts = self._notes.of(file, image_id)
         if facts is None or facts.scan is None or self._marks.is_same(self._scan_path(image_id), facts.scan):
             return None
+        late = ""
+        if is_being_written(self._scan_path(image_id)):
+            self._unmarked = True  # look again soon
+            late = ". While the scan is still being copied, wait some seconds"
         if tag != FINAL:
-            return f"it was made for another scan than {image_id} holds now. Make it anew"
+            return f"it was made for another scan than {image_id} holds now. Make it anew{late}"
         return (
             f"it was drawn on another scan than {image_id} holds now. Outline this scan and save it, or put the scan "
-            "back that it was drawn on"
+            f"back that it was drawn on{late}"
         )
 
     def check_drawn_on(self, image_id: str, tag: str) -> None:
@@ -246,8 +269,10 @@ class ListedDatastore(SharedDatastore):
             raise UserError(f"The label '{tag}' of {image_id} is left out: {reason}.", status=422)
 
     def scan_files_stamp(self, image_id: str) -> Stamp:
-        """Changes when a file of the scan does; zeros when it is away."""
+        """Changes when a file of the scan does; zeros when it is away, or comes from a server."""
         try:
+            if not self._notes_in_files:
+                return 0, 0, 0
             return stamp_of_files(files_of(self._scan_path(image_id)))
         except (OSError, KeyError):
             return 0, 0, 0
@@ -297,10 +322,7 @@ class ListedDatastore(SharedDatastore):
 
     def _formats(self, folder: Path, image_id: str) -> list[str]:
         """The files of a scan's label in a tag's folder, in every format."""
-        try:
-            return label_files(folder, {}).get(image_id, [])
-        except OSError:
-            return []
+        return formats_of(folder, image_id, self._barred)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of a label; empty when there is none."""

@@ -65,10 +65,12 @@ class ScanMarks:
         self._voxels: dict[tuple[Path, Stamp], str] = {}
 
     def mark(self, scan: Path) -> ScanMark | None:
-        """The mark of a scan as it is now; None when it is not there."""
+        """The mark of a scan as it is now; None when it is not there, or was changed just now."""
         try:
             stamp = stamp_of_files(files_of(scan))
             content = self._content(scan, stamp)
+            if stamp_of_files(files_of(scan)) != stamp:
+                return None
         except OSError:
             return None
         return ScanMark(stamp, content, self._voxels.get((scan, stamp), ""))
@@ -93,15 +95,21 @@ class ScanMarks:
             return False
         if (scan, stamp) not in self._voxels:
             try:
-                self._voxels[scan, stamp] = voxel_mark(read_volume(scan).array)
-            except UserError as error:
-                logger.warning("Whether %s is the scan of its label cannot be told: %s", scan.name, error)
+                found = voxel_mark(read_volume(scan).array)
+                if stamp_of_files(files_of(scan)) != stamp:
+                    return found == noted.voxels
+                self._voxels[scan, stamp] = found
+            except (UserError, OSError) as error:
+                logger.info("Whether %s is the scan of its label cannot be told: %s", scan.name, error)
                 return False
         return self._voxels[scan, stamp] == noted.voxels
 
     def _content(self, scan: Path, stamp: Stamp) -> str:
         if (scan, stamp) not in self._contents:
-            self._contents[scan, stamp] = content_mark(files_of(scan))
+            content = content_mark(files_of(scan))
+            if stamp_of_files(files_of(scan)) != stamp:
+                return content
+            self._contents[scan, stamp] = content
         return self._contents[scan, stamp]
 
 
@@ -125,16 +133,21 @@ def stamp_of_files(files: Sequence[Path]) -> Stamp:
     return sum(s.st_size for s in found), times[0], times[1]
 
 
+def is_being_written(scan: Path) -> bool:
+    """Whether a scan was changed in the last seconds."""
+    try:
+        return time.time() - max(stamp_of_files(files_of(scan))[1:]) / 1e9 < _QUIET_SECONDS
+    except OSError:
+        return True
+
+
 def is_quiet(scan: Path) -> bool:
     """Whether nobody seems to be writing a scan: half a scan must not be marked.
 
     The end of a gzip file tells its whole size, a NIfTI file's header, too; others are left alone for some time.
     """
     try:
-        files = files_of(scan)
-        if time.time() - max(stamp_of_files(files)[1:]) / 1e9 < _QUIET_SECONDS:
-            return False
-        return _is_whole(scan)
+        return not is_being_written(scan) and _is_whole(scan)
     except (OSError, EOFError, ValueError, struct.error):
         return False
 

@@ -324,9 +324,9 @@ class Study:
         what = f"The final label of {item.name}"
         check_known(item.names, self.schema, what)  # an unknown structure is told by its name, not by its value
         store = self.datastore if isinstance(self.datastore, StudyDatastore) else None
+        before = store.scan_files_stamp(item.name) if store is not None else (0, 0, 0)
         if store is not None:
             store.check_drawn_on(item.name, FINAL)
-        before = store.scan_files_stamp(item.name) if store is not None else (0, 0, 0)
         stamp = stamp_of(item.label)
         meaning = _Meaning(item.names, self.schema, what)
         try:
@@ -339,6 +339,8 @@ class Study:
         if stamp_of(item.label) != stamp or self.facts(item.name, FINAL).names != item.names:
             # The names that were looked up may be those of the label before.
             raise UserError(f"{what} was being saved anew. Try again.", status=409)
+        if store is not None and store.scan_files_stamp(item.name) != before:
+            raise UserError(f"The scan {item.name} was being copied just now. Try again.", status=409)
         if store is not None:
             store.note_scan(item.name, FINAL, before, scan.array)
         return scan, label, meaning.exchanged

@@ -91,10 +91,12 @@ class StudyFiles:
     Args:
         folder: the study.
         labels: its folder of labels.
+        barred: why a file or folder may not be looked into though it could be; None when it may.
     """
 
-    def __init__(self, folder: Path, labels: Path) -> None:
+    def __init__(self, folder: Path, labels: Path, barred: Callable[[Path], str | None] = lambda path: None) -> None:
         self._folder = folder
+        self._barred = barred
         self._labels = labels
         self._headers: dict[tuple[str, int, int], str | None] = {}
 
@@ -148,6 +150,8 @@ class StudyFiles:
             return self._folder_reason(name)
         if not looks:
             return ""
+        if (barred := self._barred(path)) is not None:
+            return barred
         if not stat.S_ISREG(status.st_mode):
             return "it is no plain file"
         reason = bad_name(name) or (None if extension else "this format is not read: save it as .nii.gz or .nrrd")
@@ -183,7 +187,7 @@ class StudyFiles:
             return "this server's user may not read the folder"
         if not self.is_series(name):
             return ""
-        return bad_name(name)
+        return bad_name(name) or self._barred(path)
 
     def _content_reason(self, path: Path, extension: str, status: os.stat_result) -> str | None:
         """Why a file is no scan, by its header. Looked into once: a folder may be full of such files."""
@@ -245,18 +249,36 @@ class StudyFiles:
         return [*(file for file in data_files(path) if file not in others), path]
 
 
-def label_files(folder: Path, left_out: dict[str, str]) -> dict[str, list[str]]:
+def label_files(
+    folder: Path, left_out: dict[str, str], barred: Callable[[Path], str | None] = lambda path: None
+) -> dict[str, list[str]]:
     """The names of the label files in a tag's folder, by the scan's id.
 
     Args:
         folder: of the tag.
         left_out: what is no label is added here, with the reason.
+        barred: see ``StudyFiles``.
 
     Raises:
         OSError: when the folder cannot be read.
     """
+    return _labels_among(sorted(os.listdir(folder)), folder, left_out, barred)
+
+
+def formats_of(folder: Path, image_id: str, barred: Callable[[Path], str | None]) -> list[str]:
+    """The names of the files of one scan's label in a tag's folder, in every format; none when it cannot be read."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.startswith(f"{image_id}."))
+    except OSError:
+        return []
+    return _labels_among(names, folder, {}, barred).get(image_id, [])
+
+
+def _labels_among(
+    names: Iterable[str], folder: Path, left_out: dict[str, str], barred: Callable[[Path], str | None]
+) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name in sorted(os.listdir(folder)):
+    for name in names:
         image_id, extension = split(name, LABEL_EXTENSIONS)
         if name.startswith(".") or not extension:
             continue
@@ -266,6 +288,7 @@ def label_files(folder: Path, left_out: dict[str, str]) -> dict[str, list[str]]:
             reason = "it is no file, or a link that leads nowhere"
         if reason is None and not os.access(path, os.R_OK):
             reason = "this server's user may not read it"
+        reason = reason or barred(path)
         if reason is not None:
             left_out[f"labels/{printable(folder.name)}/{printable(name)}"] = reason
             continue
