@@ -101,7 +101,7 @@ def seen(store: StudyDatastore, study: Study) -> dict[str, Any]:
         except UserError as error:
             finals[item.name] = str(error)
     pseudo = [name for name in store.list_images() if store.get_label_by_image_id(name, ORIGINAL)]
-    return {"images": sorted(store.list_images()), "finals": finals, "pseudo": pseudo}
+    return {"images": sorted(store.list_images()), "finals": finals, "pseudo": pseudo, "left_out": store.left_out}
 
 
 class Process:
@@ -129,14 +129,18 @@ class Process:
     def do(self, task: str, *arguments: Any, kill_at: int | None = None, kill_in: float | None = None) -> Any:
         """Do something; returns its result, or raises what went wrong, EOFError when it was killed meanwhile."""
         self._pipe.send((task, arguments, kill_at))
-        if kill_in is not None and not self._pipe.poll(kill_in):
+        killed = kill_in is not None and not self._pipe.poll(kill_in)
+        if killed:
             self._process.kill()
         try:
             error, result = self._pipe.recv()
         except (EOFError, ConnectionResetError):
-            self.stop()
-            self.start()
+            killed = True
             raise EOFError from None
+        finally:
+            if killed:
+                self.stop()
+                self.start()
         if error is not None:
             raise UserError(error)
         return result
@@ -325,7 +329,7 @@ class Play:
         found = self.dice.choice(self.processes).do("seen")
         assert found["images"] == sorted(self.scans), what
         for name, scan in self.scans.items():
-            label = found["finals"].get(name)
+            label = found["finals"].get(name, found["left_out"] if scan.shown is not None else None)
             if scan.shown is None:
                 assert label is None, f"{what}: {name} has a final that nobody saved for it: {label}"
             else:
