@@ -1,4 +1,4 @@
-"""Which files of a study are scans: a bad one never stops the rest, and each that is left out is told with the reason."""
+"""Which files of a study are scans: a bad one never stops the rest, and what is left out is told with the reason."""
 
 from __future__ import annotations
 
