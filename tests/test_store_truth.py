@@ -225,6 +225,16 @@ def test_an_outline_does_not_count_for_another_scan_in_the_same_file(folder: Pat
     assert set(again.json()["objects"]["case_1"]["labels"]) == {FINAL, ORIGINAL}
 
 
+def test_a_label_of_the_new_scan_counts_beside_one_of_the_old_scan(folder: Path, tmp_path: Path) -> None:
+    store = opened(folder)
+    store.save_label("case_1", str(outline(tmp_path)), FINAL, ROD_FIRST)
+    shutil.copy(folder / "case_2.nii.gz", folder / "case_1.nii.gz")
+    shutil.copy(outline(tmp_path, "n.nrrd", values=(1, 2)), folder / "labels" / "final" / "case_1.nrrd")
+    store.refresh()
+    assert store.get_label_uri("case_1", FINAL).endswith("case_1.nrrd")
+    assert "drawn on another scan" in store.left_out["labels/final/case_1.nii.gz"]
+
+
 def test_a_label_that_was_copied_over_belongs_to_the_scan_that_it_was_found_with(folder: Path, tmp_path: Path) -> None:
     place = folder / "labels" / "final" / "case_1.nii.gz"
     place.parent.mkdir(parents=True)

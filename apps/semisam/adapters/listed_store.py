@@ -138,7 +138,7 @@ class ListedDatastore(SharedDatastore):
                 self._leaving[what] = f"there is no scan {image_id!r}"
                 continue
             file = self._settle_files(folder, image_id, names)
-            reason = self._drawn_on_another(image_id, tag, folder / file)
+            reason = self._drawn_on_another(image_id, folder / file)
             if reason is None:
                 self._take_up(item, image_id, tag, folder / file)
             else:
@@ -164,10 +164,12 @@ class ListedDatastore(SharedDatastore):
             logger.info("Deleted, as another label has taken its place: %s", ", ".join(outdated))
             self._notes.finish(folder, image_id, outdated)
             names = [name for name in names if name not in outdated]
-        chosen = self._notes.current(folder, image_id, names)
+        # A label of the scan that is there goes before one of a scan that was there.
+        foreign = {n: r for n in names if len(names) > 1 and (r := self._drawn_on_another(image_id, folder / n))}
+        chosen = self._notes.current(folder, image_id, [n for n in names if n not in foreign] or names)
         for name in names:
             if name != chosen:
-                self._leaving[f"labels/{folder.name}/{name}"] = (
+                self._leaving[f"labels/{folder.name}/{name}"] = foreign.get(name) or (
                     f"{image_id} has another label of this tag, {chosen}, which counts. Delete the one that is wrong"
                 )
         return chosen
@@ -243,7 +245,7 @@ class ListedDatastore(SharedDatastore):
         ]
         return any(self._marks.is_same(scan, mark) for mark in marks)
 
-    def _drawn_on_another(self, image_id: str, tag: str, file: Path) -> str | None:
+    def _drawn_on_another(self, image_id: str, file: Path) -> str | None:
         """Why a label does not count: the scan's file holds another scan than the one it was drawn on."""
         facts = self._notes.of(file, image_id)
         if facts is None or facts.scan is None or self._marks.is_same(self._scan_path(image_id), facts.scan):
@@ -252,7 +254,7 @@ class ListedDatastore(SharedDatastore):
         if is_being_written(self._scan_path(image_id)):
             self._unmarked = True  # look again soon
             late = ". While the scan is still being copied, wait some seconds"
-        if tag != FINAL:
+        if file.parent.name != FINAL:
             return f"it was made for another scan than {image_id} holds now. Make it anew{late}"
         return (
             f"it was drawn on another scan than {image_id} holds now. Outline this scan and save it, or put the scan "
@@ -264,7 +266,7 @@ class ListedDatastore(SharedDatastore):
         item = self._datastore.objects.get(image_id)
         if item is None or tag not in item.labels:
             return
-        reason = self._drawn_on_another(image_id, tag, self._label_path(image_id, tag))
+        reason = self._drawn_on_another(image_id, self._label_path(image_id, tag))
         if reason is not None:
             raise UserError(f"The label '{tag}' of {image_id} is left out: {reason}.", status=422)
 
