@@ -342,6 +342,9 @@ class Play:
         """What is there after a kill: the old or the new label, and nothing else."""
         label = self.processes[0].do("seen")["finals"].get(name)
         here = self.scans[name].patient
+        if after is None and before is not None and before[1] != here:
+            # Of another scan, and not shown either way.
+            return before if list((self.study / "labels" / FINAL).glob(f"{name}.*")) else None
         for state in (after, before):
             shown = state[0] if state is not None and state[1] == here else None
             if (label is None) if shown is None else np.array_equal(label, shown):
