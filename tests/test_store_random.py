@@ -256,14 +256,17 @@ class Play:
         self._put_scan(name)
 
     def another_by_upload(self) -> None:
-        """Another patient's scan is uploaded: refused, unless it is to replace the one that is there."""
+        """Another patient's scan is uploaded: refused, unless it is to replace one that nobody has outlined."""
         name = self._any()
         self.number += 1
         path = write(self._temporary(self.dice.choice((".nii.gz", ".nrrd"))), patient(self.number))
         server = self.dice.choice(self.processes[:2])
-        with pytest.raises(UserError, match="not replaced unasked"):
-            server.do("add_image", name, str(path), {})
+        outlined = bool(list((self.study / "labels" / FINAL).glob(f"{name}.*")))
+        with pytest.raises(UserError, match="by a person" if outlined else "not replaced unasked"):
+            server.do("add_image", name, str(path), {"replace": True} if outlined else {})
         self.check("refused upload")
+        if outlined:
+            return
         server.do("add_image", name, str(path), {"replace": True})
         self.scans[name] = Scan(self.number)
 

@@ -279,6 +279,11 @@ def test_an_upload_replaces_another_scan_only_when_it_is_asked_to(folder: Path, 
         assert caught.value.status_code == 409
     assert (folder / "case_2.nii.gz").read_bytes() == before
     store.save_label("case_2", str(outline(tmp_path, number=2)), FINAL, ROD_FIRST)
+    for info in ({}, {"replace": True}):
+        with pytest.raises(HTTPException, match=r"by a person.*delete the other one first"):
+            store.add_image("case_2", str(tmp_path / "x.nii"), info)
+    store.remove_label("case_2", FINAL)
+    store.save_label("case_2", str(outline(tmp_path, number=2)), ORIGINAL, {})
     with pytest.raises(HTTPException, match="with labels"):
         store.add_image("case_2", str(tmp_path / "x.nii"), {})
     store.add_image("case_2", str(tmp_path / "x.nii"), {"replace": True})

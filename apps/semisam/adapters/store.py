@@ -124,17 +124,26 @@ class StudyDatastore(ListedDatastore):
             self._update_datastore_file()
 
     def _check_replace(self, image_id: str, *, replace: bool) -> None:
-        """Raise UserError (409) unless a client wants a scan replaced, and may have it."""
+        """Raise UserError (409) unless a client wants a scan replaced, and nobody has outlined it.
+
+        Outlines are deleted by those who may delete scans, which is more than who may upload them.
+        """
         known = self._datastore.objects.get(image_id)
-        labels = f" with labels ({', '.join(sorted(known.labels))})" if known is not None and known.labels else ""
-        if not replace:
+        tags_of = sorted(known.labels) if known is not None else []
+        if self._formats(Path(self._datastore.label_path(FINAL)), image_id):
             raise UserError(
-                f"The study has another image {image_id!r}{labels}, which is not replaced unasked. Save this one under "
-                'another name. To replace it, and delete what belongs to it, send params {"replace": true} along.',
+                f"The study has another image {image_id!r} with labels ({', '.join(tags_of) or FINAL}), one of them by a "
+                "person: it is not replaced. Save this one under another name, or delete the other one first (DELETE "
+                "/datastore/image).",
                 status=409,
             )
-        if known is not None and FINAL in known.labels:
-            self._refuse_unless_serving()
+        if not replace:
+            labels = f" with labels ({', '.join(tags_of)})" if tags_of else ""
+            raise UserError(
+                f"The study has another image {image_id!r}{labels}, which is not replaced unasked. Save this one under "
+                'another name. To replace it, and delete what was made of it, send params {"replace": true} along.',
+                status=409,
+            )
 
     @http_answers()
     def remove_image(self, image_id: str) -> None:
