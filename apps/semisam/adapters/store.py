@@ -132,9 +132,9 @@ class StudyDatastore(ListedDatastore):
         tags_of = sorted(known.labels) if known is not None else []
         if self._formats(Path(self._datastore.label_path(FINAL)), image_id):
             raise UserError(
-                f"The study has another image {image_id!r} with labels ({', '.join(tags_of) or FINAL}), one of them by a "
-                "person: it is not replaced. Save this one under another name, or delete the other one first (DELETE "
-                "/datastore/image).",
+                f"The study has another image {image_id!r} with labels ({', '.join(tags_of) or FINAL}), one of them by "
+                "a person: it is not replaced. Save this one under another name, or delete the other one first "
+                "(DELETE /datastore/image).",
                 status=409,
             )
         if not replace:
