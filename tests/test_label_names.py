@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib.errors import UserError
-from lib.label_names import names_in, value_map
+from lib.label_names import check_nameless, names_in, value_map
 from lib.labels import LabelSchema
 
 SCHEMA = LabelSchema(("liver", "left_kidney", "aorta"))
@@ -23,32 +23,63 @@ def test_names_of_viewers_and_of_the_app() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "largest", "expected"),
+    ("named", "present", "expected"),
     [
-        ([], 3, {}),
-        ([("liver", 1), ("left_kidney", 2), ("aorta", 3)], 3, {}),
-        ([("Liver", 1), ("Left kidney", 2), ("AORTA", 3)], 2, {}),
+        ([], {3}, {}),
+        ([("liver", 1), ("left_kidney", 2), ("aorta", 3)], {1, 2, 3}, {}),
+        ([("Liver", 1), ("Left kidney", 2), ("AORTA", 3)], {2}, {}),
         # deleted first segment, as 3D Slicer saves it
-        ([("left_kidney", 1), ("aorta", 2)], 2, {1: 2, 2: 3}),
+        ([("left_kidney", 1), ("aorta", 2)], {1, 2}, {1: 2, 2: 3}),
         # reordered
-        ([("aorta", 1), ("liver", 2), ("left_kidney", 3)], 3, {1: 3, 2: 1, 3: 2}),
+        ([("aorta", 1), ("liver", 2), ("left_kidney", 3)], {1, 2, 3}, {1: 3, 2: 1, 3: 2}),
         # values are the schema's own, two of three structures
-        ([("liver", 1), ("aorta", 3)], 3, {}),
-        # a background segment before it
-        ([("liver", 2), ("left_kidney", 3)], 2, {}),
+        ([("liver", 1), ("aorta", 3)], {1, 3}, {}),
+        # a background segment before it, which 3D Slicer leaves out but counts
+        ([("liver", 2), ("left_kidney", 3)], {1, 2}, {}),
+        ([("aorta", 2), ("liver", 3)], {1, 2}, {1: 3, 2: 1}),
+        # a scribble between two segments
+        ([("liver", 1), ("aorta", 3)], {1, 2}, {1: 1, 2: 3}),
         # other values of another program
-        ([("liver", 4), ("aorta", 2)], 4, {4: 1, 2: 3}),
+        ([("liver", 4), ("aorta", 2)], {2, 4}, {4: 1, 2: 3}),
+        ([("liver", 1035), ("aorta", 17)], {17, 1035}, {1035: 1, 17: 3}),
+        # idx is the value, and the highest one is not drawn: the schema's own, or in an order that no list has
+        ([("left_kidney", 2), ("aorta", 3)], {2}, {}),
+        ([("aorta", 3), ("liver", 1)], {1}, {}),
+        ([("aorta", 2), ("liver", 1)], {2}, {2: 3, 1: 1}),
+        # both readings mean the same here
+        ([("aorta", 1), ("liver", 3)], {1}, {1: 3, 2: 1}),
     ],
 )
-def test_value_map(named: list, largest: int, expected: dict) -> None:
-    assert value_map(named, largest, SCHEMA, "It") == expected
+def test_value_map(named: list, present: set, expected: dict) -> None:
+    assert value_map(named, present, SCHEMA, "It") == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "present", "text"),
+    [
+        ([("aorta", 2), ("liver", 3)], {2}, "two ways"),  # behind a background segment, or idx is the value
+        ([("aorta", 1), ("liver", 2)], {1, 3}, "holds the value.s. 3"),
+        ([("aorta", 7), ("liver", 9)], {7, 8}, "holds the value.s. 8"),
+    ],
+)
+def test_values_that_could_mean_two_things_are_refused(named: list, present: set, text: str) -> None:
+    with pytest.raises(UserError, match=text) as caught:
+        value_map(named, present, SCHEMA, "The label")
+    assert caught.value.status == 422
+
+
+def test_values_without_names_are_refused_with_what_can_be_done() -> None:
+    check_nameless([1, 3], SCHEMA, "It")
+    with pytest.raises(UserError, match=r"17, 1035.*name its segments.*Or renumber"):
+        check_nameless([17, 1035], SCHEMA, "It")
 
 
 def test_unknown_structures() -> None:
     with pytest.raises(UserError, match="tumour, cyst") as caught:
-        value_map([("tumour", 1), ("liver", 2), ("cyst", 3)], 3, SCHEMA, "The label")
+        value_map([("tumour", 1), ("liver", 2), ("cyst", 3)], {1, 3}, SCHEMA, "The label")
     assert caught.value.status == 422
 
 
 def test_one_structure_may_have_any_name() -> None:
-    assert value_map([("Segment_1", 1)], 1, LabelSchema(("tumour",)), "It") == {}
+    assert value_map([("Segment_1", 1)], {1}, LabelSchema(("tumour",)), "It") == {}
+    assert value_map([("Segment_1", 7)], {7}, LabelSchema(("tumour",)), "It") == {7: 1}

@@ -50,14 +50,14 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 import infers
 import strategies
-from adapters import dicom_proxy, gate, login, ohif, reports, secrets, seg_answers, validation
+from adapters import dicom_proxy, gate, login, ohif, reports, secrets, seg_answers, validation, viewer_files
 from adapters.answers import LOG, http_answers, text_of
 from adapters.batch import BatchInfer, check_batch
 from adapters.dicomweb import open_dicomweb
 from adapters.inference import check_infer, infer
 from adapters.jobs import job, stop_start
 from adapters.options import SAMPLE, SCORING, check_keys, check_name, check_plain
-from adapters.outlined import settle
+from adapters.outlined import forget, settle
 from adapters.sessions import StudySessions
 from adapters.store import FINAL, StudyDatastore
 from adapters.study import Study
@@ -123,6 +123,8 @@ class SemiSam(MONAILabelApp):
         else:
             datastore = StudyDatastore(self.studies, read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY)
         self.study = Study(self.studies, datastore, self.settings, Path(self.app_dir) / "model" / "semisam")
+        if isinstance(datastore, StudyDatastore):
+            datastore.on_gone = lambda name: forget(self.study, name)
         return datastore
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -177,6 +179,7 @@ class SemiSam(MONAILabelApp):
             for addition in (dicom_proxy, reports, ohif):
                 addition.install(sys.modules["monailabel.app"].app)
             seg_answers.install()
+            viewer_files.install()
         datastore = self.datastore()
         if mode and isinstance(datastore, StudyDatastore):
             datastore.serving = True
@@ -186,7 +189,9 @@ class SemiSam(MONAILabelApp):
     def info(self) -> dict[str, Any]:
         """What clients show; the structures may have changed since the start."""
         self.labels = list(self.study.schema.names)
-        return dict(super().info())
+        datastore = self.datastore()
+        left_out = datastore.left_out if isinstance(datastore, StudyDatastore) else {}
+        return {**super().info(), **({"left_out": left_out} if left_out else {})}
 
     def check_job(self, method: str, request: Mapping[str, Any]) -> None:
         """Raise HTTPException when a request for a subprocess cannot be carried out, see ``adapters.validation``."""

@@ -13,8 +13,7 @@ from monailabel.datastore.utils.colors import GENERIC_ANATOMY_COLORS
 from pydicom.dataset import Dataset
 
 from lib.dicom_seg import Origin, SegHeader, Segment, read_seg, write_seg
-from lib.errors import UserError
-from lib.label_names import knows_all, names_in, position, value_map
+from lib.label_names import knows_all, names_in, position, values_of
 from lib.labels import MAX_LABELS, LabelSchema
 from lib.sparse_labels import stated
 from lib.volumes import Volume, names_in_file, read_label
@@ -126,13 +125,10 @@ def segments_of(
     if own:
         names = {value: name for name, value in own}
     elif named and present:
-        # As value_map reads them: by place in the list, unless the values go beyond it.
-        by_position = max(present) <= len(named)
-        names = {n if by_position else value: name for n, (name, value) in enumerate(named, start=1)}
+        values = values_of(named, present, schema, "The label")
+        names = {value: name for value, (name, _) in zip(values, named, strict=True)}
         if schema is not None and schema.count == 1:  # whatever it was called in the viewer
             names[1] = schema.names[0]
-        elif by_position and schema is not None and _agrees(named, present, schema):
-            names = {value: name for name, value in named}
     else:
         names = {v: k for k, v in schema.as_dict().items()} if schema is not None else {}
     given = colours_in(info.get("label_info"))
@@ -143,14 +139,6 @@ def colours_in(label_info: object) -> dict[str, object]:
     """Colours by name, as viewers send them; not checked."""
     entries = label_info if isinstance(label_info, Sequence) and not isinstance(label_info, str) else ()
     return {str(entry.get("name")): entry.get("color") for entry in entries if isinstance(entry, Mapping)}
-
-
-def _agrees(named: Sequence[tuple[str, int]], present: Sequence[int], schema: LabelSchema) -> bool:
-    """Whether the study will read the values of this label as they are, see ``lib.label_names.value_map``."""
-    try:
-        return not value_map(named, max(present), schema, "The label")
-    except UserError:
-        return False
 
 
 def _colour(name: str, value: int, given: object) -> tuple[int, int, int]:

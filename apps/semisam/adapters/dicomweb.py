@@ -85,6 +85,8 @@ class DicomWebStudy(StudyDatastore):
         pseudo_labels: which pseudo-labels are sent, see ``lib.config.PSEUDO_LABELS``.
     """
 
+    _notes_in_files = False
+
     def __init__(
         self,
         server: DicomWebServer,

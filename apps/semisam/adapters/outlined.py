@@ -1,4 +1,7 @@
-"""What follows when a person has saved a ``final`` label: guesses are settled, and the next step is named."""
+"""What follows when a person has saved a ``final`` label: guesses are settled, and the next step is named.
+
+And when a scan was deleted: nothing of it is left for another one of its name.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Any
 
 from lib.errors import UserError
 from lib.metrics import mean_dice
-from lib.volumes import read_label
 
 from .scores import Scores
 from .served import Served
@@ -41,6 +43,12 @@ def settle(study: Study, name: str) -> dict[str, Any]:
     return reply
 
 
+def forget(study: Study, name: str) -> None:
+    """Delete what was worked out about a scan that is no longer in the study."""
+    Scores(study).forget(name)
+    Served(study).forget(name)
+
+
 def _dice_of_pseudo_label(study: Study, name: str) -> float | None:
     """Mean Dice of the pseudo-label against the person's label; None when one of them is missing or not usable."""
     path = study.datastore.get_label_uri(name, ORIGINAL)
@@ -51,7 +59,7 @@ def _dice_of_pseudo_label(study: Study, name: str) -> float | None:
         if study.check(item).planes is not None:
             return None
         truth = study.template(item)
-        guess = read_label(path, truth.scan, study.schema, may_be_empty=True)
+        guess = study.read_stored(name, ORIGINAL, truth.scan)
     except UserError as error:
         logger.info("The pseudo-label of %s cannot be compared with the new label: %s", name, error)
         return None

@@ -286,6 +286,15 @@ class Scores:
         gone = [key for key in (UNCERTAINTY, QUALITY, *DOUBTS) if info.get(key) is not None]
         self._mirror({name: dict.fromkeys(gone)})
 
+    def forget(self, name: str) -> None:
+        """A scan was deleted: another one of its name starts anew."""
+        if name not in self.read():
+            return
+        with self._lock():
+            content = self._load()
+            content.pop(name, None)
+            self._write(content)
+
     def _lock(self) -> FileLock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS)

@@ -90,6 +90,12 @@ class Served:
             mark = marks.get(name, Mark("", "", 0.0))
             self._write({**marks, name: replace(mark, ts=self._clock(), done=True)})
 
+    def forget(self, name: str) -> None:
+        """A scan was deleted: another one of its name was offered to nobody."""
+        if name in self._read():
+            with self.choosing():
+                self._write({n: mark for n, mark in self._read().items() if n != name})
+
     def _read(self) -> dict[str, Mark]:
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))

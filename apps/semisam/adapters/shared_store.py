@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -34,10 +34,15 @@ class SharedDatastore(LocalDatastore):
     Args:
         folder: the study.
         extensions: suffixes of scans.
-        read_only: do not look for new files.
+        read_only: write nothing into the study: its list is kept in memory, and labels cannot be saved.
+
+    Raises:
+        UserError: when the folder is none, or cannot be read or written.
     """
 
     def __init__(self, folder: str, *, extensions: Sequence[str], read_only: bool) -> None:
+        self._read_only = read_only
+        self._changes = 0
         self._model = LocalDatastoreModel(name="", description="")
         self._draft: LocalDatastoreModel | None = None
         self._drafter = 0
@@ -45,9 +50,34 @@ class SharedDatastore(LocalDatastore):
         self._ready = False
         self._guard = threading.RLock()
         self._mutex = FileLock(os.path.join(folder, ".lock"), timeout=_LOCK_SECONDS)
-        os.makedirs(folder, exist_ok=True)
-        super().__init__(folder, extensions=[f"*{e}" for e in extensions], auto_reload=False, read_only=read_only)
+        patterns = [f"*{e}" for e in extensions]
+        try:
+            if read_only:
+                self._begin_read_only(folder, patterns)
+            else:
+                os.makedirs(folder, exist_ok=True)
+                super().__init__(folder, extensions=patterns, auto_reload=False, read_only=False)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{folder} is a file. Give the folder in which the scans lie.") from error
+        except OSError as error:
+            raise _no_access(error, folder) or error from error
         self._ready = True
+
+    def _begin_read_only(self, folder: str, patterns: list[str]) -> None:
+        """What the base class sets up, without writing anything."""
+        self._datastore_path = folder
+        self._datastore_config_path = os.path.join(folder, "datastore_v2.json")
+        self._extensions = patterns
+        self._lock_file = os.path.join(folder, ".lock")
+        self._auto_reload = False
+        if not os.path.isdir(folder):
+            raise UserError(f"There is no folder {folder}, and a read-only server makes none. Check its name.")
+        self._model = LocalDatastoreModel(
+            name="new-dataset", description="New Dataset", images_dir=".", labels_dir="labels", base_path=folder
+        )
+        self._init_from_datastore_file(throw_exception=True)
+        self._reconcile_datastore()
+        logger.warning("The study %s is served read-only: labels can be looked at, and none can be saved.", folder)
 
     @property
     def _datastore(self) -> LocalDatastoreModel:
@@ -74,7 +104,7 @@ class SharedDatastore(LocalDatastore):
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         """Read the file if somebody replaced it. It is replaced in one step, so no lock is needed to read it."""
-        if self._stamp() in (None, self._loaded):
+        if self._stamp() in (None, self._loaded) or (self._read_only and self._loaded):
             return
         with self._guard:
             stamp = self._stamp()
@@ -87,7 +117,7 @@ class SharedDatastore(LocalDatastore):
                 if not self._ready:
                     raise UserError(
                         f"{self._datastore_config_path} is damaged ({str(error).splitlines()[0]}). Put a good copy "
-                        "back, or move it away: the labels on disk are then taken up again, without their notes."
+                        "back, or move it away: scans and labels are then taken up again as they lie there."
                     ) from error
                 logger.error("%s is damaged and was not read: %s", self._datastore_config_path, error)
                 self._loaded = stamp
@@ -105,6 +135,10 @@ class SharedDatastore(LocalDatastore):
         model = self._draft or self._model
         content = json.dumps(model.model_dump(exclude={"base_path"}), indent=2, default=str)
         self._parsed(content)  # rather no change than a file that nobody can read
+        if self._read_only:
+            self._model = self._parsed(content)
+            self._changes += 1
+            return
         write_whole(Path(self._datastore_config_path), lambda name: Path(name).write_text(content, encoding="utf-8"))
         with self._guard:
             self._model = self._parsed(content)
@@ -114,7 +148,7 @@ class SharedDatastore(LocalDatastore):
     def _transaction(self) -> Iterator[None]:
         """Hold the lock and change a draft of what is on disk; what is not written by the end is forgotten."""
         try:
-            with self._guard, self._mutex:
+            with self._guard, self._locked():
                 self._init_from_datastore_file()
                 self._draft = self._parsed(self._model.model_dump_json(exclude={"base_path"}))
                 self._drafter = threading.get_ident()
@@ -129,30 +163,44 @@ class SharedDatastore(LocalDatastore):
                 status=409,
             ) from error
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            raise UserError(
-                f"The study folder {self._datastore_path} cannot be written ({error.strerror}). "
-                "Labels are stored there: give this server's user the right to write.",
-                status=507,
-            ) from error
+            raise _no_access(error, self._datastore_path) or error from error
 
-    def version(self) -> tuple[int, int, int] | None:
+    def _locked(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._read_only else self._mutex
+
+    def _refuse_if_read_only(self) -> None:
+        if self._read_only:
+            raise UserError(
+                "This study is served read-only (MONAI_LABEL_DATASTORE_READ_ONLY): nothing can be stored or deleted. "
+                "Keep your work on your own machine, and ask the administrator to start the server without it.",
+                status=409,
+            )
+
+    def version(self) -> tuple[object, ...]:
         """Something that changes whenever the content does."""
-        return self._stamp()
+        return self._changes, self._stamp()
 
     # --- changes of the base class --------------------------------------------------------------------------------
 
-    def _reconcile_datastore(self) -> None:
-        with self._transaction():
-            super()._reconcile_datastore()
-
     def set_name(self, name: str) -> None:
         """See the base class."""
+        self._refuse_if_read_only()
         with self._transaction():
             super().set_name(name)
 
     def set_description(self, description: str) -> None:
         """See the base class."""
+        self._refuse_if_read_only()
         with self._transaction():
             super().set_description(description)
+
+
+def _no_access(error: OSError, folder: str) -> UserError | None:
+    """A readable error when ``error`` says that this server's user may not read or write, else None."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return None
+    return UserError(
+        f"The study folder {folder} cannot be written ({error.strerror}). Labels are stored there: give this server's "
+        "user the right to write, or set MONAI_LABEL_DATASTORE_READ_ONLY=true to look at the study without saving.",
+        status=507,
+    )

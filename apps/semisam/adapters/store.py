@@ -1,181 +1,178 @@
-"""A study folder as a datastore: which files are scans and labels, and how they are added, replaced and deleted."""
+"""A study folder as a datastore: how scans and labels are listed, added, replaced and deleted."""
 
 from __future__ import annotations
 
 import filecmp
 import logging
 import os
-import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from monailabel.datastore.local import DataModel, ImageLabelModel
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.polling import PollingObserver
 
 from lib.errors import UserError
 from lib.pictures import PICTURES
-from lib.recent import stamp_of
-from lib.volumes import is_dicom_image, write_whole
+from lib.volumes import write_whole
 
 from .answers import http_answers
-from .options import check_plain, shown
-from .shared_store import SharedDatastore
+from .detached import HEADER
+from .label_facts import LabelFacts
+from .listed_store import FINAL, ORIGINAL, ListedDatastore
+from .options import check_plain, is_true, shown
+from .scan_marks import files_of
+from .study_files import DICOM, EXTENSIONS, LABEL_EXTENSIONS, NAME, NAME_BYTES, split, tags
+from .uploads import ARCHIVES, unpacked_scan
+from .viewer_files import ViewerFiles
+from .watching import Watch
 
 logger = logging.getLogger("semisam.store")
 
-FINAL = "final"
-ORIGINAL = "original"
-DICOM = ".dcm"
-EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", *PICTURES, DICOM)
-LABEL_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png")
+__all__ = ("FINAL", "ORIGINAL", "StudyDatastore", "plain_info", "plain_name")
 
-_NAME = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
-_NAME_BYTES = 200
-"""A file system takes 255, of which an extension and a temporary name need some."""
+_AGAIN_SECONDS = 6.0
 
 
-class StudyDatastore(SharedDatastore):
+class StudyDatastore(ListedDatastore):
     """Scans in a folder: NIfTI, NRRD, MetaImage, PNG and JPEG files, and sub-folders with one DICOM series.
 
     A DICOM file that lies in the folder itself is taken if it is a 2D image (an X-ray, say); slices of a volume belong
     into a sub-folder. The id of a scan is the file's name without its suffix, or the sub-folder's name.
 
+    What is known of a label lies beside its file (``adapters.label_notes``), and MONAI Label's list is made of it.
+
     Only a person's save through REST may write or delete the tag ``final``: see ``serving``.
 
     Args:
         folder: the study.
-        read_only: do not look for new files.
+        read_only: write nothing into it.
 
     Attributes:
         serving: whether this process answers clients. Only then labels with the tag ``final`` are taken.
+        on_gone: called with the id of a scan that was deleted, or replaced by another one.
     """
 
     def __init__(self, folder: str, *, read_only: bool = False) -> None:
         self.serving = False
+        self.on_gone: Callable[[str], None] = lambda image_id: None
         self._watcher: Any = None
-        self._headers: dict[tuple[str, int, int], bool] = {}
-        super().__init__(folder, extensions=EXTENSIONS, read_only=read_only)
+        self._watch: Watch | None = None
+        self._viewer_files = ViewerFiles(Path(folder), read_only=read_only)
+        super().__init__(folder, read_only=read_only)
 
-    # --- what belongs to the study --------------------------------------------------------------------------------
+    # --- files for viewers ----------------------------------------------------------------------------------------
 
-    def _to_id(self, file: str) -> tuple[str, str]:
-        for extension in EXTENSIONS:
-            if file.lower().endswith(extension) and len(file) > len(extension):
-                return file[: -len(extension)], file[-len(extension) :]
-        return file, ""
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """See the base class. ``path`` and ``name`` are those of a file that a viewer can open."""
+        info = super().get_image_info(image_id)
+        if not info:
+            return dict(info)
+        scan = Path(info["path"])
+        file = self._viewer_files.file_of(image_id, scan)
+        return {**info, "path": str(file), "name": info.get("name", scan.name) if file == scan else file.name}
 
-    def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
-        return {
-            name: name
-            for name in sorted(os.listdir(path))
-            if not name.startswith(".") and self._is_scan(os.path.join(path, name), self._to_id(name)[1])
-        }
+    @http_answers()
+    def viewer_file(self, image_id: str) -> str:
+        """Path of one file with the scan, which is made of it if it is several; empty when there is no such scan."""
+        scan = self.get_image_uri(image_id)
+        return str(self._viewer_files.make(image_id, Path(scan))) if scan and os.path.exists(scan) else scan
 
-    def _is_scan(self, path: str, extension: str) -> bool:
-        """Whether a file of this extension is a scan, or the label of one."""
-        if extension.lower() != DICOM:
-            return bool(extension)
-        # Looked into once: a folder may be full of slices that do not belong there.
-        try:
-            status = os.stat(path)
-        except OSError:
-            return False
-        stamp = path, status.st_mtime_ns, status.st_size
-        if stamp not in self._headers:
-            self._headers[stamp] = is_dicom_image(path)
-        return self._headers[stamp]
-
-    def _add_non_existing_images(self) -> int:
-        root = self._datastore.image_path()
-        found: dict[str, str] = {}
-        for name in sorted(os.listdir(root)):
-            path = os.path.join(root, name)
-            if name.startswith(".") or (os.path.isdir(path) and not self._is_series(path)):
-                continue
-            image_id, extension = (name, "") if os.path.isdir(path) else self._to_id(name)
-            # A file goes before a folder of the same name: the folder's NIfTI copy.
-            if os.path.isdir(path) or self._is_scan(path, extension):
-                found[image_id] = extension if extension else found.get(image_id, "")
-        fresh = {k: v for k, v in found.items() if k not in self._datastore.objects}
-        for image_id, extension in fresh.items():
-            logger.info("New image: %s", image_id)
-            info = {"ts": int(time.time()), "name": self._filename(image_id, extension)}
-            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
-        return len(fresh)
-
-    def _is_series(self, path: str) -> bool:
-        """Whether a sub-folder holds DICOM files; looks at its first three files."""
-        if os.path.realpath(path) == os.path.realpath(self._datastore.label_path(None)):
-            return False
-        with os.scandir(path) as entries:
-            files = sorted(e.path for e in entries if e.is_file() and not e.name.startswith("."))[:3]
-        return any(file.lower().endswith(".dcm") or _has_dicom_mark(file) for file in files)
-
-    def _known(self, image_id: str) -> ImageLabelModel:
-        item = self._datastore.objects.get(image_id)
-        if item is None:
-            raise UserError(f"There is no image {image_id!r} in this study.", status=404)
-        return item
-
-    def dicom_of(self, image_id: str) -> Path | None:
-        """Folder with a scan's DICOM files, or its only one; None when the scan is no DICOM."""
-        path = Path(self.get_image_uri(image_id))
-        return path if path.is_dir() or path.name.lower().endswith(DICOM) else None
-
-    def scan_stamp(self, image_id: str) -> tuple[str, int, int]:
-        """Changes when the scan does."""
-        return stamp_of(Path(self.get_image_uri(image_id)))
-
-    def label_stamp(self, image_id: str, tag: str) -> tuple[str, int, int]:
-        """Changes when a scan's label of this tag does."""
-        return stamp_of(Path(self.get_label_uri(image_id, tag)))
-
-    # --- changes --------------------------------------------------------------------------------------------------
+    # --- changes of scans -----------------------------------------------------------------------------------------
 
     @http_answers()
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Copy a scan into the study; an existing one that has labels is never replaced by another."""
-        own, extension = self._to_id(os.path.basename(image_filename))
-        image_id = plain_name(image_id or own, "image")
-        if not self._is_scan(image_filename, extension):
-            raise UserError(
-                f"{os.path.basename(image_filename)} is no scan this server can read. "
-                f"Allowed: {', '.join(EXTENSIONS)} ({DICOM} for 2D images only)."
-            )
+        """Copy a scan into the study; another one of the same name is replaced only when the client says ``replace``.
+
+        A scan of several files comes as one archive (zip or tar): a DICOM series, or a header with its data.
+        """
         notes = plain_info(image_info)
+        replace = is_true(notes.pop("replace", False))
+        self._refuse_if_read_only()
+        base = os.path.basename(image_filename)
+        with unpacked_scan(Path(image_filename)) as scan:
+            packed = split(base, ARCHIVES)[0]
+            own, extension = ("", "") if scan.is_dir() else split(scan.name)
+            image_id = plain_name(image_id or (packed if scan != Path(image_filename) else own), "image")
+            if not scan.is_dir() and not self._is_scan(str(scan), extension):
+                raise UserError(
+                    f"{base} is no scan this server can read. Allowed: {', '.join(EXTENSIONS)} ({DICOM} for 2D images "
+                    "only), and an archive with the files of one scan."
+                )
+            self._put_image(image_id, scan, extension, notes, replace=replace)
+        return image_id
+
+    def _put_image(self, image_id: str, scan: Path, extension: str, notes: Mapping[str, Any], *, replace: bool) -> None:
         with self._transaction():
             target = Path(self._datastore.image_path()) / self._filename(image_id, extension)
             known = self._datastore.objects.get(image_id)
-            if known and known.labels:
-                if target.is_file() and filecmp.cmp(target, image_filename, shallow=False):
-                    return image_id
-                raise UserError(
-                    f"The study has another image {image_id!r} with labels. Save this one under another name.",
-                    status=409,
-                )
-            write_whole(target, lambda name: shutil.copyfile(image_filename, name))
+            taken = known is not None or os.path.lexists(target)
+            if taken:
+                if known is not None and _same_files(scan, self._scan_path(image_id)):
+                    return
+                self._check_replace(image_id, replace=replace)
+            with _staged(scan, target) as part:  # nothing is deleted before the other one is on the disk
+                if taken:
+                    self._delete_scan(image_id, target)
+                os.replace(part, target)
             info = {**notes, "ts": int(time.time()), "name": target.name}
             self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
             self._update_datastore_file()
-        return image_id
+
+    def _check_replace(self, image_id: str, *, replace: bool) -> None:
+        """Raise UserError (409) unless a client wants a scan replaced, and nobody has outlined it.
+
+        Outlines are deleted by those who may delete scans, which is more than who may upload them.
+        """
+        known = self._datastore.objects.get(image_id)
+        tags_of = sorted(known.labels) if known is not None else []
+        if self._formats(Path(self._datastore.label_path(FINAL)), image_id):
+            raise UserError(
+                f"The study has another image {image_id!r} with labels ({', '.join(tags_of) or FINAL}), one of them by "
+                "a person: it is not replaced. Save this one under another name, or delete the other one first "
+                "(DELETE /datastore/image).",
+                status=409,
+            )
+        if not replace:
+            labels = f" with labels ({', '.join(tags_of)})" if tags_of else ""
+            raise UserError(
+                f"The study has another image {image_id!r}{labels}, which is not replaced unasked. Save this one under "
+                'another name. To replace it, and delete what was made of it, send params {"replace": true} along.',
+                status=409,
+            )
 
     @http_answers()
     def remove_image(self, image_id: str) -> None:
-        """Delete a scan and its labels, as a person asked for through REST."""
+        """Delete a scan with all its files and labels, as a person asked for through REST."""
+        self._refuse_if_read_only()
         with self._transaction():
             item = self._known(image_id)
-            if FINAL in item.labels:
+            if FINAL in item.labels or self._formats(Path(self._datastore.label_path(FINAL)), image_id):
                 self._refuse_unless_serving()
-            for tag, label in item.labels.items():
-                _delete(os.path.join(self._datastore.label_path(tag), self._filename(image_id, label.ext)))
-            _delete(os.path.join(self._datastore.image_path(), self._filename(image_id, item.image.ext)))
-            del self._datastore.objects[image_id]
+            self._delete_scan(image_id, self._scan_path(image_id))
             self._update_datastore_file()
+
+    def _delete_scan(self, image_id: str, path: Path) -> None:
+        """Delete the labels of a scan, then the scan: what is left by a kill has no label of another scan."""
+        labels = Path(self._datastore.label_path(None))
+        for tag in tags(labels, {}):
+            self._delete_label(image_id, tag)
+        item = self._datastore.objects.pop(image_id, None)
+        paths = {path} if item is None else {path, path.with_name(self._filename(image_id, item.image.ext))}
+        for each in sorted(paths):
+            for file in self._files.files_of(each.name) if os.path.lexists(each) else ():
+                _delete(str(file))
+        self._viewer_files.drop(image_id)
+        try:
+            self.on_gone(image_id)
+        except Exception as error:  # the scan is gone; what was worked out about it is of no account
+            logger.warning("What was worked out about %s could not be deleted: %s", image_id, error)
+
+    # --- changes of labels ----------------------------------------------------------------------------------------
 
     @http_answers()
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
@@ -200,48 +197,81 @@ class StudyDatastore(SharedDatastore):
             interim: whether others will soon take their place; see ``publish``.
         """
         tag = plain_name(label_tag, "tag")
+        self._refuse_if_read_only()
         if tag == FINAL:
             self._refuse_unless_serving()
         with self._transaction():
-            replaced = [self._put_label(name, file, tag, info) for name, (file, info) in labels.items()]
+            for name, (file, _) in labels.items():
+                self._check_label(name, file)
+            infos = {name: plain_info(info) for name, (_, info) in labels.items()}
+            for name, (file, _) in labels.items():
+                self._put_label(name, Path(file), tag, infos[name])
             self._update_datastore_file()
-            for path in replaced:
-                if path is not None and tag != FINAL:
-                    _delete(path)
 
     def publish(self, image_ids: Iterable[str]) -> None:
         """The pseudo-labels of these scans will stay: a study on a DICOM server may have to send them."""
 
-    def _put_label(self, image_id: str, file: str, tag: str, info: Mapping[str, Any] | None) -> str | None:
-        """Copy one label in and note it; returns the file of another format that it stands for now."""
-        _, extension = self._to_id(os.path.basename(file))
-        if extension.lower() not in LABEL_EXTENSIONS:
+    def _check_label(self, image_id: str, file: str) -> None:
+        """Raise UserError when this cannot be the file of a label of this scan."""
+        _, extension = split(os.path.basename(file), LABEL_EXTENSIONS)
+        if not extension:
             raise UserError(f"A label must be one of {', '.join(LABEL_EXTENSIONS)}, not {os.path.basename(file)!r}.")
         item = self._known(image_id)
         if extension.lower() in PICTURES and item.image.ext.lower() not in (*PICTURES, DICOM):
             raise UserError(f"{image_id} is a 3D scan: save its label as .nii.gz or .nrrd, not as {extension}.")
-        target = Path(self._datastore.label_path(tag)) / self._filename(image_id, extension)
-        notes = plain_info(info)
-        write_whole(target, lambda name: shutil.copyfile(file, name))
-        before = item.labels.get(tag)
-        item.labels[tag] = DataModel(info={**notes, "ts": int(time.time()), "name": target.name}, ext=extension)
-        if before and before.ext != extension:
-            return str(target.with_name(self._filename(image_id, before.ext)))
-        return None
+        if split(self._filename(image_id, extension), LABEL_EXTENSIONS)[0] != image_id:
+            raise UserError(f"A label of {image_id} cannot be stored as {extension}. Save it as .nii.gz.")
+
+    def _put_label(self, image_id: str, file: Path, tag: str, info: Mapping[str, Any]) -> None:
+        """Copy a checked label in, in place of those of other formats, and note it; in a transaction."""
+        extension = split(file.name, LABEL_EXTENSIONS)[1]
+        folder = Path(self._datastore.label_path(tag))
+        target = folder / self._filename(image_id, extension)
+        facts = LabelFacts.from_info(info).of("", self._scan_mark(image_id), int(time.time()))
+        known = self._place_label(image_id, file, target, facts)
+        label = DataModel(info=known.to_info(target.name), ext=extension)
+        self._datastore.objects[image_id].labels[tag] = label
+
+    def _place_label(self, image_id: str, file: Path, target: Path, facts: LabelFacts) -> LabelFacts:
+        """Copy a label file to its place, its facts before it, and delete those of other formats after it."""
+        others = [name for name in self._formats(target.parent, image_id) if name != target.name]
+        known = facts
+
+        def write(temporary: str) -> None:
+            nonlocal known
+            shutil.copyfile(file, temporary)
+            known = self._notes.prepare(Path(temporary), target, image_id, facts, others)
+
+        write_whole(target, write)
+        self._notes.finish(target.parent, image_id, others)
+        return known
 
     @http_answers()
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Delete a label, as a person asked for through REST."""
+        """Delete a label in every format, as a person asked for through REST."""
         tag = plain_name(label_tag, "tag")
+        self._refuse_if_read_only()
         if tag == FINAL:
             self._refuse_unless_serving()
         with self._transaction():
             item = self._known(label_id)
-            label = item.labels.pop(tag, None)
-            if label is None:
+            if not self._delete_label(label_id, tag) and tag not in item.labels:
                 raise UserError(f"Image {label_id!r} has no label with the tag {tag!r}.", status=404)
-            _delete(os.path.join(self._datastore.label_path(tag), self._filename(label_id, label.ext)))
+            item.labels.pop(tag, None)
             self._update_datastore_file()
+
+    def _delete_label(self, image_id: str, tag: str) -> bool:
+        """Delete the files of a label, the one that counts last: what is left by a kill is no older one."""
+        folder = Path(self._datastore.label_path(tag))
+        names = self._formats(folder, image_id)
+        if names:
+            last = self._notes.current(folder, image_id, names)
+            for name in sorted(names, key=lambda n: n == last):
+                _delete(str(folder / name))
+        self._notes.delete(folder, image_id)
+        return bool(names)
+
+    # --- notes ----------------------------------------------------------------------------------------------------
 
     @http_answers()
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
@@ -257,9 +287,23 @@ class StudyDatastore(SharedDatastore):
 
     @http_answers()
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """See the base class."""
+        """Note something about a label, beside its file."""
+        tag = plain_name(label_tag, "tag")
+        notes = plain_info(info)
+        self._refuse_if_read_only()
         with self._transaction():
-            super().update_label_info(label_id, plain_name(label_tag, "tag"), plain_info(info))
+            label = self._known(label_id).labels.get(tag)
+            if label is None:
+                raise UserError(f"Image {label_id!r} has no label with the tag {tag!r}.", status=404)
+            path = self._label_path(label_id, tag)
+            label.info.update(notes)
+            if path.is_file():
+                before = self._notes.of(path, label_id)
+                facts = LabelFacts.from_info({**self.get_label_info(label_id, tag), **notes})
+                mark = self._scan_mark(label_id) if before is None else before.scan
+                known = self._notes.note(path, label_id, facts.of("", mark, facts.saved))
+                label.info = known.to_info(path.name)
+            self._update_datastore_file()
 
     @http_answers()
     def get_dataset_archive(self, limit_cases: int | None) -> str:
@@ -277,32 +321,21 @@ class StudyDatastore(SharedDatastore):
     def watch(self) -> None:
         """Take up files that others add to or remove from the study."""
         watcher = PollingObserver() if self._is_on_mount(self._datastore.image_path()) else Observer()
+        self._watch = Watch(self._look_again)
         try:
-            watcher.schedule(_Watch(self), self._datastore_path, recursive=True)
+            watcher.schedule(self._watch, self._datastore_path, recursive=True)
             watcher.start()
         except OSError as error:
             logger.error("The study is not watched, new files need a restart: %s", error)
             return
         self._watcher = watcher
+        if self._unmarked:
+            self._watch.wake(_AGAIN_SECONDS)
 
-
-class _Watch(FileSystemEventHandler):
-    """Looks at the study again when a file of it came, went or was replaced."""
-
-    def __init__(self, store: StudyDatastore) -> None:
-        self._store = store
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        """Called by watchdog for everything below the study."""
-        if event.event_type not in ("created", "deleted", "moved"):
-            return
-        names = [os.path.basename(str(p)) for p in (event.src_path, event.dest_path) if p]
-        if all(name.startswith(".") or name == "datastore_v2.json" for name in names):
-            return
-        try:
-            self._store.refresh()
-        except (UserError, OSError) as error:
-            logger.warning("The study could not be looked at again: %s", error)
+    def _look_again(self) -> float | None:
+        """Look at the study; returns when to do so once more, as somebody was still copying a file."""
+        self.refresh()
+        return _AGAIN_SECONDS if self._unmarked else None
 
 
 def plain_name(name: object, what: str) -> str:
@@ -312,10 +345,10 @@ def plain_name(name: object, what: str) -> str:
         UserError: for what could lead to another folder, or can be no file's name.
     """
     text = getattr(name, "value", name)
-    if not isinstance(text, str) or not _NAME.fullmatch(text) or text.startswith("."):
+    if not isinstance(text, str) or not NAME.fullmatch(text) or text.startswith("."):
         raise UserError(f"{shown(text)} is no valid {what} name: no slashes, no dot at its start, nothing unprintable.")
-    if len(text.encode()) > _NAME_BYTES:
-        raise UserError(f"{shown(text)} is too long for a {what} name: at most {_NAME_BYTES} bytes.")
+    if len(text.encode()) > NAME_BYTES:
+        raise UserError(f"{shown(text)} is too long for a {what} name: at most {NAME_BYTES} bytes.")
     return text
 
 
@@ -333,12 +366,37 @@ def plain_info(info: object) -> dict[str, Any]:
     return dict(info)
 
 
-def _has_dicom_mark(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
+def _same_files(one: Path, other: Path) -> bool:
+    """Whether two scans are the same, byte by byte."""
+    if one.is_dir() != other.is_dir() or not other.exists():
         return False
+    ours, theirs = files_of(one), files_of(other)
+    if one.is_dir():
+        ours, theirs = sorted(ours, key=_size), sorted(theirs, key=_size)
+    elif other.name.lower().endswith(HEADER):
+        return False
+    return len(ours) == len(theirs) and all(filecmp.cmp(a, b, shallow=False) for a, b in zip(ours, theirs, strict=True))
+
+
+def _size(path: Path) -> tuple[int, str]:
+    return path.stat().st_size, path.name
+
+
+@contextmanager
+def _staged(scan: Path, target: Path) -> Iterator[Path]:
+    """A copy of a scan beside its place, to be moved there in one step."""
+    part = target.with_name(f".part-{os.getpid()}-{time.time_ns()}{''.join(target.suffixes[-1:])}")
+    try:
+        if scan.is_dir():
+            shutil.copytree(scan, part)
+        else:
+            write_whole(part, lambda name: shutil.copyfile(scan, name))
+        yield part
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
 
 
 def _delete(path: str) -> None:

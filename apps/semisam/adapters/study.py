@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +18,27 @@ from torch import Tensor
 from lib.config import Settings
 from lib.errors import UserError
 from lib.generalists import Generalist, check_generalist
-from lib.label_names import names_in, value_map
+from lib.label_names import Named, check_known, check_nameless, position, value_map
 from lib.labels import MAX_LABELS, LabelSchema
 from lib.negatives import is_meant, only_negative
 from lib.propagation import MOST_TEMPLATES, Propagator, Template, most_similar, signature
 from lib.recent import Recent, stamp_of
 from lib.recipes import Case
 from lib.segmentations import values_by_name
-from lib.sparse_labels import Planes, check_stated, find_planes, only_sparse, stated
+from lib.sparse_labels import Planes, check_stated, find_planes, only_sparse
 from lib.specialists import Specialist, load_fitting
 from lib.tools import Tools
 from lib.volumes import Volume, largest_label, names_in_file, read_label, read_volume, write_label
 
 from .answers import text_of
-from .store import EXTENSIONS, FINAL, StudyDatastore
+from .label_facts import LabelFacts
+from .store import FINAL, StudyDatastore
+from .study_files import split
 
 logger = logging.getLogger("semisam.study")
+
+_SCHEMA_SECONDS = 1.0
+"""How often labels are looked at for another program's changes."""
 
 NO_FINAL = (
     "No scan of this study has a 'final' label yet. Outline one scan in the viewer, save it (Submit Label), "
@@ -94,6 +101,7 @@ class Study:
         self._specialists: Recent[Specialist] = Recent(2)
         self._checked: Recent[Looked] = Recent(1000)
         self._schema: tuple[object, LabelSchema] | None = None
+        self._schema_checked = -math.inf
         self._generalist: Generalist | None = None
         self._propagator: Propagator | None = None
 
@@ -104,7 +112,7 @@ class Study:
         """The structures: from the settings, else from the people's labels, else one called ``structure``."""
         if self.settings.labels is not None:
             return self.settings.labels
-        version = self.datastore.version() if hasattr(self.datastore, "version") else None
+        version = self._labels_version()
         if self._schema is None or version is None or self._schema[0] != version:
             schema, source = self._derived_schema()
             if self._schema is None or self._schema[1] != schema:
@@ -113,9 +121,28 @@ class Study:
             self._schema = (version, schema)
         return self._schema[1]
 
+    def _labels_version(self) -> object:
+        """Changes when a final label does, also one that is overwritten in place, which is looked for once a second."""
+        if not hasattr(self.datastore, "version"):
+            return None
+        listed = self.datastore.version()
+        now = time.monotonic()
+        if self._schema is not None and now - self._schema_checked < _SCHEMA_SECONDS:
+            before = self._schema[0]
+            if isinstance(before, tuple) and before[0] == listed:
+                return before
+        self._schema_checked = now
+        return listed, tuple(stamp_of(Path(self._local_label(name))) for name in self._local_finals())
+
+    def _local_label(self, name: str) -> str:
+        """Path of a final label, as far as known without asking a remote server."""
+        if isinstance(self.datastore, StudyDatastore):
+            return StudyDatastore.get_label_uri(self.datastore, name, FINAL)
+        return str(LocalDatastore.get_label_uri(self.datastore, name, FINAL))
+
     def _derived_schema(self) -> tuple[LabelSchema, str]:
         finals = self._local_finals()
-        named = [names_in(self.datastore.get_label_info(name, FINAL)) for name in finals]
+        named = [self.facts(name, FINAL).names for name in finals]
         for names in sorted((n for n in named if n), key=lambda n: (-len(n), n)):
             try:
                 return LabelSchema(tuple(name for name, _ in names)), "from the names in the final labels"
@@ -123,7 +150,7 @@ class Study:
                 logger.warning("The names of a final label cannot be used: %s", error)
         largest = 0
         for name in finals:
-            path = Path(LocalDatastore.get_label_uri(self.datastore, name, FINAL))
+            path = Path(self._local_label(name))
             largest = max(largest, self._largest.get(stamp_of(path), lambda p=path: _largest_value(p)))  # type: ignore[misc]
         if largest:
             return LabelSchema(
@@ -217,9 +244,13 @@ class Study:
                 # A remote store downloads the scan here; whatever goes wrong, the others can still be used.
                 logger.warning("%s is left out, it could not be fetched: %s", name, text_of(error))
                 continue
-            info = self.datastore.get_label_info(name, FINAL)
-            found.append(Outlined(name, Path(image), Path(label), tuple(names_in(info)), stated(info)))
+            facts = self.facts(name, FINAL)
+            found.append(Outlined(name, Path(image), Path(label), facts.names, facts.said))
         return found
+
+    def facts(self, name: str, tag: str) -> LabelFacts:
+        """What is known of a label besides its voxels; nothing without a label."""
+        return LabelFacts.from_info(self.datastore.get_label_info(name, tag))
 
     def usable(self, *, without: str | None = None) -> list[Outlined]:
         """The outlined scans whose label can be used.
@@ -299,24 +330,62 @@ class Study:
 
     def _read(self, item: Outlined) -> tuple[Volume, np.ndarray, dict[int, int]]:
         what = f"The final label of {item.name}"
-        exchanged: dict[int, int] = {}
-
-        def meant(present: Sequence[int]) -> dict[int, int]:
-            if own:  # the file says itself what its values mean
-                exchanged.update(values_by_name(own, present, self.schema, what))
-            else:
-                exchanged.update(value_map(item.names, max(present, default=0), self.schema, what))
-            return exchanged
-
+        meaning = _Meaning.of(item.label, item.names, self.schema, what)
+        meaning.check_names()  # an unknown structure is told by its name, not by its value
+        store = self.datastore if isinstance(self.datastore, StudyDatastore) else None
+        before = store.scan_files_stamp(item.name) if store is not None else (0, 0, 0)
+        if store is not None:
+            store.check_drawn_on(item.name, FINAL)
+        stamp = stamp_of(item.label)
         try:
-            own = names_in_file(item.label)
             scan = read_volume(item.image)
-            empty = is_meant(own or item.names, item.annotated)
-            label = read_label(item.label, scan, self.schema, values=meant, may_be_empty=empty)
+            empty = is_meant(meaning.names, item.annotated)
+            label = read_label(item.label, scan, self.schema, values=meaning, may_be_empty=empty)
         except UserError as error:
-            text = str(error)
-            raise UserError(text if text.startswith(what) else f"{what} cannot be used: {text}", status=422) from error
-        return scan, label, exchanged
+            raise (
+                error if str(error).startswith(what) else UserError(f"{what} cannot be used: {error}", status=422)
+            ) from error
+        if stamp_of(item.label) != stamp or self.facts(item.name, FINAL).names != item.names:
+            # The names that were looked up may be those of the label before.
+            raise UserError(f"{what} was being saved anew. Try again.", status=409)
+        if store is not None and store.scan_files_stamp(item.name) != before:
+            raise UserError(f"The scan {item.name} was being copied just now. Try again.", status=409)
+        if store is not None:
+            store.note_scan(item.name, FINAL, before, scan.array)
+        return scan, label, meaning.exchanged
+
+    def read_stored(self, name: str, tag: str, scan: Volume) -> np.ndarray:
+        """A stored label that may be empty, such as a pseudo-label: ``[D, H, W]`` uint8, values of ``schema``.
+
+        Raises:
+            UserError: (404) when there is none, (422) when it cannot be used.
+        """
+        if isinstance(self.datastore, StudyDatastore):
+            self.datastore.check_drawn_on(name, tag)
+        path = Path(self.datastore.get_label_uri(name, tag))
+        names = self.facts(name, tag).names
+        strange = [each for each, _ in names if self.schema.count > 1 and not position(each, self.schema)]
+        if tag != FINAL and strange:
+            raise UserError(
+                f"The pseudo-label of {name} was made for other structures ({', '.join(strange)}). Make it anew: "
+                "train, or run a batch infer with 'propagate'.",
+                status=422,
+            )
+        meaning = _Meaning.of(path, names, self.schema, f"The label '{tag}' of {name}")
+        return read_label(path, scan, self.schema, may_be_empty=True, values=meaning)
+
+    def stored_file(self, name: str, tag: str) -> Path:
+        """The file of a stored label; a corrected copy where its values are not those of ``schema``.
+
+        Raises:
+            UserError: see ``read_stored``.
+        """
+        path = Path(self.datastore.get_label_uri(name, tag))
+        names = self.facts(name, tag).names
+        if not names or dict(names) == self.schema.as_dict() or not path.is_file():
+            return path
+        scan = read_volume(Path(self.datastore.get_image_uri(name)))
+        return self._corrected(name, path, names, self.read_stored(name, tag, scan), scan.affine)
 
     def templates_for(self, scan: Volume, *, without: str | None, most: int = MOST_TEMPLATES) -> list[Template]:
         """The wholly outlined scans most similar to ``scan``; the rest stays unread."""
@@ -367,16 +436,20 @@ class Study:
         if not self.check(item).exchanged:
             return item.label
         scan, label, _ = self._read(item)
-        digest = hashlib.sha256(repr((stamp_of(item.label), item.names)).encode()).hexdigest()[:12]
-        path = self.folder / "labels" / f"{item.name}-{digest}.nii.gz"
-        if not path.is_file():
-            write_label(path, label, scan.affine)
-        return path
+        return self._corrected(item.name, item.label, item.names, label, scan.affine)
+
+    def _corrected(self, name: str, path: Path, names: Named, label: np.ndarray, affine: np.ndarray) -> Path:
+        """A copy of a label file with the values of ``schema``."""
+        digest = hashlib.sha256(repr((stamp_of(path), tuple(names), self.schema)).encode()).hexdigest()[:12]
+        copy = self.folder / "labels" / f"{name}-{digest}.nii.gz"
+        if not copy.is_file():
+            write_label(copy, label, affine)
+        return copy
 
     def name_of(self, image: str) -> str | None:
         """The id of the scan at this path, None when it is none of the study."""
         path = Path(image).resolve()
-        guess = path.name if path.is_dir() else _scan_name(path)
+        guess = path.name if path.is_dir() else split(path.name)[0]
         if guess in self.datastore.list_images() and Path(self.datastore.get_image_uri(guess)) == path:
             return guess
         return None
@@ -400,11 +473,51 @@ class Study:
         return name, int(self.datastore.get_label_info(name, tag).get("ts") or 0), 0
 
 
-def _scan_name(path: Path) -> str:
-    for suffix in EXTENSIONS:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.name
+class _Meaning:
+    """What a label's values mean in the schema, by its names; remembers which are exchanged.
+
+    Args:
+        names: known of the label, see ``lib.label_names.names_in``.
+        own: the file's own names for its values, which go before those; empty when it has none.
+        schema: the structures.
+        what: how to call the label in messages.
+    """
+
+    def __init__(self, names: Named, own: Named, schema: LabelSchema, what: str) -> None:
+        self._known, self._own, self._schema, self._what = names, own, schema, what
+        self.exchanged: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, file: Path, names: Named, schema: LabelSchema, what: str) -> _Meaning:
+        """What a file's values mean.
+
+        Raises:
+            UserError: (422) when it cannot be read.
+        """
+        try:
+            return cls(names, names_in_file(file), schema, what)
+        except UserError as error:
+            raise UserError(f"{what} cannot be used: {error}", status=error.status) from error
+
+    @property
+    def names(self) -> Named:
+        """The names that count."""
+        return self._own or self._known
+
+    def check_names(self) -> None:
+        """Raise UserError (422) when the schema does not know one of the names that came along."""
+        if not self._own:
+            check_known(self._known, self._schema, self._what)
+
+    def __call__(self, present: Sequence[int]) -> dict[int, int]:
+        """See ``lib.volumes.read_label``."""
+        if self._own:
+            self.exchanged = values_by_name(self._own, present, self._schema, self._what)
+            return self.exchanged
+        if not self._known:
+            check_nameless(present, self._schema, self._what)
+        self.exchanged = value_map(self._known, present, self._schema, self._what)
+        return self.exchanged
 
 
 def _largest_value(path: Path) -> int:

@@ -11,7 +11,7 @@ from adapters.scores import QUALITY, Scores
 from adapters.store import FINAL, ORIGINAL
 from adapters.study import Study
 from lib.errors import UserError
-from lib.volumes import Volume, read_label
+from lib.volumes import Volume
 
 from .base import Answer, SegmentationTask
 
@@ -43,8 +43,8 @@ class Review(SegmentationTask):
             )
         info = store.get_label_info(name, ORIGINAL)
         stored = info.get("params") or {}
-        label = read_label(path, scan, self.study.schema, may_be_empty=True)
-        params = {k: v for k, v in stored.items() if k not in ("latencies", "warnings")}
+        label = self.study.read_stored(name, ORIGINAL, scan)
+        params = {k: v for k, v in stored.items() if k not in ("latencies", "label_names", "warnings")}
         warnings = stored.get("warnings")
         params |= {"model": info.get("model", ""), "ts": info.get("ts", 0)}
         scores = Scores(self.study)

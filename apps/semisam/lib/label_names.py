@@ -1,15 +1,20 @@
 """Which voxel value of a person's label stands for which structure of the study.
 
-3D Slicer renumbers segments 1, 2, ... in the order of its list, whatever their index there was, and people delete, add
-and reorder segments. The names it sends along put that right.
+3D Slicer exports segments as 1, 2, ... in the order of its list, and sends ``idx``, their numbers in that list. Where
+it leaves out a segment called "background" or a scribble, the two differ: ``idx`` 2, 3 for the values 1, 2. Other
+programs send the voxel value itself as ``idx``. Both are understood where the values in the label tell which it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from .errors import UserError
 from .labels import LabelSchema
+
+Named = Sequence[tuple[str, int]]
+"""Names with the numbers that came along, in stored order."""
 
 
 def names_in(info: Mapping[str, object]) -> list[tuple[str, int]]:
@@ -31,36 +36,101 @@ def names_in(info: Mapping[str, object]) -> list[tuple[str, int]]:
     return [(name, value) for name, value in pairs if name and name.lower() != "background"]
 
 
-def value_map(named: Sequence[tuple[str, int]], largest: int, schema: LabelSchema, what: str) -> dict[int, int]:
+def values_of(named: Named, present: Collection[int], schema: LabelSchema | None, what: str) -> list[int]:
+    """The voxel value of each name, in their order.
+
+    A number that came along is the voxel value, or the place in the viewer's list, where the value is the place among
+    the names. What is in the label decides: only one of the two may explain all of its values. Where both do, numbers
+    that do not rise are no places in a list, and numbers that are all the schema's own are values.
+
+    Args:
+        named: see ``names_in``.
+        present: values in the label above 0.
+        schema: the study's structures, if they are known.
+        what: how to call the label in the message.
+
+    Raises:
+        UserError: (422) when both explain the values, and differently.
+    """
+    numbers = [number for _, number in named]
+    places = list(range(1, len(named) + 1))
+    here = set(present)
+    unique = len(set(numbers)) == len(numbers)
+    if not unique or not here <= set(numbers):
+        # What neither explains has values without a name: they are told by the schema's check.
+        return numbers if unique and not here <= set(places) else places
+    rising = all(a < b for a, b in pairwise(numbers))
+    if not here <= set(places) or not rising or _own_values(named, schema):
+        return numbers
+    if all({n: name for name, n in named}[value] == named[value - 1][0] for value in here):
+        return places  # it makes no difference
+    values, listed = _listed(sorted(here)), _listed(numbers)
+    raise UserError(
+        f"{what} can be understood in two ways: its names came with the numbers {listed}, and it holds the value(s) "
+        f"{values}. Are these the numbers, or places in the list of names? Save it again with the voxel values as idx "
+        "and all names from 1 on; in 3D Slicer, delete the segment that comes before them (such as background) first.",
+        status=422,
+    )
+
+
+def value_map(named: Named, present: Collection[int], schema: LabelSchema, what: str) -> dict[int, int]:
     """Which of the schema's values each voxel value of a label means; empty when they agree already.
 
     Args:
         named: see ``names_in``.
-        largest: largest voxel value in the label.
+        present: values in the label above 0.
         schema: the study's structures.
         what: how to call the label in the message.
 
     Raises:
-        UserError: (422) when the label has structures that the schema does not know.
+        UserError: (422) when the label has structures that the schema does not know, or its values can mean two things.
     """
-    known = {_plain(name): value for name, value in schema.as_dict().items()}
-    if not named or schema.count == 1:
+    if not named or (schema.count == 1 and len(named) > 1):
         return {}
-    strange = [name for name, _ in named if _plain(name) not in known]
-    if strange:
+    check_known(named, schema, what)
+    values = values_of(named, present, schema, what)
+    pairs = {value: position(name, schema) or 1 for value, (name, _) in zip(values, named, strict=True)}
+    nameless = [value for value in sorted(present) if value not in pairs]
+    if nameless and not _own_values(named, schema):
+        raise UserError(
+            f"{what} holds the value(s) {_listed(nameless)}, for which none of its names "
+            f"({_listed([name for name, _ in named])}) stands. Name all structures in the viewer and save it again.",
+            status=422,
+        )
+    return {} if all(old == new for old, new in pairs.items()) else pairs
+
+
+def check_known(named: Named, schema: LabelSchema, what: str) -> None:
+    """Raise UserError (422) when the schema does not know one of the names; one structure alone may have any name."""
+    strange = [name for name, _ in named if not position(name, schema)]
+    if strange and schema.count > 1:
         raise UserError(
             f"{what} has the structure(s) {', '.join(strange)}, but this server knows {', '.join(schema.names)}. "
             "Rename them in the viewer and save again, or start the server with all names in --conf labels.",
             status=422,
         )
-    by_position = largest <= len(named)
-    agreed = all(known[_plain(name)] == value for name, value in named)
-    if agreed and (not by_position or len(named) == schema.count):
-        return {}
-    pairs = {
-        (number if by_position else value): known[_plain(name)] for number, (name, value) in enumerate(named, start=1)
-    }
-    return {} if all(old == new for old, new in pairs.items()) else pairs
+
+
+def check_nameless(present: Collection[int], schema: LabelSchema, what: str) -> None:
+    """Look at the values of a label that came without names.
+
+    Args:
+        present: values in the label above 0.
+        schema: the study's structures.
+        what: how to call the label in the message.
+
+    Raises:
+        UserError: (422) for values that the schema does not know, with what can be done about them.
+    """
+    if max(present, default=0) <= schema.count:
+        return
+    raise UserError(
+        f"{what} holds the value(s) {_listed(sorted(present))} and came without names, but this server knows 1 to "
+        f"{schema.count} ({', '.join(schema.names)}). Open it in the viewer, name its segments and submit it: names go "
+        "before values. Or renumber the file's values to 1, 2, 3, ... without gaps, in the order of the names in "
+        "--conf labels.",
+        status=422,
+    )
 
 
 def position(name: str, schema: LabelSchema) -> int:
@@ -71,6 +141,14 @@ def position(name: str, schema: LabelSchema) -> int:
 def knows_all(schema: LabelSchema, named: Iterable[tuple[str, int]]) -> bool:
     """Whether all names are those of structures."""
     return all(position(name, schema) for name, _ in named)
+
+
+def _own_values(named: Named, schema: LabelSchema | None) -> bool:
+    return schema is not None and all(position(name, schema) == number for name, number in named)
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(str(v) for v in values[:5]) + (", ..." if len(values) > 5 else "")
 
 
 def _plain(name: str) -> str:

@@ -127,7 +127,7 @@ class _Keeper:
             return None
         if QUALITY not in methods:
             return Asked(name, image, methods, states=states)
-        label = self._attempt(name, states, QUALITY, lambda: Path(store.get_label_uri(name, ORIGINAL)))
+        label = self._attempt(name, states, QUALITY, lambda: self._study.stored_file(name, ORIGINAL))
         if label is None:
             methods = tuple(method for method in methods if method != QUALITY)
         params = store.get_label_info(name, ORIGINAL).get("params") or {}

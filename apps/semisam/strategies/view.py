@@ -17,7 +17,7 @@ from adapters.store import ORIGINAL
 from adapters.study import Study
 from lib.errors import UserError
 from lib.selection import by_coverage
-from lib.volumes import read_label, read_volume
+from lib.volumes import read_volume
 
 logger = logging.getLogger("semisam.strategies")
 
@@ -105,8 +105,7 @@ class View:
             return known
         try:
             scan = read_volume(Path(self.study.datastore.get_image_uri(name)))
-            path = self.study.datastore.get_label_uri(name, ORIGINAL)
-            return planes_of_label(read_label(path, scan, self.study.schema, may_be_empty=True), scan)
+            return planes_of_label(self.study.read_stored(name, ORIGINAL, scan), scan)
         except UserError as error:
             logger.warning("No planes of %s can be named: %s", name, error)
             return None
