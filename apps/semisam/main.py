@@ -17,7 +17,9 @@ from typing import Any
 
 # Training, batch infer and the server share the cores. OpenMP threads that spin while they wait for each other then
 # slow everything down (measured: a propagation of 3 s took 80 s beside three other jobs, 7 s with waiting threads
-# asleep). Torch reads this when it is loaded: it counts for the jobs the server starts.
+# asleep). OpenMP reads this when torch is loaded: it counts for the jobs the server starts. The server itself has torch
+# already, however it was started: see lib/openmp.py.
+SPINS = "torch" in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PACKAGES = ("lib", "adapters", "infers", "trainers", "strategies", "scoring")
@@ -65,10 +67,14 @@ from adapters.unasked import Unasked
 from lib.config import Settings
 from lib.errors import UserError
 from lib.generalists import RESIDENTS, check_generalist
+from lib.openmp import wait_asleep
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
 from trainers import SemiSamTrainer
 
 logger = logging.getLogger("semisam")
+
+if SPINS:
+    wait_asleep()
 
 VERSION = "0.1.0"
 
