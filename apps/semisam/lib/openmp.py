@@ -1,7 +1,7 @@
 """OpenMP threads that wait asleep, although OpenMP was loaded to let them spin.
 
-GNU's OpenMP (libgomp), which PyTorch brings, reads ``OMP_WAIT_POLICY`` once, when it is loaded. Without it, a thread that
-waits for the others of its team spins for some milliseconds, thousands of times in an answer: harmless on an idle
+GNU's OpenMP (libgomp), which PyTorch brings, reads ``OMP_WAIT_POLICY`` once, when it is loaded. Without it, a thread
+that waits for the others of its team spins for some milliseconds, thousands of times in an answer: harmless on an idle
 machine, and ruinous beside a training that wants the same cores. It has no function to change this later. But it spins
 a hundred rounds instead of 300,000 as soon as a process has more of its threads than there are cores
 (``gomp_throttled_spin_count_var`` in libgomp's ``config/linux/wait.h``). So one thread of ours keeps a team of that

@@ -12,6 +12,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from adapters.devices import device_choices
+from adapters.job_records import true_stats
 from adapters.launch import launch, processes
 from adapters.options import TRAIN, check_keys
 from adapters.study import Study
@@ -64,7 +65,7 @@ class SemiSamTrainer(TrainTask):
             content = json.loads((self.study.folder / "train_stats.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return content if isinstance(content, dict) else {}
+        return true_stats(content if isinstance(content, dict) else {}, self.study.place, self.study.folder / "runs")
 
     def check(self, request: Mapping[str, Any]) -> RecipeOptions:
         """Look at a training request before anything is started.
