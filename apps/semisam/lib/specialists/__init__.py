@@ -1,5 +1,6 @@
 """Specialists: small trainable networks, and the semi-supervised regularisers that help to train them."""
 
+from .check import check_checkpoint
 from .checkpoint import Specialist, load_fitting, load_specialist, save_specialist
 from .networks import build_network
 from .part import part_of
@@ -12,6 +13,7 @@ __all__ = [
     "SpecialistPrediction",
     "SpecialistSpec",
     "build_network",
+    "check_checkpoint",
     "check_roi",
     "choose_roi",
     "choose_spacing",

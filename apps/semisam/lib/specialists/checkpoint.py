@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +15,14 @@ from torch import nn
 from ..backends.nnunet import MissingPackageError, NnunetScheme, need_nnunet
 from ..errors import UserError
 from ..volumes import write_whole
+from .contents import check_tensors, read_content
 from .networks import build_network
 from .spec import SpecialistSpec
 
+log = logging.getLogger("semisam.specialists")
+
 _FORMAT = 1
+_MOST_MEMBERS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,33 +81,49 @@ def load_specialist(path: str | os.PathLike[str], device: str = "cpu") -> Specia
     if not path.is_file():
         raise UserError("There is no trained specialist yet. Train first, then try again.", status=404)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != _FORMAT:
-            raise ValueError(f"format {content['format']}, expected {_FORMAT}")
-        spec = SpecialistSpec.from_plain(content["spec"])
-        scheme = None
-        if content.get("nnunet") is not None:
-            need_nnunet()
-            scheme = NnunetScheme.from_plain(content["nnunet"])
-        members = []
-        for weights in content["members"]:
-            network = build_network(spec) if scheme is None else scheme.build_network()
-            network.load_state_dict(weights)
-            members.append(network)
-        if not members:
-            raise ValueError("no networks in it")
-        specialist = Specialist(spec, tuple(members), content["notes"], scheme)
+        specialist = _build(read_content(path))
     except MissingPackageError:
         raise
     except Exception as error:
-        # torch.load alone raises pickle, zip, runtime, EOF and key errors.
-        first = (str(error).strip().splitlines() or ["-"])[0][:160]
+        # torch.load alone raises pickle, zip, runtime, EOF and key errors; their words are for the log.
+        log.warning("%s cannot be loaded (%s: %s)", path, type(error).__name__, str(error).strip()[:300])
         raise UserError(
-            f"{path.name} is damaged or no specialist of this app ({type(error).__name__}: {first}). "
-            "Train again, or put a good copy there.",
-            status=422,
+            f"{path.name} is damaged or no specialist of this app. Train again, or put a good copy there.", status=422
         ) from error
     return specialist.to(device)  # the file is not to blame where there is no room for it
+
+
+def _build(content: Mapping[str, Any]) -> Specialist:
+    """The specialist that a file describes, on the CPU.
+
+    Raises:
+        MissingPackageError: when it needs nnU-Net and that is not installed.
+        KeyError, TypeError, ValueError, RuntimeError: when something is missing or does not fit.
+    """
+    if content["format"] != _FORMAT:
+        raise ValueError(f"format {content['format']}, expected {_FORMAT}")
+    spec = SpecialistSpec.from_plain(content["spec"])
+    scheme, notes, members = None, content["notes"], content["members"]
+    if content.get("nnunet") is not None:
+        need_nnunet()
+        scheme = NnunetScheme.from_plain(content["nnunet"])
+    if not isinstance(notes, dict) or not isinstance(members, list) or not 0 < len(members) <= _MOST_MEMBERS:
+        raise ValueError("no networks, or no notes in it")
+    check_tensors({f"{n} {name}": value for n, weights in enumerate(members) for name, value in weights.items()})
+
+    def build() -> nn.Module:
+        return build_network(spec) if scheme is None else scheme.build_network()
+
+    with torch.device("meta"):  # takes no memory, whatever the file asks for
+        shapes = {name: value.shape for name, value in build().state_dict().items()}
+    if any({name: value.shape for name, value in weights.items()} != shapes for weights in members):
+        raise ValueError("its weights are not those of its network")
+    networks = []
+    for weights in members:
+        network = build()
+        network.load_state_dict(weights)
+        networks.append(network)
+    return Specialist(spec, tuple(networks), notes, scheme)
 
 
 def load_fitting(path: str | os.PathLike[str], names: Sequence[str], device: str = "cpu") -> Specialist:

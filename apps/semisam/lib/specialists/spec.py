@@ -26,6 +26,14 @@ _AROUND_SHARE = 0.25
 _MOST_OF_SCAN = 0.5
 """Share of a scan from which on a part is not worth to be told from the whole."""
 
+_MOST_CHANNELS = 256
+"""Labels are kept as one byte a voxel."""
+_MOST_LETTERS = 1000
+_MOST_LEVELS = 10
+_MOST_WIDTH = 4096
+_MOST_ROI = 2**27
+"""Voxels of a window at most: 512 along each axis."""
+
 
 @dataclass(frozen=True)
 class SpecialistSpec:
@@ -81,9 +89,25 @@ class SpecialistSpec:
         needed = ("label_names", "widths", "spacing", "roi_size")
         known = {name: content[name] for name in cls.__dataclass_fields__ if name in content or name in needed}
         spec = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})  # type: ignore[arg-type]
-        if len(spec.spacing) != 3 or len(spec.roi_size) != 3 or not spec.widths or not spec.label_names:
-            raise ValueError("spacing, roi_size, widths or label_names has a wrong length")
+        spec.check()
         return spec
+
+    def check(self) -> None:
+        """Raise ValueError or TypeError unless the fields are such as a training chooses them."""
+        if len(self.spacing) != 3 or len(self.roi_size) != 3 or not self.widths or not self.label_names:
+            raise ValueError("spacing, roi_size, widths or label_names has a wrong length")
+        named = all(isinstance(name, str) and len(name) <= _MOST_LETTERS for name in self.label_names)
+        if not named or self.channels > _MOST_CHANNELS:
+            raise ValueError("label_names are no names, or too many")
+        if len(self.widths) > _MOST_LEVELS or not all(_whole(n, _MOST_WIDTH) for n in self.widths):
+            raise ValueError("widths are no channels")
+        if not all(_whole(n, _MOST_ROI) for n in self.roi_size) or math.prod(self.roi_size) > _MOST_ROI:
+            raise ValueError("roi_size is no window")
+        sizes = (*self.spacing, *(self.part or (1.0, 1.0, 1.0)))
+        if len(sizes) != 6 or not all(isinstance(n, (int, float)) and 0 < n < math.inf for n in sizes):
+            raise ValueError("spacing or part are no sizes")
+        if self.inputs not in (1, 3) or self.slice_axis not in (0, 1, 2) or not 0 <= self.dropout < 1:
+            raise ValueError("inputs, slice_axis or dropout have no meaning")
 
 
 def part_of_interest(
@@ -192,6 +216,10 @@ def _fits(roi: Sequence[int], levels: int, network: str, slice_axis: int = 2) ->
     step = 2 ** (levels - 1)
     seen = [n for axis, n in enumerate(roi) if network not in BY_SLICE or axis != slice_axis]
     return min(roi) >= 1 and min(seen) >= 4 and math.prod(math.ceil(n / step) for n in seen) >= 2
+
+
+def _whole(number: object, most: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 < number <= most
 
 
 def _median(values: Sequence[float]) -> float:
