@@ -52,7 +52,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 import infers
 import strategies
-from adapters import dicom_proxy, gate, login, ohif, reports, secrets, seg_answers, validation
+from adapters import dicom_proxy, gate, login, models, ohif, reports, secrets, seg_answers, validation
 from adapters.answers import LOG, http_answers, text_of
 from adapters.batch import BatchInfer, check_batch
 from adapters.dicomweb import open_dicomweb
@@ -182,7 +182,7 @@ class SemiSam(MONAILabelApp):
         if mode and "monailabel.app" in sys.modules:
             login.install()
             gate.install(sys.modules["monailabel.app"].app, self.settings)
-            for addition in (dicom_proxy, reports, ohif):
+            for addition in (dicom_proxy, models, reports, ohif):
                 addition.install(sys.modules["monailabel.app"].app)
             seg_answers.install()
         if mode:

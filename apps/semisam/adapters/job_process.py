@@ -87,6 +87,7 @@ class Jobs:
         before = kills_for_memory()
         process = _start(task["request"], method)
         utils.background_processes[method][task["id"]] = process
+        self._note(method, process.pid)
         task["status"] = _RUNNING
         ears = threading.Thread(target=_hear, args=(process, task, method), daemon=True)
         ears.start()
@@ -101,11 +102,19 @@ class Jobs:
         if callback:
             callback(task)
 
+    def _note(self, method: str, pid: int) -> None:
+        try:
+            self._records.begin(method, (os.getpid(), born(os.getpid()) or 0.0), pid)
+        except OSError as error:
+            logger.warning("The job could not be noted: %s", error)
+
     def _tell_end(self, task: dict[str, Any], method: str, process: subprocess.Popen[str], before: int) -> None:
         """Say it when a job has ended without a word: in the status, in the log, and for the statistics."""
         record = self._records.of(method, process.pid)
         stopped = task["status"] == _STOPPED
-        if record is None and not stopped and process.returncode >= 0:
+        if process.returncode >= 0 and not stopped:
+            if record is not None:
+                self._records.remove(record)  # it has ended before it was under way
             return
         ended = why(process.returncode, before, stopped=stopped, ending=self._ending)
         if record is not None:

@@ -39,6 +39,7 @@ _SERVER = "server"
 _MEMORY = "memory"
 """Why a job ended: the system has killed it, because memory ran out."""
 
+_END_SECONDS = 5.0
 _ENDS = ("done", "failed", "killed", STOPPED)
 _SAME_SECONDS = 1.0
 SAY_SECONDS = 10.0
@@ -95,12 +96,20 @@ class JobRecords:
     def __init__(self, place: Path) -> None:
         self._folder = place / "jobs"
 
-    def begin(self, kind: str, server: tuple[int, float]) -> JobRecord:
-        """Note that this process is a job, and forget those of its kind that are gone."""
+    def begin(self, kind: str, server: tuple[int, float], pid: int) -> JobRecord:
+        """Note that a process is a job, and forget those of its kind that are gone.
+
+        Args:
+            kind: see ``JobRecord``.
+            server: number and start of the process that has started it.
+            pid: its number.
+        """
+        known = self.of(kind, pid)
+        if known is not None and known.here and _same(pid, known.born):
+            return known  # its server was faster
         for record in self.all(kind):
             if not self.runs(record):
                 self.remove(record)
-        pid = os.getpid()
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         record = JobRecord(kind, pid, born(pid) or 0.0, socket.gethostname(), _names(), *server, started)
         self._write(record)
@@ -211,12 +220,17 @@ def true_stats(stats: dict[str, Any], place: Path, runs: Path) -> dict[str, Any]
         runs: the study's folder of runs.
     """
     records = JobRecords(place)
-    if not stats or stats.get("stage") in _ENDS or records.running(TRAIN):
+    if records.running(TRAIN):
         return stats
     record = records.killed(TRAIN)
+    over = not stats or stats.get("stage") in _ENDS
+    if over and (record is None or record.started <= str(stats.get("start_ts", ""))):
+        return stats
     ended = record.ended if record is not None else ""
     stage = STOPPED if ended == STOPPED else "killed"
-    return {**stats, "stage": stage, "seconds_left": 0.0, "message": sentence(TRAIN, ended, last_round(runs))}
+    message = sentence(TRAIN, ended, last_round(runs))
+    nothing = {"epoch": 0, "total_epochs": 1, "best_metric": 0.0}  # as viewers expect it
+    return {**nothing, **stats, "stage": stage, "seconds_left": 0.0, "message": message}
 
 
 def why(returncode: int, kills_before: int, *, stopped: bool, ending: bool) -> str:
@@ -272,7 +286,7 @@ def _names() -> str:
 
 
 def end_tree(pids: Sequence[int]) -> None:
-    """Kill processes and all that they have started."""
+    """Kill processes and all that they have started, and wait a moment until they are gone."""
     found: dict[int, psutil.Process] = {}
     for pid in pids:
         try:
@@ -286,3 +300,4 @@ def end_tree(pids: Sequence[int]) -> None:
             process.kill()
         except psutil.Error as error:
             logger.debug("Process %s has just ended: %s", process.pid, error)
+    psutil.wait_procs(list(found.values()), timeout=_END_SECONDS)

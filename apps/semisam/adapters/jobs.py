@@ -49,8 +49,7 @@ def _watch(server: int) -> None:
     pause = threading.Event()
     while os.getppid() == server:
         pause.wait(_LOOK_SECONDS)
-    print("The server is gone: its job ends too.", file=sys.stderr, flush=True)
-    end_tree([os.getpid()])
+    end_tree([os.getpid()])  # without a word: whoever would have read it is gone
     os._exit(_ENDED_BY + signal.SIGTERM)
 
 
@@ -91,7 +90,7 @@ def _noted(kind: str, place: Path) -> Iterator[None]:
     records = JobRecords(place)
     record = None
     try:
-        record = records.begin(kind, _server)
+        record = records.begin(kind, _server, os.getpid())
     except OSError as error:
         logger.warning("The job could not be noted: %s", error)
     end = threading.Event()
