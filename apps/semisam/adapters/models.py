@@ -120,7 +120,7 @@ def take_out(study: Study, model: str) -> dict[str, Any]:
 def _check_model(model: str) -> None:
     if model not in WITH_FILE:
         raise UserError(
-            f"The model {model[:80]!r} has no file. Only the trained network can be uploaded and deleted, as 'segment'.",
+            f"The model {model[:80]!r} has no file. Only the trained network has one that can be changed: 'segment'.",
             status=404,
         )
 

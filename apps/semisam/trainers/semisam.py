@@ -64,7 +64,7 @@ class SemiSamTrainer(TrainTask):
         try:
             content = json.loads((self.study.folder / "train_stats.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return {}
+            content = {}
         return true_stats(content if isinstance(content, dict) else {}, self.study.place, self.study.folder / "runs")
 
     def check(self, request: Mapping[str, Any]) -> RecipeOptions:
