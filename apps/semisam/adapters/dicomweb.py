@@ -243,6 +243,9 @@ class DicomWebStudy(StudyDatastore):
             final, theirs = item.labels.get(FINAL), newest.get((uid, FINAL))
             if final is not None and final.info.get("SOPInstanceUID") in uids:
                 final.info["listed"] = True
+            if final is not None and listed.misses(final):
+                self._take_label(uid, FINAL, None)
+                final = None
             if theirs is not None and (final is None or is_newer(theirs, final)):
                 label = theirs.label()
                 put_after(label.info, final)

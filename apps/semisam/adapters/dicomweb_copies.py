@@ -8,6 +8,7 @@ before, and however often the cache was deleted in between.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from .dicom_labels import ANY
 EXTENSION = ".nii.gz"
 _MARK = "@"
 """No DICOM UID has it."""
+_NAME = re.compile(rf"([0-9.]+?)({_MARK}[0-9a-f]+)?(\.[a-z]+)+")
+"""A label's file: the scan's UID, the mark of a copy, the format."""
 
 
 class LabelCopies:
@@ -66,8 +69,8 @@ class LabelCopies:
         folder = self._folder / tag
         for path in folder.iterdir() if folder.is_dir() else ():
             # A UID may begin with another one.
-            mine = path.name.startswith(f"{scan}{_MARK}") or _without_extension(path.name) == scan
-            if mine and path != keep:
+            found = _NAME.fullmatch(path.name)
+            if found and found[1] == scan and path != keep:
                 path.unlink(missing_ok=True)
 
 
@@ -76,11 +79,3 @@ def _same(file: Path, label: np.ndarray, scan: Volume) -> bool:
         return bool(np.array_equal(read_label(file, scan, ANY), label))
     except UserError:
         return False
-
-
-def _without_extension(name: str) -> str:
-    """A file's name without its ending; a UID has dots itself, but no letters."""
-    parts = name.split(".")
-    while len(parts) > 1 and not parts[-1].isdecimal():
-        parts.pop()
-    return ".".join(parts)
