@@ -129,7 +129,8 @@ class SemiSam(MONAILabelApp):
         elif self.studies.startswith(("http://", "https://")):
             datastore = open_dicomweb(self.studies.strip().rstrip("/"), self.settings)
         else:
-            datastore = StudyDatastore(self.studies, read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY)
+            read_only, follow = server_settings.MONAI_LABEL_DATASTORE_READ_ONLY, self.settings.follow_links
+            datastore = StudyDatastore(self.studies, read_only=read_only, follow_links=follow)
         self.study = Study(self.studies, datastore, self.settings, Path(self.app_dir) / "model" / "semisam")
         return datastore
 

@@ -23,6 +23,7 @@ from lib.recent import stamp_of
 from lib.volumes import is_dicom_image, write_whole
 
 from .answers import http_answers
+from .links import Links
 from .options import check_plain, shown
 from .shared_store import SharedDatastore
 
@@ -50,13 +51,17 @@ class StudyDatastore(SharedDatastore):
     Args:
         folder: the study.
         read_only: do not look for new files.
+        follow_links: whether links that lead out of the study are followed, see ``adapters.links``.
 
     Attributes:
         serving: whether this process answers clients. Only then labels with the tag ``final`` are taken.
     """
 
-    def __init__(self, folder: str, *, read_only: bool = False) -> None:
+    def __init__(self, folder: str, *, read_only: bool = False, follow_links: bool = False) -> None:
         self.serving = False
+        self._links = Links(folder, follow=follow_links)
+        self._links.check_folders("labels")
+        self._outside: set[str] = set()
         self._watcher: Any = None
         self._headers: dict[tuple[str, int, int], bool] = {}
         super().__init__(folder, extensions=EXTENSIONS, read_only=read_only)
@@ -73,7 +78,9 @@ class StudyDatastore(SharedDatastore):
         return {
             name: name
             for name in sorted(os.listdir(path))
-            if not name.startswith(".") and self._is_scan(os.path.join(path, name), self._to_id(name)[1])
+            if not name.startswith(".")
+            and self._is_scan(os.path.join(path, name), self._to_id(name)[1])
+            and self._stays_inside(os.path.join(path, name))
         }
 
     def _is_scan(self, path: str, extension: str) -> bool:
@@ -99,7 +106,7 @@ class StudyDatastore(SharedDatastore):
                 continue
             image_id, extension = (name, "") if os.path.isdir(path) else self._to_id(name)
             # A file goes before a folder of the same name: the folder's NIfTI copy.
-            if os.path.isdir(path) or self._is_scan(path, extension):
+            if (os.path.isdir(path) or self._is_scan(path, extension)) and self._stays_inside(path):
                 found[image_id] = extension if extension else found.get(image_id, "")
         fresh = {k: v for k, v in found.items() if k not in self._datastore.objects}
         for image_id, extension in fresh.items():
@@ -115,6 +122,31 @@ class StudyDatastore(SharedDatastore):
         with os.scandir(path) as entries:
             files = sorted(e.path for e in entries if e.is_file() and not e.name.startswith("."))[:3]
         return any(file.lower().endswith(".dcm") or _has_dicom_mark(file) for file in files)
+
+    def _stays_inside(self, path: str) -> bool:
+        """Whether a file or folder lies in the study; what does not is said once."""
+        reason = self._links.reason(path)
+        if reason is not None and path not in self._outside:
+            self._outside.add(path)
+            logger.warning("Left out: %s: %s.", os.path.relpath(path, self._datastore_path), reason)
+        return reason is None
+
+    def get_image_uri(self, image_id: str) -> str:
+        """See the base class; refused for what has become a link that leads out of the study."""
+        item = self._datastore.objects.get(image_id)
+        if item is not None:
+            file = os.path.join(self._datastore.image_path(), self._filename(image_id, item.image.ext))
+            self._links.check(file, f"Image {image_id!r}")
+        return str(super().get_image_uri(image_id))
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """See the base class; refused for what has become a link that leads out of the study."""
+        label = self._datastore.label(label_id, label_tag)
+        if label is not None:
+            file = os.path.join(self._datastore.label_path(label_tag), self._filename(label_id, label.ext))
+            self._links.check_folders("labels")
+            self._links.check(file, f"The label of {label_id!r}")
+        return str(super().get_label_uri(label_id, label_tag))
 
     def _known(self, image_id: str) -> ImageLabelModel:
         item = self._datastore.objects.get(image_id)
@@ -222,6 +254,7 @@ class StudyDatastore(SharedDatastore):
             raise UserError(f"{image_id} is a 3D scan: save its label as .nii.gz or .nrrd, not as {extension}.")
         target = Path(self._datastore.label_path(tag)) / self._filename(image_id, extension)
         notes = plain_info(info)
+        self._links.check_folders("labels")
         write_whole(target, lambda name: shutil.copyfile(file, name))
         before = item.labels.get(tag)
         item.labels[tag] = DataModel(info={**notes, "ts": int(time.time()), "name": target.name}, ext=extension)
