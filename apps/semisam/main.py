@@ -273,8 +273,7 @@ class SemiSam(MONAILabelApp):
             warnings.append(str(error))
         except Exception as error:
             # The label is stored; the client must not take it for lost.
-            logger.exception("The new label of %s could not be looked into", image_id)
-            warnings.append(f"The label is stored, but could not be looked into ({type(error).__name__}: {error}).")
+            warnings.append(f"The label is stored, but could not be looked into: {text_of(error)}.")
         if not self.datastore().get_label_by_image_id(image_id, FINAL):
             return {"warnings": warnings}
         return {"warnings": warnings, **settle(self.study, image_id)}

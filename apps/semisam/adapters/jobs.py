@@ -80,7 +80,6 @@ def job(what: str, kind: str, place: Path, *, advice: str) -> Iterator[None]:
     except (UserError, HTTPException) as error:
         _end(f"{what} stopped: {text_of(error)}")
     except Exception as error:
-        logger.exception("%s failed", what)
         _end(f"{what} stopped: {text_of(error)}. {advice}")
 
 

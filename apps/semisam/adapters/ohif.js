@@ -4,6 +4,7 @@
   const MODE = '@ohif/mode-monai-label';
   const SEGMENTS = '@ohif/extension-cornerstone.panelModule.panelSegmentation';
   const ASKED = /\/(infer|train|activelearning)\/[^/]*$/;
+  const STORED = /\/proxy\/dicom\/(stow\/)?studies(\/[^/]*)?$/;
 
   // The panel would ask port 8000 of this host. The right server is the one that this page comes from.
   const server = window.location.href.split('/ohif/')[0] + '/';

@@ -165,6 +165,10 @@ def _check_folder(folder: Path) -> None:
         write_whole(probe, lambda name: Path(name).write_bytes(b"\0" * 4096))
         probe.unlink(missing_ok=True)
     except PermissionError as error:
-        raise UserError(f"The model folder {folder} cannot be written: {error.strerror}.", status=507) from error
+        logger.error("%s cannot be written: %s", folder, error)
+        raise UserError(
+            "The server's folder of models cannot be written: give its user the right to. The log names the folder.",
+            status=507,
+        ) from error
     except OSError as error:
         raise space_error(error, folder) or error from error
