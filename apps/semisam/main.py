@@ -60,9 +60,10 @@ from adapters.inference import check_infer, infer
 from adapters.job_process import Jobs
 from adapters.job_records import BATCH, NAMES, TRAIN
 from adapters.job_records import SCORING as SCORING_JOB
-from adapters.jobs import follow_server, job, stop_start
+from adapters.jobs import job, stop_start
 from adapters.options import SAMPLE, SCORING, check_keys, check_name, check_plain
 from adapters.outlined import settle
+from adapters.processes import follow_server
 from adapters.sessions import StudySessions
 from adapters.store import FINAL, StudyDatastore
 from adapters.study import Study

@@ -33,18 +33,14 @@ from .job_records import (
     TRAIN,
     JobRecord,
     JobRecords,
-    born,
-    end_tree,
     kills_for_memory,
     last_round,
     sentence,
     why,
 )
+from .processes import born, end_tree, lead_jobs
 
 logger = logging.getLogger("semisam.jobs")
-
-SERVER = "SEMISAM_SERVER"
-"""Variable of the environment of a job: number and start of the process that has started it."""
 
 _LINES = 20
 _HEAR_SECONDS = 3.0
@@ -68,7 +64,7 @@ class Jobs:
 
     def install(self) -> None:
         """Run and stop jobs in MONAI Label's place, and end with this process."""
-        os.environ[SERVER] = f"{os.getpid()} {born(os.getpid()) or 0.0}"
+        lead_jobs()
         utils._task_func = self.run
         AsyncTask.stop = staticmethod(self.stop)
         self._settle()

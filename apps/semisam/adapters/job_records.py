@@ -12,15 +12,14 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
-
 from lib.runfolder import RunFolder
 from lib.volumes import write_whole
+
+from .processes import born, is_same, namespace
 
 logger = logging.getLogger("semisam.jobs")
 
@@ -39,9 +38,7 @@ _SERVER = "server"
 _MEMORY = "memory"
 """Why a job ended: the system has killed it, because memory ran out."""
 
-_END_SECONDS = 5.0
 _ENDS = ("done", "failed", "killed", STOPPED)
-_SAME_SECONDS = 1.0
 SAY_SECONDS = 10.0
 """How often a job says that it is at work."""
 _SILENT_SECONDS = 120.0
@@ -78,12 +75,12 @@ class JobRecord:
     @property
     def here(self) -> bool:
         """Whether its process can be seen from here."""
-        return self.names == _names()
+        return self.names == namespace()
 
     @property
     def left_alone(self) -> bool:
         """Whether the server that has started it is no longer there."""
-        return bool(self.here and self.server and not _same(self.server, self.server_born))
+        return bool(self.here and self.server and not is_same(self.server, self.server_born))
 
 
 class JobRecords:
@@ -105,13 +102,13 @@ class JobRecords:
             pid: its number.
         """
         known = self.of(kind, pid)
-        if known is not None and known.here and _same(pid, known.born):
+        if known is not None and known.here and is_same(pid, known.born):
             return known  # its server was faster
         for record in self.all(kind):
             if not self.runs(record):
                 self.remove(record)
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        record = JobRecord(kind, pid, born(pid) or 0.0, socket.gethostname(), _names(), *server, started)
+        record = JobRecord(kind, pid, born(pid) or 0.0, socket.gethostname(), namespace(), *server, started)
         self._write(record)
         return record
 
@@ -127,7 +124,7 @@ class JobRecords:
     def runs(self, record: JobRecord) -> bool:
         """Whether a job is at work; one of another machine is as long as it says so, see ``still_runs``."""
         if record.here:
-            return _same(record.pid, record.born)
+            return is_same(record.pid, record.born)
         try:
             said = self._file(record.kind, record.pid).stat().st_mtime
         except FileNotFoundError:
@@ -259,45 +256,3 @@ def kills_for_memory() -> int:
             continue
         count += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
     return count
-
-
-def born(pid: int) -> float | None:
-    """When a process was started, None when it has ended (one whose parent has not taken notice yet, too)."""
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.Error:
-        return None
-
-
-def _same(pid: int, since: float) -> bool:
-    """Whether a process is there, and the one of before: numbers are given again."""
-    found = born(pid)
-    return found is not None and abs(found - since) < _SAME_SECONDS
-
-
-def _names() -> str:
-    """This machine, and where its process numbers count."""
-    try:
-        space = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        space = ""
-    return f"{socket.gethostname()} {space}"
-
-
-def end_tree(pids: Sequence[int]) -> None:
-    """Kill processes and all that they have started, and wait a moment until they are gone."""
-    found: dict[int, psutil.Process] = {}
-    for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            found.update({each.pid: each for each in [process, *process.children(recursive=True)]})
-        except psutil.Error:
-            continue
-    found.pop(os.getpid(), None)
-    for process in found.values():
-        try:
-            process.kill()
-        except psutil.Error as error:
-            logger.debug("Process %s has just ended: %s", process.pid, error)
-    psutil.wait_procs(list(found.values()), timeout=_END_SECONDS)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from fastapi import HTTPException
 
@@ -18,45 +17,13 @@ from lib.errors import UserError
 from lib.memory import keep_freed_memory
 
 from .answers import text_of
-from .job_process import SERVER
-from .job_records import SAY_SECONDS, JobRecords, end_tree
+from .job_records import SAY_SECONDS, JobRecords
+from .processes import followed
 
 logger = logging.getLogger("semisam.jobs")
 
 _NICE = 5
 """The server goes first, but a busy machine must not bring the job to a halt."""
-
-_LOOK_SECONDS = 0.5
-_ENDED_BY = 128
-"""A shell's way to say that a signal has ended a process."""
-
-_server: tuple[int, float] = (0, 0.0)
-
-
-def follow_server() -> None:
-    """In a job: end with the server that has started it, however that ends, and take along what the job has started."""
-    global _server
-    number, _, since = os.environ.pop(SERVER, "").partition(" ")  # processes of the job follow the job
-    if not number.isdecimal() or int(number) == os.getpid():
-        return
-    _server = int(number), float(since or 0.0)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _end_by)
-    threading.Thread(target=_watch, args=(_server[0],), daemon=True, name="semisam-server").start()
-
-
-def _watch(server: int) -> None:
-    pause = threading.Event()
-    while os.getppid() == server:
-        pause.wait(_LOOK_SECONDS)
-    end_tree([os.getpid()])  # without a word: whoever would have read it is gone
-    os._exit(_ENDED_BY + signal.SIGTERM)
-
-
-def _end_by(number: int, frame: Any) -> None:
-    end_tree([os.getpid()])
-    signal.signal(number, signal.SIG_DFL)
-    signal.raise_signal(number)
 
 
 @contextmanager
@@ -89,7 +56,7 @@ def _noted(kind: str, place: Path) -> Iterator[None]:
     records = JobRecords(place)
     record = None
     try:
-        record = records.begin(kind, _server, os.getpid())
+        record = records.begin(kind, followed(), os.getpid())
     except OSError as error:
         logger.warning("The job could not be noted: %s", error)
     end = threading.Event()
