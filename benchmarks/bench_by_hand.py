@@ -29,6 +29,7 @@ from server import Server
 SCANS = 8
 LABELS = "anterior,posterior"
 MOST_RATIO = 1.3
+BY_HAND, MAKE = "by-hand", "make-serve"
 MAKE_SERVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """What the Makefile sets for the sake of speed."""
 _OURS = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ITK_", "MONAI_LABEL_")
@@ -122,7 +123,7 @@ def main() -> None:
     data = common.open_dataset("hippocampus", LABELS.split(","))
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        kinds = {"by hand": (chosen.app, {}), "make serve": (common.APP, MAKE_SERVE)}
+        kinds = {BY_HAND: (chosen.app, {}), MAKE: (common.APP, MAKE_SERVE)}
         for name in kinds:
             scans = make_study(base / name / "study", data)
         servers = {name: PlainServer(base / name, app, env) for name, (app, env) in kinds.items()}
@@ -131,10 +132,10 @@ def main() -> None:
                 server._wait()
             ask_in_turn(servers, scans[:1], 1)  # what is loaded once
             idle = ask_in_turn(servers, scans, 1)
-            servers["make serve"].post("/train/semisam", _TRAINING)
-            wait_for_training(servers["make serve"])
+            servers[MAKE].post("/train/semisam", _TRAINING)
+            wait_for_training(servers[MAKE])
             busy = ask_in_turn(servers, scans, chosen.rounds)
-            still = servers["make serve"].get("/train/")["status"]
+            still = servers[MAKE].get("/train/")["status"]
         finally:
             for server in servers.values():
                 server.stop()
@@ -148,7 +149,7 @@ def _show(idle: Mapping[str, Sequence[float]], busy: Mapping[str, Sequence[float
     ]
     heading("A propagation, seconds")
     print(table(["server", "idle, median", "while training, median", "while training, most"], rows))
-    ratio = statistics.median(busy["by hand"]) / statistics.median(busy["make serve"])
+    ratio = statistics.median(busy[BY_HAND]) / statistics.median(busy[MAKE])
     verdict = "as it should be" if ratio <= MOST_RATIO else "too slow"
     print(f"\nBeside a running training ({still}): {ratio:.2f} times make serve, at most {MOST_RATIO}: {verdict}.")
     if ratio > MOST_RATIO or still != "RUNNING":
