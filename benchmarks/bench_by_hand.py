@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 import common
 from common import DataSet, heading, table
 from server import Server
@@ -32,6 +34,8 @@ MOST_RATIO = 1.3
 BY_HAND, MAKE = "by-hand", "make-serve"
 MAKE_SERVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """What the Makefile sets for the sake of speed."""
+Took = tuple[float, float]
+"""Seconds by the clock, and of processors."""
 _OURS = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ITK_", "MONAI_LABEL_")
 _TRAINING = {"preset": "quick", "rounds": 8, "max_epochs": 2000}
 
@@ -67,11 +71,13 @@ class PlainServer(Server):
             start_new_session=True,
         )
 
-    def propagate(self, image: str) -> float:
-        """Seconds that a viewer waits for a label."""
-        begun = time.perf_counter()
+    def propagate(self, image: str) -> tuple[float, float]:
+        """Seconds that a viewer waits for a label, and seconds of processors that the server takes for it."""
+        process = psutil.Process(self._process.pid)
+        before, begun = process.cpu_times(), time.perf_counter()
         self.ask_label("propagate", image, {})
-        return time.perf_counter() - begun
+        took, after = time.perf_counter() - begun, process.cpu_times()
+        return took, after.user + after.system - before.user - before.system
 
 
 def make_study(folder: Path, data: DataSet) -> list[str]:
@@ -84,9 +90,9 @@ def make_study(folder: Path, data: DataSet) -> list[str]:
     return names[1:]
 
 
-def ask_in_turn(servers: Mapping[str, PlainServer], names: Sequence[str], rounds: int) -> dict[str, list[float]]:
+def ask_in_turn(servers: Mapping[str, PlainServer], names: Sequence[str], rounds: int) -> dict[str, list[Took]]:
     """Ask every server for every scan, ``rounds`` times, changing the first one each time."""
-    found: dict[str, list[float]] = {name: [] for name in servers}
+    found: dict[str, list[Took]] = {name: [] for name in servers}
     order = list(servers)
     for _ in range(rounds):
         for image in names:
@@ -142,14 +148,14 @@ def main() -> None:
     _show(idle, busy, still)
 
 
-def _show(idle: Mapping[str, Sequence[float]], busy: Mapping[str, Sequence[float]], still: str) -> None:
-    rows = [
-        [name, f"{statistics.median(idle[name]):.2f}", f"{statistics.median(busy[name]):.2f}", f"{max(busy[name]):.2f}"]
-        for name in idle
-    ]
-    heading("A propagation, seconds")
-    print(table(["server", "idle, median", "while training, median", "while training, most"], rows))
-    ratio = statistics.median(busy[BY_HAND]) / statistics.median(busy[MAKE])
+def _show(idle: Mapping[str, Sequence[Took]], busy: Mapping[str, Sequence[Took]], still: str) -> None:
+    def median(of: Sequence[Took], number: int) -> float:
+        return statistics.median(each[number] for each in of)
+
+    rows = [[name, *(f"{median(of[name], number):.2f}" for of in (idle, busy) for number in (0, 1))] for name in idle]
+    heading("A propagation, median of seconds")
+    print(table(["server", "idle", "idle, of processors", "while training", "while training, of processors"], rows))
+    ratio = median(busy[BY_HAND], 0) / median(busy[MAKE], 0)
     verdict = "as it should be" if ratio <= MOST_RATIO else "too slow"
     print(f"\nBeside a running training ({still}): {ratio:.2f} times make serve, at most {MOST_RATIO}: {verdict}.")
     if ratio > MOST_RATIO or still != "RUNNING":
