@@ -199,7 +199,11 @@ def test_model_file_can_be_fetched_and_put_back(server: Server) -> None:
     assert json.loads(server.get("/model/info/segment").text)
     before, _ = label_of(server, "segment", "case_3")
     url = server.url + "/model/segment"
-    assert requests.put(url, files={"file": ("specialist.pt", b"no model")}, timeout=60).ok
-    assert "no specialist of this app" in detail(server.infer("segment", "case_3"), 422)
-    assert requests.put(url, files={"file": ("specialist.pt", reply.content)}, timeout=60).ok
+    said = detail(requests.put(url, files={"file": ("specialist.pt", b"no model")}, timeout=60), 422)
+    assert "damaged or no trained network" in said
+    assert (label_of(server, "segment", "case_3")[0] == before).all()
+    kept = requests.delete(url, timeout=60).json()["kept"]
+    assert "train first" in detail(server.infer("segment", "case_3"), 409)
+    (file,) = server.app.rglob(kept)
+    assert requests.put(url, files={"file": ("specialist.pt", file.read_bytes())}, timeout=60).ok
     assert (label_of(server, "segment", "case_3")[0] == before).all()

@@ -17,7 +17,9 @@ from typing import Any
 
 # Training, batch infer and the server share the cores. OpenMP threads that spin while they wait for each other then
 # slow everything down (measured: a propagation of 3 s took 80 s beside three other jobs, 7 s with waiting threads
-# asleep). Torch reads this when it is loaded: it counts for the jobs the server starts.
+# asleep). OpenMP reads this when torch is loaded: it counts for the jobs the server starts. The server itself has torch
+# already, however it was started: see lib/openmp.py.
+SPINS = "torch" in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PACKAGES = ("lib", "adapters", "infers", "trainers", "strategies", "scoring")
@@ -50,14 +52,18 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 import infers
 import strategies
-from adapters import dicom_proxy, gate, login, ohif, reports, secrets, seg_answers, validation, viewer_files
+from adapters import dicom_proxy, gate, login, models, ohif, reports, secrets, seg_answers, validation, viewer_files
 from adapters.answers import LOG, http_answers, text_of
 from adapters.batch import BatchInfer, check_batch
 from adapters.dicomweb import open_dicomweb
 from adapters.inference import check_infer, infer
+from adapters.job_process import Jobs
+from adapters.job_records import BATCH, NAMES, TRAIN
+from adapters.job_records import SCORING as SCORING_JOB
 from adapters.jobs import job, stop_start
 from adapters.options import SAMPLE, SCORING, check_keys, check_name, check_plain
 from adapters.outlined import forget, settle
+from adapters.processes import follow_server
 from adapters.sessions import StudySessions
 from adapters.store import FINAL, StudyDatastore
 from adapters.study import Study
@@ -67,10 +73,14 @@ from lib.errors import UserError
 from lib.generalists import RESIDENTS, check_generalist
 from lib.limits import set_limit
 from lib.negatives import counts_without
+from lib.openmp import wait_asleep
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
 from trainers import SemiSamTrainer
 
 logger = logging.getLogger("semisam")
+
+if SPINS:
+    wait_asleep()
 
 VERSION = "0.1.0"
 
@@ -86,6 +96,8 @@ class SemiSam(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.serving = False
+        self._jobs: Jobs | None = None
+        follow_server()
         self._unasked = Unasked()
         try:
             self.settings = Settings.from_conf(conf)
@@ -121,7 +133,8 @@ class SemiSam(MONAILabelApp):
         elif self.studies.startswith(("http://", "https://")):
             datastore = open_dicomweb(self.studies.strip().rstrip("/"), self.settings)
         else:
-            datastore = StudyDatastore(self.studies, read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY)
+            read_only, follow = server_settings.MONAI_LABEL_DATASTORE_READ_ONLY, self.settings.follow_links
+            datastore = StudyDatastore(self.studies, read_only=read_only, follow_links=follow)
         self.study = Study(self.studies, datastore, self.settings, Path(self.app_dir) / "model" / "semisam")
         if isinstance(datastore, StudyDatastore):
             datastore.on_gone = lambda name: forget(self.study, name)
@@ -176,10 +189,13 @@ class SemiSam(MONAILabelApp):
         if mode and "monailabel.app" in sys.modules:
             login.install()
             gate.install(sys.modules["monailabel.app"].app, self.settings)
-            for addition in (dicom_proxy, reports, ohif):
+            for addition in (dicom_proxy, models, reports, ohif):
                 addition.install(sys.modules["monailabel.app"].app)
             seg_answers.install()
             viewer_files.install()
+        if mode:
+            self._jobs = Jobs(self.study.place, lambda: self.study.folder / "runs")
+            self._jobs.install()
         datastore = self.datastore()
         if mode and isinstance(datastore, StudyDatastore):
             datastore.serving = True
@@ -198,6 +214,7 @@ class SemiSam(MONAILabelApp):
         with http_answers():
             if method == "train":
                 self._trainer(request).check(request)
+                self._check_elsewhere(TRAIN)
                 self._unasked.give_way()
                 if torch.cuda.is_available() and not validation.running("train"):
                     # The job loads what it needs itself; on a GPU there may not be room for both.
@@ -218,17 +235,17 @@ class SemiSam(MONAILabelApp):
 
     def batch_infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """Many scans, in a subprocess."""
-        with self._job("Batch infer", f"Labels made so far are stored. {LOG}"):
+        with self._job("Batch infer", BATCH, f"Labels made so far are stored. {LOG}"):
             return super().batch_infer(request, datastore)
 
     def train(self, request: Mapping[str, Any]) -> Any:
         """A training, in a subprocess."""
-        with self._job("Training", f"Finished rounds are kept: train again to go on. {LOG}"):
+        with self._job("Training", TRAIN, f"Finished rounds are kept: train again to go on. {LOG}"):
             return self._trainer(request)(request, self.datastore())
 
     def scoring(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """Scoring methods, in a subprocess."""
-        with self._job("Scoring", LOG):
+        with self._job("Scoring", SCORING_JOB, LOG):
             return score_study(self.study, self._scoring(request), request)
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,16 +282,24 @@ class SemiSam(MONAILabelApp):
             warnings.append(str(error))
         except Exception as error:
             # The label is stored; the client must not take it for lost.
-            logger.exception("The new label of %s could not be looked into", image_id)
-            warnings.append(f"The label is stored, but could not be looked into ({type(error).__name__}: {error}).")
+            warnings.append(f"The label is stored, but could not be looked into: {text_of(error)}.")
         if not self.datastore().get_label_by_image_id(image_id, FINAL):
             return {"warnings": warnings}
         return {"warnings": warnings, **settle(self.study, image_id)}
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
-    def _job(self, what: str, advice: str) -> Any:
-        return http_answers() if self.serving else job(what, advice=advice)
+    def _job(self, what: str, kind: str, advice: str) -> Any:
+        return http_answers() if self.serving else job(what, kind, self.study.place, advice=advice)
+
+    def _check_elsewhere(self, kind: str) -> None:
+        other = self._jobs.elsewhere(kind) if self._jobs is not None else None
+        if other is not None:
+            raise UserError(
+                f"A {NAMES[kind]} of this study runs since {other.started} as process {other.pid} on {other.host}; "
+                "another server or a command line has started it. Wait for its end, or stop it there.",
+                status=409,
+            )
 
     def _trainer(self, request: Mapping[str, Any]) -> SemiSamTrainer:
         trainer: SemiSamTrainer = self._trainers[check_name(request.get("model"), self._trainers, "trainer")]

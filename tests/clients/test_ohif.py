@@ -170,6 +170,34 @@ def test_propagate_is_seen_where_the_liver_is(place: Place) -> None:
             assert dice(found[name].astype(int), place.truth(number, name).astype(int), 1) > 0.4
 
 
+def test_export_while_the_dicom_server_is_away_is_said_until_it_is_read(place: Place) -> None:
+    if place.kind != "generated":
+        pytest.skip("what is told does not depend on the scan")
+    viewer = place.open(1)
+    assert viewer.run("propagate").ok
+    drawn = viewer.segments().array
+    before = set(place.orthanc.series())
+    place.orthanc.stop()
+    try:
+        assert viewer.save("checked").status == 502
+        place.page.wait_for_timeout(10_000)
+        box = place.page.get_by_role("alert").filter(has_text="NOT stored")
+        assert box.is_visible()
+        said = box.inner_text()
+        assert "cannot be reached" in said
+        assert "still on this page" in said
+        assert str(place.orthanc.port) not in said
+        viewer.picture("not_stored")
+        np.testing.assert_array_equal(viewer.segments().array, drawn)
+    finally:
+        place.orthanc.start()
+    assert viewer.save("checked").ok
+    assert not box.is_visible()
+    viewer.wait_heard("The segmentation is stored")
+    for uid in set(place.orthanc.series()) - before:  # as the next tests expect it
+        place.orthanc.delete_series(uid)
+
+
 def test_class_prompts_replace_what_is_ticked(place: Place) -> None:
     viewer = place.open(1)
     assert not viewer.run_classes("propagate", []).ok

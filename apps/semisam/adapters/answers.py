@@ -7,6 +7,7 @@ its text.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,20 +49,25 @@ def http_answers() -> Iterator[None]:
         full = space_error(error, _folder_of(error)) if isinstance(error, OSError) else None
         if full is not None:
             raise HTTPException(full.status, str(full)) from error
-        logger.exception("Unexpected error")
-        text = text_of(error)[:500]
+        text = text_of(error)
         raise HTTPException(500, f"{text[0].upper()}{text[1:]}. {LOG}") from error
 
 
 def text_of(error: BaseException) -> str:
-    """What to tell a user about an error, in one line."""
+    """What to tell a user about an error, in one line.
+
+    What was not expected is told by a mark alone, under which the log has all of it: the words of other programs may
+    hold addresses, paths or names of patients, and help nobody who reads them.
+    """
     if isinstance(error, HTTPException):
         return str(error.detail)
     if isinstance(error, UserError):
         return str(error)
     if out_of_memory(error):
         return str(memory_error(error))
-    return f"unexpected error, {type(error).__name__}: {error}"
+    mark = secrets.token_hex(3)
+    logger.error("Unexpected error %s: %s: %s", mark, type(error).__name__, error, exc_info=error)
+    return f"unexpected error, told in the server's log under the mark {mark}"
 
 
 def _folder_of(error: OSError) -> Path:

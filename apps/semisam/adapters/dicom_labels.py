@@ -18,7 +18,8 @@ from lib.labels import MAX_LABELS, LabelSchema
 from lib.sparse_labels import stated
 from lib.volumes import Volume, names_in_file, read_label
 
-_ANY = LabelSchema(tuple(f"label_{n}" for n in range(1, MAX_LABELS + 1)))
+ANY = LabelSchema(tuple(f"label_{n}" for n in range(1, MAX_LABELS + 1)))
+"""Any values will do."""
 _PALETTE = (
     (230, 85, 13),
     (49, 130, 189),
@@ -63,7 +64,7 @@ def seg_of(
     Raises:
         UserError: (422) when the label is empty or does not fit the scan, or the series cannot carry a segmentation.
     """
-    label = read_label(file, source.scan, _ANY, may_be_empty=True)  # what an empty one means, write_seg says
+    label = read_label(file, source.scan, ANY, may_be_empty=True)  # what an empty one means, write_seg says
     segments = segments_of(label, info, schema, names_in_file(file))
     return write_seg(label, source.scan.affine, source.series, segments, origin)
 
@@ -87,26 +88,49 @@ def origin_of(info: Mapping[str, Any], *, person: bool, series: str | None) -> O
 
 
 def label_of(seg: Dataset, scan: Volume, schema: LabelSchema | None) -> np.ndarray:
-    """The label in a SEG, ``[D, H, W]`` uint8.
+    """The label in a SEG, ``[D, H, W]`` uint8; what its values mean: ``segment_values``.
 
     Args:
         seg: the SEG.
         scan: its scan.
-        schema: gives segments their values if it knows all of them by name; else they keep their numbers.
+        schema: the study's structures if they are set.
 
     Raises:
         UserError: see ``lib.dicom_seg.read_seg``.
     """
-    names = SegHeader.of(seg).names
-    values = None
-    if schema is not None and knows_all(schema, names):
-        values = {number: position(name, schema) for name, number in names}
-    return read_seg(seg, scan, values)
+    named = [{"name": name, "idx": number} for name, number in SegHeader.of(seg).names]
+    return read_seg(seg, scan, {number: value for _, number, value in segment_values(named, schema)})
 
 
-def takes_values(info: Mapping[str, Any], schema: LabelSchema | None) -> bool:
-    """Whether the segments of a SEG get the values of the study's structures: when all of them are known by name."""
-    return schema is not None and knows_all(schema, names_in(info))
+def segment_values(label_info: object, schema: LabelSchema | None) -> list[tuple[str, int, int]]:
+    """Which voxel value each segment of a SEG gets here: its structure's if all are known by name, else its place.
+
+    It follows from what the SEG says and the settings, so that every process finds the same.
+
+    Args:
+        label_info: name and number (``idx``) of the segments, in the order of the SEG.
+        schema: the study's structures if they are set.
+
+    Returns:
+        Name, number and value.
+    """
+    named = [(name, number) for name, number in names_in({"label_info": label_info})]
+    if schema is not None and knows_all(schema, named):
+        return [(name, number, position(name, schema)) for name, number in named]
+    return [(name, number, place) for place, (name, number) in enumerate(named, start=1)]
+
+
+def meaning_of(label_info: object, schema: LabelSchema | None) -> list[dict[str, Any]]:
+    """Names of the values in the copy of a SEG, as ``label_info``: the study's structures if all of them are known.
+
+    Args:
+        label_info: see ``segment_values``.
+        schema: the study's structures if they are set.
+    """
+    named = segment_values(label_info, schema)
+    if schema is not None and knows_all(schema, [(name, number) for name, number, _ in named]):
+        return [{"name": name, "idx": value} for name, value in schema.as_dict().items()]
+    return [{"name": name, "idx": value} for name, _, value in named]
 
 
 def segments_of(

@@ -14,27 +14,32 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
+from filelock import FileLock, Timeout
 from monailabel.config import settings as server_settings
 from monailabel.datastore.local import DataModel, ImageLabelModel
+from pydicom.uid import generate_uid
 
 from lib.config import Settings
 from lib.errors import UserError
 from lib.label_names import names_in
 from lib.labels import LabelSchema
-from lib.volumes import read_volume, write_label
+from lib.volumes import read_volume, write_whole
 
 from .answers import http_answers
-from .dicom_labels import Source, takes_values
+from .dicom_labels import Source, meaning_of
 from .dicomweb_cache import Failures, SeriesCache, retry_after, stopwatch
+from .dicomweb_copies import EXTENSION, LabelCopies
 from .dicomweb_lists import Listed, Lists, is_newer, put_after
 from .dicomweb_segs import SegExchange, noted
-from .dicomweb_server import DicomWebServer
-from .store import FINAL, ORIGINAL, StudyDatastore
+from .dicomweb_server import DicomWebServer, reason_of
+from .dicomweb_unsent import Retry
+from .store import FINAL, ORIGINAL, StudyDatastore, plain_info
 
 logger = logging.getLogger("semisam.dicomweb")
 
@@ -43,6 +48,10 @@ LIST_SECONDS = 10
 PATIENCE_SECONDS = 3.0
 """How long a request waits for new lists."""
 
+_SENDING_SECONDS = 120.0
+_AWAY = 502
+_MARKER = ".labels-by-seg"
+"""In a cache whose copies of labels are named after their SEG."""
 _MONAI_FILTER = {"Modality": "CT"}
 _MONAI_EXPIRY = 7200
 
@@ -102,6 +111,8 @@ class DicomWebStudy(StudyDatastore):
         self._cache = SeriesCache(folder, server)
         self._labels = labels
         self._exchange = SegExchange(server, labels)
+        self._copies = LabelCopies(folder, labels)
+        self._sending = FileLock(str(folder / ".sending"))
         self._failures = Failures()
         self._age = age
         self._sends = pseudo_labels
@@ -109,11 +120,14 @@ class DicomWebStudy(StudyDatastore):
         self._asking = threading.Lock()
         self._fetching = threading.RLock()
         super().__init__(str(folder))
+        self._forget_older_copies(folder / _MARKER)
         logger.info("DICOMweb server %s, cache %s, search %s", server.address, folder, dict(search) or "all scans")
         error = self._fetch_lists()
         if error is not None:
             if not self._datastore.objects:
-                raise UserError(f"{error}. Check its address and log-in, and start again.")
+                raise UserError(
+                    f"{error}: {self.name()}. Check its address and log-in, and start again. The lines above have more."
+                )
             logger.warning("%s; the lists are those of before", error)
 
     def name(self) -> str:
@@ -121,7 +135,8 @@ class DicomWebStudy(StudyDatastore):
         return self._server.address
 
     def watch(self) -> None:
-        """Nothing to watch: the server is asked."""
+        """Nothing to watch, the server is asked; but what it could not be given is offered to it again."""
+        Retry(self._postponed, self.send_unsent).start()
 
     # --- lists ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +204,8 @@ class DicomWebStudy(StudyDatastore):
             # Network, HTTP status, JSON: the client raises many kinds of errors. A silent server is not asked at once
             # again.
             self._due = time.monotonic() + max(self._age, retry_after(elapsed()))
-            return f"The DICOMweb server {self.name()} does not answer ({type(error).__name__}: {error})"[:400]
+            logger.warning("%s: %s: %s", self.name(), type(error).__name__, str(error)[:400])
+            return f"The DICOM server {reason_of(error)}"
         self._due = time.monotonic() + self._age
         self._adopt(listed)
         return None
@@ -229,12 +245,16 @@ class DicomWebStudy(StudyDatastore):
             final, theirs = item.labels.get(FINAL), newest.get((uid, FINAL))
             if final is not None and final.info.get("SOPInstanceUID") in uids:
                 final.info["listed"] = True
+            if final is not None and listed.misses(final):
+                self._take_label(uid, FINAL, None)
+                final = None
             if theirs is not None and (final is None or is_newer(theirs, final)):
                 label = theirs.label()
                 put_after(label.info, final)
                 self._take_label(uid, FINAL, label)
             elif theirs is None and final is not None and listed.knows(final):
                 self._take_label(uid, FINAL, None)
+            self._drop_lost(uid)
             own, theirs = item.labels.get(ORIGINAL), newest.get((uid, ORIGINAL))
             if own is None and theirs is not None:
                 item.labels[ORIGINAL] = theirs.label()  # a copy may be on the disk
@@ -258,8 +278,26 @@ class DicomWebStudy(StudyDatastore):
         del labels[tag]
 
     def _delete_file(self, uid: str, tag: str) -> None:
-        for path in Path(self._datastore.label_path(tag)).glob(f"{uid}.*"):
-            path.unlink(missing_ok=True)
+        self._copies.delete(uid, tag)
+
+    def _drop_lost(self, uid: str) -> None:
+        """Forget a label that was only here when its file is gone: somebody has deleted the cache."""
+        label = self._datastore.label(uid, ORIGINAL)
+        if label is not None and not label.info.get("SOPInstanceUID") and not os.path.exists(self._own_file(uid)):
+            logger.warning("The label of %s is lost: it was only in the cache, where its file is gone", uid)
+            del self._datastore.objects[uid].labels[ORIGINAL]
+
+    def _forget_older_copies(self, marker: Path) -> None:
+        """Fetch labels anew that an older version has kept: what their values mean was in its memory only."""
+        if marker.exists():
+            return
+        with self._transaction():
+            for uid, item in self._datastore.objects.items():
+                for tag in [tag for tag, label in item.labels.items() if label.info.get("SOPInstanceUID")]:
+                    self._copies.delete(uid, tag)
+                    del item.labels[tag]
+            self._update_datastore_file()
+        write_whole(marker, lambda name: Path(name).write_text("1", encoding="ascii"))
 
     def _drop_scan(self, uid: str) -> None:
         self._failures.forget(uid)
@@ -319,11 +357,10 @@ class DicomWebStudy(StudyDatastore):
         return image_id, int(item.image.info.get("instances") or 0) if item is not None else 0, 0
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """What is known of a label; without the numbers of the segments where the fetched file has other values."""
+        """What is known of a label; the names of its values follow from its SEG, as its copy does."""
         info = dict(super().get_label_info(label_id, label_tag))
-        # A label that was saved here has a file name among its notes, and the values that its names came with.
-        if "name" not in info and takes_values(info, self._labels):
-            info.pop("label_info", None)
+        if info.get("SOPInstanceUID"):
+            info["label_info"] = meaning_of(info.get("label_info"), self._labels)
         return info
 
     def label_stamp(self, image_id: str, tag: str) -> tuple[str, int, int]:
@@ -337,45 +374,48 @@ class DicomWebStudy(StudyDatastore):
         label = self._datastore.label(label_id, tag)
         if label is None:
             return ""
-        path = Path(super().get_label_uri(label_id, tag))
         uid = str(label.info.get("SOPInstanceUID") or "")
-        if not path.is_file() and uid:
+        if not uid:
+            return str(super().get_label_uri(label_id, tag))
+        path = self._copies.path(label_id, tag, uid)
+        if not path.is_file():
             try:
                 with self._fetching, self._failures.remembered(uid):
-                    self._fetch_label(label_id, label.info, path)
-                    label.info.pop("name", None)  # if it was saved here, with other values: see get_label_info
+                    scan = read_volume(self.get_image_uri(label_id))
+                    self._copies.put(path, self._exchange.fetch(label.info, scan), scan)
             except (UserError, HTTPException) as error:
                 # One bad SEG must not stand in the way of all other labels: whoever reads the path finds nothing there.
                 logger.warning("The SEG %s of %s cannot be used: %s", uid, label_id, getattr(error, "detail", error))
         return str(path)
 
-    def _fetch_label(self, scan_id: str, info: Mapping[str, Any], path: Path) -> None:
-        scan = read_volume(self.get_image_uri(scan_id))
-        write_label(path, self._exchange.fetch(info, scan), scan.affine)
+    def _own_file(self, scan_id: str) -> str:
+        """Where a pseudo-label is that the server does not have."""
+        return str(super().get_label_uri(scan_id, ORIGINAL))
 
     # --- changes --------------------------------------------------------------------------------------------------
 
     @http_answers()
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refused: scans come from the server."""
-        raise UserError(f"Scans of this study come from {self.name()}: send them there as DICOM.", status=409)
+        raise UserError("Scans of this study come from a DICOM server: send them there as DICOM.", status=409)
 
     @http_answers()
     def remove_image(self, image_id: str) -> None:
         """Refused: DICOMweb cannot delete."""
-        raise UserError(f"Delete the series {image_id} on the DICOM server {self.name()} itself.", status=409)
+        raise UserError(f"Delete the series {image_id} on the DICOM server itself.", status=409)
 
     @http_answers()
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Refused for what the server has: DICOMweb cannot delete, and the label would come back."""
-        label = self._known(label_id).labels.get(str(getattr(label_tag, "value", label_tag)))
-        if label is not None and label.info.get("SOPInstanceUID"):
-            raise UserError(
-                f"This label is the SEG series {label.info['SeriesInstanceUID']} on {self.name()}. Delete it there, "
-                "and it is gone here within seconds.",
-                status=409,
-            )
-        super().remove_label(label_id, label_tag)
+        with self._sends_nothing():
+            label = self._known(label_id).labels.get(str(getattr(label_tag, "value", label_tag)))
+            if label is not None and label.info.get("SOPInstanceUID"):
+                raise UserError(
+                    f"This label is the SEG series {label.info['SeriesInstanceUID']} on the DICOM server. Delete it "
+                    "there, and it is gone here within seconds.",
+                    status=409,
+                )
+            super().remove_label(label_id, label_tag)
 
     @http_answers()
     def save_labels(
@@ -393,39 +433,35 @@ class DicomWebStudy(StudyDatastore):
         tag = str(getattr(label_tag, "value", label_tag))
         if tag == FINAL:
             self._refuse_unless_serving()
-        stored: dict[str, tuple[str, Mapping[str, Any] | None]] = {}
+        kept: dict[str, tuple[str, Mapping[str, Any] | None]] = {}
+        sent: dict[str, DataModel] = {}
         for scan_id, (file, given) in labels.items():
             self._known(scan_id)
-            info = {**(given or {}), "content": _content(file, given or {})}
-            if tag == FINAL:
-                info |= self._send(scan_id, file, tag, info)
-                put_after(info, self._datastore.label(scan_id, tag))
-            elif tag == ORIGINAL and (self._sends == "always" or (self._sends == "last" and not interim)):
-                info |= self._send_own(scan_id, file, info)
-            stored[scan_id] = file, info
-        super().save_labels(tag, stored)
+            info = {**plain_info(given), "content": _content(file, given or {}), "ts": int(time.time())}
+            if tag == FINAL or (
+                tag == ORIGINAL and (self._sends == "always" or (self._sends == "last" and not interim))
+            ):
+                info |= self._send(scan_id, file, tag, info) if tag == FINAL else self._send_own(scan_id, file, info)
+            if info.get("SOPInstanceUID"):
+                sent[scan_id] = DataModel(info=info, ext=EXTENSION)
+            else:
+                kept[scan_id] = file, info
+        if sent:
+            self._note_sent(tag, sent)
+        if kept:
+            super().save_labels(tag, kept)
 
-    def publish(self, image_ids: Iterable[str]) -> None:
-        """Send the pseudo-labels of these scans, as far as the server does not have them and is to have them."""
-        if self._sends == "never":
-            return
-        notes = {}
-        for uid in image_ids:
-            item = self._datastore.objects.get(uid)
-            label = item.labels.get(ORIGINAL) if item is not None and FINAL not in item.labels else None
-            if label is None or label.info.get("SOPInstanceUID"):
-                continue
-            file = super().get_label_uri(uid, ORIGINAL)
-            if os.path.isfile(file):
-                info = {"content": _content(file, label.info), **label.info}
-                notes[uid] = info, self._send_own(uid, file, info)
+    def _note_sent(self, tag: str, sent: Mapping[str, DataModel]) -> None:
+        """Note labels that the server has; their copies are here."""
         with self._transaction():
-            for uid, (info, note) in notes.items():
-                label = self._datastore.label(uid, ORIGINAL)
-                if label is not None and label.info.get("ts") == info.get("ts"):  # nobody has stored another meanwhile
-                    label.info.pop("only_here", None)
-                    label.info.update(note)
+            for scan_id, label in sent.items():
+                before = self._known(scan_id).labels.get(tag)
+                if tag == FINAL:
+                    put_after(label.info, before)
+                self._datastore.objects[scan_id].labels[tag] = label
             self._update_datastore_file()
+        for scan_id, label in sent.items():
+            self._copies.delete(scan_id, tag, keep=self._copies.path(scan_id, tag, label.info["SOPInstanceUID"]))
 
     def _send_own(self, scan_id: str, file: str, info: Mapping[str, Any]) -> dict[str, Any]:
         """Send a pseudo-label unless the server has the same already; returns what to note, also of a failure."""
@@ -437,12 +473,114 @@ class DicomWebStudy(StudyDatastore):
         except (UserError, HTTPException) as error:
             text = str(getattr(error, "detail", error))
             logger.warning("The label of %s is kept here only: %s", scan_id, text)
-            return {"only_here": text}
+            return {"only_here": text, "away": _is_away(error)}
 
-    def _send(self, scan_id: str, file: str, tag: str, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Upload a label as SEG; returns what to note beside it."""
+    def _send(
+        self, scan_id: str, file: str, tag: str, info: Mapping[str, Any], *, again: bool = False
+    ) -> dict[str, Any]:
+        """Upload a label as SEG and keep a copy; returns what to note beside it."""
         source = Source(read_volume(self.get_image_uri(scan_id)), self.dicom_of(scan_id))
-        return self._exchange.send(scan_id, file, source, info, person=tag == FINAL)
+        note, label = self._exchange.send(scan_id, file, source, info, person=tag == FINAL, again=again)
+        self._copies.put(self._copies.path(scan_id, tag, note["SOPInstanceUID"]), label, source.scan, Path(file))
+        return note
+
+    # --- what could not be sent -----------------------------------------------------------------------------------
+
+    def unsent(self) -> dict[str, str]:
+        """Pseudo-labels that the server could not be given, by the scans' ids, each with the reason."""
+        return {
+            uid: str(label.info["only_here"])
+            for uid, item in self._datastore.objects.items()
+            if (label := self._unsent(item)) is not None and label.info.get("only_here")
+        }
+
+    def _postponed(self) -> dict[str, str]:
+        """Those that can be sent when the server is back; what is wrong with others is wrong with themselves."""
+        objects = self._datastore.objects
+        return {
+            uid: text for uid, text in self.unsent().items() if objects[uid].labels[ORIGINAL].info.get("away", True)
+        }
+
+    def send_unsent(self) -> None:
+        """Offer the server what it could not be given because it was away."""
+        self._send_kept(self._postponed())
+
+    def publish(self, image_ids: Iterable[str]) -> None:
+        """Send the pseudo-labels of these scans, as far as the server does not have them and is to have them.
+
+        What could not be sent before is tried again on this occasion.
+        """
+        if self._sends != "never":
+            self._send_kept([*dict.fromkeys([*image_ids, *self._postponed()])])
+
+    def _unsent(self, item: ImageLabelModel | None) -> DataModel | None:
+        """The pseudo-label of a scan that nobody has outlined, if the server does not have it."""
+        label = item.labels.get(ORIGINAL) if item is not None and FINAL not in item.labels else None
+        return None if label is None or label.info.get("SOPInstanceUID") else label
+
+    def _send_kept(self, names: Iterable[str]) -> None:
+        """Send pseudo-labels that are kept here; when the server is away, it is not asked for each of them."""
+        away = ""
+        with self._sends_nothing():
+            for uid in names:
+                label = self._unsent(self._datastore.objects.get(uid))
+                file = self._own_file(uid) if label is not None else ""
+                if label is None or not os.path.isfile(file):
+                    continue
+                before = dict(label.info)
+                again = bool(before.get("send_as"))
+                info = {"content": _content(file, before), "send_as": str(generate_uid(None)), **before}
+                if not again and not away:
+                    # If this process is killed before it has noted the end, the next one looks for this SEG first.
+                    self._note_if_same(uid, before, {"send_as": info["send_as"], "content": info["content"]})
+                note, away = self._sent_or_reason(uid, file, info, away, again=again)
+                self._note_if_same(uid, info, note)
+
+    def _sent_or_reason(
+        self, uid: str, file: str, info: Mapping[str, Any], away: str, *, again: bool
+    ) -> tuple[dict[str, Any], str]:
+        """What to note about a label that was to be sent, and why the server is taken to be away ("" if it is not)."""
+        if away:
+            return {"only_here": away, "away": True}, away
+        try:
+            return self._send(uid, file, ORIGINAL, info, again=again), ""
+        except (UserError, HTTPException) as error:
+            text = str(getattr(error, "detail", error))
+            logger.warning("The label of %s is kept here only: %s", uid, text)
+            away = text if _is_away(error) else ""
+            return {"only_here": text, "away": bool(away)}, away
+
+    def _note_if_same(self, uid: str, before: Mapping[str, Any], note: Mapping[str, Any]) -> None:
+        """Note something of a pseudo-label, unless it was replaced or deleted meanwhile."""
+        with self._transaction():
+            label = self._unsent(self._datastore.objects.get(uid))
+            same = ("ts", "content", "send_as")
+            if label is None or any(label.info.get(k) not in (None, before.get(k)) for k in same):
+                return
+            if label.info.get("ts") != before.get("ts"):
+                return
+            label.info.update(note)
+            if note.get("SOPInstanceUID"):
+                for key in ("only_here", "away"):
+                    label.info.pop(key, None)
+                label.ext = EXTENSION
+            self._update_datastore_file()
+
+    @contextmanager
+    def _sends_nothing(self) -> Iterator[None]:
+        """Hold the lock of whoever sends: nothing is sent twice, and nothing that is being deleted."""
+        try:
+            with self._sending.acquire(timeout=_SENDING_SECONDS):
+                yield
+        except Timeout as error:
+            raise UserError(
+                "Labels are just being sent to the DICOM server. Try again in a minute.", status=409
+            ) from error
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the server is to blame, and not the label."""
+    return getattr(error, "status", getattr(error, "status_code", 0)) == _AWAY
 
 
 def _content(file: str, info: Mapping[str, Any]) -> str:

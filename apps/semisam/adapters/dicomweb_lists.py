@@ -147,6 +147,13 @@ class Listed:
         info = label.info
         return bool(info.get("listed")) or info.get("sent", info.get("ts", 0)) < self.began - _SETTLE_SECONDS
 
+    def misses(self, label: DataModel) -> bool:
+        """Whether a person's label was deleted on the server, where there may be an older one of the same scan."""
+        uid, series = label.info.get("SOPInstanceUID"), label.info.get("SeriesInstanceUID")
+        looked_into = {seg.series for seg in self.segs}
+        gone = series not in self.seg_series or series in looked_into  # else it could not be looked into
+        return bool(gone and uid not in {seg.header.uid for seg in self.segs} and self.knows(label))
+
 
 class Lists:
     """Asks a server for its lists; looks into each SEG once.

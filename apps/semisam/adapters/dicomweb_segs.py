@@ -15,7 +15,7 @@ from .dicom_labels import Source, label_of, origin_of, pseudo_series, seg_of
 from .dicomweb_lists import Seg
 from .dicomweb_server import DicomWebServer
 
-_NOTED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "created", "listed", "sent")
+_NOTED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "created", "listed", "sent", "label_info")
 """What is noted beside a label about its SEG."""
 
 
@@ -31,25 +31,35 @@ class SegExchange:
         self._server = server
         self._schema = schema
 
-    def send(self, scan_id: str, file: str, source: Source, info: Mapping[str, Any], *, person: bool) -> dict[str, Any]:
-        """Store a label on the server; returns what to note beside it.
+    def send(
+        self, scan_id: str, file: str, source: Source, info: Mapping[str, Any], *, person: bool, again: bool = False
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """Store a label on the server.
 
         Args:
             scan_id: UID of the scan's series.
             file: the label.
             source: the scan.
-            info: what is known about the label.
+            info: what is known about the label; ``send_as`` is the UID that its SEG is to have.
             person: whether it is a person's label.
+            again: whether it may have got there before, so that it is looked for first.
+
+        Returns:
+            What to note beside the label, and the label as whoever fetches it finds it.
 
         Raises:
             UserError: (422) when no SEG can be made of it, (502) when the server does not take it.
         """
-        origin = origin_of(info, person=person, series=None if person else pseudo_series(scan_id))
-        seg = seg_of(file, source, info, origin, self._schema)
-        self._server.store(seg)
-        note = Seg(str(seg.StudyInstanceUID), str(seg.SeriesInstanceUID), SegHeader.of(seg)).info()
-        # The copy here has the values as they were saved; what they are called is in the info that came along.
-        return noted({**note, "sent": note["ts"]})
+        series = None if person else pseudo_series(scan_id)
+        seg = seg_of(file, source, info, origin_of(info, person=person, series=series), self._schema)
+        if info.get("send_as"):
+            seg.SOPInstanceUID = seg.file_meta.MediaStorageSOPInstanceUID = str(info["send_as"])
+        header = SegHeader.of(seg)
+        known = self._server.find_seg(str(seg.StudyInstanceUID), str(series), header.uid) if again and series else None
+        if known is None:
+            self._server.store(seg)
+        note = Seg(str(seg.StudyInstanceUID), str(seg.SeriesInstanceUID), known or header).info()
+        return noted({**note, "sent": note["ts"]}), label_of(seg, source.scan, self._schema)
 
     def fetch(self, info: Mapping[str, Any], scan: Volume) -> np.ndarray:
         """The label ``[D, H, W]`` of the SEG that is noted in ``info``.

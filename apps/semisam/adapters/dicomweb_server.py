@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,15 @@ from pydicom.dataset import Dataset
 from lib.dicom_seg import SegHeader
 from lib.errors import UserError
 
+logger = logging.getLogger("semisam.dicomweb")
+
 _PIXELS = "7FE00010"
 _TIMEOUT = (5.0, 60.0)
 """Seconds for the connection, and for each part of an answer."""
 _AS_STORED = (("application/dicom", "*"),)
 """Images in whatever way they are compressed: many servers cannot decode what is decoded here."""
+_LOGGED = 400
+_NOT_THERE = (404, 410)
 _FIELDS = (
     *("PatientID", "StudyInstanceUID", "StudyDate", "StudyTime", "SeriesDescription", "Modality"),
     "NumberOfSeriesRelatedInstances",
@@ -95,6 +100,21 @@ class DicomWebServer:
         with self._answering(f"SEG {uid} could not be fetched"):
             return self._client.retrieve_instance(study, series, uid, media_types=_AS_STORED)
 
+    def find_seg(self, study: str, series: str, uid: str) -> SegHeader | None:
+        """What a SEG says about itself; None when the server does not have it.
+
+        Raises:
+            UserError: (502) when the server does not do its part.
+        """
+        with self._answering("The label could not be looked for"):
+            try:
+                found = self.segs(study, series)
+            except requests.HTTPError as error:
+                if error.response is not None and error.response.status_code in _NOT_THERE:
+                    return None
+                raise
+        return next((header for header in found if header.uid == uid), None)
+
     def store(self, seg: Dataset) -> None:
         """Store a SEG.
 
@@ -104,7 +124,11 @@ class DicomWebServer:
         with self._answering("The label could not be stored"):
             answer = self._client.store_instances([seg])
         if answer.get("FailedSOPSequence") or not answer.get("ReferencedSOPSequence"):
-            raise UserError(f"The DICOMweb server {self.address} has refused the label (DICOM SEG).", status=502)
+            logger.error("%s has refused a DICOM SEG: %s", self.address, str(answer)[:_LOGGED])
+            raise UserError(
+                "The DICOM server has refused the label (DICOM SEG). Its own log says why: ask whoever looks after it.",
+                status=502,
+            )
 
     @contextmanager
     def _answering(self, what: str) -> Iterator[None]:
@@ -112,11 +136,24 @@ class DicomWebServer:
         try:
             yield
         except (requests.RequestException, pydicom.errors.InvalidDicomError, ValueError, EOFError) as error:
-            raise UserError(
-                f"{what}: the DICOMweb server {self.address} does not answer as it should ({str(error)[:200]}). "
-                "Try again later.",
-                status=502,
-            ) from error
+            logger.error("%s: %s: %s: %s", self.address, what, type(error).__name__, str(error)[:_LOGGED])
+            raise UserError(f"{what}: the DICOM server {reason_of(error)}. Try again later.", status=502) from error
+
+
+def reason_of(error: Exception) -> str:
+    """What a server has done, in words that go on after its name; its own words are for the log."""
+    if isinstance(error, requests.Timeout):
+        return "does not answer in time"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "cannot be reached safely: its certificate is not accepted"
+    if isinstance(error, requests.ConnectionError):
+        return "cannot be reached"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        if status in (401, 403):
+            return f"does not accept the log-in of this server (status {status})"
+        return f"answers with an error (status {status})"
+    return "does not answer as it should"
 
 
 def _client(address: str) -> DICOMwebClient:

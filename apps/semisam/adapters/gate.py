@@ -29,6 +29,7 @@ from lib.config import Settings
 from lib.errors import UserError
 
 from .answers import http_answers
+from .dicomweb_server import reason_of
 from .login import user_of
 from .routes import first_time
 from .scratch import Scratch
@@ -282,7 +283,7 @@ def _malformed(error: Exception) -> UserError | None:
     """The error in words when the request is to blame, else None."""
     text = str(error).encode(errors="backslashreplace").decode()[:_SHOWN]
     if isinstance(error, json.JSONDecodeError):
-        return UserError(f"The request holds text that should be JSON and is not: {text}.")
+        return UserError(f"The request holds text that should be JSON and is not (line {error.lineno}).")
     if isinstance(error, UnicodeError):
         return UserError("The request holds text that is no Unicode, such as half of a surrogate pair.")
     if any(frame.f_code.co_name == _ANSWERS_422 for frame, _ in traceback.walk_tb(error.__traceback__)):
@@ -291,12 +292,13 @@ def _malformed(error: Exception) -> UserError | None:
         return None
     stumbles = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError, OSError)
     if isinstance(error, stumbles) and _deepest(error).startswith(_ENDPOINTS):
-        return UserError(f"MONAI Label could not read the request ({type(error).__name__}: {text}).")
+        logger.warning("MONAI Label could not read a request: %s: %s", type(error).__name__, text)
+        return UserError("A part of the request is missing, or is not what its address asks for, see /docs.")
     return None
 
 
 def _elsewhere(error: Exception) -> HTTPException | None:
-    """The answer when another server is to blame, else None; names its host and nothing else of its address."""
+    """The answer when another server is to blame, else None; its address and its words are for the log."""
     if not isinstance(error, requests.RequestException):
         return None
     logger.error("Another server did not answer as it should: %s", error)
@@ -304,8 +306,7 @@ def _elsewhere(error: Exception) -> HTTPException | None:
         return HTTPException(401, "The log-in server does not know this user name with this password.")
     if error.request is None or not error.request.url:
         return HTTPException(404, "This server has no DICOMweb server behind it.")
-    host = urlsplit(str(error.request.url)).hostname
-    return HTTPException(502, f"The server {host}, which this one needs, did not answer as it should. Try again later.")
+    return HTTPException(502, f"The DICOM or log-in server behind this one {reason_of(error)}. Try again later.")
 
 
 def _deepest(error: Exception) -> str:

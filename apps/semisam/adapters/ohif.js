@@ -4,6 +4,7 @@
   const MODE = '@ohif/mode-monai-label';
   const SEGMENTS = '@ohif/extension-cornerstone.panelModule.panelSegmentation';
   const ASKED = /\/(infer|train|activelearning)\/[^/]*$/;
+  const STORED = /\/proxy\/dicom\/(\w+\/)?studies(\/[^/]*)?$/;
 
   // The panel would ask port 8000 of this host. The right server is the one that this page comes from.
   const server = window.location.href.split('/ohif/')[0] + '/';
@@ -76,34 +77,106 @@
     },
   };
 
+  // A segmentation that was not stored is told in a box of our own, which stays: OHIF's own message is gone after some
+  // seconds, and whoever looked elsewhere would take the work for saved.
+  const BOX = 'semisam-not-stored';
+
+  function removeBox() {
+    document.getElementById(BOX)?.remove();
+  }
+
+  function showBox(reason) {
+    removeBox();
+    const box = document.createElement('div');
+    box.id = BOX;
+    box.setAttribute('role', 'alert');
+    box.style.cssText =
+      'position:fixed;top:64px;left:50%;transform:translateX(-50%);z-index:100000;max-width:560px;padding:16px 20px;' +
+      'background:#7f1d1d;color:#fff;border:2px solid #fca5a5;border-radius:8px;font:15px/1.4 sans-serif;';
+    const title = document.createElement('strong');
+    title.textContent = 'The segmentation is NOT stored';
+    const text = document.createElement('p');
+    text.style.margin = '8px 0 12px';
+    text.textContent = `${reason} What you have drawn is still on this page: do not close it, and export once more.`;
+    const close = document.createElement('button');
+    close.textContent = 'I have read this';
+    close.style.cssText = 'padding:4px 12px;background:#fff;color:#7f1d1d;border-radius:4px;';
+    close.onclick = removeBox;
+    box.append(title, text, close);
+    document.body.append(box);
+  }
+
+  // A DICOM server may refuse a file in an answer that is a success otherwise.
+  const FAILED = '00081198';
+
+  function holdsFailures(body) {
+    try {
+      return Boolean(JSON.parse(body)[FAILED]?.Value?.length);
+    } catch {
+      return new RegExp(`tag="${FAILED}"[^>]*>\\s*<Item`).test(body); // as XML
+    }
+  }
+
+  function stored(request) {
+    const body = bodyOf(request);
+    const refused = request.status >= 400 || request.status === 0;
+    if (refused || holdsFailures(body)) {
+      const fallback = request.status
+        ? `The DICOM server has refused it (status ${request.status}). Ask whoever looks after it.`
+        : 'The server does not answer. Wait until it does.';
+      showBox((refused && detailOf(body)) || fallback);
+    } else {
+      removeBox();
+      notifications?.show({ title: 'Stored', message: 'The segmentation is stored.', type: 'success', duration: 5000 });
+    }
+  }
+
+  function bodyOf(request) {
+    try {
+      const { response, responseType } = request;
+      if (responseType === 'arraybuffer') {
+        return new TextDecoder().decode(response);
+      }
+      return typeof response === 'string' ? response : JSON.stringify(response);
+    } catch {
+      return '';
+    }
+  }
+
+  function detailOf(body) {
+    try {
+      const { detail } = JSON.parse(body);
+      return typeof detail === 'string' ? detail : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
   // The panel says that something failed; the server says why.
   function explain(request) {
     if (request.status < 400 || !notifications || !ASKED.test(new URL(request.responseURL).pathname)) {
       return;
     }
-    const body = request.responseType === 'arraybuffer' ? new TextDecoder().decode(request.response) : request.response;
-    let detail;
-    try {
-      detail = (typeof body === 'string' ? JSON.parse(body) : body).detail;
-    } catch {
-      return;
-    }
-    if (typeof detail === 'string') {
+    const detail = detailOf(bodyOf(request));
+    if (detail) {
       // After the panel's own, which would cover it.
       setTimeout(() => notifications.show({ title: 'Reason', message: detail, type: 'error', duration: 20000 }), 500);
     }
   }
 
   const { open, send } = XMLHttpRequest.prototype;
-  const posts = new WeakSet();
-  XMLHttpRequest.prototype.open = function (method, ...others) {
+  const posts = new WeakMap();
+  XMLHttpRequest.prototype.open = function (method, url, ...others) {
     if (String(method).toUpperCase() === 'POST') {
-      posts.add(this);
+      posts.set(this, new URL(url, window.location.href).pathname);
     }
-    return open.call(this, method, ...others);
+    return open.call(this, method, url, ...others);
   };
   XMLHttpRequest.prototype.send = function (...content) {
-    if (posts.has(this)) {
+    if (posts.has(this) && STORED.test(posts.get(this))) {
+      // Whatever the end: also when nobody answers, or the connection breaks.
+      this.addEventListener('loadend', () => stored(this));
+    } else if (posts.has(this)) {
       this.addEventListener('load', () => explain(this));
     }
     return send.apply(this, content);

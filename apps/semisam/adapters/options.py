@@ -72,8 +72,10 @@ def check_plain(content: Mapping[str, object], what: str) -> None:
         # The reader goes 200 levels deep, and the content may lie some levels down in a file.
         from_json(f"{'[' * _LEVELS}{text}{']' * _LEVELS}", allow_inf_nan=False)
     except (ValueError, RecursionError) as error:
-        reason = (str(error).splitlines() or [""])[0][:100]
-        raise UserError(f"{what} cannot be kept as JSON ({reason}). Send plain numbers, texts and lists.") from error
+        raise UserError(
+            f"{what} cannot be kept as JSON. Send plain numbers, texts and lists: no NaN or infinity, no half "
+            "characters, no lists in lists without end."
+        ) from error
 
 
 def check_name(name: object, known: Iterable[str], what: str) -> str:

@@ -23,6 +23,7 @@ from lib.volumes import write_whole
 from .answers import http_answers
 from .detached import HEADER
 from .label_facts import LabelFacts
+from .links import Links
 from .listed_store import FINAL, ORIGINAL, ListedDatastore
 from .options import check_plain, is_true, shown
 from .scan_marks import files_of
@@ -51,19 +52,44 @@ class StudyDatastore(ListedDatastore):
     Args:
         folder: the study.
         read_only: write nothing into it.
+        follow_links: whether links that lead out of the study are followed, see ``adapters.links``.
 
     Attributes:
         serving: whether this process answers clients. Only then labels with the tag ``final`` are taken.
         on_gone: called with the id of a scan that was deleted, or replaced by another one.
     """
 
-    def __init__(self, folder: str, *, read_only: bool = False) -> None:
+    def __init__(self, folder: str, *, read_only: bool = False, follow_links: bool = False) -> None:
         self.serving = False
+        self._links = Links(folder, follow=follow_links)
+        self._links.check_folders("labels")
         self.on_gone: Callable[[str], None] = lambda image_id: None
         self._watcher: Any = None
         self._watch: Watch | None = None
         self._viewer_files = ViewerFiles(Path(folder), read_only=read_only)
         super().__init__(folder, read_only=read_only)
+
+    # --- links that lead out of the study --------------------------------------------------------------------------
+
+    def _barred(self, path: Path) -> str | None:
+        """See the base class: links that lead out of the study."""
+        return self._links.reason(path)
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of a scan; refused for what has become a link that leads out of the study."""
+        item = self._datastore.objects.get(image_id)
+        if item is not None:
+            file = os.path.join(self._datastore.image_path(), self._filename(image_id, item.image.ext))
+            self._links.check(file, f"Image {image_id!r}")
+        return str(super().get_image_uri(image_id))
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """Path of a label, empty when there is none; refused for what has become a link out of the study."""
+        tag = str(getattr(label_tag, "value", label_tag))
+        if self._datastore.label(label_id, tag) is not None:
+            self._links.check_folders("labels")
+            self._links.check(self._label_path(label_id, tag), f"The label of {label_id!r}")
+        return super().get_label_uri(label_id, label_tag)
 
     # --- files for viewers ----------------------------------------------------------------------------------------
 
@@ -234,6 +260,7 @@ class StudyDatastore(ListedDatastore):
 
     def _place_label(self, image_id: str, file: Path, target: Path, facts: LabelFacts) -> LabelFacts:
         """Copy a label file to its place, its facts before it, and delete those of other formats after it."""
+        self._links.check_folders("labels")
         others = [name for name in self._formats(target.parent, image_id) if name != target.name]
         known = facts
 

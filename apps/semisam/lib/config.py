@@ -61,6 +61,7 @@ class Settings:
         origins: whose pages a browser may let use this server, besides its own and this machine's; ``*`` is everybody.
         hosts: names under which browsers may ask for this server; see ``adapters.gate.check_host``.
         dicom_pseudo_labels: which pseudo-labels go to a DICOM server, see ``PSEUDO_LABELS``.
+        follow_links: whether links in a study folder that lead out of it are followed.
     """
 
     labels: LabelSchema | None = None
@@ -75,6 +76,7 @@ class Settings:
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     dicom_pseudo_labels: str = "last"
+    follow_links: bool = False
 
     @property
     def most_upload(self) -> int:
@@ -241,6 +243,7 @@ _READERS = {
     "max_voxels": _max_voxels,
     "origins": _origins,
     "hosts": _hosts,
+    "follow_links": lambda text: _choice("follow_links", text, ("false", "true")) == "true",
     "dicom_pseudo_labels": lambda text: _choice("dicom_pseudo_labels", text, PSEUDO_LABELS),
 }
 
@@ -257,5 +260,6 @@ Allowed:
   --conf max_voxels 400000000       voxels of the largest scan that is read (default: by the machine's memory)
   --conf origins https://viewer     whose pages may use this server, besides its own; commas between them, * for all
   --conf hosts labels.example.org   names under which browsers may ask for this server; commas between them
+  --conf follow_links true          follow links in the study folder that lead out of it
   --conf dicom_pseudo_labels WHICH  {", ".join(PSEUDO_LABELS)}: what a DICOM server gets of the app's own labels"""
 """What the start-up message says is allowed."""

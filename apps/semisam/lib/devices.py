@@ -70,9 +70,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 def memory_error(error: BaseException) -> UserError:
     """What to tell a user whose work does not fit into a GPU's memory (507); see ``out_of_memory``."""
-    reason = (str(error).splitlines() or ["-"])[0].split(". ", 1)[0]
+    _LOG.warning("Out of memory: %s", str(error)[:400])
     return UserError(
         "The memory of the GPU does not suffice. End other programs that use it (nvidia-smi lists them), choose the "
-        f"preset quick or the device cpu, or a smaller roi_size in the settings. PyTorch says: {reason}.",
+        "preset quick or the device cpu, or a smaller roi_size in the settings.",
         status=507,
     )

@@ -9,6 +9,7 @@ Every process walks through the same calls of ``Ranks`` in the same order; an er
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from .devices import memory_error, out_of_memory
 from .errors import UserError
+
+log = logging.getLogger("semisam.distributed")
 
 T = TypeVar("T")
 
@@ -227,8 +230,8 @@ def start(device: str) -> bool:
         idist.initialize("nccl" if gpus else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"The processes of this run do not find each other: {error} Start them with torchrun or srun; on "
-            "several machines, all must reach the first one's address and port.",
+            "The processes of this run do not find each other. Start them with torchrun or srun; on several machines, "
+            "all must reach the first one's address and port.",
             status=500,
         ) from error
     return idist.get_rank() == 0
@@ -251,7 +254,8 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostRankError(f"Another process of this run has ended ({str(error).splitlines()[0]})") from error
+        log.warning("A connection to another process has ended: %s", str(error)[:300])
+        raise LostRankError("Another process of this run has ended") from error
 
 
 def _told(error: Exception | None) -> tuple[str, int] | None:
@@ -262,4 +266,5 @@ def _told(error: Exception | None) -> tuple[str, int] | None:
         error = memory_error(error)
     if isinstance(error, UserError):
         return str(error), error.status
-    return f"{type(error).__name__}: {error}", 500
+    log.error("Unexpected error", exc_info=error)
+    return "unexpected error, told in the log of its process", 500

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from adapters.answers import text_of
 from adapters.descriptors import Descriptors
 from adapters.planes import planes_of_label
 from adapters.scores import REPRESENTATIVENESS, Scores
@@ -94,7 +95,7 @@ class View:
         except Exception as error:
             # A remote store fetches the scan here; another one may come through.
             logger.warning("Passed over %s, it could not be fetched: %s: %s", name, type(error).__name__, error)
-            self.unusable[name] = f"it could not be fetched ({type(error).__name__}: {error})"
+            self.unusable[name] = f"it could not be fetched: {text_of(error)}"
             return False
         return True
 

@@ -13,6 +13,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from adapters.devices import device_choices
+from adapters.job_records import true_stats
 from adapters.launch import launch, processes
 from adapters.options import TRAIN, check_keys
 from adapters.store import FINAL, ORIGINAL
@@ -67,8 +68,8 @@ class SemiSamTrainer(TrainTask):
         try:
             content = json.loads((self.study.folder / "train_stats.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+            content = {}
+        return true_stats(content if isinstance(content, dict) else {}, self.study.place, self.study.folder / "runs")
 
     def check(self, request: Mapping[str, Any]) -> RecipeOptions:
         """Look at a training request before anything is started.
@@ -196,6 +197,10 @@ def _check_folder(folder: Path) -> None:
         write_whole(probe, lambda name: Path(name).write_bytes(b"\0" * 4096))
         probe.unlink(missing_ok=True)
     except PermissionError as error:
-        raise UserError(f"The model folder {folder} cannot be written: {error.strerror}.", status=507) from error
+        logger.error("%s cannot be written: %s", folder, error)
+        raise UserError(
+            "The server's folder of models cannot be written: give its user the right to. The log names the folder.",
+            status=507,
+        ) from error
     except OSError as error:
         raise space_error(error, folder) or error from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import os
 import pickle
 import re
@@ -34,6 +35,8 @@ from ..runfolder import read_json, write_json
 from ..volumes import write_whole
 from .download import Progress, download, forget
 from .entries import Entry, Layout, WeightsFile, adapter_of
+
+log = logging.getLogger("semisam.weights")
 
 _PIECE = 2**20
 
@@ -218,10 +221,10 @@ def read_state(path: Path, layout: Layout, name: str) -> dict[str, Tensor]:
                 f"code on this machine. Get the official file of {name}.",
                 status=422,
             ) from error
-        text = str(error).rpartition("WeightsUnpickler error:")[2].strip() or "-"
+        log.warning("%s cannot be read (%s: %s)", path, type(error).__name__, str(error)[:300])
         raise UserError(
-            f"The weights file for {name} is damaged, cut short, or no file of weights ({type(error).__name__}: "
-            f"{text.splitlines()[0][:120]}). Get the official file of {name} again.",
+            f"The weights file for {name} is damaged, cut short, or no file of weights. Get the official file of "
+            f"{name} again.",
             status=422,
         ) from error
     if layout != "flat" and (not isinstance(content, Mapping) or layout not in content):

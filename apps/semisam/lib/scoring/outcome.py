@@ -70,7 +70,7 @@ def refuse(name: str, error: Exception) -> Refusal:
     else:
         # One scan must not end the pass, whatever is wrong with it.
         logger.error("%s could not be scored", name, exc_info=error)
-        refusal = Refusal(f"unexpected error, {type(error).__name__}: {error}", True)
+        refusal = Refusal("unexpected error, told in the server's log", True)
     logger.warning("Passed over %s: %s", name, refusal.reason)
     return refusal
 

@@ -78,8 +78,8 @@ def plan_dataset(folder: Path, device: str) -> str:
             api.preprocess([DATASET_ID], plans, [chosen], [1], show_progress_bar=False)
         except RuntimeError as error:
             raise UserError(
-                f"nnU-Net could not prepare the scans ({error}). Its messages are in {folder / 'nnunet.log'}; the "
-                "network 'dynunet' takes any scan.",
+                "nnU-Net could not prepare the scans; its messages are in nnunet.log in the folder of the training. "
+                "The network 'dynunet' takes any scan.",
                 status=422,
             ) from error
     done.write_text(json.dumps({"configuration": chosen}), encoding="utf-8")
