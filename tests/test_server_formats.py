@@ -10,16 +10,23 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 
 from conftest import TINY_LABELS, Server, detail, make_tiny_study, tiny_scan
 from lib.dicom_seg import SegHeader, read_seg
 from lib.metrics import overlap
 from lib.volumes import read_volume
 from scanfiles import save_dicom, save_itk
+from test_viewer_geometry import in_viewer
 
 pytestmark = pytest.mark.server
 
-SCANS = {"flipped": "flipped.mha", "permuted": "permuted.nrrd", "series": "series"}
+SCANS = {
+    "flipped": "flipped.mha",
+    "permuted": "permuted.nrrd",
+    "series": "series",
+    "contradictory": "contradictory.nii.gz",
+}
 
 
 def stored(number: int, axes: tuple[int, int, int], signs: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
@@ -33,6 +40,18 @@ def stored(number: int, axes: tuple[int, int, int], signs: tuple[int, int, int])
             turned[old, 3] = image.shape[old] - 1
     flips = tuple(slice(None, None, sign) for sign in signs)
     return image.transpose(axes)[flips].copy(), label.transpose(axes)[flips].copy(), affine @ turned
+
+
+def save_contradictory(path: Path, truths: dict[str, np.ndarray]) -> None:
+    """A scan whose sform is sheared by rounding and lies 12 mm from its qform."""
+    array, truths["contradictory"], affine = stored(5, (0, 1, 2), (1, 1, 1))
+    image = nibabel.Nifti1Image(array, affine)
+    moved = affine.copy()
+    moved[0, 3] += 12
+    image.set_qform(moved, 1)
+    affine[0, 1] += 3e-3
+    image.set_sform(affine, 2)
+    nibabel.save(image, path)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +68,7 @@ def server(
     save_itk(study / SCANS["flipped"], image, affine)
     image, truths["permuted"], affine = stored(3, (2, 0, 1), (1, -1, 1))
     save_itk(study / SCANS["permuted"], image, affine)
+    save_contradictory(study / SCANS["contradictory"], truths)
     image, truths["series"], affine = stored(4, (0, 1, 2), (-1, -1, 1))
     save_dicom(study / SCANS["series"], image, affine, thickness=3.0)
     server: Server = serve(study, labels=",".join(TINY_LABELS))
@@ -68,6 +88,30 @@ def test_propagate_labels_every_format_on_its_own_grid(
     assert params["templates"] == ["case_1"]
     for value in (1, 2):
         assert overlap(label == value, truths[name] == value)[0] > 0.6
+
+
+def test_answer_lies_on_a_contradictory_scan_in_the_viewer_and_says_so(server: Server, tmp_path: Path) -> None:
+    client, path = server.client(), server.study / SCANS["contradictory"]
+    for ending in (".nii.gz", ".nrrd"):
+        file, params = client.infer("propagate", "contradictory", {"result_extension": ending})
+        np.testing.assert_allclose(in_viewer(Path(file))[1], in_viewer(path)[1], atol=1e-3)
+        assert any("its sform puts the scan up to 12" in text for text in params["warnings"])
+    assert "its sform puts the scan up to 12" in server.tail(100_000)
+    # A label from the viewer, as 3D Slicer saves a segmentation: cropped, with values and names of its own.
+    label = SimpleITK.ReadImage(str(path)) * 0
+    label = SimpleITK.Cast(label, SimpleITK.sitkUInt8)[8:20, 10:24, 6:20]
+    label[2:6, 2:6, 2:6], label[7:10, 7:10, 7:10] = 7, 3
+    for n, (name, value) in enumerate((("Ball", 7), ("rod", 3))):
+        label.SetMetaData(f"Segment{n}_Name", name)
+        label.SetMetaData(f"Segment{n}_LabelValue", str(value))
+    SimpleITK.WriteImage(label, str(tmp_path / "a.seg.nrrd"))
+    reply = server.put_label("contradictory", tmp_path / "a.seg.nrrd")
+    assert reply.json()["warnings"] == []
+    file, _ = client.infer("review", "contradictory", {"result_extension": ".nrrd"})
+    found = in_viewer(Path(file))[0]
+    assert found[8 + 2 : 8 + 6, 10 + 2 : 10 + 6, 6 + 2 : 6 + 6].min() == 1
+    assert found[8 + 7, 10 + 7, 6 + 7] == 2
+    assert (int((found == 1).sum()), int((found == 2).sum())) == (64, 27)
 
 
 def test_files_are_sent_as_they_are(server: Server) -> None:

@@ -5,6 +5,7 @@ SimpleITK is what 3D Slicer reads files with. Random headers by hypothesis, writ
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import tempfile
 from dataclasses import dataclass
@@ -140,7 +141,6 @@ def write(path: Path, header: Header, array: np.ndarray) -> Path:
         return path
     path = path.with_name(header.name if ".nii" in header.name else "scan.nii.gz")
     dtype = np.dtype(header.dtype)
-    image = nibabel.Nifti1Image(array.astype(dtype), header.place, dtype=dtype)
     raw = nibabel.Nifti1Header(endianness=">" if dtype.byteorder == ">" else "<")
     raw.set_data_dtype(dtype)
     raw.set_data_shape(array.shape)
@@ -153,9 +153,7 @@ def write(path: Path, header: Header, array: np.ndarray) -> Path:
         raw.set_slope_inter(header.slope, 5.0)
     raw["vox_offset"], raw["magic"] = 352, b"n+1"
     content = raw.binaryblock + bytes(4) + array.astype(dtype).tobytes(order="F")
-    with nibabel.openers.Opener(str(path), "wb") as file:
-        file.write(content)
-    del image
+    path.write_bytes(gzip.compress(content, 1) if path.name.endswith(".gz") else content)
     return path
 
 

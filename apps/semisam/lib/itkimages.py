@@ -99,8 +99,10 @@ def read_values(file: ItkFile) -> np.ndarray:
     """
     image = file.reader.Execute()
     array = np.asarray(SimpleITK.GetArrayFromImage(image))
+    if file.layers is not None:
+        array = array.reshape(*file.shape[::-1], file.layers)  # SimpleITK leaves out a single layer's axis
     axes = list(range(len(file.shape)))[::-1]
-    return array.transpose(axes if file.layers is None else [*axes, len(axes)])
+    return array.transpose([*axes, len(axes)] if file.layers is not None else axes)
 
 
 def write_nrrd(path: str, array: np.ndarray, affine: np.ndarray, *, compress: bool = True) -> None:

@@ -92,9 +92,10 @@ def read_values(nifti: NiftiFile) -> np.ndarray:
             _check_sum(file)
     array = np.frombuffer(content, dtype=nifti.dtype).reshape(nifti.shape, order="F")
     slope, inter = float(nifti.header["scl_slope"]), float(nifti.header["scl_inter"])
-    slope = slope if math.isfinite(slope) and slope != 0 else 1.0
-    inter = inter if math.isfinite(inter) and math.isfinite(float(nifti.header["scl_slope"])) else 0.0
-    if (slope, inter) == (1.0, 0.0) or float(nifti.header["scl_slope"]) == 0 or array.dtype.kind not in "iuf":
+    if not math.isfinite(slope) or slope == 0 or array.dtype.kind not in "iuf":
+        return array  # nifti1.h: a slope of 0 means that nothing is scaled
+    inter = inter if math.isfinite(inter) else 0.0
+    if (slope, inter) == (1.0, 0.0):
         return array
     scaled = array.astype(np.float32)
     scaled *= np.float32(slope)
