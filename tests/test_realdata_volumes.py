@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
+from lib.dicom_seg import read_seg
+from lib.errors import UserError
 from lib.frames import frame_of
 from lib.labels import LabelSchema
 from lib.metrics import mean_dice
@@ -50,3 +53,52 @@ def test_labels_survive_a_coarser_grid_and_a_file(name: str, labels: list[str], 
     stored = nibabel.load(tmp_path / "back.nii.gz")
     np.testing.assert_allclose(stored.affine, scan.affine, atol=1e-4)
     np.testing.assert_array_equal(read_label(tmp_path / "back.nii.gz", scan, schema), back)
+
+
+DICOM = {
+    "dcmqi/24x38x3/image": ((24, 38, 3), (0.7, 0.7, 2.5)),
+    "dcmqi/24x38x3/multiframe/mf.dcm": ((24, 38, 3), (0.7, 0.7, 2.5)),
+    "dcmqi/ct-3slice": ((512, 512, 3), (0.810547, 0.810547, 1.0)),
+    "dcmjs/cine-test.dcm": ((256, 256, 8), (1.0, 1.0, 1.3)),
+    "pydicom-data/eCT_Supplemental.dcm": ((512, 512, 2), (0.388672, 0.388672, 10.0)),
+    "rt-utils/mock_data": ((512, 512, 2), (0.488281, 0.488281, 5.0)),
+    "rt-utils/oriented_data": ((100, 50, 3), (2.5, 3.5, 4.5)),
+}
+NO_VOLUMES = {
+    "dcmqi/24x38x3": "holds 2 series",
+    "highdicom": "single slice",
+    "rt-utils/one_slice_data": "single slice",
+    "pydicom-data/emri_small.dcm": "film of 10 frames",
+    "dcmqi/sr-example": "no DICOM image",
+    "dcmqi/liver.dcm": "no DICOM image",
+    "rt-utils/mock_data/rt.dcm": "no DICOM image",
+}
+
+
+@pytest.mark.parametrize("name", DICOM)
+def test_public_dicom_objects_are_read(name: str) -> None:
+    shape, spacing = DICOM[name]
+    scan = read_volume(folder_of("dicom") / name)
+    assert scan.shape == shape
+    assert scan.spacing == pytest.approx(spacing, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", NO_VOLUMES)
+def test_public_dicom_objects_that_are_no_volume(name: str) -> None:
+    with pytest.raises(UserError, match=NO_VOLUMES[name]):
+        read_volume(folder_of("dicom") / name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("dcmqi/liver", "pydicom-data/liver_rle", "pydicom-data/liver_nonbyte_aligned_rle"),
+        "pydicom-data/liver_deflate",
+    ],
+)
+def test_public_segs_lie_on_their_scan(name: str) -> None:
+    scan = read_volume(folder_of("dicom") / "dcmqi" / "ct-3slice")
+    seg = pydicom.dcmread(folder_of("dicom") / f"{name}.dcm")
+    found = read_seg(seg, scan)
+    assert int((found == 1).sum()) == 107098
+    assert 0 < np.median(scan.array[found == 1]) < 200

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 import uuid
@@ -13,19 +14,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import itk
 import jwt
+import numpy as np
 import pytest
 import requests
 from fastapi import HTTPException
 
+import dicomseries
 from adapters import gate, secrets
 from adapters.gate import Gate, answer_of, check_host
 from adapters.scratch import Scratch
 from adapters.sessions import StudySessions
 from adapters.store import plain_info, plain_name
 from adapters.validation import check_call
+from conftest import tiny_scan
 from lib.config import Settings
 from lib.errors import UserError
+from lib.volumes import read_volume
+from scanfiles import save_itk
 
 
 @pytest.fixture
@@ -101,6 +108,46 @@ def test_sessions_delete_no_other_folder(tmp_path: Path) -> None:
         assert sessions.get_session(name) is None
         sessions.remove_session(name)
     assert (tmp_path / "store" / "x" / "meta.info").is_file()
+
+
+def test_uploads_of_several_files_are_one_scan(tmp_path: Path, temporary: Path) -> None:
+    sessions = StudySessions(str(tmp_path / "store"), 3600, 2**20)
+    image, _, affine = tiny_scan(1)
+    dicomseries.save(dicomseries.series(), tmp_path / "disc" / "PAT" / "ST" / "SE")
+    shutil.make_archive(str(temporary / "disc"), "zip", tmp_path / "disc")
+    _, session = sessions.add_session(str(temporary / "disc.zip"), uncompress=True)
+    assert read_volume(session.image).shape[2] == dicomseries.SLICES
+    scan = itk.imread(str(save_itk(tmp_path / "scan.mha", image, affine)))
+    for name in ("scan.mhd", "scan.nrrd"):
+        folder = temporary / name
+        folder.mkdir()
+        itk.imwrite(scan, str(folder / name))
+        (folder / "README").write_text("hello")
+        identity, session = sessions.add_session(str(folder))
+        assert session.image.endswith(name)
+        np.testing.assert_array_equal(read_volume(session.image).array, image)
+        known = StudySessions(str(tmp_path / "store"), 3600, 2**20).get_session(identity)
+        assert known is not None
+        assert known.image == session.image
+
+
+def test_uploads_that_are_no_one_scan(tmp_path: Path, temporary: Path) -> None:
+    sessions = StudySessions(str(tmp_path / "store"), 3600, 2**20)
+    for files, part in (
+        ({"a.nii.gz": b"x", "b.nrrd": b"x"}, "holds 2 scans"),
+        ({"a.mhd": b"ElementDataFile = /etc/passwd\n"}, "in another folder"),
+        ({"a.nhdr": b"NRRD0004\ndata file: ../other/a.raw\n", "b": b"x"}, "in another folder"),
+    ):
+        folder = temporary / part
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        with pytest.raises(HTTPException) as caught:
+            sessions.add_session(str(folder))
+        assert caught.value.status_code == 400
+        assert part in str(caught.value.detail)
+        shutil.rmtree(folder, ignore_errors=True)
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 # --- the gate ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -10,9 +11,12 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import requests
 import SimpleITK
 
+import dicomseries
 from conftest import TINY_LABELS, Server, detail, make_tiny_study, tiny_scan
+from dicomseries import KINDS, TILTED
 from lib.dicom_seg import SegHeader, read_seg
 from lib.metrics import overlap
 from lib.volumes import read_volume
@@ -71,6 +75,9 @@ def server(
     save_contradictory(study / SCANS["contradictory"], truths)
     image, truths["series"], affine = stored(4, (0, 1, 2), (-1, -1, 1))
     save_dicom(study / SCANS["series"], image, affine, thickness=3.0)
+    dicomseries.save(KINDS["a slice is missing"].make(), study / "gap")
+    dicomseries.save(KINDS["two time points"].make(), study / "times")
+    dicomseries.save(TILTED["tilted gantry"](), study / "tilted")
     server: Server = serve(study, labels=",".join(TINY_LABELS))
     return server.start()
 
@@ -135,3 +142,29 @@ def test_answer_as_dicom_seg(server: Server, truths: dict[str, np.ndarray]) -> N
     assert seg.StudyInstanceUID == header.StudyInstanceUID
     assert "no DICOM scan" in detail(server.post("/infer/propagate?image=permuted&output=dicom_seg"), 422)
     assert list((server.folder / "tmp").glob("*.dcm")) == []
+
+
+def test_series_in_folders_and_uploads_are_checked(server: Server, tmp_path: Path) -> None:
+    for name, said in (("times", "the one of 1 was taken"), ("tilted", "tilted by 15.0 degrees")):
+        shutil.make_archive(str(tmp_path / name), "zip", server.study / name)
+        with (tmp_path / f"{name}.zip").open("rb") as content:
+            uploaded = requests.put(
+                server.url + "/session/?uncompress=true", files={"files": (f"{name}.zip", content)}, timeout=60
+            ).json()
+        for asked in ({"image": name}, {"session_id": uploaded["session_id"]}):
+            reply = server.post("/infer/propagate", params={**asked, "output": "json"})
+            assert said in reply.json()["warnings"][0]
+            reply = server.post("/infer/propagate", params={**asked, "output": "dicom_seg"})
+            if reply.status_code == 422:  # nothing that the outlines look like
+                assert "nothing was found in this scan" in reply.json()["detail"]
+            else:
+                check_frames_places(pydicom.dcmread(BytesIO(reply.content)), server.study / name)
+    assert "missing between image 6 " in detail(server.infer("propagate", "gap"), 422)
+
+
+def check_frames_places(seg: pydicom.Dataset, folder: Path) -> None:
+    """Each frame lies where the image lies that it refers to."""
+    images = {each.SOPInstanceUID: each for each in map(pydicom.dcmread, folder.iterdir())}
+    for groups in seg.PerFrameFunctionalGroupsSequence:
+        image = images[groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
+        assert groups.PlanePositionSequence[0].ImagePositionPatient == image.ImagePositionPatient
