@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +18,7 @@ import requests
 import SimpleITK
 
 import dicomseries
-from conftest import TINY_LABELS, Server, detail, make_tiny_study, tiny_scan
+from conftest import TINY_LABELS, Server, detail, make_tiny_study, save_nifti, tiny_scan
 from dicomseries import KINDS, TILTED
 from lib.dicom_seg import SegHeader, read_seg
 from lib.metrics import overlap
@@ -168,3 +171,52 @@ def check_frames_places(seg: pydicom.Dataset, folder: Path) -> None:
     for groups in seg.PerFrameFunctionalGroupsSequence:
         image = images[groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
         assert groups.PlanePositionSequence[0].ImagePositionPatient == image.ImagePositionPatient
+
+
+def test_a_series_is_sent_as_one_file_that_lies_where_the_answers_lie(server: Server, tmp_path: Path) -> None:
+    reply = server.get("/datastore/image?image=series")
+    assert reply.ok, reply.text
+    (tmp_path / "series.nii.gz").write_bytes(reply.content)
+    shown, scan = read_volume(tmp_path / "series.nii.gz"), read_volume(server.study / SCANS["series"])
+    assert np.array_equal(shown.array, scan.array)
+    np.testing.assert_allclose(shown.affine, scan.affine, atol=1e-3)
+    assert server.get("/datastore/image/info?image=series").json()["name"] == "series.nii.gz"
+    assert requests.head(f"{server.url}/datastore/image?image=series", timeout=60).ok
+    assert requests.head(f"{server.url}/datastore/image?image=nobody", timeout=60).status_code == 404
+
+
+def test_names_and_what_is_left_out_while_the_server_runs(server: Server, tmp_path: Path) -> None:
+    """Names survive a scan that is away; a bad name is told; an upload replaces nothing unasked."""
+    _, label, affine = tiny_scan(1)
+    file = save_nifti(tmp_path / "l.nii.gz", np.array([0, 2, 1], np.uint8)[label], affine)
+    info = [{"name": "rod", "idx": 1}, {"name": "ball", "idx": 2}]
+    assert server.put_label("case_1", file, label_info=info).json()["warnings"] == []
+    away = tmp_path / "away.nii.gz"
+    shutil.copy(server.study / "case_1.nii.gz", away)
+    (server.study / "case_1.nii.gz").unlink()
+    (server.study / os.fsdecode(b"M\xfcller.nii.gz")).write_bytes(away.read_bytes())
+    wait_for(lambda: "case_1" not in server.objects())
+    shutil.copy(away, server.study / "case_1.nii.gz")
+    wait_for(lambda: "final" in server.objects().get("case_1", {"labels": {}})["labels"])
+    assert server.objects()["case_1"]["labels"]["final"]["info"]["label_info"] == info
+    assert "rename it" in server.get("/info/").json()["left_out"]["M\\xfcller.nii.gz"]
+    shown = server.client().infer("review", "case_1", {"result_extension": ".nii.gz"})[0]
+    assert np.array_equal(np.asarray(nibabel.load(shown).dataobj), label)
+    for params, status in (({}, 409), ({"replace": True}, 200)):
+        with away.open("rb") as content:
+            reply = requests.put(
+                f"{server.url}/datastore/image?image=permuted",
+                data={"params": json.dumps(params)},
+                files={"file": ("permuted.nii.gz", content)},
+                timeout=60,
+            )
+        assert reply.status_code == status, reply.text
+        assert (server.study / SCANS["permuted"]).exists() == (status == 409)
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until the server has seen a change of the files."""
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.2)

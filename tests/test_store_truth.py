@@ -219,6 +219,8 @@ def test_an_outline_does_not_count_for_another_scan_in_the_same_file(folder: Pat
     assert again.json()["objects"]["case_1"]["labels"] == {}
     assert "drawn on another scan" in again.left_out["labels/final/case_1.nii.gz"]
     assert "made for another scan" in again.left_out["labels/original/case_1.nii.gz"]
+    with pytest.raises(UserError, match=r"case_1.*drawn on another scan"):
+        study_of(again, folder).usable()
     shutil.copy(kept, folder / "case_1.nii.gz")
     again.refresh()
     assert ball_of(again, folder) == BALL

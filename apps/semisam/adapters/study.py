@@ -271,6 +271,8 @@ class Study:
             except UserError as error:
                 logger.warning("The final label of %s is left out: %s", item.name, error)
                 reasons.append(str(error))
+        if not good:
+            reasons += self._left_out_finals()
         if not good and reasons:
             raise UserError(f"No final label of this study can be used. {reasons[0]}", status=422)
         if not good and without is not None and self.outlined():
@@ -280,6 +282,11 @@ class Study:
         if not good:
             raise UserError(NO_FINAL, status=409)
         return good
+
+    def _left_out_finals(self) -> list[str]:
+        """Why files that look like final labels are none."""
+        left_out = self.datastore.left_out if isinstance(self.datastore, StudyDatastore) else {}
+        return [f"{file} is left out: {text}." for file, text in left_out.items() if file.startswith("labels/final/")]
 
     def dense(self, *, without: str | None = None) -> list[Outlined]:
         """The usable scans that are outlined wholly: only these can be carried over to others.
