@@ -95,6 +95,23 @@ def test_a_bad_file_is_left_out_once_with_the_reason_and_stops_nothing(
     assert set(store.left_out) == set(reasons)
 
 
+def test_labels_that_cannot_be_listed_for_now_stay_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, label, affine = small(1)
+    save_nifti(folder / "labels" / "final" / "good.nii.gz", label, affine)
+    store, plain = StudyDatastore(str(folder)), os.listdir
+    for barred in (folder / "labels", folder / "labels" / "final"):
+
+        def refuse(path: str | Path = ".", barred: Path = barred) -> list[str]:
+            if Path(path) == barred:
+                raise PermissionError(13, "Permission denied", str(path))
+            return plain(path)
+
+        monkeypatch.setattr(os, "listdir", refuse)
+        store.refresh()
+        assert store.get_labeled_images() == ["good"]
+        assert "cannot be read" in store.left_out[str(barred.relative_to(folder))]
+
+
 def test_only_the_first_hundred_are_told_to_clients(folder: Path) -> None:
     for number in range(120):
         (folder / f"{number}.mgz").write_bytes(b"0")

@@ -17,6 +17,9 @@ from fastapi import HTTPException
 import adapters.scan_marks
 import test_store_random as random_steps
 from adapters.label_facts import LabelFacts
+from adapters.outlined import forget
+from adapters.scores import Scores
+from adapters.served import Served
 from adapters.store import FINAL, ORIGINAL, StudyDatastore
 from adapters.study import Study
 from conftest import save_nifti, tiny_scan
@@ -291,6 +294,18 @@ def test_an_upload_replaces_another_scan_only_when_it_is_asked_to(folder: Path, 
     store.add_image("case_2", str(tmp_path / "x.nii"), {"replace": True})
     assert sorted(p.name for p in folder.glob("case_2*")) == ["case_2.nii"]
     assert opened(folder).json()["objects"]["case_2"]["labels"] == {}
+
+
+def test_what_was_worked_out_about_a_deleted_scan_goes_with_it(folder: Path) -> None:
+    store = opened(folder)
+    study = study_of(store, folder)
+    store.on_gone = lambda name: forget(study, name)
+    for name in ("case_1", "case_2"):
+        Scores(study).put_unusable({name: "cannot be read"})
+        with Served(study).choosing():
+            Served(study).mark(name, "c", "recommended")
+    store.remove_image("case_1")
+    assert list(Scores(study).read()) == Served(study).recent() == ["case_2"]
 
 
 # --- structures -------------------------------------------------------------------------------------------------------

@@ -86,10 +86,14 @@ class ListedDatastore(SharedDatastore):
             self._remove_non_existing()
             self._add_non_existing_images()
             labels = Path(self._datastore.label_path(None))
-            found = list(tags(labels, self._leaving))
-            for tag in found:
-                self._add_non_existing_labels(tag)
-            self._forget_tags(found)
+            try:
+                found = list(tags(labels, self._leaving))
+            except OSError as error:  # what is known of labels stays known
+                self._leaving["labels"] = f"the folder cannot be read ({error.strerror})"
+            else:
+                for tag in found:
+                    self._add_non_existing_labels(tag)
+                self._forget_tags(found)
             if self._datastore.model_dump() != before:
                 self._update_datastore_file()
             self._tell()
@@ -134,8 +138,8 @@ class ListedDatastore(SharedDatastore):
         for image_id, names in files.items():
             item = objects.get(image_id)
             if item is None:
-                what = f"labels/{tag}/{names[0]}"
-                self._leaving[what] = f"there is no scan {image_id!r}"
+                if self._notes_in_files:  # a cache holds files of its own
+                    self._leaving[f"labels/{tag}/{names[0]}"] = f"there is no scan {image_id!r}"
                 continue
             file = self._settle_files(folder, image_id, names)
             reason = self._drawn_on_another(image_id, folder / file)
