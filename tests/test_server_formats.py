@@ -120,7 +120,8 @@ def test_answer_lies_on_a_contradictory_scan_in_the_viewer_and_says_so(server: S
         np.testing.assert_allclose(in_viewer(Path(file))[1], in_viewer(path)[1], atol=1e-3)
         assert any("its sform puts the scan up to 12" in text for text in params["warnings"])
     assert "its sform puts the scan up to 12" in server.tail(100_000)
-    # Last in this file: the label below is a template from now on. As 3D Slicer saves a segmentation: cropped, with values and names of its own.
+    # Last in this file: this label is a template from now on. It is cropped, with values and names of its own, as 3D
+    # Slicer saves a segmentation.
     label = SimpleITK.ReadImage(str(path)) * 0
     label = SimpleITK.Cast(label, SimpleITK.sitkUInt8)[8:20, 10:24, 6:20]
     label[2:6, 2:6, 2:6], label[7:10, 7:10, 7:10] = 7, 3
