@@ -112,7 +112,7 @@ class Study:
 
     def _derived_schema(self) -> tuple[LabelSchema, str]:
         finals = self._local_finals()
-        named = [names_in(self.datastore.get_label_info(name, FINAL)) for name in finals]
+        named = [self._names(name, LocalDatastore.get_label_uri(self.datastore, name, FINAL)) for name in finals]
         for names in sorted((n for n in named if n), key=lambda n: (-len(n), n)):
             try:
                 return LabelSchema(tuple(name for name, _ in names)), "from the names in the final labels"
@@ -127,6 +127,14 @@ class Study:
                 tuple(f"label_{n}" for n in range(1, largest + 1))
             ), "from the values in the final labels"
         return LabelSchema(("structure",)), "no final label yet"
+
+    def _names(self, name: str, label: str) -> list[tuple[str, int]]:
+        """The named values of a final label: its file's own names go before those beside it."""
+        try:
+            own = names_in_file(label)
+        except UserError:
+            own = []  # it is told where the label is read
+        return own or names_in(self.datastore.get_label_info(name, FINAL))
 
     def _local_finals(self) -> list[str]:
         """Scans with a final label, as far as known without asking a remote server."""
@@ -215,7 +223,7 @@ class Study:
                 logger.warning("%s is left out, it could not be fetched: %s", name, text_of(error))
                 continue
             info = self.datastore.get_label_info(name, FINAL)
-            found.append(Outlined(name, Path(image), Path(label), tuple(names_in(info)), stated(info)))
+            found.append(Outlined(name, Path(image), Path(label), tuple(self._names(name, label)), stated(info)))
         return found
 
     def usable(self, *, without: str | None = None) -> list[Outlined]:
