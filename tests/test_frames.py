@@ -222,3 +222,11 @@ def test_a_common_frame_is_around_all_and_as_fine_as_the_finest() -> None:
     both = common_frame([part, other])
     assert both.box == ((3, 15), (3, 15), (3, 15))
     assert both.spacing == (1.0, 1.0, 1.0)
+
+
+def test_lengths_of_another_unit_do_not_blow_up_a_grid_of_mm() -> None:
+    """A header that says metres where mm are meant: 2000 mm voxels."""
+    array = np.random.default_rng(0).normal(size=(12, 10, 8)).astype(np.float32)
+    small, large = (frame_of(Volume(array, np.diag([2.0 * u, 2.0 * u, 3.0 * u, 1.0]))) for u in (1, 1000))
+    assert large.with_spacing((1, 1, 1)).shape == small.with_spacing((1, 1, 1)).shape == (24, 20, 24)
+    assert large.voxel == pytest.approx(small.voxel)

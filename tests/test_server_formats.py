@@ -100,30 +100,6 @@ def test_propagate_labels_every_format_on_its_own_grid(
         assert overlap(label == value, truths[name] == value)[0] > 0.6
 
 
-def test_answer_lies_on_a_contradictory_scan_in_the_viewer_and_says_so(server: Server, tmp_path: Path) -> None:
-    client, path = server.client(), server.study / SCANS["contradictory"]
-    for ending in (".nii.gz", ".nrrd"):
-        file, params = client.infer("propagate", "contradictory", {"result_extension": ending})
-        np.testing.assert_allclose(in_viewer(Path(file))[1], in_viewer(path)[1], atol=1e-3)
-        assert any("its sform puts the scan up to 12" in text for text in params["warnings"])
-    assert "its sform puts the scan up to 12" in server.tail(100_000)
-    # A label from the viewer, as 3D Slicer saves a segmentation: cropped, with values and names of its own.
-    label = SimpleITK.ReadImage(str(path)) * 0
-    label = SimpleITK.Cast(label, SimpleITK.sitkUInt8)[8:20, 10:24, 6:20]
-    label[2:6, 2:6, 2:6], label[7:10, 7:10, 7:10] = 7, 3
-    for n, (name, value) in enumerate((("Ball", 7), ("rod", 3))):
-        label.SetMetaData(f"Segment{n}_Name", name)
-        label.SetMetaData(f"Segment{n}_LabelValue", str(value))
-    SimpleITK.WriteImage(label, str(tmp_path / "a.seg.nrrd"))
-    reply = server.put_label("contradictory", tmp_path / "a.seg.nrrd")
-    assert reply.json()["warnings"] == []
-    file, _ = client.infer("review", "contradictory", {"result_extension": ".nrrd"})
-    found = in_viewer(Path(file))[0]
-    assert found[8 + 2 : 8 + 6, 10 + 2 : 10 + 6, 6 + 2 : 6 + 6].min() == 1
-    assert found[8 + 7, 10 + 7, 6 + 7] == 2
-    assert (int((found == 1).sum()), int((found == 2).sum())) == (64, 27)
-
-
 def test_files_are_sent_as_they_are(server: Server) -> None:
     for name in ("flipped", "permuted"):
         reply = server.get(f"/datastore/image?image={name}")
@@ -220,3 +196,28 @@ def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
     while not what():
         assert time.monotonic() < until
         time.sleep(0.2)
+
+
+def test_answer_lies_on_a_contradictory_scan_in_the_viewer_and_says_so(server: Server, tmp_path: Path) -> None:
+    client, path = server.client(), server.study / SCANS["contradictory"]
+    for ending in (".nii.gz", ".nrrd"):
+        file, params = client.infer("propagate", "contradictory", {"result_extension": ending})
+        np.testing.assert_allclose(in_viewer(Path(file))[1], in_viewer(path)[1], atol=1e-3)
+        assert any("its sform puts the scan up to 12" in text for text in params["warnings"])
+    assert "its sform puts the scan up to 12" in server.tail(100_000)
+    # Last in this file: this label is a template from now on. It is cropped, with values and names of its own, as 3D
+    # Slicer saves a segmentation.
+    label = SimpleITK.ReadImage(str(path)) * 0
+    label = SimpleITK.Cast(label, SimpleITK.sitkUInt8)[8:20, 10:24, 6:20]
+    label[2:6, 2:6, 2:6], label[7:10, 7:10, 7:10] = 7, 3
+    for n, (name, value) in enumerate((("Ball", 7), ("rod", 3))):
+        label.SetMetaData(f"Segment{n}_Name", name)
+        label.SetMetaData(f"Segment{n}_LabelValue", str(value))
+    SimpleITK.WriteImage(label, str(tmp_path / "a.seg.nrrd"))
+    reply = server.put_label("contradictory", tmp_path / "a.seg.nrrd")
+    assert reply.json()["warnings"] == []
+    file, _ = client.infer("review", "contradictory", {"result_extension": ".nrrd"})
+    found = in_viewer(Path(file))[0]
+    assert found[8 + 2 : 8 + 6, 10 + 2 : 10 + 6, 6 + 2 : 6 + 6].min() == 1
+    assert found[8 + 7, 10 + 7, 6 + 7] == 2
+    assert (int((found == 1).sum()), int((found == 2).sum())) == (64, 27)

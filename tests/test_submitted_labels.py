@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from adapters.store import StudyDatastore
+from adapters.study import Study
+from conftest import make_tiny_study, tiny_scan
+from lib.config import Settings
 from lib.errors import UserError
 from lib.labels import LabelSchema
 from lib.segmentations import values_by_name
@@ -236,3 +240,18 @@ def test_file_of_simpleitk_fits(tmp_path: Path, scan: Volume, label: np.ndarray)
     image.SetOrigin((40, 30, 10))
     SimpleITK.WriteImage(image, str(tmp_path / "a.mha"), useCompression=True)
     np.testing.assert_array_equal(read_label(tmp_path / "a.mha", scan, SCHEMA), label)
+
+
+def test_names_of_a_file_go_through_the_study(tmp_path: Path) -> None:
+    """A segmentation that somebody has copied into the study: its names make the structures, whatever its values."""
+    study = make_tiny_study(tmp_path / "study", scans=2, finals=0)
+    _, label, affine = tiny_scan(1)
+    (study / "labels" / "final").mkdir(parents=True)
+    values = np.array([0, 7, 3], np.uint8)[label]
+    seg(study / "labels" / "final" / "case_1.nrrd", values, affine, **segments(("ball", 0, 7), ("rod", 0, 3)))
+    seen = Study(str(study), StudyDatastore(str(study)), Settings(), tmp_path / "models")
+    assert seen.schema.names == ("ball", "rod")
+    np.testing.assert_array_equal(seen.template(seen.dense()[0]).label, label)
+    case = next(case for case in seen.cases() if case.label is not None)
+    assert case.label is not None
+    np.testing.assert_array_equal(nibabel.load(case.label).get_fdata(), label)

@@ -142,7 +142,7 @@ class Study:
 
     def _derived_schema(self) -> tuple[LabelSchema, str]:
         finals = self._local_finals()
-        named = [self.facts(name, FINAL).names for name in finals]
+        named = [self._names(name, self._local_label(name)) for name in finals]
         for names in sorted((n for n in named if n), key=lambda n: (-len(n), n)):
             try:
                 return LabelSchema(tuple(name for name, _ in names)), "from the names in the final labels"
@@ -157,6 +157,14 @@ class Study:
                 tuple(f"label_{n}" for n in range(1, largest + 1))
             ), "from the values in the final labels"
         return LabelSchema(("structure",)), "no final label yet"
+
+    def _names(self, name: str, label: str) -> tuple[tuple[str, int], ...]:
+        """The named values of a final label: its file's own names go before those beside it."""
+        try:
+            own = tuple(names_in_file(label))
+        except UserError:
+            own = ()  # it is told where the label is read
+        return own or self.facts(name, FINAL).names
 
     def _local_finals(self) -> list[str]:
         """Scans with a final label, as far as known without asking a remote server."""
