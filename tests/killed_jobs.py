@@ -91,6 +91,7 @@ class Place:
 
     def killed(self, seconds: float | None = None, fatal: int | None = None) -> bool:
         """Train and kill the job after so many seconds, or at a file; False when it has ended well before that."""
+        (self.folder / "log.txt").write_text("", encoding="utf-8")
         process = self.start(fatal)
         process.join(seconds)
         process.kill()
