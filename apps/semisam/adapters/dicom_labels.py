@@ -88,7 +88,7 @@ def origin_of(info: Mapping[str, Any], *, person: bool, series: str | None) -> O
 
 
 def label_of(seg: Dataset, scan: Volume, schema: LabelSchema | None) -> np.ndarray:
-    """The label in a SEG, ``[D, H, W]`` uint8; what its values mean: ``values_of``.
+    """The label in a SEG, ``[D, H, W]`` uint8; what its values mean: ``segment_values``.
 
     Args:
         seg: the SEG.
@@ -99,10 +99,10 @@ def label_of(seg: Dataset, scan: Volume, schema: LabelSchema | None) -> np.ndarr
         UserError: see ``lib.dicom_seg.read_seg``.
     """
     named = [{"name": name, "idx": number} for name, number in SegHeader.of(seg).names]
-    return read_seg(seg, scan, {number: value for _, number, value in values_of(named, schema)})
+    return read_seg(seg, scan, {number: value for _, number, value in segment_values(named, schema)})
 
 
-def values_of(label_info: object, schema: LabelSchema | None) -> list[tuple[str, int, int]]:
+def segment_values(label_info: object, schema: LabelSchema | None) -> list[tuple[str, int, int]]:
     """Which voxel value each segment of a SEG gets here: its structure's if all are known by name, else its place.
 
     It follows from what the SEG says and the settings, so that every process finds the same.
@@ -124,10 +124,10 @@ def meaning_of(label_info: object, schema: LabelSchema | None) -> list[dict[str,
     """Names of the values in the copy of a SEG, as ``label_info``: the study's structures if all of them are known.
 
     Args:
-        label_info: see ``values_of``.
+        label_info: see ``segment_values``.
         schema: the study's structures if they are set.
     """
-    named = values_of(label_info, schema)
+    named = segment_values(label_info, schema)
     if schema is not None and knows_all(schema, [(name, number) for name, number, _ in named]):
         return [{"name": name, "idx": value} for name, value in schema.as_dict().items()]
     return [{"name": name, "idx": value} for name, _, value in named]
