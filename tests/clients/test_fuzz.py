@@ -22,7 +22,7 @@ import requests
 import schemathesis
 from monailabel.datastore.local import LocalDatastoreModel
 
-from clients.fuzzing import SECONDS, Tally, fuzz, jobs, own_500, stamps, stop_jobs, works
+from clients.fuzzing import SECONDS, Tally, fuzz, jobs, stamps, stop_jobs, works
 from conftest import TINY_LABELS, Server, make_tiny_study
 
 pytestmark = [pytest.mark.clients, pytest.mark.server, pytest.mark.timeout(3600)]
