@@ -8,26 +8,21 @@ whose folder is a cache: scans and labels come from the server when they are fir
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
-from filelock import FileLock, Timeout
 from monailabel.config import settings as server_settings
 from monailabel.datastore.local import DataModel, ImageLabelModel
-from pydicom.uid import generate_uid
 
 from lib.config import Settings
 from lib.errors import UserError
-from lib.label_names import names_in
 from lib.labels import LabelSchema
 from lib.volumes import read_volume, write_whole
 
@@ -37,9 +32,10 @@ from .dicomweb_cache import Failures, SeriesCache, retry_after, stopwatch
 from .dicomweb_copies import EXTENSION, LabelCopies
 from .dicomweb_lists import Listed, Lists, is_newer, put_after
 from .dicomweb_segs import SegExchange, noted
+from .dicomweb_sending import SendingStudy, content_of, is_away
 from .dicomweb_server import DicomWebServer, reason_of
 from .dicomweb_unsent import Retry
-from .store import FINAL, ORIGINAL, StudyDatastore, plain_info
+from .store import FINAL, ORIGINAL, plain_info
 
 logger = logging.getLogger("semisam.dicomweb")
 
@@ -48,8 +44,8 @@ LIST_SECONDS = 10
 PATIENCE_SECONDS = 3.0
 """How long a request waits for new lists."""
 
-_SENDING_SECONDS = 120.0
-_AWAY = 502
+_DELETE_SECONDS = 5.0
+"""How long a deletion waits for labels that are being sent."""
 _MARKER = ".labels-by-seg"
 """In a cache whose copies of labels are named after their SEG."""
 _MONAI_FILTER = {"Modality": "CT"}
@@ -82,7 +78,7 @@ def open_dicomweb(address: str, settings: Settings) -> DicomWebStudy:
     )
 
 
-class DicomWebStudy(StudyDatastore):
+class DicomWebStudy(SendingStudy):
     """The series of a DICOMweb server, each a scan; its id is the SeriesInstanceUID.
 
     Args:
@@ -112,14 +108,12 @@ class DicomWebStudy(StudyDatastore):
         self._labels = labels
         self._exchange = SegExchange(server, labels)
         self._copies = LabelCopies(folder, labels)
-        self._sending = FileLock(str(folder / ".sending"))
         self._failures = Failures()
         self._age = age
-        self._sends = pseudo_labels
         self._due = -math.inf
         self._asking = threading.Lock()
         self._fetching = threading.RLock()
-        super().__init__(str(folder))
+        super().__init__(folder, pseudo_labels)
         self._forget_older_copies(folder / _MARKER)
         logger.info("DICOMweb server %s, cache %s, search %s", server.address, folder, dict(search) or "all scans")
         error = self._fetch_lists()
@@ -388,10 +382,6 @@ class DicomWebStudy(StudyDatastore):
                 logger.warning("The SEG %s of %s cannot be used: %s", uid, label_id, getattr(error, "detail", error))
         return str(path)
 
-    def _own_file(self, scan_id: str) -> str:
-        """Where a pseudo-label is that the server does not have."""
-        return str(super().get_label_uri(scan_id, ORIGINAL))
-
     # --- changes --------------------------------------------------------------------------------------------------
 
     @http_answers()
@@ -407,7 +397,7 @@ class DicomWebStudy(StudyDatastore):
     @http_answers()
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Refused for what the server has: DICOMweb cannot delete, and the label would come back."""
-        with self._sends_nothing():
+        with self._sends_nothing(_DELETE_SECONDS):
             label = self._known(label_id).labels.get(str(getattr(label_tag, "value", label_tag)))
             if label is not None and label.info.get("SOPInstanceUID"):
                 raise UserError(
@@ -437,7 +427,7 @@ class DicomWebStudy(StudyDatastore):
         sent: dict[str, DataModel] = {}
         for scan_id, (file, given) in labels.items():
             self._known(scan_id)
-            info = {**plain_info(given), "content": _content(file, given or {}), "ts": int(time.time())}
+            info = {**plain_info(given), "content": content_of(file, given or {}), "ts": int(time.time())}
             if tag == FINAL or (
                 tag == ORIGINAL and (self._sends == "always" or (self._sends == "last" and not interim))
             ):
@@ -473,7 +463,7 @@ class DicomWebStudy(StudyDatastore):
         except (UserError, HTTPException) as error:
             text = str(getattr(error, "detail", error))
             logger.warning("The label of %s is kept here only: %s", scan_id, text)
-            return {"only_here": text, "away": _is_away(error)}
+            return {"only_here": text, "away": is_away(error)}
 
     def _send(
         self, scan_id: str, file: str, tag: str, info: Mapping[str, Any], *, again: bool = False
@@ -483,107 +473,3 @@ class DicomWebStudy(StudyDatastore):
         note, label = self._exchange.send(scan_id, file, source, info, person=tag == FINAL, again=again)
         self._copies.put(self._copies.path(scan_id, tag, note["SOPInstanceUID"]), label, source.scan, Path(file))
         return note
-
-    # --- what could not be sent -----------------------------------------------------------------------------------
-
-    def unsent(self) -> dict[str, str]:
-        """Pseudo-labels that the server could not be given, by the scans' ids, each with the reason."""
-        return {
-            uid: str(label.info["only_here"])
-            for uid, item in self._datastore.objects.items()
-            if (label := self._unsent(item)) is not None and label.info.get("only_here")
-        }
-
-    def _postponed(self) -> dict[str, str]:
-        """Those that can be sent when the server is back; what is wrong with others is wrong with themselves."""
-        objects = self._datastore.objects
-        return {
-            uid: text for uid, text in self.unsent().items() if objects[uid].labels[ORIGINAL].info.get("away", True)
-        }
-
-    def send_unsent(self) -> None:
-        """Offer the server what it could not be given because it was away."""
-        self._send_kept(self._postponed())
-
-    def publish(self, image_ids: Iterable[str]) -> None:
-        """Send the pseudo-labels of these scans, as far as the server does not have them and is to have them.
-
-        What could not be sent before is tried again on this occasion.
-        """
-        if self._sends != "never":
-            self._send_kept([*dict.fromkeys([*image_ids, *self._postponed()])])
-
-    def _unsent(self, item: ImageLabelModel | None) -> DataModel | None:
-        """The pseudo-label of a scan that nobody has outlined, if the server does not have it."""
-        label = item.labels.get(ORIGINAL) if item is not None and FINAL not in item.labels else None
-        return None if label is None or label.info.get("SOPInstanceUID") else label
-
-    def _send_kept(self, names: Iterable[str]) -> None:
-        """Send pseudo-labels that are kept here; when the server is away, it is not asked for each of them."""
-        away = ""
-        with self._sends_nothing():
-            for uid in names:
-                label = self._unsent(self._datastore.objects.get(uid))
-                file = self._own_file(uid) if label is not None else ""
-                if label is None or not os.path.isfile(file):
-                    continue
-                before = dict(label.info)
-                again = bool(before.get("send_as"))
-                info = {"content": _content(file, before), "send_as": str(generate_uid(None)), **before}
-                if not again and not away:
-                    # If this process is killed before it has noted the end, the next one looks for this SEG first.
-                    self._note_if_same(uid, before, {"send_as": info["send_as"], "content": info["content"]})
-                note, away = self._sent_or_reason(uid, file, info, away, again=again)
-                self._note_if_same(uid, info, note)
-
-    def _sent_or_reason(
-        self, uid: str, file: str, info: Mapping[str, Any], away: str, *, again: bool
-    ) -> tuple[dict[str, Any], str]:
-        """What to note about a label that was to be sent, and why the server is taken to be away ("" if it is not)."""
-        if away:
-            return {"only_here": away, "away": True}, away
-        try:
-            return self._send(uid, file, ORIGINAL, info, again=again), ""
-        except (UserError, HTTPException) as error:
-            text = str(getattr(error, "detail", error))
-            logger.warning("The label of %s is kept here only: %s", uid, text)
-            away = text if _is_away(error) else ""
-            return {"only_here": text, "away": bool(away)}, away
-
-    def _note_if_same(self, uid: str, before: Mapping[str, Any], note: Mapping[str, Any]) -> None:
-        """Note something of a pseudo-label, unless it was replaced or deleted meanwhile."""
-        with self._transaction():
-            label = self._unsent(self._datastore.objects.get(uid))
-            same = ("ts", "content", "send_as")
-            if label is None or any(label.info.get(k) not in (None, before.get(k)) for k in same):
-                return
-            if label.info.get("ts") != before.get("ts"):
-                return
-            label.info.update(note)
-            if note.get("SOPInstanceUID"):
-                for key in ("only_here", "away"):
-                    label.info.pop(key, None)
-                label.ext = EXTENSION
-            self._update_datastore_file()
-
-    @contextmanager
-    def _sends_nothing(self) -> Iterator[None]:
-        """Hold the lock of whoever sends: nothing is sent twice, and nothing that is being deleted."""
-        try:
-            with self._sending.acquire(timeout=_SENDING_SECONDS):
-                yield
-        except Timeout as error:
-            raise UserError(
-                "Labels are just being sent to the DICOM server. Try again in a minute.", status=409
-            ) from error
-
-
-def _is_away(error: Exception) -> bool:
-    """Whether the server is to blame, and not the label."""
-    return getattr(error, "status", getattr(error, "status_code", 0)) == _AWAY
-
-
-def _content(file: str, info: Mapping[str, Any]) -> str:
-    """Tells labels apart by their voxels and names."""
-    names = json.dumps(names_in(info))
-    return hashlib.sha256(Path(file).read_bytes() + names.encode()).hexdigest()[:16]
