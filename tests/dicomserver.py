@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class PlayedServer(DicomWebServer):
 
     def put_seg(self, seg: Dataset) -> None:
         """Take a SEG of another program, or of another server."""
-        self._segs.setdefault(str(seg.SeriesInstanceUID), []).append(copy.deepcopy(seg))
+        self._segs.setdefault(str(seg.SeriesInstanceUID), []).append(_sent(seg))
 
     def delete_seg(self, uid: str) -> None:
         """Delete one SEG."""
@@ -95,6 +95,14 @@ class PlayedServer(DicomWebServer):
             self._ask()
         self.stored.append(seg)
         self.put_seg(seg)
+
+
+def _sent(seg: Dataset) -> Dataset:
+    """What arrives of a SEG at the other end."""
+    file = BytesIO()
+    pydicom.dcmwrite(file, seg, write_like_original=False)
+    file.seek(0)
+    return pydicom.dcmread(file)
 
 
 def _listed(of: Dataset, count: int) -> Dataset:
