@@ -76,7 +76,9 @@ def test_a_batch_goes_on_and_its_labels_carry_the_warnings_to_the_review(server:
     _, params = answer(server, "review", "noise")
     assert any("what is outlined in case_1" in text for text in params["warnings"])
     assert "warnings" not in answer(server, "review", "case_2")[1]
-    detail(server.infer("review", "colour"), 404)
+    labels = {name: set(each["labels"]) for name, each in server.objects().items()}
+    assert labels["colour"] == labels["raw"] == set()
+    assert labels["noise"] == {"original"}
 
 
 def test_an_empty_label_counts_only_if_it_is_meant(server: Server, tmp_path: Path) -> None:

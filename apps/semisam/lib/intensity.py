@@ -13,8 +13,8 @@ What counts as an outlier, with *width* for the distance of the 0.5 and 99.5 per
 - **A few voxels** more than ten widths outside. Where up to 2 % of the voxels are such that these themselves make the
   width, that of the 2 and 98 percentiles takes its place, and twenty of them.
 
-Outliers get the most extreme value of the rest, or lie one width outside its percentiles, whatever is further out: so
-they still are darker (brighter) than everything else, and the outline of what is padded stays visible.
+Outliers get the most extreme value of the rest, or lie one width outside its percentiles (a quarter, for padding),
+whatever is further out: so they still are darker (brighter) than everything else, and what is padded keeps its outline.
 
 The rule is the same for a scan that is scaled, shifted, inverted, flipped or turned.
 """
@@ -41,8 +41,9 @@ _FAR_FROM_MOST = (0.15, 5.0)
 """The same as ``_FAR`` for padding that may be blurred: of small scans the blur is a tenth."""
 _FENCES = ((0.005, 10.0), (0.02, 20.0))
 """A percentile at either end, and how many of their distances outside of it an outlier begins; whichever is nearer."""
-_MARGIN = 1.0
-"""Widths outside the percentiles that outliers are brought to."""
+_MARGIN, _PADDING_MARGIN = 1.0, 0.25
+"""Widths outside the percentiles that a few voxels, and padding, are brought to: a small bright object must stand out
+from noise, while much padding must leave the tissue its contrast."""
 _ROUNDS = 6
 _SOUND = (1e-6, 1e9)
 """Ranges of intensities that single precision has room for, also squared and summed."""
@@ -119,8 +120,11 @@ def _symmetric(size: int, step: int) -> np.ndarray:
 def _limits(values: np.ndarray, least: float, largest: float) -> Limits:
     """The limits by a sorted sample and the exact extremes."""
     first, last = 0, len(values)
+    margins = [_MARGIN, _MARGIN]
     for _ in range(_ROUNDS):
-        inner = _without_padding(values, *_without_few(values, first, last))
+        several = _without_few(values, first, last)
+        inner = _without_padding(values, *several)
+        margins = [_PADDING_MARGIN if inner[end] != several[end] else margins[end] for end in (0, 1)]
         if inner == (first, last):
             break
         first, last = inner
@@ -132,7 +136,7 @@ def _limits(values: np.ndarray, least: float, largest: float) -> Limits:
     width = high - low
     if not (width > 0 and math.isfinite(width)):
         return Limits()
-    near = min(float(rest[0]), low - _MARGIN * width), max(float(rest[-1]), high + _MARGIN * width)
+    near = min(float(rest[0]), low - margins[0] * width), max(float(rest[-1]), high + margins[1] * width)
     # Padding that was taken off is beyond `near` in any case; the few may lie in the scan, but not in the sample.
     outer = first > 0 or least < fences[0], last < len(values) or largest > fences[1]
     return Limits(near[0] if outer[0] and least < near[0] else -math.inf, near[1] if outer[1] else math.inf)
