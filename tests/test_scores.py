@@ -367,7 +367,7 @@ def test_a_bad_scan_is_reported_and_passed_over(study: Study, caplog: pytest.Log
 
 
 def test_an_unexpected_error_ends_neither_the_pass_nor_comes_up_at_every_click(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     method = UncertaintyScoring(study)
     put_specialist(study)
@@ -382,7 +382,8 @@ def test_an_unexpected_error_ends_neither_the_pass_nor_comes_up_at_every_click(
         patch.setitem(MEASURES, UNCERTAINTY, broken)
         result = run(study, method)
     assert result["scored"] == 2
-    assert "out of luck" in result["failed"]["case_3"]
+    assert result["failed"]["case_3"] == "unexpected error, told in the server's log"
+    assert "out of luck" in caplog.text
     assert not method.due()
     assert run(study, method)["scored"] == 1
 

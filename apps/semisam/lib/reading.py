@@ -60,11 +60,15 @@ def load(path: Path) -> Loaded:
     return found
 
 
+def may_be_dicom(path: Path) -> bool:
+    """Whether a path is a folder, or a file that is not named as one of the other formats."""
+    return path.is_dir() or not path.name.lower().endswith((*nifti.ENDINGS, *itkimages.ENDINGS))
+
+
 def _load(path: Path) -> Loaded:
-    name = path.name.lower()
-    if path.is_dir() or not name.endswith((*nifti.ENDINGS, *itkimages.ENDINGS)):
+    if may_be_dicom(path):
         return _load_dicom(path)
-    if name.endswith(nifti.ENDINGS):
+    if path.name.lower().endswith(nifti.ENDINGS):
         header = nifti.open_nifti(path)
         affine, also, notes = nifti_places.places(header)
         return Loaded(nifti.read_values(header), affine, notes, also)

@@ -26,7 +26,7 @@ from .geometry import Volume, spacing_of
 from .itkimages import write_nrrd
 from .labelfiles import largest_label, read_label
 from .pictures import is_picture, read_picture, split_colour, write_picture_label
-from .reading import SUFFIXES, Loaded, load, volume_of
+from .reading import SUFFIXES, Loaded, load, may_be_dicom, volume_of
 from .segmentations import names_in_file
 from .voxel_types import in_words
 
@@ -145,7 +145,7 @@ def _read_picture(path: Path) -> Volume:
 def _read_scan(path: Path) -> Volume:
     """A medical image file or a DICOM folder."""
     check_there(path)
-    if is_dicom(path) and (stack := find_stack(path)) is not None:
+    if may_be_dicom(path) and is_dicom(path) and (stack := find_stack(path)) is not None:
         series = read_stack(stack)
         return Volume(series.array, series.affine, notes=series.notes)
     loaded = load(path)

@@ -38,7 +38,7 @@ class SeriesVolume:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file, or the first files of a folder or of those below it, are marked as DICOM."""
+    """Whether a file is marked or named as DICOM; a folder always counts."""
     if path.is_dir():
         return True
     try:
@@ -91,7 +91,7 @@ def find_stack(path: Path, name: str | None = None, *, copied: bool = False) -> 
 
 
 def _check_picture(slices: tuple[Slice, ...], name: str) -> None:
-    """Refuse all but one image of one frame."""
+    """Refuse all but one image of one frame, and one that is too large."""
     count = len({each.path for each in slices})
     if count > 1:
         raise UserError(
@@ -101,6 +101,7 @@ def _check_picture(slices: tuple[Slice, ...], name: str) -> None:
         )
     if slices[0].storage.frames > 1:
         raise _film(slices[0], name)
+    check_voxels((slices[0].columns, slices[0].rows), name)
 
 
 def _film(one: Slice, name: str) -> UserError:
