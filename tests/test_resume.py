@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,6 @@ from lib.recipes import run as run_module
 from lib.recipes.options import Preset
 from lib.specialists import SpecialistSpec, build_network, check_checkpoint, save_specialist
 from test_run_recipe import CopyPropagator, KilledError
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = RecipeOptions(seed=3)
 PRESET = Preset(3, 2, 3, 2, (4, 8, 8), 120_000, 14_000)
@@ -69,6 +67,15 @@ def run(study: Path, folder: Path, listener: Killed | None = None, options: Reci
         folder=folder,
         observer=listener or Killed(),
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_for_all() -> Iterator[None]:
+    """Runs that are compared bit by bit have the same number of threads; small arrays are faster on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

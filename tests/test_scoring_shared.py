@@ -89,7 +89,7 @@ def test_any_number_of_processes_gives_the_same(study: Study, specialist: bool) 
         assert sorted(Scores(study).known(QUALITY)) == ["case_2", "case_3", "case_4"]
         assert list(Scores(study).unusable()) == [BAD]
         found[world] = files_of(study)
-    assert sorted(found[1]) == ["descriptors-1-mind.npz", "scores.json"]
+    assert sorted(found[1]) == ["descriptors-2-mind.npz", "scores.json"]
     assert found[1] == found[2] == found[4]
 
 

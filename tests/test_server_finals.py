@@ -40,13 +40,14 @@ def test_without_a_final_label(server: Server) -> None:
 def test_bad_first_label_is_kept_and_refused_with_the_reason(server: Server, tmp_path: Path) -> None:
     _, label, affine = tiny_scan(1)
     file = save_nifti(tmp_path / "case_1.nii.gz", np.zeros_like(label), affine)
-    reply = server.put_label("case_1", file, label_info=SLICER_INFO)
-    assert reply.ok
-    assert "empty" in reply.json()["warnings"][0]
-    for answer in (server.infer("propagate", "case_2"), server.post("/train/semisam", json={})):
-        text = detail(answer, 422)
-        assert "empty" in text
-        assert "case_1" in text
+    for info, told, status in (({}, "Outline at least one of", 422), ({"label_info": SLICER_INFO}, "none of the", 409)):
+        reply = server.put_label("case_1", file, **info)
+        assert reply.ok
+        assert "empty" in reply.json()["warnings"][0]
+        for answer in (server.infer("propagate", "case_2"), server.post("/train/semisam", json={})):
+            text = detail(answer, status)
+            assert told in text
+            assert "case_1" in text
     assert (server.study / "labels" / "final" / "case_1.nii.gz").read_bytes() == file.read_bytes()
 
 

@@ -87,5 +87,5 @@ def test_it_goes_on_when_there_is_space_again(server: Server) -> None:
     assert server.post("/train/semisam", json=OPTIONS).ok
     status = server.wait("/train/")
     assert status["status"] == "DONE", "\n".join(status["details"])
-    assert "continuing run-" in server.log.read_text(errors="replace")
+    assert "Training continued after round 0." in server.log.read_text(errors="replace")
     assert server.infer("segment", "case_3").ok
