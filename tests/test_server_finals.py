@@ -40,8 +40,8 @@ def test_without_a_final_label(server: Server) -> None:
 def test_bad_first_label_is_kept_and_refused_with_the_reason(server: Server, tmp_path: Path) -> None:
     _, label, affine = tiny_scan(1)
     file = save_nifti(tmp_path / "case_1.nii.gz", np.zeros_like(label), affine)
-    for info, told, status in (({}, "Outline at least one of", 422), ({"label_info": SLICER_INFO}, "none of the", 409)):
-        reply = server.put_label("case_1", file, **info)
+    for info, told, status in ((None, "Outline at least one of", 422), (SLICER_INFO, "none of the", 409)):
+        reply = server.put_label("case_1", file, label_info=info)
         assert reply.ok
         assert "empty" in reply.json()["warnings"][0]
         for answer in (server.infer("propagate", "case_2"), server.post("/train/semisam", json={})):
