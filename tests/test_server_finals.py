@@ -85,12 +85,23 @@ def test_bad_label_among_good_ones(server: Server, tmp_path: Path, change: Calla
     assert b'"case_3"' not in again.content
 
 
-def test_cut_label(server: Server, tmp_path: Path) -> None:
-    _, label, affine = tiny_scan(3)
-    file = save_nifti(tmp_path / "case_3.nii.gz", label, affine)
+def test_cut_label_is_refused_and_the_one_before_stays(server: Server, tmp_path: Path) -> None:
+    _, label, affine = tiny_scan(1)
+    before = (server.study / "labels" / "final" / "case_1.nii.gz").read_bytes()
+    file = save_nifti(tmp_path / "case_1.nii.gz", label, affine)
     file.write_bytes(file.read_bytes()[:100])
-    assert "cannot be read" in server.put_label("case_3", file).json()["warnings"][0]
+    assert "nothing is changed: its file cannot be read" in detail(server.put_label("case_1", file), 422)
+    assert (server.study / "labels" / "final" / "case_1.nii.gz").read_bytes() == before
     assert server.infer("propagate", "case_2").ok
+
+
+def test_what_is_no_scan_is_not_stored(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "new.nii.gz").write_bytes(b"<html>502 Bad Gateway</html>")
+    with (tmp_path / "new.nii.gz").open("rb") as content:
+        reply = requests.put(server.url + "/datastore/image", files={"file": ("new.nii.gz", content)}, timeout=60)
+    assert "it is a web page" in detail(reply, 422)
+    assert not list(server.study.glob("new*"))
+    assert "new" not in server.objects()
 
 
 def test_reordered_segments_are_understood(server: Server, tmp_path: Path) -> None:

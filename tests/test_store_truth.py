@@ -296,6 +296,94 @@ def test_an_upload_replaces_another_scan_only_when_it_is_asked_to(folder: Path, 
     assert opened(folder).json()["objects"]["case_2"]["labels"] == {}
 
 
+def unreadable(kind: str, whole: Path) -> bytes:
+    """What may come instead of a file."""
+    content = whole.read_bytes()
+    packed = bytearray(content)
+    packed[len(packed) // 2] ^= 0xFF
+    made = {
+        "nothing": b"",
+        "rubbish": bytes(range(256)) * 40,
+        "page": b"<html><body>502 Bad Gateway</body></html>",
+        "cut": content[: len(content) // 2],
+        "cut in its header": content[:40],
+        "a flipped bit": bytes(packed),
+    }
+    return made[kind]
+
+
+KINDS = ("nothing", "rubbish", "page", "cut", "cut in its header", "a flipped bit")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [
+        (kind, ending)
+        for ending in (".nii.gz", ".nrrd")
+        for kind in KINDS
+        if (kind, ending) != ("a flipped bit", ".nrrd")
+    ],
+)
+def test_a_file_that_cannot_be_read_never_replaces_an_outline(
+    folder: Path, tmp_path: Path, kind: str, ending: str
+) -> None:
+    store = opened(folder)
+    good = outline(tmp_path)
+    store.save_label("case_1", str(good), FINAL, ROD_FIRST)
+    (tmp_path / f"bad{ending}").write_bytes(unreadable(kind, outline(tmp_path, f"whole{ending}")))
+    for tag in (FINAL, ORIGINAL):
+        with pytest.raises(HTTPException, match="not saved, and nothing is changed: its file cannot be read") as caught:
+            store.save_label("case_1", str(tmp_path / f"bad{ending}"), tag, {})
+        assert caught.value.status_code == 422
+    assert sorted(p.name for p in (folder / "labels").rglob("*") if p.is_file()) == ["case_1.json", "case_1.nii.gz"]
+    assert (folder / "labels" / "final" / "case_1.nii.gz").read_bytes() == good.read_bytes()
+    assert ball_of(store, folder) == BALL
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("a.dcm", "it is damaged or no DICOM file"),
+        ("a.seg.nrrd", "it is a segmentation and no scan"),
+        ("a.nrrd", "it is a segmentation and no scan"),
+        ("a.nii", "Let its name end with .nii.gz"),
+        ("a.mha", "its file cannot be read"),
+    ],
+)
+def test_the_reason_for_which_an_upload_is_refused_fits_its_kind(
+    folder: Path, tmp_path: Path, name: str, part: str
+) -> None:
+    upload = tmp_path / name
+    upload.write_bytes((folder / "case_1.nii.gz").read_bytes())
+    if name.endswith(".nrrd"):
+        upload.write_bytes(b"NRRD0004\nSegment0_ID:=Segment_1\n\n")
+    with pytest.raises(HTTPException, match=part) as caught:
+        opened(folder).add_image("new", str(upload), {})
+    assert caught.value.status_code == 422
+    assert name not in caught.value.detail.replace(".nii.gz", "")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "colour"])
+def test_an_upload_that_is_no_scan_is_refused_and_leaves_nothing_behind(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    store = opened(folder)
+    before = sorted(folder.rglob("*"))
+    upload = tmp_path / "tmp1234.nii.gz"
+    if kind == "colour":
+        colours = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+        save_nifti(upload, colours, np.eye(4))
+    else:
+        upload.write_bytes(unreadable(kind, folder / "case_1.nii.gz"))
+    for name in ("new", "case_2"):
+        with pytest.raises(HTTPException, match="is not stored: its file") as caught:
+            store.add_image(name, str(upload), {"replace": True})
+        assert caught.value.status_code == 422
+        assert ("in colour" if kind == "colour" else "cannot be read") in caught.value.detail
+    assert sorted(folder.rglob("*")) == before
+    assert sorted(store.list_images()) == ["case_1", "case_2"]
+
+
 def test_what_was_worked_out_about_a_deleted_scan_goes_with_it(folder: Path) -> None:
     store = opened(folder)
     study = study_of(store, folder)

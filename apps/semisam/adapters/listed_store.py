@@ -70,10 +70,6 @@ class ListedDatastore(SharedDatastore):
     def _to_id(self, file: str) -> tuple[str, str]:
         return split(file, (SEG_NRRD, *EXTENSIONS))
 
-    def _is_scan(self, path: str, extension: str) -> bool:
-        """Whether a file of this extension is a scan."""
-        return self._files.is_scan(path, extension)
-
     def _barred(self, path: Path) -> str | None:
         """Why a file or folder of the study is not looked into though it could be; None when it is."""
         return None

@@ -18,7 +18,7 @@ from watchdog.observers.polling import PollingObserver
 
 from lib.errors import UserError
 from lib.pictures import PICTURES
-from lib.volumes import write_whole
+from lib.volumes import check_readable, read_volume, write_whole
 
 from .answers import http_answers
 from .detached import HEADER
@@ -124,13 +124,27 @@ class StudyDatastore(ListedDatastore):
             packed = split(base, ARCHIVES)[0]
             own, extension = ("", "") if scan.is_dir() else split(scan.name)
             image_id = plain_name(image_id or (packed if scan != Path(image_filename) else own), "image")
-            if not scan.is_dir() and not self._is_scan(str(scan), extension):
+            if not scan.is_dir() and not extension:
                 raise UserError(
-                    f"{base} is no scan this server can read. Allowed: {', '.join(EXTENSIONS)} ({DICOM} for 2D images "
-                    "only), and an archive with the files of one scan."
+                    f"The image {image_id!r} is not stored: its file's name has no ending that this server reads. "
+                    f"Allowed: {', '.join(EXTENSIONS)} ({DICOM} for 2D images only), and an archive with the files of "
+                    "one scan."
                 )
+            self._check_scan(image_id, scan, Path(image_filename))
             self._put_image(image_id, scan, extension, notes, replace=replace)
         return image_id
+
+    def _check_scan(self, image_id: str, scan: Path, upload: Path) -> None:
+        """Raise UserError (413, 422) when an upload cannot be read as a scan."""
+        try:
+            reason = None if scan.is_dir() else self._files.upload_reason(scan)
+            if reason is not None:
+                raise UserError(f"{reason.rstrip('.')}.", status=422)
+            read_volume(scan)
+        except UserError as error:
+            # An upload has a random name; what came in an archive has its own.
+            text = _without_name(error, upload)
+            raise UserError(f"The image {image_id!r} is not stored: {text}", status=error.status) from error
 
     def _put_image(self, image_id: str, scan: Path, extension: str, notes: Mapping[str, Any], *, replace: bool) -> None:
         with self._transaction():
@@ -202,7 +216,12 @@ class StudyDatastore(ListedDatastore):
 
     @http_answers()
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Copy a label into the study; readers see the old one or the new one, never half of it."""
+        """Copy a label into the study; readers see the old one or the new one, never half of it.
+
+        What a client sends is read first: a file that nobody can read must not take the place of a person's work.
+        """
+        if self.serving:
+            self._check_content(image_id, Path(label_filename))
         self.save_labels(label_tag, {image_id: (label_filename, label_info)})
         logger.info("Label saved: %s, %s", image_id, getattr(label_tag, "value", label_tag))
         return image_id
@@ -247,6 +266,17 @@ class StudyDatastore(ListedDatastore):
             raise UserError(f"{image_id} is a 3D scan: save its label as .nii.gz or .nrrd, not as {extension}.")
         if split(self._filename(image_id, extension), LABEL_EXTENSIONS)[0] != image_id:
             raise UserError(f"A label of {image_id} cannot be stored as {extension}. Save it as .nii.gz.")
+
+    def _check_content(self, image_id: str, file: Path) -> None:
+        """Raise UserError (413, 422) when the file of a label cannot be read; whether it fits is another question."""
+        self._check_label(image_id, str(file))
+        try:
+            check_readable(file)
+        except UserError as error:
+            text = _without_name(error, file)
+            raise UserError(
+                f"The label of {image_id} is not saved, and nothing is changed: {text}", status=error.status
+            ) from error
 
     def _put_label(self, image_id: str, file: Path, tag: str, info: Mapping[str, Any]) -> None:
         """Copy a checked label in, in place of those of other formats, and note it; in a transaction."""
@@ -391,6 +421,12 @@ def plain_info(info: object) -> dict[str, Any]:
         raise UserError(f"The notes must be a JSON object such as {{}}, not {shown(info)}.")
     check_plain(info, "The notes")
     return dict(info)
+
+
+def _without_name(error: UserError, upload: Path) -> str:
+    """What is wrong with an upload, without the random name that it has here."""
+    text = str(error).replace(f"Rename it to {upload.name}.gz", "Let its name end with .nii.gz")
+    return text.replace(f"Label {upload.name}", "its file").replace(upload.name, "its file")
 
 
 def _same_files(one: Path, other: Path) -> bool:

@@ -159,12 +159,16 @@ class StudyFiles:
             reason = "this server's user may not read it"
         return reason or self._content_reason(path, extension, status)
 
-    def is_scan(self, path: str, extension: str) -> bool:
-        """Whether a file of this extension is a scan, by its header where that is needed."""
+    def upload_reason(self, path: Path) -> str | None:
+        """Why a file that a client sends is no scan, None when it may be one; its voxels are not looked at."""
+        extension = split(path.name)[1].lower()
         try:
-            return bool(extension) and self._content_reason(Path(path), extension.lower(), os.stat(path)) is None
-        except OSError:
-            return False
+            reason = self._content_reason(path, extension, os.stat(path))
+        except OSError as error:
+            return f"it cannot be read ({error.strerror})"
+        if reason == _SLICE:
+            return "it is a slice of a volume. Upload all files of the series in one zip archive"
+        return reason
 
     def is_series(self, name: str) -> bool:
         """Whether a sub-folder holds DICOM files; looks at its first three files.
@@ -333,8 +337,9 @@ _SEGMENTATION = (
 def _dicom_reason(path: Path) -> str | None:
     try:
         modality = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality")
-    except Exception:  # pydicom raises many kinds of errors
-        modality = None
+    except Exception as error:  # pydicom raises many kinds of errors
+        logger.info("%s: %s: %s", path.name, type(error).__name__, error)
+        return "it is damaged or no DICOM file"
     if modality in _NO_SCANS:
         return _SEGMENTATION if modality == "SEG" else f"it is DICOM of the kind {modality} and no scan"
     return None if is_dicom_image(path) else _SLICE
