@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
 
@@ -40,7 +45,7 @@ def test_without_a_final_label(server: Server) -> None:
 def test_bad_first_label_is_kept_and_refused_with_the_reason(server: Server, tmp_path: Path) -> None:
     _, label, affine = tiny_scan(1)
     file = save_nifti(tmp_path / "case_1.nii.gz", np.zeros_like(label), affine)
-    reply = server.put_label("case_1", file, label_info=SLICER_INFO)
+    reply = server.put_label("case_1", file)  # with names it would say that the scan has none of the structures
     assert reply.ok
     assert "empty" in reply.json()["warnings"][0]
     for answer in (server.infer("propagate", "case_2"), server.post("/train/semisam", json={})):
@@ -120,6 +125,40 @@ def test_unknown_structure_is_named(server: Server, tmp_path: Path) -> None:
     file = save_nifti(tmp_path / "case_3.nii.gz", label, affine)
     info = [{"name": "tumour", "idx": 1}, {"name": "ball", "idx": 2}]
     assert "tumour" in server.put_label("case_3", file, label_info=info).json()["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "start", "look"),
+    [
+        ("batch_infer", "/batch/infer/propagate", "/batch/infer/"),
+        ("scoring", "/scoring/representativeness", "/scoring/"),
+    ],
+)
+def test_killed_job_says_so_and_the_next_one_starts(server: Server, kind: str, start: str, look: str) -> None:
+    requests.delete(server.url + "/scoring/", timeout=60)  # it may have begun by itself
+    assert server.post(start, json={}).ok
+    os.kill(running_job(server, kind), signal.SIGKILL)
+    until = time.monotonic() + 20
+    while server.get(look).json()["status"] != "ERROR" and time.monotonic() < until:
+        time.sleep(0.1)
+    assert "was killed by" in server.get(look).json()["details"][-1]
+    assert "signal 9, SIGKILL" in server.get("/info/").json()["killed_jobs"][kind]
+    assert server.post(start, json={}).ok
+    running_job(server, kind)
+    assert "killed_jobs" not in server.get("/info/").json()
+    assert requests.delete(server.url + look, timeout=60).ok
+
+
+def running_job(server: Server, kind: str) -> int:
+    """The process of a job, as soon as it is noted."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for file in server.app.glob(f"model/semisam/*/jobs/{kind}-*.json"):
+            record = json.loads(file.read_text())
+            if not record["ended"] and psutil.pid_exists(record["pid"]):
+                return int(record["pid"])
+        time.sleep(0.1)
+    raise AssertionError(f"no {kind} runs:\n{server.tail()}")
 
 
 def test_final_label_is_deleted_by_people_only(server: Server) -> None:

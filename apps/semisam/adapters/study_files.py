@@ -203,11 +203,11 @@ class StudyFiles:
             except UserError as error:
                 return str(error)
             return None
-        if extension not in (DICOM, ".nrrd"):
+        if extension not in _LOOKED_INTO:
             return None
         stamp = str(path), status.st_mtime_ns, status.st_size
         if stamp not in self._headers:
-            self._headers[stamp] = _dicom_reason(path) if extension == DICOM else _nrrd_reason(path)
+            self._headers[stamp] = _LOOKED_INTO[extension](path)
         return self._headers[stamp]
 
     def _segmentations(self, candidates: dict[str, list[str]], found: Found) -> None:
@@ -347,5 +347,23 @@ def _dicom_reason(path: Path) -> str | None:
 
 def _nrrd_reason(path: Path) -> str | None:
     with path.open("rb") as file:
-        header = file.read(_NRRD_HEADER).split(b"\n\n")[0].replace(b"\r", b"")
-    return _SEGMENTATION if _SEGMENT.search(header) else None
+        header = file.read(_NRRD_HEADER).replace(b"\r\n", b"\n").split(b"\n\n")[0]
+    if _SEGMENT.search(header):
+        return _SEGMENTATION
+    return _DETACHED if _NRRD_DATA.search(header) else None
+
+
+def _mha_reason(path: Path) -> str | None:
+    with path.open("rb") as file:
+        found = _META_DATA.search(file.read(_NRRD_HEADER))
+    return None if found is None or found[1].strip().upper() == b"LOCAL" else _DETACHED
+
+
+_DETACHED = (
+    "it is only the header of a scan, whose values are in another file. Save the scan as one file (.nrrd, .mha or "
+    ".nii.gz)"
+)
+_NRRD_DATA = re.compile(rb"^data ?file: ", re.IGNORECASE | re.MULTILINE)
+_META_DATA = re.compile(rb"^ElementDataFile\s*=(.*)$", re.IGNORECASE | re.MULTILINE)
+_LOOKED_INTO = {DICOM: _dicom_reason, ".nrrd": _nrrd_reason, ".mha": _mha_reason}
+"""What is looked into before it is taken for a scan; how, by ending."""
