@@ -149,6 +149,50 @@ def test_notes_of_a_client_go_beside_the_file(folder: Path, tmp_path: Path) -> N
 # --- one file, and nothing that was deleted ---------------------------------------------------------------------------
 
 
+def test_a_client_cannot_take_names_away_nor_say_what_only_the_app_knows(folder: Path, tmp_path: Path) -> None:
+    store = opened(folder)
+    store.save_label("case_1", str(outline(tmp_path)), FINAL, {**ROD_FIRST, "SOPInstanceUID": "1.2", "content": "x"})
+    known = store.get_label_info("case_1", FINAL)
+    assert set(known) == {"label_info", "ts", "name"}
+    store.update_label_info("case_1", FINAL, {"ts": "x", "name": "y", "sent": 1, "seen": True})
+    assert store.get_label_info("case_1", FINAL) == {**known, "seen": True}
+    bad: object
+    for bad in (None, [], {}, [1, 2], "rod,ball", 7, [{"idx": 1}]):
+        with pytest.raises(HTTPException, match="label_info"):
+            store.update_label_info("case_1", FINAL, {"label_info": bad})
+    for bad in ([1, 2], "rod,ball", 7, [{"idx": 1}]):
+        with pytest.raises(HTTPException, match="each with name and idx") as caught:
+            store.save_label("case_1", str(outline(tmp_path)), FINAL, {"label_info": bad})
+        assert caught.value.status_code == 422
+    assert ball_of(store, folder) == BALL
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [{"name": "rod", "idx": "1"}, {"name": "ball", "idx": "2"}],
+        [{"name": "ball", "idx": "2"}, {"name": "rod", "idx": "1"}],
+        [{"name": "ball", "idx": 2.0}, {"name": "rod", "idx": 1.0}],
+        {"rod": 1, "ball": 2},
+        {"ball": 2, "rod": 1},
+        ["rod", "ball"],
+    ],
+)
+def test_names_in_any_form_that_is_clear_say_what_values_mean(folder: Path, tmp_path: Path, names: object) -> None:
+    store = opened(folder)
+    store.save_label("case_1", str(outline(tmp_path)), FINAL, {"label_info": names})
+    assert ball_of(opened(folder), folder) == BALL
+
+
+@pytest.mark.parametrize("idx", [-1, "two", 1.5, True])
+def test_names_with_numbers_that_are_none_are_refused(folder: Path, tmp_path: Path, idx: object) -> None:
+    store = opened(folder)
+    names = [{"name": "rod", "idx": idx}, {"name": "ball", "idx": 2}]
+    store.save_label("case_1", str(outline(tmp_path)), FINAL, {"label_info": names})
+    with pytest.raises(UserError, match="not clear which values"):
+        ball_of(store, folder)
+
+
 def test_a_label_saved_in_another_format_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
     store = opened(folder)
     for name in ("a.nii.gz", "b.nrrd", "c.seg.nrrd", "d.mha", "e.nii"):

@@ -17,12 +17,13 @@ from watchdog.observers import Observer
 from watchdog.observers.polling import PollingObserver
 
 from lib.errors import UserError
+from lib.label_names import names_in
 from lib.pictures import PICTURES
 from lib.volumes import check_readable, read_volume, write_whole
 
 from .answers import http_answers
 from .detached import HEADER
-from .label_facts import LabelFacts
+from .label_facts import LabelFacts, said_by_client
 from .links import Links
 from .listed_store import FINAL, ORIGINAL, ListedDatastore
 from .options import check_plain, is_true, shown
@@ -221,6 +222,7 @@ class StudyDatastore(ListedDatastore):
         What a client sends is read first: a file that nobody can read must not take the place of a person's work.
         """
         if self.serving:
+            label_info = said_by_client(plain_info(label_info))
             self._check_content(image_id, Path(label_filename))
         self.save_labels(label_tag, {image_id: (label_filename, label_info)})
         logger.info("Label saved: %s, %s", image_id, getattr(label_tag, "value", label_tag))
@@ -346,7 +348,9 @@ class StudyDatastore(ListedDatastore):
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Note something about a label, beside its file."""
         tag = plain_name(label_tag, "tag")
-        notes = plain_info(info)
+        notes = said_by_client(plain_info(info))
+        if "label_info" in notes and not names_in(notes):
+            raise UserError("label_info: the names of a label's values cannot be taken away. Save the label anew.")
         self._refuse_if_read_only()
         with self._transaction():
             label = self._known(label_id).labels.get(tag)
