@@ -22,7 +22,7 @@ from lib.pictures import PICTURES
 from lib.volumes import check_readable, read_volume, write_whole
 
 from .answers import http_answers
-from .detached import HEADER
+from .detached import HEADER, data_files
 from .label_facts import LabelFacts, said_by_client
 from .links import Links
 from .listed_store import FINAL, ORIGINAL, ListedDatastore
@@ -73,15 +73,17 @@ class StudyDatastore(ListedDatastore):
     # --- links that lead out of the study --------------------------------------------------------------------------
 
     def _barred(self, path: Path) -> str | None:
-        """See the base class: links that lead out of the study."""
-        return self._links.reason(path)
+        """See the base class: links that lead out of the study, also those to the data of a header."""
+        reasons = (self._links.reason(each) for each in (path, *data_files(path)))
+        return next((reason for reason in reasons if reason is not None), None)
 
     def get_image_uri(self, image_id: str) -> str:
         """Path of a scan; refused for what has become a link that leads out of the study."""
         item = self._datastore.objects.get(image_id)
         if item is not None:
             file = os.path.join(self._datastore.image_path(), self._filename(image_id, item.image.ext))
-            self._links.check(file, f"Image {image_id!r}")
+            for each in (file, *data_files(Path(file))):
+                self._links.check(each, f"Image {image_id!r}")
         return str(super().get_image_uri(image_id))
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
