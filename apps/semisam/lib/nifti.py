@@ -114,13 +114,11 @@ def _check_sum(file: io.BufferedIOBase, most: int) -> None:
         most: how many bytes are read on at most.
 
     Raises:
-        gzip.BadGzipFile, zlib.error: when the file is damaged.
+        EOFError, gzip.BadGzipFile, zlib.error: when the file is damaged or cut short.
     """
     try:
         while most > 0 and (block := file.read(2**20)):
             most -= len(block)
-    except EOFError:
-        pass  # it is cut short behind the values, which are all there
     except gzip.BadGzipFile as error:
         if "Not a gzipped file" not in str(error):  # something else behind the check sum
             raise
