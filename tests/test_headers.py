@@ -379,3 +379,23 @@ def test_much_behind_the_values_is_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes() + bytes(2**24)))
     for name in ("a.nrrd", "a.nii.gz"):
         np.testing.assert_array_equal(read_volume(tmp_path / name).array, array)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_damage_in_packed_values_is_noticed(tmp_path: Path, ending: str) -> None:
+    array = np.random.default_rng(3).integers(0, 300, (12, 11, 10)).astype(np.int16)
+    whole = tmp_path / f"whole{ending}"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(whole), useCompression=True)
+    content = whole.read_bytes()
+    assert np.array_equal(read_volume(whole).array.T, array)
+    bad = tmp_path / f"bad{ending}"
+    for place in range(len(content) // 3, len(content) - 8, 37):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x10
+        bad.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read"):
+            read_volume(bad)
+    for length in (len(content) // 2, len(content) - 20, len(content) - 9):
+        bad.write_bytes(content[:length])
+        with pytest.raises(UserError, match="cannot be read"):
+            read_volume(bad)

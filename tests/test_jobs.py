@@ -166,6 +166,26 @@ def test_next_server_tells_of_a_job_that_was_killed_with_the_one_before(jobs: Jo
     ]
 
 
+@pytest.mark.parametrize("kind", [TRAIN, "batch_infer", SCORING])
+def test_info_tells_of_a_killed_job_of_each_kind_until_the_next_one(
+    jobs: Jobs, tmp_path: Path, child: subprocess.Popen[str], kind: str
+) -> None:
+    records = JobRecords(tmp_path / "place")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    record = records.begin(kind, (gone.pid, 1.0), gone.pid)
+    jobs._settle()
+    assert list(jobs.killed()) == [kind]
+    assert "was ended together with its server" in jobs.killed()[kind]
+    assert utils.background_tasks[kind][-1]["status"] == "ERROR"
+    records.note_end(record, "stopped")
+    assert jobs.killed() == {}
+    records.note_end(record, "9")
+    assert "SIGKILL" in jobs.killed()[kind]
+    records.begin(kind, (0, 0.0), child.pid)
+    assert jobs.killed() == {}
+
+
 def test_next_server_ends_what_the_one_before_has_left(
     jobs: Jobs, tmp_path: Path, child: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from lib.errors import UserError
 from lib.label_names import check_nameless, names_in, value_map
 from lib.labels import LabelSchema
+from lib.segmentations import values_by_name
 
 SCHEMA = LabelSchema(("liver", "left_kidney", "aorta"))
 
@@ -19,7 +20,11 @@ def test_names_of_viewers_and_of_the_app() -> None:
     assert names_in({"params": {"label_names": {"aorta": 3, "liver": 1}}}) == [("liver", 1), ("aorta", 3)]
     assert names_in({}) == []
     assert names_in({"label_info": None, "params": []}) == []
-    assert names_in({"label_info": [{"name": "a"}, {"idx": 3}, "b"]}) == [("a", 1)]
+    assert names_in({"label_info": [{"name": "a"}, {"idx": 3}, "b"]}) == [("a", 1), ("b", 3)]
+    assert names_in({"label_info": {"aorta": 1, "liver": "2"}}) == [("aorta", 1), ("liver", 2)]
+    assert names_in({"label_info": [{"name": "a", "idx": "2"}, {"name": "b", "idx": 1.0}]}) == [("a", 2), ("b", 1)]
+    rubbish = ["two", -3, 1.5, True, [1], ""]
+    assert {names_in({"label_info": [{"name": "a", "idx": each}]})[0][1] for each in rubbish} <= {-1, -3}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +65,9 @@ def test_value_map(named: list, present: set, expected: dict) -> None:
         ([("aorta", 2), ("liver", 3)], {2}, "two ways"),  # behind a background segment, or idx is the value
         ([("aorta", 1), ("liver", 2)], {1, 3}, "holds the value.s. 3"),
         ([("aorta", 7), ("liver", 9)], {7, 8}, "holds the value.s. 8"),
+        ([("aorta", -1), ("liver", 1)], {1, 2}, "not clear which values"),
+        ([("aorta", 1), ("liver", 1)], {1}, "not clear which values"),
+        ([("liver", 1), ("Liver", 2)], {1, 2}, "several segments with the name liver"),
     ],
 )
 def test_values_that_could_mean_two_things_are_refused(named: list, present: set, text: str) -> None:
@@ -83,3 +91,17 @@ def test_unknown_structures() -> None:
 def test_one_structure_may_have_any_name() -> None:
     assert value_map([("Segment_1", 1)], {1}, LabelSchema(("tumour",)), "It") == {}
     assert value_map([("Segment_1", 7)], {7}, LabelSchema(("tumour",)), "It") == {7: 1}
+
+
+def test_of_several_names_the_one_that_is_known_is_the_one_structure() -> None:
+    liver = LabelSchema(("liver",))
+    named = [("spleen", 1), ("liver", 2)]
+    assert value_map(named, {2}, liver, "It") == {2: 1}
+    assert value_map([("liver", 1), ("spleen", 2)], {1}, liver, "It") == {}
+    for present in ({1}, {1, 2}):  # only the spleen is drawn, or both
+        with pytest.raises(UserError, match=r"structure.s. spleen"):
+            value_map(named, present, liver, "It")
+    assert value_map([("Segment_1", 1), ("Segment_2", 2)], {1}, liver, "It") == {}
+    assert values_by_name([("spleen", 7), ("Segment_2", 9)], [7], liver, "It") == {7: 1}
+    with pytest.raises(UserError, match=r"structure.s. spleen"):
+        values_by_name([("spleen", 1), ("liver", 2)], [1], liver, "It")

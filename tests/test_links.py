@@ -49,12 +49,18 @@ def folder_in_a_series(study: Path, outside: Path) -> None:
     os.symlink(outside, study / "taken" / "more")
 
 
+def data_of_a_header(study: Path, outside: Path) -> None:
+    (study / "taken.mhd").write_text("ObjectType = Image\nElementDataFile = taken.raw\n")
+    os.symlink(outside / "secret.nii.gz", study / "taken.raw")
+
+
 OUTWARD: dict[str, Callable[[Path, Path], object]] = {
     "a scan": lambda study, outside: os.symlink(outside / "secret.nii.gz", study / "taken.nii.gz"),
     "a chain": chain,
     "a series": lambda study, outside: os.symlink(outside / "series", study / "taken"),
     "a slice in a series": slice_in_a_series,
     "a folder in a series": folder_in_a_series,
+    "the data of a header": data_of_a_header,
     "a neighbour whose name begins alike": lambda study, outside: os.symlink(
         _beside(study, outside), study / "taken.nii.gz"
     ),
@@ -106,9 +112,11 @@ def test_a_scan_that_becomes_a_link_is_not_handed_out(study: Path, outside: Path
         store.get_label_uri("case_1", FINAL)
 
 
-@pytest.mark.parametrize("name", ["labels", "labels/final"])
+@pytest.mark.parametrize("name", ["labels", "labels/final", "labels/.facts/final"])
 def test_folder_of_labels_elsewhere_is_no_silent_loss(study: Path, tmp_path: Path, name: str) -> None:
+    StudyDatastore(str(study))
     elsewhere = tmp_path / "elsewhere"
+    (study / name).mkdir(parents=True, exist_ok=True)
     shutil.move(study / name, elsewhere)
     os.symlink(elsewhere, study / name)
     with pytest.raises(UserError, match="follow_links true"):

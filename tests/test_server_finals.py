@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
 
@@ -86,12 +91,23 @@ def test_bad_label_among_good_ones(server: Server, tmp_path: Path, change: Calla
     assert b'"case_3"' not in again.content
 
 
-def test_cut_label(server: Server, tmp_path: Path) -> None:
-    _, label, affine = tiny_scan(3)
-    file = save_nifti(tmp_path / "case_3.nii.gz", label, affine)
+def test_cut_label_is_refused_and_the_one_before_stays(server: Server, tmp_path: Path) -> None:
+    _, label, affine = tiny_scan(1)
+    before = (server.study / "labels" / "final" / "case_1.nii.gz").read_bytes()
+    file = save_nifti(tmp_path / "case_1.nii.gz", label, affine)
     file.write_bytes(file.read_bytes()[:100])
-    assert "cannot be read" in server.put_label("case_3", file).json()["warnings"][0]
+    assert "nothing is changed: its file cannot be read" in detail(server.put_label("case_1", file), 422)
+    assert (server.study / "labels" / "final" / "case_1.nii.gz").read_bytes() == before
     assert server.infer("propagate", "case_2").ok
+
+
+def test_what_is_no_scan_is_not_stored(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "new.nii.gz").write_bytes(b"<html>502 Bad Gateway</html>")
+    with (tmp_path / "new.nii.gz").open("rb") as content:
+        reply = requests.put(server.url + "/datastore/image", files={"file": ("new.nii.gz", content)}, timeout=60)
+    assert "it is a web page" in detail(reply, 422)
+    assert not list(server.study.glob("new*"))
+    assert "new" not in server.objects()
 
 
 def test_reordered_segments_are_understood(server: Server, tmp_path: Path) -> None:
@@ -110,6 +126,40 @@ def test_unknown_structure_is_named(server: Server, tmp_path: Path) -> None:
     file = save_nifti(tmp_path / "case_3.nii.gz", label, affine)
     info = [{"name": "tumour", "idx": 1}, {"name": "ball", "idx": 2}]
     assert "tumour" in server.put_label("case_3", file, label_info=info).json()["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "start", "look"),
+    [
+        ("batch_infer", "/batch/infer/propagate", "/batch/infer/"),
+        ("scoring", "/scoring/representativeness", "/scoring/"),
+    ],
+)
+def test_killed_job_says_so_and_the_next_one_starts(server: Server, kind: str, start: str, look: str) -> None:
+    requests.delete(server.url + "/scoring/", timeout=60)  # it may have begun by itself
+    assert server.post(start, json={}).ok
+    os.kill(running_job(server, kind), signal.SIGKILL)
+    until = time.monotonic() + 20
+    while server.get(look).json()["status"] != "ERROR" and time.monotonic() < until:
+        time.sleep(0.1)
+    assert "was killed by" in server.get(look).json()["details"][-1]
+    assert "signal 9, SIGKILL" in server.get("/info/").json()["killed_jobs"][kind]
+    assert server.post(start, json={}).ok
+    running_job(server, kind)
+    assert "killed_jobs" not in server.get("/info/").json()
+    assert requests.delete(server.url + look, timeout=60).ok
+
+
+def running_job(server: Server, kind: str) -> int:
+    """The process of a job, as soon as it is noted."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for file in server.app.glob(f"model/semisam/*/jobs/{kind}-*.json"):
+            record = json.loads(file.read_text())
+            if not record["ended"] and psutil.pid_exists(record["pid"]):
+                return int(record["pid"])
+        time.sleep(0.1)
+    raise AssertionError(f"no {kind} runs:\n{server.tail()}")
 
 
 def test_final_label_is_deleted_by_people_only(server: Server) -> None:

@@ -67,6 +67,10 @@ def test_a_bad_file_is_left_out_once_with_the_reason_and_stops_nothing(
     (folder / "brain.mgz").write_bytes(b"0")
     (folder / "alone.mhd").write_text("ObjectType = Image\nElementDataFile = alone.raw\n")
     (folder / "abroad.mhd").write_text("ObjectType = Image\nElementDataFile = ../secret.raw\n")
+    (folder / "apart.nrrd").write_text("NRRD0004\r\ntype: short\r\ndata file: apart.raw\r\n\r\n")
+    (folder / "apart.mha").write_text("ObjectType = Image\nElementDataFile = apart.raw\n")
+    (folder / "apart.raw").write_bytes(b"0")
+    (folder / "rubbish.dcm").write_text("no DICOM")
     (folder / "labels" / "final" / "nobody.nii.gz").write_bytes(scan)
     (folder / "readme.txt").write_text("no scan")
     with caplog.at_level(logging.WARNING, "semisam.store"):
@@ -86,6 +90,9 @@ def test_a_bad_file_is_left_out_once_with_the_reason_and_stops_nothing(
         "brain.mgz": "format is not read",
         "alone.mhd": "only the header",
         "abroad.mhd": "another folder",
+        "apart.nrrd": "only the header",
+        "apart.mha": "only the header",
+        "rubbish.dcm": "no DICOM file",
         "labels/final/nobody.nii.gz": "no scan 'nobody'",
     }
     for name, reason in reasons.items():
@@ -118,6 +125,19 @@ def test_only_the_first_hundred_are_told_to_clients(folder: Path) -> None:
     left_out = StudyDatastore(str(folder)).left_out
     assert len(left_out) == 101
     assert left_out["..."].startswith("20 more")
+
+
+def test_what_clients_are_told_is_printable_and_short(folder: Path) -> None:
+    (folder / "labels" / "final").mkdir(parents=True)
+    turned = "a\u202eb\u200b.nii.gz"  # turns the text around it, and a blank that nobody sees
+    for name in (turned, "\u30b9" * 60 + ".nii.gz", "\u2028" * 60 + ".nii.gz"):
+        (folder / "labels" / "final" / name).write_bytes(b"0")
+    (folder / "config.mgz").write_bytes(b"0")
+    left_out = StudyDatastore(str(folder)).left_out
+    assert len(left_out) == 3 + 1
+    assert "labels/final/a\\u202eb\\u200b.nii.gz" in left_out
+    assert all(text.isprintable() for pair in left_out.items() for text in pair)
+    assert max(len(name) for name in left_out) == 300
 
 
 def test_of_two_scans_with_one_name_the_outlined_one_stays_and_the_other_is_told(folder: Path, tmp_path: Path) -> None:

@@ -149,6 +149,50 @@ def test_notes_of_a_client_go_beside_the_file(folder: Path, tmp_path: Path) -> N
 # --- one file, and nothing that was deleted ---------------------------------------------------------------------------
 
 
+def test_a_client_cannot_take_names_away_nor_say_what_only_the_app_knows(folder: Path, tmp_path: Path) -> None:
+    store = opened(folder)
+    store.save_label("case_1", str(outline(tmp_path)), FINAL, {**ROD_FIRST, "SOPInstanceUID": "1.2", "content": "x"})
+    known = store.get_label_info("case_1", FINAL)
+    assert set(known) == {"label_info", "ts", "name"}
+    store.update_label_info("case_1", FINAL, {"ts": "x", "name": "y", "sent": 1, "seen": True})
+    assert store.get_label_info("case_1", FINAL) == {**known, "seen": True}
+    bad: object
+    for bad in (None, [], {}, [1, 2], "rod,ball", 7, [{"idx": 1}]):
+        with pytest.raises(HTTPException, match="label_info"):
+            store.update_label_info("case_1", FINAL, {"label_info": bad})
+    for bad in ([1, 2], "rod,ball", 7, [{"idx": 1}]):
+        with pytest.raises(HTTPException, match="each with name and idx") as caught:
+            store.save_label("case_1", str(outline(tmp_path)), FINAL, {"label_info": bad})
+        assert caught.value.status_code == 422
+    assert ball_of(store, folder) == BALL
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [{"name": "rod", "idx": "1"}, {"name": "ball", "idx": "2"}],
+        [{"name": "ball", "idx": "2"}, {"name": "rod", "idx": "1"}],
+        [{"name": "ball", "idx": 2.0}, {"name": "rod", "idx": 1.0}],
+        {"rod": 1, "ball": 2},
+        {"ball": 2, "rod": 1},
+        ["rod", "ball"],
+    ],
+)
+def test_names_in_any_form_that_is_clear_say_what_values_mean(folder: Path, tmp_path: Path, names: object) -> None:
+    store = opened(folder)
+    store.save_label("case_1", str(outline(tmp_path)), FINAL, {"label_info": names})
+    assert ball_of(opened(folder), folder) == BALL
+
+
+@pytest.mark.parametrize("idx", [-1, "two", 1.5, True])
+def test_names_with_numbers_that_are_none_are_refused(folder: Path, tmp_path: Path, idx: object) -> None:
+    store = opened(folder)
+    names = [{"name": "rod", "idx": idx}, {"name": "ball", "idx": 2}]
+    store.save_label("case_1", str(outline(tmp_path)), FINAL, {"label_info": names})
+    with pytest.raises(UserError, match="not clear which values"):
+        ball_of(store, folder)
+
+
 def test_a_label_saved_in_another_format_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
     store = opened(folder)
     for name in ("a.nii.gz", "b.nrrd", "c.seg.nrrd", "d.mha", "e.nii"):
@@ -294,6 +338,94 @@ def test_an_upload_replaces_another_scan_only_when_it_is_asked_to(folder: Path, 
     store.add_image("case_2", str(tmp_path / "x.nii"), {"replace": True})
     assert sorted(p.name for p in folder.glob("case_2*")) == ["case_2.nii"]
     assert opened(folder).json()["objects"]["case_2"]["labels"] == {}
+
+
+def unreadable(kind: str, whole: Path) -> bytes:
+    """What may come instead of a file."""
+    content = whole.read_bytes()
+    packed = bytearray(content)
+    packed[len(packed) // 2] ^= 0xFF
+    made = {
+        "nothing": b"",
+        "rubbish": bytes(range(256)) * 40,
+        "page": b"<html><body>502 Bad Gateway</body></html>",
+        "cut": content[: len(content) // 2],
+        "cut in its header": content[:40],
+        "a flipped bit": bytes(packed),
+    }
+    return made[kind]
+
+
+KINDS = ("nothing", "rubbish", "page", "cut", "cut in its header", "a flipped bit")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [
+        (kind, ending)
+        for ending in (".nii.gz", ".nrrd")
+        for kind in KINDS
+        if (kind, ending) != ("a flipped bit", ".nrrd")
+    ],
+)
+def test_a_file_that_cannot_be_read_never_replaces_an_outline(
+    folder: Path, tmp_path: Path, kind: str, ending: str
+) -> None:
+    store = opened(folder)
+    good = outline(tmp_path)
+    store.save_label("case_1", str(good), FINAL, ROD_FIRST)
+    (tmp_path / f"bad{ending}").write_bytes(unreadable(kind, outline(tmp_path, f"whole{ending}")))
+    for tag in (FINAL, ORIGINAL):
+        with pytest.raises(HTTPException, match="not saved, and nothing is changed: its file cannot be read") as caught:
+            store.save_label("case_1", str(tmp_path / f"bad{ending}"), tag, {})
+        assert caught.value.status_code == 422
+    assert sorted(p.name for p in (folder / "labels").rglob("*") if p.is_file()) == ["case_1.json", "case_1.nii.gz"]
+    assert (folder / "labels" / "final" / "case_1.nii.gz").read_bytes() == good.read_bytes()
+    assert ball_of(store, folder) == BALL
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("a.dcm", "it is damaged or no DICOM file"),
+        ("a.seg.nrrd", "it is a segmentation and no scan"),
+        ("a.nrrd", "it is a segmentation and no scan"),
+        ("a.nii", "Let its name end with .nii.gz"),
+        ("a.mha", "its file cannot be read"),
+    ],
+)
+def test_the_reason_for_which_an_upload_is_refused_fits_its_kind(
+    folder: Path, tmp_path: Path, name: str, part: str
+) -> None:
+    upload = tmp_path / name
+    upload.write_bytes((folder / "case_1.nii.gz").read_bytes())
+    if name.endswith(".nrrd"):
+        upload.write_bytes(b"NRRD0004\nSegment0_ID:=Segment_1\n\n")
+    with pytest.raises(HTTPException, match=part) as caught:
+        opened(folder).add_image("new", str(upload), {})
+    assert caught.value.status_code == 422
+    assert name not in caught.value.detail.replace(".nii.gz", "")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "colour"])
+def test_an_upload_that_is_no_scan_is_refused_and_leaves_nothing_behind(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    store = opened(folder)
+    before = sorted(folder.rglob("*"))
+    upload = tmp_path / "tmp1234.nii.gz"
+    if kind == "colour":
+        colours = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+        save_nifti(upload, colours, np.eye(4))
+    else:
+        upload.write_bytes(unreadable(kind, folder / "case_1.nii.gz"))
+    for name in ("new", "case_2"):
+        with pytest.raises(HTTPException, match="is not stored: its file") as caught:
+            store.add_image(name, str(upload), {"replace": True})
+        assert caught.value.status_code == 422
+        assert ("in colour" if kind == "colour" else "cannot be read") in caught.value.detail
+    assert sorted(folder.rglob("*")) == before
+    assert sorted(store.list_images()) == ["case_1", "case_2"]
 
 
 def test_what_was_worked_out_about_a_deleted_scan_goes_with_it(folder: Path) -> None:

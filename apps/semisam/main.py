@@ -207,7 +207,9 @@ class SemiSam(MONAILabelApp):
         self.labels = list(self.study.schema.names)
         datastore = self.datastore()
         left_out = datastore.left_out if isinstance(datastore, StudyDatastore) else {}
-        return {**super().info(), **({"left_out": left_out} if left_out else {})}
+        killed = self._jobs.killed() if self._jobs is not None else {}
+        more = {"left_out": left_out, "killed_jobs": killed}
+        return {**super().info(), **{key: told for key, told in more.items() if told}}
 
     def check_job(self, method: str, request: Mapping[str, Any]) -> None:
         """Raise HTTPException when a request for a subprocess cannot be carried out, see ``adapters.validation``."""

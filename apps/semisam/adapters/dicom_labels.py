@@ -151,7 +151,7 @@ def segments_of(
     elif named and present:
         values = values_of(named, present, schema, "The label")
         names = {value: name for value, (name, _) in zip(values, named, strict=True)}
-        if schema is not None and schema.count == 1:  # whatever it was called in the viewer
+        if schema is not None and schema.count == 1 and len(named) == 1:  # whatever it was called in the viewer
             names[1] = schema.names[0]
     else:
         names = {v: k for k, v in schema.as_dict().items()} if schema is not None else {}

@@ -72,6 +72,18 @@ class Jobs:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._end_before(number)
 
+    def killed(self) -> dict[str, str]:
+        """What there is to say of the last job of each kind that has ended without a word, by kind."""
+        found = {kind: self._records.killed(kind) for kind in (TRAIN, BATCH, SCORING)}
+        return {
+            kind: f"Since {record.started}: {self._sentence(kind, record.ended)}"
+            for kind, record in found.items()
+            if record is not None and record.ended != STOPPED
+        }
+
+    def _sentence(self, kind: str, ended: str) -> str:
+        return sentence(kind, ended, last_round(self._runs()) if kind == TRAIN else None)
+
     # --- one job --------------------------------------------------------------------------------------------------
 
     def run(self, task: dict[str, Any], method: str, callback: Callable[[Any], None] | None = None) -> None:
@@ -115,7 +127,7 @@ class Jobs:
         ended = why(process.returncode, before, stopped=stopped, ending=self._ending)
         if record is not None:
             self._records.note_end(record, ended)
-        text = sentence(method, ended, last_round(self._runs()) if method == TRAIN else None)
+        text = self._sentence(method, ended)
         logger.log(logging.INFO if stopped else logging.ERROR, "%s", text)
         task["details"].append(text)
 
@@ -168,10 +180,10 @@ class Jobs:
                     logger.warning("A %s of a server that is gone still runs: it is ended", NAMES[kind])
                     end_tree(still)
             record = self._records.killed(kind)
-            if record is not None and kind != SCORING:
+            if record is not None:
                 ended = record.ended or ("server" if record.left_alone else "")
                 self._records.note_end(record, ended)
-                text = sentence(kind, ended, last_round(self._runs()) if kind == TRAIN else None)
+                text = self._sentence(kind, ended)
                 logger.warning("Since %s: %s", record.started, text)
                 _tell_of(kind, record, text)
 

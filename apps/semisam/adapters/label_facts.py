@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lib.errors import UserError
 from lib.label_names import names_in
 from lib.sparse_labels import stated
 
 from .scan_marks import ScanMark
 
 _TEXTS = ("annotated", "client_id", "user", "model")
+_OWN = ("ts", "name", "content", "away", "send_as")
 _SEG = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "created", "listed", "sent", "only_here", "content")
 
 
@@ -119,6 +121,27 @@ class LabelFacts:
         facts = cls.from_info(dict(entry["info"]))
         scan = ScanMark.from_json(entry["scan"]) if entry.get("scan") else None
         return replace(facts, content=str(entry["content"]), scan=scan)
+
+
+def said_by_client(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a client says about a label, without what only the app knows: what it is, and where it was sent.
+
+    Raises:
+        UserError: (422) when the names of its values have a form that nobody understands.
+    """
+    entries = info.get("label_info")
+    listed = isinstance(entries, Sequence) and not isinstance(entries, str)
+    good = all(
+        isinstance(each, str) or (isinstance(each, Mapping) and isinstance(each.get("name"), str))
+        for each in (entries if listed else ())  # type: ignore[union-attr]
+    )
+    if entries is not None and not (isinstance(entries, Mapping) or (listed and good)):
+        raise UserError(
+            "label_info: the names of the label's values must be a list, each with name and idx, such as "
+            '[{"name": "liver", "idx": 1}]. Save it again with that.',
+            status=422,
+        )
+    return {key: value for key, value in info.items() if key not in (*_OWN, *_SEG)}
 
 
 def _named(entries: object) -> tuple[NamedValue, ...] | None:

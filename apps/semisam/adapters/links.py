@@ -60,8 +60,8 @@ class Links:
         if self._follow:
             return
         top = os.path.join(self._root, labels)
-        folders = [top, *(entry.path for entry in os.scandir(top) if entry.is_dir())] if os.path.isdir(top) else []
-        for folder in folders:
+        folders = _folders_in(top) if os.path.isdir(top) else []
+        for folder in (top, *folders, *(f for each in folders if _hidden(each) for f in _folders_in(each))):
             if self._leads_out(folder):
                 name = os.path.relpath(folder, self._root)
                 raise UserError(
@@ -78,3 +78,12 @@ class Links:
             return os.path.commonpath([root, real]) != root
         except ValueError:  # on another drive
             return True
+
+
+def _folders_in(folder: str) -> list[str]:
+    return [entry.path for entry in os.scandir(folder) if entry.is_dir()]
+
+
+def _hidden(folder: str) -> bool:
+    """Whether a folder holds the notes beside labels, by tag."""
+    return os.path.basename(folder).startswith(".")

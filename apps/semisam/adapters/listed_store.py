@@ -33,6 +33,8 @@ ORIGINAL = "original"
 
 MOST_LEFT_OUT = 100
 """How many files that were left out are told to clients."""
+_MOST_NAME, _MOST_REASON = 300, 400
+"""Characters of their names and of the reasons."""
 
 
 class ListedDatastore(SharedDatastore):
@@ -63,16 +65,12 @@ class ListedDatastore(SharedDatastore):
     def left_out(self) -> dict[str, str]:
         """Files that are no scans or labels though they look like it, with the reason; at most the first hundred."""
         names = list(self._left_out)
-        return {name: self._left_out[name] for name in names[:MOST_LEFT_OUT]} | (
-            {"...": f"{len(names) - MOST_LEFT_OUT} more, see the server's log"} if len(names) > MOST_LEFT_OUT else {}
-        )
+        told = {_short(printable(name)): _short(self._left_out[name], _MOST_REASON) for name in names[:MOST_LEFT_OUT]}
+        more = len(names) - MOST_LEFT_OUT
+        return told | ({"...": f"{more} more, see the server's log"} if more > 0 else {})
 
     def _to_id(self, file: str) -> tuple[str, str]:
         return split(file, (SEG_NRRD, *EXTENSIONS))
-
-    def _is_scan(self, path: str, extension: str) -> bool:
-        """Whether a file of this extension is a scan."""
-        return self._files.is_scan(path, extension)
 
     def _barred(self, path: Path) -> str | None:
         """Why a file or folder of the study is not looked into though it could be; None when it is."""
@@ -365,6 +363,10 @@ class ListedDatastore(SharedDatastore):
     def label_stamp(self, image_id: str, tag: str) -> tuple[str, int, int]:
         """Changes when a scan's label of this tag does."""
         return stamp_of(Path(self.get_label_uri(image_id, tag)))
+
+
+def _short(text: str, most: int = _MOST_NAME) -> str:
+    return text if len(text) <= most else f"{text[: most - 40]}...{text[-37:]}"
 
 
 def seconds_of(path: Path) -> int:

@@ -142,7 +142,11 @@ class StudySessions(Sessions):
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, _UNREADABLE):
-                raise UserError(f"The archive cannot be unpacked: {error}. Pack it again as zip or tar.") from error
+                logger.info("An archive cannot be unpacked: %s: %s", type(error).__name__, error)
+                raise UserError(
+                    "The archive cannot be unpacked: it is damaged, encrypted, or holds a file and a folder of one "
+                    "name. Pack it again as zip or tar."
+                ) from error
             raise
         return str(folder)
 

@@ -17,12 +17,13 @@ from watchdog.observers import Observer
 from watchdog.observers.polling import PollingObserver
 
 from lib.errors import UserError
+from lib.label_names import names_in
 from lib.pictures import PICTURES
-from lib.volumes import write_whole
+from lib.volumes import check_readable, read_volume, write_whole
 
 from .answers import http_answers
-from .detached import HEADER
-from .label_facts import LabelFacts
+from .detached import HEADER, data_files
+from .label_facts import LabelFacts, said_by_client
 from .links import Links
 from .listed_store import FINAL, ORIGINAL, ListedDatastore
 from .options import check_plain, is_true, shown
@@ -72,15 +73,17 @@ class StudyDatastore(ListedDatastore):
     # --- links that lead out of the study --------------------------------------------------------------------------
 
     def _barred(self, path: Path) -> str | None:
-        """See the base class: links that lead out of the study."""
-        return self._links.reason(path)
+        """See the base class: links that lead out of the study, also those to the data of a header."""
+        reasons = (self._links.reason(each) for each in (path, *data_files(path)))
+        return next((reason for reason in reasons if reason is not None), None)
 
     def get_image_uri(self, image_id: str) -> str:
         """Path of a scan; refused for what has become a link that leads out of the study."""
         item = self._datastore.objects.get(image_id)
         if item is not None:
             file = os.path.join(self._datastore.image_path(), self._filename(image_id, item.image.ext))
-            self._links.check(file, f"Image {image_id!r}")
+            for each in (file, *data_files(Path(file))):
+                self._links.check(each, f"Image {image_id!r}")
         return str(super().get_image_uri(image_id))
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
@@ -124,13 +127,27 @@ class StudyDatastore(ListedDatastore):
             packed = split(base, ARCHIVES)[0]
             own, extension = ("", "") if scan.is_dir() else split(scan.name)
             image_id = plain_name(image_id or (packed if scan != Path(image_filename) else own), "image")
-            if not scan.is_dir() and not self._is_scan(str(scan), extension):
+            if not scan.is_dir() and not extension:
                 raise UserError(
-                    f"{base} is no scan this server can read. Allowed: {', '.join(EXTENSIONS)} ({DICOM} for 2D images "
-                    "only), and an archive with the files of one scan."
+                    f"The image {image_id!r} is not stored: its file's name has no ending that this server reads. "
+                    f"Allowed: {', '.join(EXTENSIONS)} ({DICOM} for 2D images only), and an archive with the files of "
+                    "one scan."
                 )
+            self._check_scan(image_id, scan, Path(image_filename))
             self._put_image(image_id, scan, extension, notes, replace=replace)
         return image_id
+
+    def _check_scan(self, image_id: str, scan: Path, upload: Path) -> None:
+        """Raise UserError (413, 422) when an upload cannot be read as a scan."""
+        try:
+            reason = None if scan.is_dir() else self._files.upload_reason(scan)
+            if reason is not None:
+                raise UserError(f"{reason.rstrip('.')}.", status=422)
+            read_volume(scan)
+        except UserError as error:
+            # An upload has a random name; what came in an archive has its own.
+            text = _without_name(error, upload)
+            raise UserError(f"The image {image_id!r} is not stored: {text}", status=error.status) from error
 
     def _put_image(self, image_id: str, scan: Path, extension: str, notes: Mapping[str, Any], *, replace: bool) -> None:
         with self._transaction():
@@ -202,7 +219,13 @@ class StudyDatastore(ListedDatastore):
 
     @http_answers()
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Copy a label into the study; readers see the old one or the new one, never half of it."""
+        """Copy a label into the study; readers see the old one or the new one, never half of it.
+
+        What a client sends is read first: a file that nobody can read must not take the place of a person's work.
+        """
+        if self.serving:
+            label_info = said_by_client(plain_info(label_info))
+            self._check_content(image_id, Path(label_filename))
         self.save_labels(label_tag, {image_id: (label_filename, label_info)})
         logger.info("Label saved: %s, %s", image_id, getattr(label_tag, "value", label_tag))
         return image_id
@@ -247,6 +270,17 @@ class StudyDatastore(ListedDatastore):
             raise UserError(f"{image_id} is a 3D scan: save its label as .nii.gz or .nrrd, not as {extension}.")
         if split(self._filename(image_id, extension), LABEL_EXTENSIONS)[0] != image_id:
             raise UserError(f"A label of {image_id} cannot be stored as {extension}. Save it as .nii.gz.")
+
+    def _check_content(self, image_id: str, file: Path) -> None:
+        """Raise UserError (413, 422) when the file of a label cannot be read; whether it fits is another question."""
+        self._check_label(image_id, str(file))
+        try:
+            check_readable(file)
+        except UserError as error:
+            text = _without_name(error, file)
+            raise UserError(
+                f"The label of {image_id} is not saved, and nothing is changed: {text}", status=error.status
+            ) from error
 
     def _put_label(self, image_id: str, file: Path, tag: str, info: Mapping[str, Any]) -> None:
         """Copy a checked label in, in place of those of other formats, and note it; in a transaction."""
@@ -316,7 +350,9 @@ class StudyDatastore(ListedDatastore):
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Note something about a label, beside its file."""
         tag = plain_name(label_tag, "tag")
-        notes = plain_info(info)
+        notes = said_by_client(plain_info(info))
+        if "label_info" in notes and not names_in(notes):
+            raise UserError("label_info: the names of a label's values cannot be taken away. Save the label anew.")
         self._refuse_if_read_only()
         with self._transaction():
             label = self._known(label_id).labels.get(tag)
@@ -391,6 +427,12 @@ def plain_info(info: object) -> dict[str, Any]:
         raise UserError(f"The notes must be a JSON object such as {{}}, not {shown(info)}.")
     check_plain(info, "The notes")
     return dict(info)
+
+
+def _without_name(error: UserError, upload: Path) -> str:
+    """What is wrong with an upload, without the random name that it has here."""
+    text = str(error).replace(f"Rename it to {upload.name}.gz", "Let its name end with .nii.gz")
+    return text.replace(f"Label {upload.name}", "its file").replace(upload.name, "its file")
 
 
 def _same_files(one: Path, other: Path) -> bool:

@@ -159,12 +159,16 @@ class StudyFiles:
             reason = "this server's user may not read it"
         return reason or self._content_reason(path, extension, status)
 
-    def is_scan(self, path: str, extension: str) -> bool:
-        """Whether a file of this extension is a scan, by its header where that is needed."""
+    def upload_reason(self, path: Path) -> str | None:
+        """Why a file that a client sends is no scan, None when it may be one; its voxels are not looked at."""
+        extension = split(path.name)[1].lower()
         try:
-            return bool(extension) and self._content_reason(Path(path), extension.lower(), os.stat(path)) is None
-        except OSError:
-            return False
+            reason = self._content_reason(path, extension, os.stat(path))
+        except OSError as error:
+            return f"it cannot be read ({error.strerror})"
+        if reason == _SLICE:
+            return "it is a slice of a volume. Upload all files of the series in one zip archive"
+        return reason
 
     def is_series(self, name: str) -> bool:
         """Whether a sub-folder holds DICOM files; looks at its first three files.
@@ -199,11 +203,11 @@ class StudyFiles:
             except UserError as error:
                 return str(error)
             return None
-        if extension not in (DICOM, ".nrrd"):
+        if extension not in _LOOKED_INTO:
             return None
         stamp = str(path), status.st_mtime_ns, status.st_size
         if stamp not in self._headers:
-            self._headers[stamp] = _dicom_reason(path) if extension == DICOM else _nrrd_reason(path)
+            self._headers[stamp] = _LOOKED_INTO[extension](path)
         return self._headers[stamp]
 
     def _segmentations(self, candidates: dict[str, list[str]], found: Found) -> None:
@@ -333,8 +337,9 @@ _SEGMENTATION = (
 def _dicom_reason(path: Path) -> str | None:
     try:
         modality = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality")
-    except Exception:  # pydicom raises many kinds of errors
-        modality = None
+    except Exception as error:  # pydicom raises many kinds of errors
+        logger.info("%s: %s: %s", path.name, type(error).__name__, error)
+        return "it is damaged or no DICOM file"
     if modality in _NO_SCANS:
         return _SEGMENTATION if modality == "SEG" else f"it is DICOM of the kind {modality} and no scan"
     return None if is_dicom_image(path) else _SLICE
@@ -342,5 +347,23 @@ def _dicom_reason(path: Path) -> str | None:
 
 def _nrrd_reason(path: Path) -> str | None:
     with path.open("rb") as file:
-        header = file.read(_NRRD_HEADER).split(b"\n\n")[0].replace(b"\r", b"")
-    return _SEGMENTATION if _SEGMENT.search(header) else None
+        header = file.read(_NRRD_HEADER).replace(b"\r\n", b"\n").split(b"\n\n")[0]
+    if _SEGMENT.search(header):
+        return _SEGMENTATION
+    return _DETACHED if _NRRD_DATA.search(header) else None
+
+
+def _mha_reason(path: Path) -> str | None:
+    with path.open("rb") as file:
+        found = _META_DATA.search(file.read(_NRRD_HEADER))
+    return None if found is None or found[1].strip().upper() == b"LOCAL" else _DETACHED
+
+
+_DETACHED = (
+    "it is only the header of a scan, whose values are in another file. Save the scan as one file (.nrrd, .mha or "
+    ".nii.gz)"
+)
+_NRRD_DATA = re.compile(rb"^data ?file: ", re.IGNORECASE | re.MULTILINE)
+_META_DATA = re.compile(rb"^ElementDataFile\s*=(.*)$", re.IGNORECASE | re.MULTILINE)
+_LOOKED_INTO = {DICOM: _dicom_reason, ".nrrd": _nrrd_reason, ".mha": _mha_reason}
+"""What is looked into before it is taken for a scan; how, by ending."""

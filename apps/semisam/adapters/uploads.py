@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from lib.errors import UserError
-from lib.volumes import read_volume
 
 from .detached import HEADER, data_files, join
 from .study_files import is_dicom_folder, split
@@ -31,8 +30,7 @@ def unpacked_scan(upload: Path) -> Iterator[Path]:
     """The scan in an upload: the upload itself, or the one file or DICOM folder that an archive holds.
 
     Raises:
-        UserError: (400) when the archive holds none or several, or a header came without its data; (422) when the scan
-            in an archive cannot be read.
+        UserError: (400) when the archive holds none or several, or a header came without its data.
     """
     if split(upload.name)[1].lower() == HEADER and data_files(upload):
         raise UserError(
@@ -44,9 +42,8 @@ def unpacked_scan(upload: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="upload-") as name:
         folder = Path(name)
-        _unpack(upload, folder / "scan")
-        scan = _the_scan(folder / "scan")
-        read_volume(scan)
+        _unpack(upload, folder / "upload")
+        scan = _the_scan(folder / "upload")
         yield scan
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From ITK's axes (left, posterior, superior) to those of NIfTI (right, anterior, superior), and back."""
 _MOST_HEADER = 16 * 2**20
 """Bytes; a file whose header does not end before that is none."""
+_BLOCK = 2**20
+_MOST_BEHIND = 64 * 2**20
+_ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
 _TEXT = ("ascii", "text", "txt", "hex")
 """Encodings of NRRD that write numbers for people."""
 DENSEST = 1032
@@ -95,10 +99,12 @@ def read_values(file: ItkFile) -> np.ndarray:
     """The values ``[*shape]``, or ``[*shape, layers]`` where voxels have several numbers.
 
     Raises:
-        RuntimeError: when the file is damaged or cut short.
+        RuntimeError, EOFError, zlib.error: when the file is damaged or cut short.
     """
     image = file.reader.Execute()
     array = np.asarray(SimpleITK.GetArrayFromImage(image))
+    if _packed(file.fields):
+        _check_packed(file, array.nbytes)
     if file.layers is not None:
         array = array.reshape(*file.shape[::-1], file.layers)  # SimpleITK leaves out a single layer's axis
     axes = list(range(len(file.shape)))[::-1]
@@ -199,6 +205,44 @@ def _file_of_values(path: Path, fields: Mapping[str, str]) -> Path | None:
 def _packed(fields: Mapping[str, str]) -> bool:
     """Whether the values are compressed."""
     return fields.get("encoding", "").lower() in ("gzip", "gz") or fields.get("compresseddata", "").lower() == "true"
+
+
+def _check_packed(file: ItkFile, needed: int) -> None:
+    """Unpack compressed values once more, to their check sum: ITK takes damaged ones without a word.
+
+    Args:
+        file: with the values in one file; others are not looked at.
+        needed: bytes of the values.
+
+    Raises:
+        EOFError, zlib.error: when they are damaged or cut short.
+    """
+    values = _file_of_values(file.path, file.fields)
+    if values is None:
+        return
+    unpacker, left = zlib.decompressobj(_ZLIB_OR_GZIP), needed
+    with values.open("rb") as content:
+        content.seek(_end_of_header(file.path) if values == file.path else 0)
+        block = content.read(_BLOCK)
+        while not unpacker.eof:
+            if not block:
+                raise EOFError(f"{left} bytes are missing")
+            left -= len(unpacker.decompress(block, _BLOCK))
+            if left < -_MOST_BEHIND:
+                return  # whatever it is, it is too much to be looked through
+            block = unpacker.unconsumed_tail or content.read(_BLOCK)
+    if left > 0:
+        raise EOFError(f"{left} bytes are missing")
+
+
+def _end_of_header(path: Path) -> int:
+    """Where the values begin that follow a header in its own file."""
+    place, nrrd = 0, path.suffix.lower() == ".nrrd"
+    for line in _lines(path):
+        place += len(line)
+        if (nrrd and not line.strip()) or (not nrrd and line.lower().startswith(b"elementdatafile")):
+            break
+    return place
 
 
 def _check_enough(path: Path, values: Path | None, fields: Mapping[str, str], needed: int) -> None:

@@ -20,14 +20,18 @@ Named = Sequence[tuple[str, int]]
 def names_in(info: Mapping[str, object]) -> list[tuple[str, int]]:
     """The named values that are stored beside a label, background left out, in stored order; empty when there are none.
 
-    Understands ``label_info`` (a list of name and idx: viewers) and ``params.label_names`` (name to value: this app).
+    Understands ``label_info`` (a list of name and idx: viewers; a list of names; name to value) and
+    ``params.label_names`` (name to value: this app). What should be a number and is none becomes -1, which
+    ``values_of`` refuses.
     """
     entries = info.get("label_info")
     params = info.get("params")
     named = params.get("label_names") if isinstance(params, Mapping) else None
+    named = entries if isinstance(entries, Mapping) and entries else named
     pairs: list[tuple[str, int]] = []
     if isinstance(entries, Sequence) and not isinstance(entries, str):
         for number, entry in enumerate(entries, start=1):
+            entry = {"name": entry} if isinstance(entry, str) else entry
             if isinstance(entry, Mapping) and entry.get("name"):
                 pairs.append((str(entry["name"]).strip(), _number(entry.get("idx"), number)))
     elif isinstance(named, Mapping):
@@ -50,12 +54,20 @@ def values_of(named: Named, present: Collection[int], schema: LabelSchema | None
         what: how to call the label in the message.
 
     Raises:
-        UserError: (422) when both explain the values, and differently.
+        UserError: (422) when both explain the values, and differently; when what came along are no numbers, or the
+            same one for several names.
     """
     numbers = [number for _, number in named]
     places = list(range(1, len(named) + 1))
     here = set(present)
     unique = len(set(numbers)) == len(numbers)
+    if min(numbers, default=0) < 0 or (not unique and here != set(places)):
+        raise UserError(
+            f"{what} came with the names {_listed([name for name, _ in named])}, but it is not clear which values they "
+            "stand for: their idx must be whole numbers, another one for each name. Save it again with the voxel "
+            "values as idx.",
+            status=422,
+        )
     if not unique or not here <= set(numbers):
         # What neither explains has values without a name: they are told by the schema's check.
         return numbers if unique and not here <= set(places) else places
@@ -85,10 +97,21 @@ def value_map(named: Named, present: Collection[int], schema: LabelSchema, what:
     Raises:
         UserError: (422) when the label has structures that the schema does not know, or its values can mean two things.
     """
-    if not named or (schema.count == 1 and len(named) > 1):
+    if not named:
         return {}
+    if schema.count == 1 and len(named) > 1 and not any(position(name, schema) for name, _ in named):
+        return {}
+    if schema.count == 1 and len(named) > 1:
+        # Whoever names several structures means by each of them what its name says.
+        values = values_of(named, present, schema, what)
+        named = [(name, value) for value, (name, _) in zip(values, named, strict=True) if value in set(present)]
+        strange = [name for name, _ in named if not position(name, schema)]
+        if strange:
+            raise _strange(strange, schema, what)
+        return {value: 1 for _, value in named if value != 1}
     check_known(named, schema, what)
     values = values_of(named, present, schema, what)
+    _check_once(named, values, present, what)
     pairs = {value: position(name, schema) or 1 for value, (name, _) in zip(values, named, strict=True)}
     nameless = [value for value in sorted(present) if value not in pairs]
     if nameless and not _own_values(named, schema):
@@ -104,9 +127,25 @@ def check_known(named: Named, schema: LabelSchema, what: str) -> None:
     """Raise UserError (422) when the schema does not know one of the names; one structure alone may have any name."""
     strange = [name for name, _ in named if not position(name, schema)]
     if strange and schema.count > 1:
+        raise _strange(strange, schema, what)
+
+
+def _strange(names: Sequence[str], schema: LabelSchema, what: str) -> UserError:
+    return UserError(
+        f"{what} has the structure(s) {', '.join(names)}, but this server knows {', '.join(schema.names)}. "
+        "Rename them in the viewer and save again, or start the server with all names in --conf labels.",
+        status=422,
+    )
+
+
+def _check_once(named: Named, values: Sequence[int], present: Collection[int], what: str) -> None:
+    """Raise UserError (422) when two values that are in the label have one name."""
+    here = [_plain(name) for value, (name, _) in zip(values, named, strict=True) if value in set(present)]
+    twice = sorted({name for name in here if here.count(name) > 1})
+    if twice:
         raise UserError(
-            f"{what} has the structure(s) {', '.join(strange)}, but this server knows {', '.join(schema.names)}. "
-            "Rename them in the viewer and save again, or start the server with all names in --conf labels.",
+            f"{what} has several segments with the name {', '.join(twice)}. Give each structure its own name, or join "
+            "them in the viewer (in 3D Slicer: Logical operators, Add), and save it again.",
             status=422,
         )
 
@@ -157,4 +196,10 @@ def _plain(name: str) -> str:
 
 
 def _number(value: object, otherwise: int) -> int:
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else otherwise
+    """A whole number as programs write it, also as text; ``otherwise`` when none came along, -1 for anything else."""
+    if value is None:
+        return otherwise
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole and not isinstance(value, bool) else -1  # type: ignore[call-overload]

@@ -68,6 +68,26 @@ def read_label(
 
 
 @in_words
+def check_readable(path: str | os.PathLike[str]) -> None:
+    """Read a label file to its end, whatever scan and structures it is for.
+
+    Raises:
+        UserError: (422) when it is damaged, cut short, no medical image or in colour; (413) when it is too large.
+    """
+    path = Path(path)
+    if not is_picture(path):
+        load(path)
+        return
+    check_there(path)
+    try:
+        read_picture_label(path)
+    except UserError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error) from error
+
+
+@in_words
 def largest_label(path: str | os.PathLike[str]) -> float:
     """The largest value of a label file; 255 of a PNG that has only 0 besides counts as 1.
 

@@ -10,7 +10,6 @@ import gzip
 import io
 import math
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +88,7 @@ def read_values(nifti: NiftiFile) -> np.ndarray:
                 raise EOFError(f"{done} bytes of values, {len(content)} are needed")
             done += count
         if nifti.packed:
-            _check_sum(file)
+            _check_sum(file, len(content) + _MOST_OFFSET)
     array = np.frombuffer(content, dtype=nifti.dtype).reshape(nifti.shape, order="F")
     slope, inter = float(nifti.header["scl_slope"]), float(nifti.header["scl_inter"])
     if not math.isfinite(slope) or slope == 0 or array.dtype.kind not in "iuf":
@@ -107,14 +106,21 @@ def _opened(path: Path, packed: bool) -> io.BufferedIOBase:
     return gzip.open(path) if packed else path.open("rb")
 
 
-def _check_sum(file: io.BufferedIOBase) -> None:
-    """Read on to the check sum behind the values; what follows it is nobody's business."""
+def _check_sum(file: io.BufferedIOBase, most: int) -> None:
+    """Read on to the check sum behind the values. Damage may have made more of them than there were.
+
+    Args:
+        file: where the values end.
+        most: how many bytes are read on at most.
+
+    Raises:
+        EOFError, gzip.BadGzipFile, zlib.error: when the file is damaged or cut short.
+    """
     try:
-        file.read(1)
-    except (EOFError, zlib.error):
-        pass  # all values were there
+        while most > 0 and (block := file.read(2**20)):
+            most -= len(block)
     except gzip.BadGzipFile as error:
-        if "Not a gzipped file" not in str(error):
+        if "Not a gzipped file" not in str(error):  # something else behind the check sum
             raise
 
 

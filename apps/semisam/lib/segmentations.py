@@ -114,7 +114,9 @@ def values_by_name(
         UserError: (422) when the label holds structures that the schema does not know.
     """
     drawn = [(name, value) for name, value in named if value in present]
-    if schema.count == 1 and len(drawn) == 1:  # whatever it was called in the viewer
+    others = [name for name, value in named if value not in present]
+    if schema.count == 1 and len(drawn) == 1 and not any(position(name, schema) for name in others):
+        # Whatever it was called in the viewer.
         pairs = {drawn[0][1]: 1}
     else:
         pairs = {value: position(name, schema) for name, value in drawn}

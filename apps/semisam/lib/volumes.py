@@ -24,7 +24,7 @@ from .errors import UserError
 from .files import check_there, size_text, space_error, unreadable, write_whole
 from .geometry import Volume, spacing_of
 from .itkimages import write_nrrd
-from .labelfiles import largest_label, read_label
+from .labelfiles import check_readable, largest_label, read_label
 from .pictures import is_picture, read_picture, split_colour, write_picture_label
 from .reading import SUFFIXES, Loaded, load, may_be_dicom, volume_of
 from .segmentations import names_in_file
@@ -33,6 +33,7 @@ from .voxel_types import in_words
 __all__ = [
     "SUFFIXES",
     "Volume",
+    "check_readable",
     "is_dicom_image",
     "largest_label",
     "names_in_file",

@@ -206,7 +206,11 @@ def _unsent(store: object) -> dict[str, str]:
 
 
 def _listed(one: str, several: str, reasons: Mapping[str, str], end: str = "") -> str:
-    listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    """How many there are and which, those with the same reason together."""
+    alike: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        alike.setdefault(reason, []).append(name)
+    listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
     return f" {len(reasons)} {one if len(reasons) == 1 else several}{end}: {listed}" if reasons else ""
 
 
