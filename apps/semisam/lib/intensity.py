@@ -44,6 +44,8 @@ _FENCES = ((0.005, 10.0), (0.02, 20.0))
 _MARGIN, _PADDING_MARGIN = 1.0, 0.25
 """Widths outside the percentiles that a few voxels, and padding, are brought to: a small bright object must stand out
 from noise, while much padding must leave the tissue its contrast."""
+_APART = 0.1
+"""How far padding lies from the rest that stands apart, as a share of the rest's range."""
 _ROUNDS = 6
 _SOUND = (1e-6, 1e9)
 """Ranges of intensities that single precision has room for, also squared and summed."""
@@ -88,6 +90,35 @@ def clipped(values: np.ndarray) -> np.ndarray:
     power = -math.floor(math.log2(largest - least)) if largest > least else 0
     shifted = np.ldexp(found.astype(np.float64) - least, power)
     return np.asarray(shifted, dtype=np.float32)
+
+
+def padding_in(values: np.ndarray) -> tuple[float, ...]:
+    """The values of a scan's padding, where nothing was measured, as far as they stand apart from the tissue.
+
+    That is, unlike above, also padding near the tissue, such as zeros around tissue of 1000: one constant value, the
+    lowest or the highest of the scan, of one voxel in 200 at least, also on the scan's faces, and a tenth of the rest's
+    range away from it.
+
+    Args:
+        values: the scan's intensities ``[D, H, W]``, finite, with or without outliers.
+    """
+    sample, found = np.sort(_sample(values), axis=None).astype(np.float64), []
+    low, high = float(values.min()), float(values.max())
+    rest = sample[(sample > low) & (sample < high)]
+    for value in (low, high):
+        few = np.count_nonzero(sample == value) < max(1.0, _PADDING * len(sample))
+        if few or len(rest) < _LEAST_VALUES or not _on_faces(values, value):
+            continue
+        near, far = _percentiles(rest, _FENCES[0][0])
+        if (near - value if value == low else value - far) > _APART * (far - near):
+            found.append(value)
+    return tuple(found)
+
+
+def _on_faces(values: np.ndarray, value: float) -> bool:
+    """Whether the scan is bordered by a value, on one voxel in 200 at least of its (long) sides' faces."""
+    faces = [np.take(values, [0, -1], axis) for axis, size in enumerate(values.shape) if size > 1]
+    return sum(np.count_nonzero(face == value) for face in faces) >= _PADDING * sum(face.size for face in faces)
 
 
 def without_outliers(image: Tensor) -> Tensor:
