@@ -47,6 +47,17 @@ def corners(value: float, radius: float = 1.1) -> Change:
     return change
 
 
+def uneven(change: Change, deviation: float) -> Change:
+    """The same, with noise on what was changed, as lossy compression leaves it."""
+
+    def noisy(array: np.ndarray) -> np.ndarray:
+        changed = change(array.copy())
+        noise = np.random.default_rng(8).normal(0, deviation, array.shape)
+        return np.where(changed != array, changed + noise, array)
+
+    return noisy
+
+
 def scaled(factor: float, offset: float = 0.0) -> Change:
     """Every voxel by the same rule."""
     return lambda array: (array.astype(np.float64) * factor + offset).astype(np.float32)
@@ -77,6 +88,8 @@ OUTLIERS = {
     "float padding": corners(-1e30),
     "two paddings": both(corners(-3024), corners(-32768, 1.5)),
     "padding and hot": both(corners(-32768), few(3e6)),
+    "uneven padding": uneven(corners(-32768), 5),
+    "uneven padding above": uneven(corners(30000), 20),
     "cold beyond padding": both(corners(-32768), few(-3e6)),
 }
 
@@ -180,7 +193,7 @@ def frame_of_all(scan: Volume):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", ["hot", "many", "ct padding", "padding above", "float padding"])
+@pytest.mark.parametrize("name", ["hot", "many", "ct padding", "padding above", "float padding", "uneven padding"])
 def test_propagation_is_not_blinded(name: str) -> None:
     template = Template("t", *blobs(seed=1))
     scan, label = blobs(seed=2, centre=(2, -1, 1))

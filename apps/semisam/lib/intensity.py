@@ -7,7 +7,8 @@ and a scan without outliers stays as it is, bit by bit.
 What counts as an outlier, with *width* for the distance of the 0.5 and 99.5 percentiles of the rest:
 
 - **Padding**: one constant value, the lowest or the highest of the scan, of one voxel in 200 at least, far from the
-  rest: by three times the distance of the 5 and 95 percentiles. There may be several such values, one beyond the other.
+  rest: by three times the distance of the 5 and 95 percentiles. Where compression or resampling made it vary by a
+  hundredth of the scan's range, by ten times that distance. There may be several such values, one beyond the other.
   Of padding that fills a twentieth of the scan, what lies between is an outlier, too, as resampling blurs its border:
   what is five times the distance of the 15 and 85 percentiles away from these.
 - **A few voxels** more than ten widths outside. Where up to 2 % of the voxels are such that these themselves make the
@@ -33,6 +34,10 @@ _LEAST_VALUES = 8
 """Voxels of the rest below which nothing can be said about it."""
 _PADDING = 0.005
 """Share of the voxels from which on one constant, outermost value is padding."""
+_UNEVEN = 0.01
+"""How far the values of padding may lie apart that was compressed or resampled, as a share of the scan's range."""
+_FAR_IF_UNEVEN = (0.05, 10.0)
+"""The same as ``_FAR`` for padding that is uneven: the air of CT is, too, and is none."""
 _FAR = (0.05, 3.0)
 """A percentile at either end, and how many of their distances outside of it padding is far from the rest."""
 _MUCH = 0.05
@@ -193,6 +198,20 @@ def _without_padding(values: np.ndarray, first: int, last: int) -> tuple[int, in
             return first + (below if least < _MUCH else int(np.searchsorted(rest, reach, "left"))), last
         if len(rest) - above >= fewest and rest[-1] > (reach := _reach(rest[:above], share, widths)[1]):
             return first, first + (above if least < _MUCH else int(np.searchsorted(rest, reach, "right")))
+    return _without_uneven(values, first, last)
+
+
+def _without_uneven(values: np.ndarray, first: int, last: int) -> tuple[int, int]:
+    """The same for padding that is no more quite constant; less than half of the sample, or it is the scan itself."""
+    rest = values[first:last]
+    band, most = _UNEVEN * float(rest[-1] - rest[0]), len(rest) / 2
+    below = int(np.searchsorted(rest, rest[0] + band, "right"))
+    above = int(np.searchsorted(rest, rest[-1] - band, "left"))
+    fewest, (share, widths) = max(1.0, _PADDING * len(values)), _FAR_IF_UNEVEN
+    if fewest <= below < most and rest[below - 1] < (reach := _reach(rest[below:], share, widths)[0]):
+        return first + int(np.searchsorted(rest, reach, "left")), last
+    if fewest <= len(rest) - above < most and rest[above] > (reach := _reach(rest[:above], share, widths)[1]):
+        return first, first + int(np.searchsorted(rest, reach, "right"))
     return first, last
 
 
