@@ -445,10 +445,22 @@ KINDS = {
         note="b-value; the one of 50.0",
     ),
     "magnitude and phase": Kind(_kinds_of_image, note="kind of image; the one of M "),
+    "a volume and a part of another": Kind(
+        lambda: [*again(s := set_all(series(), AcquisitionNumber=1), brighter=50, AcquisitionNumber=2)[6:], *s],
+        note="holds a volume and parts of others, told apart by their acquisition number; the one of 1 was taken",
+    ),
+    "two frames of reference": Kind(
+        lambda: _second_half("FrameOfReferenceUID", "1.2.3.4"), "image 7 .*another frame of reference than image 1 "
+    ),
+    "two patients": Kind(lambda: _second_half("PatientID", "Doe"), "image 7 .*another patient than image 1 (?!.*Doe)"),
     "heart phases": Kind(_triggered, note="trigger time; the first one"),
     "echoes in turn": Kind(_echoes_in_turn, "image 2 .*another volume than image 1 .*echo time is 5.0, not 80.0"),
     "localizer": Kind(_localizer, note="left out as localizer: image 0 "),
     "localizer of another size": Kind(lambda: _localizer(Rows=30, Columns=30), note="left out as localizer: image 0 "),
+    "localizer by its own word": Kind(
+        lambda: [*(s := series()), copy_of(s[0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])],
+        note="left out as localizer: .*it says so itself",
+    ),
     "three directions": Kind(
         lambda: [
             *(s := series())[:4],
@@ -465,6 +477,10 @@ KINDS = {
             )
         ),
         "another orientation",
+    ),
+    "a slice turned by 8 degrees": Kind(
+        lambda: [*(s := series())[:3], copy_of(s[3], ImageOrientationPatient=[1, 0, 0, 0, 0.99, 0.14]), *s[4:]],
+        "image 4 .*another orientation",
     ),
     "a slice of another size": Kind(
         lambda: _changed(lambda i, n: setattr(i, "Rows", ROWS + 4 * (n == 5))),

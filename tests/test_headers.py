@@ -399,3 +399,53 @@ def test_damage_in_packed_values_is_noticed(tmp_path: Path, ending: str) -> None
         bad.write_bytes(content[:length])
         with pytest.raises(UserError, match="cannot be read"):
             read_volume(bad)
+
+
+_NRRD = b"NRRD0004\ntype: uchar\nencoding: raw\n"
+_MHA = b"ObjectType = Image\nDimSize = 4 4 4\nElementType = MET_UCHAR\n"
+_MANY = b"sizes: " + b"2 " * 16 + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("many axes.nrrd", _NRRD + _MANY + b"dimension: 16\n"),
+        ("a text called as a field.nrrd", _NRRD + _MANY + b"dimension: 16\ndimension:=3\n"),
+        ("a field twice.mha", b"NDims = 16\nNDims = 3\n" + _MHA + b"ElementDataFile = LOCAL\n"),
+        ("in small letters.mha", b"NDims = 16\nndims = 3\n" + _MHA + b"ElementDataFile = LOCAL\n"),
+        ("two files.mha", b"NDims = 3\n" + _MHA + b"elementdatafile = LOCAL\nElementDataFile = %s%n\n"),
+        ("a pattern for anything.mha", b"NDims = 3\n" + _MHA + b"ElementDataFile = LO%s%n\n"),
+        ("a pattern without end.mhd", b"NDims = 3\n" + _MHA + b"ElementDataFile = a%99999999d.raw 1 4 1\n"),
+    ],
+)
+def test_header_that_would_end_the_process_is_refused(tmp_path: Path, name: str, head: bytes) -> None:
+    """ITK ends the whole process with some of these: it must not get to see what was not checked."""
+    path = tmp_path / name
+    path.write_bytes(head + b"\n" + bytes(2**16))
+    with pytest.raises(UserError, match=f"{name} cannot be read") as caught:
+        read_volume(path)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("own", ["data file:=LOCAL\n", "elementdatafile:=LOCAL\n", "files:=a.raw\n"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_text_of_its_own_hides_no_file_of_another_folder(tmp_path: Path, own: str, first: bool) -> None:
+    secret = tmp_path / "elsewhere" / "secret.raw"
+    secret.parent.mkdir()
+    secret.write_bytes(bytes(range(64)))
+    lines = [own, f"data file: {secret}\n"]
+    head = _NRRD + b"dimension: 3\nsizes: 4 4 4\n" + "".join(lines if first else lines[::-1]).encode()
+    (tmp_path / "study").mkdir()
+    path = tmp_path / "study" / "a.nrrd"
+    path.write_bytes(head + b"\n" + bytes(64))
+    with pytest.raises(UserError, match="in a file of another folder"):
+        read_volume(path)
+
+
+def test_files_with_running_numbers_are_read(tmp_path: Path) -> None:
+    values = np.arange(64, dtype=np.uint8).reshape(4, 16)
+    for number, plane in enumerate(values, start=1):
+        (tmp_path / f"s{number:02d}.raw").write_bytes(plane.tobytes())
+    path = tmp_path / "a.mhd"
+    path.write_bytes(b"NDims = 3\n" + _MHA + b"ElementDataFile = s%02d.raw 1 4 1\n")
+    np.testing.assert_array_equal(read_volume(path).array.ravel(order="F"), values.ravel())

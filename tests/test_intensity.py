@@ -9,10 +9,12 @@ import pytest
 import torch
 from scipy.ndimage import rotate
 
+from conftest import tiny_scan
 from lib.generalists import create_generalist
+from lib.generalists.base import Prompts
 from lib.generalists.mind import Mind
 from lib.generalists.slices import window
-from lib.intensity import clipped, limits_of, without_outliers
+from lib.intensity import clipped, limits_of, padding_in, without_outliers
 from lib.prompting.graph_cut import GraphCut
 from lib.propagation import Template, create_propagator, signature
 from lib.selection import describe
@@ -45,6 +47,17 @@ def corners(value: float, radius: float = 1.1) -> Change:
     return change
 
 
+def uneven(change: Change, deviation: float) -> Change:
+    """The same, with noise on what was changed, as lossy compression leaves it."""
+
+    def noisy(array: np.ndarray) -> np.ndarray:
+        changed = change(array.copy())
+        noise = np.random.default_rng(8).normal(0, deviation, array.shape)
+        return np.where(changed != array, changed + noise, array)
+
+    return noisy
+
+
 def scaled(factor: float, offset: float = 0.0) -> Change:
     """Every voxel by the same rule."""
     return lambda array: (array.astype(np.float64) * factor + offset).astype(np.float32)
@@ -75,6 +88,8 @@ OUTLIERS = {
     "float padding": corners(-1e30),
     "two paddings": both(corners(-3024), corners(-32768, 1.5)),
     "padding and hot": both(corners(-32768), few(3e6)),
+    "uneven padding": uneven(corners(-32768), 5),
+    "uneven padding above": uneven(corners(30000), 20),
     "cold beyond padding": both(corners(-32768), few(-3e6)),
 }
 
@@ -178,7 +193,7 @@ def frame_of_all(scan: Volume):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", ["hot", "many", "ct padding", "padding above", "float padding"])
+@pytest.mark.parametrize("name", ["hot", "many", "ct padding", "padding above", "float padding", "uneven padding"])
 def test_propagation_is_not_blinded(name: str) -> None:
     template = Template("t", *blobs(seed=1))
     scan, label = blobs(seed=2, centre=(2, -1, 1))
@@ -192,16 +207,45 @@ def test_padding_that_resampling_has_blurred_is_recognised() -> None:
     assert clipped(padded).min() > -3000
 
 
-@pytest.mark.parametrize("name", ["hot", "ct padding"])
-def test_clicks_are_answered_alike(name: str) -> None:
-    from lib.generalists.base import Prompts
+def zeros_around(radius: float = 1.1) -> Change:
+    """An MR scan whose tissue has values of about 1000, with zeros outside a circle: no outliers."""
+    return both(scaled(1, 1000), corners(0, radius))
 
-    scan, label = blobs()
-    inside = np.argwhere(label == 1).mean(0)
-    prompts = Prompts(torch.tensor(inside, dtype=torch.float32)[None], torch.tensor([True]))
-    changed = OUTLIERS[name](scan.array.copy()).astype(np.float32)
-    answers = [
-        GraphCut().open(torch.from_numpy(a)[None], scan.spacing).segment(prompts).numpy() > 0.5
-        for a in (scan.array, changed)
-    ]
-    assert dice(answers[0].astype(int), answers[1].astype(int), 1) > 0.9
+
+def clicked(array: np.ndarray, label: np.ndarray, value: int, spacing: tuple[float, float, float]) -> float:
+    """Dice of what a click in the middle of a structure gives."""
+    inside = np.argwhere(label == value)
+    middle = inside[np.abs(inside - inside.mean(0)).sum(1).argmin()]
+    prompts = Prompts(torch.tensor(middle, dtype=torch.float32)[None], torch.tensor([True]))
+    answer = GraphCut().open(torch.from_numpy(array)[None], spacing).segment(prompts).numpy() > 0.5
+    return dice((answer * value).astype(int), label, value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [*(OUTLIERS[name] for name in ("hot", "ct padding", "padding above")), corners(3000), zeros_around()],
+    ids=["hot", "ct padding", "padding above", "padding of 3000", "zeros around tissue of 1000"],
+)
+def test_a_click_finds_as_much_as_without(change: Change) -> None:
+    image, label, affine = tiny_scan(1)
+    spacing = Volume(image, affine).spacing
+    for value in (1, 2):
+        plain, array = image.astype(np.float32), change(image.astype(np.float32)).astype(np.float32)
+        assert clicked(array, label, value, spacing) > clicked(plain, label, value, spacing) - 0.02
+
+
+def test_padding_is_not_taken_from_who_clicks_on_it() -> None:
+    """A saturated block at the edge of the scan is what a person points at."""
+    array = np.random.default_rng(0).normal(100, 5, (32, 30, 24)).astype(np.float32)
+    array[:10, 8:20, 6:18] = 4095
+    label = (array == 4095).astype(np.uint8)
+    assert padding_in(array) == (4095,)
+    assert clicked(array, label, 1, (2, 2, 2)) > 0.8  # 0 if it were padding
+
+
+def test_what_is_no_padding() -> None:
+    scan, _ = blobs()
+    dark = np.maximum(scan.array, np.percentile(scan.array, 30))  # as clipped to a window: no gap to the rest
+    inside = scan.array.copy()
+    inside[10:20, 10:20, 10:20] = 4095  # an implant, which no face of the scan has
+    assert padding_in(scan.array) == padding_in(dark) == padding_in(inside) == ()

@@ -1,8 +1,12 @@
 """The rough placement of a template over a scan."""
 
+import pytest
 import torch
 
-from lib.propagation.placement import Placement, best_shift
+from lib.frames import frame_of
+from lib.propagation.placement import Placement, best_shift, find_placement
+from lib.volumes import Volume
+from phantoms import blobs
 
 
 def test_best_shift_finds_where_a_piece_was_cut_out() -> None:
@@ -18,3 +22,13 @@ def test_place_puts_values_where_they_belong_and_says_what_is_covered() -> None:
     assert placed[0, 0, 1, 3] == 6
     assert int((placed >= 0).sum()) == 2
     assert int(placement.covered((4, 4, 4)).sum()) == 2
+
+
+@pytest.mark.parametrize("factor", [0.001, 0.05, 1000])
+def test_a_template_with_lengths_of_another_unit_is_laid_over_the_whole_scan(factor: float) -> None:
+    scan, _ = blobs()
+    affine = scan.affine.copy()
+    affine[:3] *= factor
+    template, own = Volume(scan.array, affine), frame_of(scan)
+    placed = find_placement(own, own.image(scan.array), frame_of(template).with_spacing(own.spacing), template)
+    assert placed == Placement(own.shape, (0, 0, 0))

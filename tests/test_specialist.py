@@ -130,6 +130,14 @@ def test_prepare_does_not_depend_on_scale_shift_padding_or_orientation() -> None
     torch.testing.assert_close(upright, expected, atol=1e-3, rtol=0)
 
 
+def test_a_grid_that_no_memory_holds_is_refused() -> None:
+    """The specialist was trained with scans in micrometres."""
+    spec = replace(SPEC, spacing=(0.003, 0.003, 0.003))
+    with pytest.raises(UserError, match=r"0.003 x 0.003 x 0.003 mm\) this scan has .* Check the voxel size") as caught:
+        prepare(volume(), spec)
+    assert caught.value.status == 413
+
+
 def test_an_outlier_does_not_change_the_intensities() -> None:
     scan = volume()
     _, expected = prepare(scan, SPEC)

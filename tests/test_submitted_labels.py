@@ -97,6 +97,39 @@ def test_cropped_segmentation_is_laid_where_its_header_says(tmp_path: Path, scan
     np.testing.assert_array_equal(found, label)
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_segmentation_of_one_slice_is_laid_on_it(tmp_path: Path, scan: Volume, label: np.ndarray, axis: int) -> None:
+    """Slicer stores no more than what is outlined: a slice, a row of voxels, a voxel."""
+    named = segments(("ball", 0, 1), ("rod", 0, 2))
+    expected = np.zeros_like(label)
+    one = tuple(slice(4, 5) if n == axis else slice(None) for n in range(3))
+    expected[one] = label[one]
+    thin = tuple(slice(4, 5) if n == axis else slice(2, None) for n in range(3))
+    start = [4 if n == axis else 2 for n in range(3)]
+    file = seg(tmp_path / "a.nrrd", expected[thin], moved_by(*start), **named)
+    np.testing.assert_array_equal(read_label(file, scan, SCHEMA), expected)
+    assert largest_label(file) == expected.max()
+    voxel = read_label(seg(tmp_path / "b.nrrd", np.ones((1, 1, 1), np.uint8), moved_by(3, 4, 5), **named), scan, SCHEMA)
+    assert np.argwhere(voxel).tolist() == [[3, 4, 5]]
+
+
+def test_empty_segmentation_is_one_voxel_anywhere(tmp_path: Path, scan: Volume) -> None:
+    empty = seg(tmp_path / "a.nrrd", np.zeros((1, 1, 1), np.uint8), np.eye(4), **segments(("ball", 0, 1)))
+    found = read_label(empty, scan, SCHEMA, may_be_empty=True)
+    assert found.shape == scan.shape
+    assert not found.any()
+    with pytest.raises(UserError, match="is empty"):
+        read_label(empty, scan, SCHEMA)
+
+
+def test_mask_of_0_and_255_is_the_one_structure(tmp_path: Path, scan: Volume, label: np.ndarray) -> None:
+    file = nifti(tmp_path / "a.nii.gz", (label == 1).astype(np.uint8) * 255)
+    np.testing.assert_array_equal(read_label(file, scan, LabelSchema(("ball",))), label == 1)
+    assert largest_label(file) == 1
+    with pytest.raises(UserError, match="255, but this server knows 1 to 2"):
+        read_label(file, scan, SCHEMA)
+
+
 def test_part_that_begins_where_the_scan_does_is_taken_of_segmentations_only(
     tmp_path: Path, scan: Volume, label: np.ndarray
 ) -> None:

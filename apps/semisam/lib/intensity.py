@@ -7,7 +7,8 @@ and a scan without outliers stays as it is, bit by bit.
 What counts as an outlier, with *width* for the distance of the 0.5 and 99.5 percentiles of the rest:
 
 - **Padding**: one constant value, the lowest or the highest of the scan, of one voxel in 200 at least, far from the
-  rest: by three times the distance of the 5 and 95 percentiles. There may be several such values, one beyond the other.
+  rest: by three times the distance of the 5 and 95 percentiles. Where compression or resampling made it vary by a
+  hundredth of the scan's range, by ten times that distance. There may be several such values, one beyond the other.
   Of padding that fills a twentieth of the scan, what lies between is an outlier, too, as resampling blurs its border:
   what is five times the distance of the 15 and 85 percentiles away from these.
 - **A few voxels** more than ten widths outside. Where up to 2 % of the voxels are such that these themselves make the
@@ -33,6 +34,10 @@ _LEAST_VALUES = 8
 """Voxels of the rest below which nothing can be said about it."""
 _PADDING = 0.005
 """Share of the voxels from which on one constant, outermost value is padding."""
+_UNEVEN = 0.01
+"""How far the values of padding may lie apart that was compressed or resampled, as a share of the scan's range."""
+_FAR_IF_UNEVEN = (0.05, 10.0)
+"""The same as ``_FAR`` for padding that is uneven: the air of CT is, too, and is none."""
 _FAR = (0.05, 3.0)
 """A percentile at either end, and how many of their distances outside of it padding is far from the rest."""
 _MUCH = 0.05
@@ -44,6 +49,8 @@ _FENCES = ((0.005, 10.0), (0.02, 20.0))
 _MARGIN, _PADDING_MARGIN = 1.0, 0.25
 """Widths outside the percentiles that a few voxels, and padding, are brought to: a small bright object must stand out
 from noise, while much padding must leave the tissue its contrast."""
+_APART = 0.1
+"""How far padding lies from the rest that stands apart, as a share of the rest's range."""
 _ROUNDS = 6
 _SOUND = (1e-6, 1e9)
 """Ranges of intensities that single precision has room for, also squared and summed."""
@@ -88,6 +95,35 @@ def clipped(values: np.ndarray) -> np.ndarray:
     power = -math.floor(math.log2(largest - least)) if largest > least else 0
     shifted = np.ldexp(found.astype(np.float64) - least, power)
     return np.asarray(shifted, dtype=np.float32)
+
+
+def padding_in(values: np.ndarray) -> tuple[float, ...]:
+    """The values of a scan's padding, where nothing was measured, as far as they stand apart from the tissue.
+
+    That is, unlike above, also padding near the tissue, such as zeros around tissue of 1000: one constant value, the
+    lowest or the highest of the scan, of one voxel in 200 at least, also on the scan's faces, and a tenth of the rest's
+    range away from it.
+
+    Args:
+        values: the scan's intensities ``[D, H, W]``, finite, with or without outliers.
+    """
+    sample, found = np.sort(_sample(values), axis=None).astype(np.float64), []
+    low, high = float(values.min()), float(values.max())
+    rest = sample[(sample > low) & (sample < high)]
+    for value in (low, high):
+        few = np.count_nonzero(sample == value) < max(1.0, _PADDING * len(sample))
+        if few or len(rest) < _LEAST_VALUES or not _on_faces(values, value):
+            continue
+        near, far = _percentiles(rest, _FENCES[0][0])
+        if (near - value if value == low else value - far) > _APART * (far - near):
+            found.append(value)
+    return tuple(found)
+
+
+def _on_faces(values: np.ndarray, value: float) -> bool:
+    """Whether the scan is bordered by a value, on one voxel in 200 at least of its (long) sides' faces."""
+    faces = [np.take(values, [0, -1], axis) for axis, size in enumerate(values.shape) if size > 1]
+    return sum(np.count_nonzero(face == value) for face in faces) >= _PADDING * sum(face.size for face in faces)
 
 
 def without_outliers(image: Tensor) -> Tensor:
@@ -162,6 +198,20 @@ def _without_padding(values: np.ndarray, first: int, last: int) -> tuple[int, in
             return first + (below if least < _MUCH else int(np.searchsorted(rest, reach, "left"))), last
         if len(rest) - above >= fewest and rest[-1] > (reach := _reach(rest[:above], share, widths)[1]):
             return first, first + (above if least < _MUCH else int(np.searchsorted(rest, reach, "right")))
+    return _without_uneven(values, first, last)
+
+
+def _without_uneven(values: np.ndarray, first: int, last: int) -> tuple[int, int]:
+    """The same for padding that is no more quite constant; less than half of the sample, or it is the scan itself."""
+    rest = values[first:last]
+    band, most = _UNEVEN * float(rest[-1] - rest[0]), len(rest) / 2
+    below = int(np.searchsorted(rest, rest[0] + band, "right"))
+    above = int(np.searchsorted(rest, rest[-1] - band, "left"))
+    fewest, (share, widths) = max(1.0, _PADDING * len(values)), _FAR_IF_UNEVEN
+    if fewest <= below < most and rest[below - 1] < (reach := _reach(rest[below:], share, widths)[0]):
+        return first + int(np.searchsorted(rest, reach, "left")), last
+    if fewest <= len(rest) - above < most and rest[above] > (reach := _reach(rest[:above], share, widths)[1]):
+        return first, first + int(np.searchsorted(rest, reach, "right"))
     return first, last
 
 

@@ -31,6 +31,19 @@ DENSEST = 1032
 """Bytes that deflate can make of one, at most."""
 _DATA_FILE = ("data file", "datafile", "elementdatafile")
 """Fields of NRRD and MetaImage that say where the values are."""
+_SKIPS = ("byte skip", "byteskip", "line skip", "lineskip")
+_KNOWN = {
+    name.lower(): name
+    for name in (
+        *("dimension", "sizes", "type", "encoding", "kinds", *_SKIPS),
+        *("data file", "datafile", "files"),
+        *("NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "ElementDataFile", "BinaryData"),
+        *("CompressedData", "CompressedDataSize"),
+    )
+}
+"""Fields that are looked at below, by their names in small letters: what ITK reads must be what was checked."""
+_PATTERN = re.compile(r"[^%]*%(0?\d{1,2})?d[^%]*")
+"""A name with a running number, as ``slice%03d.raw 1 20 1``."""
 _LINE = re.compile(r"([^:=]*?)\s*(:=|[:=])\s*(.*)")
 
 
@@ -154,10 +167,17 @@ def read_fields(path: Path) -> dict[str, str]:
                 raise unreadable(path, "no MetaImage header")
             continue
         name, sign, value = found.groups()
-        fields[name if sign == ":=" else name.lower()] = value
+        known = _KNOWN.get(name.lower())
+        if nrrd and sign == ":=":
+            if known is None:  # a text of its own is no field, whatever it is called
+                fields[name] = value
+            continue
+        if known is not None and (name.lower() in fields or (not nrrd and name != known)):
+            raise unreadable(path, f"its header has {name} twice, or in another spelling")
+        fields[name.lower()] = value
         if name.lower() in _DATA_FILE and value.upper().startswith("LIST"):
             listed = []
-        elif name.lower() == "elementdatafile":
+        elif not nrrd and name == "ElementDataFile":
             break
     else:
         if listed is None and not nrrd:
@@ -180,7 +200,7 @@ def _file_of_values(path: Path, fields: Mapping[str, str]) -> Path | None:
     """The file with the values, the header's own as a rule; None for several.
 
     Raises:
-        UserError: (422) when it is missing, or lies in another folder.
+        UserError: (422) when it is missing, lies in another folder, or is a pattern with more than a number in it.
     """
     named = next((fields[name] for name in _DATA_FILE if name in fields), "LOCAL")
     if named.upper() == "LOCAL":
@@ -191,6 +211,8 @@ def _file_of_values(path: Path, fields: Mapping[str, str]) -> Path | None:
             "as one file (.nrrd, .mha, .nii.gz).",
             status=422,
         )
+    if "%" in named and not _PATTERN.fullmatch(named):
+        raise unreadable(path, "the name of its files is no pattern")  # ITK prints with it, whatever it asks for
     if "files" in fields or "%" in named:
         return None
     if not (path.parent / named).is_file():
@@ -258,13 +280,15 @@ def _check(path: Path, values: Path | None, fields: Mapping[str, str]) -> None:
             f"{path.name} is packed with bzip2, which 3D Slicer cannot read. Save it with the encoding gzip.",
             status=422,
         )
-    if _packed(fields) and any(fields.get(name, "0") != "0" for name in ("byte skip", "line skip")):
+    if _packed(fields) and any(
+        fields.get(name, "0") != "0" for name in ("byte skip", "byteskip", "line skip", "lineskip")
+    ):
         raise unreadable(path, "packed values do not begin at their beginning")
     size = fields.get("compresseddatasize", "")
     if size.isdecimal() and values is not None and int(size) > values.stat().st_size:
         raise unreadable(path, f"it should hold {size} bytes")
-    dims = fields.get("ndims")
-    if dims is not None and dims not in ("2", "3", "4", "5"):
+    dims = fields.get("ndims", fields.get("dimension"))
+    if dims is not None and dims not in ("2", "3", "4", "5"):  # ITK ends the process with 16
         raise unreadable(path, f"it has {dims} dimensions")
 
 

@@ -39,8 +39,8 @@ def read_label(
     origin is another than the scan's, or it is a segmentation of 3D Slicer. Layers become one label map, see
     ``lib.segmentations``.
 
-    A PNG has no place of its own: it only has to have the size of its 2D image. If it holds 0 and 255 only and there is
-    one structure, 255 is that structure.
+    A PNG has no place of its own: it only has to have the size of its 2D image. If a label holds 0 and 255 only and
+    there is one structure, 255 is that structure.
 
     Args:
         path: its file.
@@ -60,7 +60,7 @@ def read_label(
     name = f"Label {path.name}"
     label = _read_file(path, scan)
     array = _on_grid(label, scan, name, exactly=is_picture(path))
-    if is_picture(path) and schema.count == 1:
+    if schema.count == 1:
         array = _as_mask(array)
     array = _translated(array, values, name)
     schema.check(array, name, may_be_empty=may_be_empty)
@@ -89,14 +89,14 @@ def check_readable(path: str | os.PathLike[str]) -> None:
 
 @in_words
 def largest_label(path: str | os.PathLike[str]) -> float:
-    """The largest value of a label file; 255 of a PNG that has only 0 besides counts as 1.
+    """The largest value of a label file; 255 of one that has only 0 besides counts as 1.
 
     Raises:
         UserError: (422) when it cannot be read, or holds other than whole numbers.
     """
     path = Path(path)
     array = _read_file(path, None).array
-    return float((_as_mask(array) if is_picture(path) else array).max())
+    return float(_as_mask(array).max())
 
 
 def _read_file(path: Path, scan: Volume | None) -> Loaded:
@@ -108,7 +108,8 @@ def _read_file(path: Path, scan: Volume | None) -> Loaded:
         if label.layers is not None:
             segments = segments_in(label.fields, label.layers)
             array = merge_layers(whole_numbers(array, name), segments, name)
-        array = volume_of(array, path, flat=scan is None or scan.flat)
+        # What is outlined on one slice only is that slice: Slicer stores no more than the outlined part.
+        array = volume_of(array, path, flat=scan is None or scan.flat, least=1)
         return replace(label, array=whole_numbers(array, name), layers=None)
     check_there(path)
     if scan is not None and not scan.flat:
@@ -128,6 +129,8 @@ def _read_file(path: Path, scan: Volume | None) -> Loaded:
 
 def _on_grid(label: Loaded, scan: Volume, name: str, *, exactly: bool) -> np.ndarray:
     """A label ``[D, H, W]`` on the scan's grid; ``exactly`` for one without a place, which has to have its size."""
+    if is_segmentation(label.fields) and not label.array.any():
+        return np.zeros(scan.shape, dtype=np.uint8)  # Slicer stores a voxel somewhere: nothing lies nowhere
     found = Placement((0, 1, 2), (), (0, 0, 0)) if exactly else _placement(label, scan)
     if found is not None:
         turned = found.turned(label.array)
@@ -216,5 +219,5 @@ def _translated(array: np.ndarray, values: Values | None, name: str) -> np.ndarr
 
 
 def _as_mask(array: np.ndarray) -> np.ndarray:
-    """A mask of 0 and 255, as image programs write it, as 0 and 1; other label maps as they are."""
+    """A mask of 0 and 255, as many programs write it, as 0 and 1; other label maps as they are."""
     return array // 255 if array.max() == 255 and np.isin(array, (0, 255)).all() else array

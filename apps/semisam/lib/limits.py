@@ -61,6 +61,28 @@ def check_voxels(shape: Sequence[int], name: str, bytes_each: int = _FLOAT32) ->
     )
 
 
+def check_grid(shape: Sequence[int], spacing: Sequence[float]) -> None:
+    """Refuse a working grid that is too large: a scan whose lengths are of another unit than the specialist's.
+
+    Args:
+        shape: numbers of voxels.
+        spacing: their size in mm.
+
+    Raises:
+        UserError: (413) with size, limit, and what to look at.
+    """
+    count = math.prod(int(n) for n in shape)
+    if count <= limit():
+        return
+    raise UserError(
+        f"At the voxel size that the specialist works at ({' x '.join(f'{s:.3g}' for s in spacing)} mm) this scan has "
+        f"{' x '.join(str(int(n)) for n in shape)} voxels, {_millions(count)} million in all; this server works on at "
+        f"most {_millions(limit())} million. Check the voxel size of this scan and of the outlined ones. If they are "
+        "right, train with another voxel size (spacing), or let the administrator raise the limit: --conf max_voxels.",
+        status=413,
+    )
+
+
 def _millions(count: int) -> str:
     return f"{count / 1e6:,.0f}" if count >= 10_000_000 else f"{count / 1e6:,.2f}"
 

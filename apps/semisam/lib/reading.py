@@ -94,8 +94,14 @@ def _whole_affine(affine: np.ndarray) -> np.ndarray:
     return whole
 
 
-def volume_of(array: np.ndarray, path: Path, *, flat: bool = False) -> np.ndarray:
+def volume_of(array: np.ndarray, path: Path, *, flat: bool = False, least: int = 2) -> np.ndarray:
     """``array`` as ``[D, H, W]``; with ``flat`` a single slice ``[D, H]`` or ``[D, H, 1]`` is fine, too.
+
+    Args:
+        array: of a file.
+        path: the file.
+        flat: see above.
+        least: voxels along each axis.
 
     Raises:
         UserError: (422) for other shapes.
@@ -104,7 +110,7 @@ def volume_of(array: np.ndarray, path: Path, *, flat: bool = False) -> np.ndarra
         array = array[..., 0]
     if flat and array.ndim == 2:
         array = array[..., None]
-    if array.ndim != 3 or min(array.shape[:2] if flat else array.shape) < 2:
+    if array.ndim != 3 or min(array.shape[:2] if flat else array.shape) < least:
         raise UserError(
             f"{path.name} has the shape {size_text(array.shape)}; a three-dimensional, single-channel scan is needed. "
             "Split time series or colour channels into single volumes, and give 2D images as PNG, JPEG or DICOM.",

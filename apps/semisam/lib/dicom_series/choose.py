@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UserError
-from .headers import MOMENTS, ONE_EACH, TELLING
+from .headers import MOMENTS, OF_ALL, ONE_EACH, TELLING
 from .pixels import same_pixels
 from .slices import Slice
 
 _TURN = 2e-3
 """How far direction cosines of one stack may differ: headers round."""
+_ACROSS = 0.5
+"""How far direction cosines differ at least of planes that surely are no slices of a stack, as localizers are."""
 _SPACING = 1e-3
 """How far pixel sizes of one stack may differ, as a share."""
 _FEW = 3
@@ -102,7 +104,7 @@ def _without_others(slices: Sequence[Slice], name: str) -> tuple[list[Slice], li
         raise _odd_one(each, main, len(others), name)
     count = "an image" if len(others) == 1 else f"{len(others)} images"
     was = "was" if len(others) == 1 else "were"
-    why = _difference(others[0], main[0])
+    why = _difference(others[0], main[0]) or "it says so itself"
     return main, [f"{name}: {count} beside the stack {was} left out as localizer: {others[0].text} ({why})."]
 
 
@@ -143,7 +145,7 @@ def _is_beside(each: Slice, main: Sequence[Slice]) -> bool:
     """Whether a plane that differs is surely no slice of the stack that was stored in another way."""
     if not each.placed:
         return (each.rows, each.columns) != (main[0].rows, main[0].columns)
-    if _turned(each, main[0]) > 0.1:
+    if _turned(each, main[0]) > _ACROSS:
         return True
     along = along_normal([main[0], *main, each])[1:]
     places, own = np.unique(along[:-1].round(2)), along[-1]
@@ -220,7 +222,8 @@ def _one_volume(places: list[list[Slice]], name: str) -> tuple[list[list[Slice]]
         volumes = _by_value(places, key)
         if volumes:
             value, planes = next(iter(volumes.items()))
-            text = f"{name}: it holds {len(volumes)} volumes, told apart by their {word}; the one of {value} was taken."
+            several = f"{len(volumes)} volumes" if len(volumes) > 1 else "a volume and parts of others"
+            text = f"{name}: it holds {several}, told apart by their {word}; the one of {value} was taken."
             return [[each] for each in planes], [text]
     counts = {len(planes) for planes in places}
     for key, word in MOMENTS.items():
@@ -261,7 +264,16 @@ def _sortable(value: str) -> tuple[int, float, str]:
 
 
 def _check_one_kind(slices: Sequence[Slice], name: str) -> None:
-    """Refuse planes that are alternately of two volumes."""
+    """Refuse planes that are alternately of two volumes, or not of one patient and one space."""
+    for key, word in OF_ALL.items():
+        named = [each for each in slices if each.marks.get(key)]
+        other = next((each for each in named if each.marks[key] != named[0].marks[key]), None)
+        if other is not None:  # without the values, which may name a patient
+            raise refused(
+                name,
+                f"{other.text} has another {word} than {named[0].text}, so they do not lie in one space",
+                "Split it into one series for each of them.",
+            )
     for key, word in ONE_EACH.items():
         first = slices[0].marks.get(key)
         odd = next((each for each in slices if not _alike(each.marks.get(key), first, key)), None)

@@ -41,6 +41,8 @@ TELLING = {
     "StackID": "stack",
 }
 """What may tell volumes at one place apart: each of its values is one volume."""
+OF_ALL = {"FrameOfReferenceUID": "frame of reference", "PatientID": "patient"}
+"""What all planes of a series have in common, where they name it: else they do not lie in one space (PS3.3 C.7.4.1)."""
 MOMENTS = {"TriggerTime": "trigger time", "AcquisitionTime": "acquisition time"}
 """The same for moments, of which each plane has its own: the earliest of each place are one volume."""
 
@@ -193,7 +195,7 @@ def _marks(said: list[Dataset], kinds: set[str]) -> Iterator[tuple[str, str]]:
         "TriggerTime": ("NominalCardiacTriggerDelayTime", "TriggerTime"),
         "AcquisitionTime": ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime"),
     }
-    for name in (*TELLING, *MOMENTS):
+    for name in (*TELLING, *OF_ALL, *MOMENTS):
         value = next((v for word in synonyms.get(name, (name,)) if (v := _first(said, word)) is not None), None)
         if name == "DiffusionBValue" and value is None and _SIEMENS in said[-1]:
             value = said[-1][_SIEMENS].value

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..generalists.base import PromptKind, Prompts
-from ..intensity import without_outliers
+from ..intensity import padding_in, without_outliers
 from .region import Bounds, Region, cut_region
 
 _BINS = 32
@@ -90,6 +90,7 @@ class GraphCutSession:
         self._image = image
         self._spacing = spacing
         self._options = options
+        self._padding = padding_in(image)
         self._kept: tuple[object, Region] | None = None
         self._lock = threading.Lock()
 
@@ -116,11 +117,18 @@ class GraphCutSession:
                 places,
                 voxels=options.voxels,
                 edge_weight=options.edge_weight,
+                padding=self._padding_without(places),
             )
             kept = key, region
             with self._lock:
                 self._kept = kept
         return kept[1]
+
+    def _padding_without(self, places: np.ndarray) -> tuple[float, ...]:
+        """The scan's padding, unless it is what a person has pointed at."""
+        at = np.clip(np.rint(places).astype(int), 0, np.array(self._image.shape) - 1)
+        meant = self._image[tuple(at.T)]
+        return tuple(value for value in self._padding if not (meant == value).any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,12 +213,13 @@ def _segment(region: Region, hints: _Hints, options: GraphCutOptions) -> np.ndar
     fixed = _balls(region, inside, outside, options.ball)
     if hints.box is not None:
         fixed[~_inside_box(region, hints.box)] = -_CERTAIN
+    fixed[~region.measured & (fixed <= 0)] = -_CERTAIN
     bins = np.clip((region.image * _BINS).astype(int), 0, _BINS - 1)
     guess = np.exp(-to_inside / options.near_mm) * (nearness > 0.5) * (fixed >= 0)
     other = np.square(1 - nearness) + (fixed < 0)
     found = nearness > 0.5
     for _ in range(options.rounds):
-        total = odds + options.look * _intensity_odds(bins, guess, other)
+        total = odds + options.look * _intensity_odds(bins, guess * region.measured, other * region.measured)
         total = np.where(fixed != 0, fixed, total)
         found = _connected(_cut(region.image, total, options), seeds)
         guess, other = found * np.clip(1.5 * nearness, 0, 1), (~found).astype(float)

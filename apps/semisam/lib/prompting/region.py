@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import distance_transform_edt, uniform_filter
 from skimage.graph import MCP_Geometric
 from torch import Tensor
 
@@ -32,12 +32,14 @@ class Region:
         spacing: voxel size of the region's grid in mm.
         image: intensities ``[d, h, w]`` float32, 0..1 for most tissue around the places of interest.
         slowness: how hard it is to pass a voxel, ``[d, h, w]`` float64, 1 in even tissue and more at edges.
+        measured: False where a voxel is padding, ``[d, h, w]`` boolean.
     """
 
     bounds: Bounds
     spacing: tuple[float, float, float]
     image: np.ndarray
     slowness: np.ndarray
+    measured: np.ndarray
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -93,6 +95,7 @@ def cut_region(
     *,
     voxels: int,
     edge_weight: float,
+    padding: Sequence[float] = (),
 ) -> Region:
     """Cut a box out of a scan and prepare it.
 
@@ -103,6 +106,8 @@ def cut_region(
         places: voxels ``[n, 3]`` of interest; intensities around them get the contrast.
         voxels: how many the region's grid may have, about.
         edge_weight: how much slower the strong edges are passed than even tissue.
+        padding: values that stand for nothing measured. They have no say in what is usual in the scan, and their edges
+            are none: else they would keep what is known of the region's border away from the tissue.
     """
     cut = np.array(image[tuple(slice(*b) for b in bounds)], dtype=np.float32)
     extent = np.array([(past - first) * s for (first, past), s in zip(bounds, spacing, strict=True)])
@@ -112,21 +117,34 @@ def cut_region(
     edge = np.sqrt(extent[:2].prod() / voxels) if own[2] == 1 else np.cbrt(extent.prod() / voxels)
     step = np.maximum(spacing, edge)
     shape = np.clip(np.round(extent / step), np.minimum(own, 4), own).astype(int)
-    coarse = np.asarray(resize(torch.from_numpy(cut)[None], shape.tolist())[0])
+    coarse, measured = _coarse(cut, shape.tolist(), padding)
     grid = extent / shape
     first = np.array([b[0] for b in bounds])
     at = (places - first + 0.5) * np.array(spacing)
-    low, high = _window(coarse, grid, at)
+    low, high = _window(coarse, grid, at, measured)
+    d, h, w = grid.tolist()
     scaled = np.clip((coarse - low) / (high - low), 1 - _REACH, _REACH).astype(np.float32)
     smooth = _denoised(scaled)
     axes = tuple(axis for axis in range(3) if shape[axis] > 1)
     steepness = np.sqrt(sum(np.square(g) for g in np.gradient(smooth, axis=axes)))
-    usual = max(float(np.percentile(steepness, 75)), 1e-6)
-    d, h, w = grid.tolist()
-    return Region(bounds, (d, h, w), smooth, (1 + edge_weight * steepness / usual).astype(np.float64))
+    usual = max(float(np.percentile(steepness[measured], 75)), 1e-6)
+    slowness = (1 + edge_weight * steepness / usual).astype(np.float64)
+    return Region(bounds, (d, h, w), smooth, slowness, measured)
 
 
-def _window(image: np.ndarray, spacing: np.ndarray, places: np.ndarray) -> tuple[float, float]:
+def _coarse(cut: np.ndarray, shape: Sequence[int], padding: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """A scan's part resampled to ``shape``, padding filled with the nearest tissue; and where there is none."""
+    empty = np.isin(cut, np.array(padding, dtype=np.float32)) if len(padding) else np.zeros(0, dtype=bool)
+    if not empty.any() or empty.all():
+        return np.asarray(resize(torch.from_numpy(cut)[None], shape)[0]), np.ones(tuple(shape), dtype=bool)
+    share = np.asarray(resize(torch.from_numpy((~empty).astype(np.float32))[None], shape)[0])
+    total = np.asarray(resize(torch.from_numpy(np.where(empty, np.float32(0), cut))[None], shape)[0])
+    nearest = distance_transform_edt(share < 1e-3, return_distances=False, return_indices=True)
+    coarse = (total / np.maximum(share, 1e-3))[tuple(nearest)]
+    return coarse, share >= 0.5
+
+
+def _window(image: np.ndarray, spacing: np.ndarray, places: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
     """Intensities ``[low, high]`` that hold nearly all of what is to be told apart around places ``[n, 3]`` (in mm).
 
     Every distance counts alike, however many voxels lie at it: neither a small structure in wide surroundings nor a
@@ -137,7 +155,7 @@ def _window(image: np.ndarray, spacing: np.ndarray, places: np.ndarray) -> tuple
     for place in places:
         away = np.minimum(away, sum(np.square(c - p) for c, p in zip(centres, place, strict=True)))
     order = np.argsort(image, axis=None)
-    share = np.cumsum(1 / (away.ravel()[order] + float(np.square(spacing).sum())))
+    share = np.cumsum(measured.ravel()[order] / (away.ravel()[order] + float(np.square(spacing).sum())))
     low, high = image.ravel()[order[np.searchsorted(share, np.array([0.01, 0.99]) * share[-1])]]
     if high <= low:
         low, high = image.min(), image.max()

@@ -27,6 +27,9 @@ _REACH = 3
 _LEAST_OVERLAP = 0.35
 _MOST_TIMES_LARGER = 8
 """A template with more than this many times the scan's voxels is not searched (memory): the scan is a mere sliver."""
+_MOST_TIMES_SMALLER = 1000
+"""Nor one with less than this share of them: at the scan's spacing there is nothing to be seen of it. One of the two
+has lengths of another unit in its header, as a rule."""
 _SHIFT_MUST_GAIN = 0.9
 """A shift is taken when it lowers the disagreement to this share: it sees less of the scan, so chance helps it."""
 
@@ -77,7 +80,8 @@ def find_placement(scan: Frame, scan_image: Tensor, template: Frame, template_sc
     same_box = Placement(scan.shape, (0, 0, 0))
     ratio = [a / b for a, b in zip(template.extent, scan.extent, strict=True)]
     too_large = math.prod(template.shape) > _MOST_TIMES_LARGER * math.prod(scan.shape)
-    if too_large or all(abs(r - 1) < 0.02 for r in ratio):
+    too_small = math.prod(scan.shape) > _MOST_TIMES_SMALLER * math.prod(template.shape)
+    if too_large or too_small or all(abs(r - 1) < 0.02 for r in ratio):
         return same_box
     template_image = template.image(template_scan.clipped).to(scan_image.device)
     shrink = min(1.0, (_SEARCH_VOXELS / math.prod(scan.shape)) ** (1 / 2 if scan.flat else 1 / 3))

@@ -196,10 +196,11 @@ class Study:
         Voxels that nobody has annotated get weight 0, see ``lib.sparse_labels``.
 
         Raises:
-            UserError: (422) when the label is not what is said about it.
+            UserError: (422) when the label is not what is said about it; (413) when the specialist's grid over its scan
+                is too large.
         """
         planes = find_planes(label, self.cases[name].annotated)
-        grid = frame.with_spacing(self.spec.spacing)
+        grid = grid_of(frame, self.spec)
         if planes is None:
             soft = grid.one_hot(label, self.schema.channels)
             self.write_target(self._folder, name, soft, torch.ones(soft.shape[1:]))

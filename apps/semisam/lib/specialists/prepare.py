@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..frames import Frame, frame_of
+from ..limits import check_grid
 from ..volumes import Volume
 from .spec import SpecialistSpec
 
@@ -29,7 +30,7 @@ def prepare(volume: Volume, spec: SpecialistSpec, part: Frame | None = None) -> 
         The frame of the working grid, and ``[inputs, D, H, W]`` float32 with mean 0 and standard deviation 1 over all.
 
     Raises:
-        UserError: (422) for a 2D image where volumes are expected, and the other way round.
+        UserError: see ``grid_of``.
     """
     frame = grid_of(part or frame_of(volume), spec)
     return frame, normalise(seen(frame, volume, spec.inputs))
@@ -39,7 +40,8 @@ def grid_of(frame: Frame, spec: SpecialistSpec) -> Frame:
     """The specialist's grid over a scan.
 
     Raises:
-        UserError: (422) for a 2D image where volumes are expected, and the other way round.
+        UserError: (422) for a 2D image where volumes are expected, and the other way round; (413) for a grid that is
+            larger than a scan may be, see ``lib.limits``.
     """
     if frame.flat != spec.flat:
         kinds = ("a 3D scan", "2D images") if spec.flat else ("a 2D image", "3D scans")
@@ -48,7 +50,9 @@ def grid_of(frame: Frame, spec: SpecialistSpec) -> Frame:
             f"Keep 2D images and 3D scans in studies of their own.",
             status=422,
         )
-    return frame.with_spacing(spec.spacing)
+    grid = frame.with_spacing(spec.spacing)
+    check_grid(grid.shape, spec.spacing)
+    return grid
 
 
 def seen(frame: Frame, volume: Volume, inputs: int) -> Tensor:
