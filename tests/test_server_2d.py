@@ -59,7 +59,7 @@ def test_image_is_uploaded(server: Server, tmp_path: Path) -> None:
     slice_ = save_dicom_image(tmp_path / "ct.dcm", tiny_picture(6)[0][..., 0].astype(np.uint16), "CT")
     with slice_.open("rb") as content:
         reply = requests.put(f"{server.url}/datastore/image?image=ct", files={"file": ("ct.dcm", content)}, timeout=60)
-    assert "2D images only" in detail(reply, 400)
+    assert "it is a slice of a volume. Upload all files of the series" in detail(reply, 422)
 
 
 @pytest.mark.parametrize("strategy", ["recommended", "uniform", "random"])

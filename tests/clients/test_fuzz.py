@@ -203,8 +203,8 @@ def test_archives_are_unpacked_inside_only(server: Server, unharmed: None, kind:
         assert reply.ok or reply.status_code == 400
     reply = upload(packed(kind, {"case.nii.gz": scan_bytes(server)}))
     assert reply.ok, reply.text
-    folder = Path(reply.json()["session_info"]["image"])
-    assert [path.name for path in folder.iterdir()] == ["case.nii.gz"]
+    scan = Path(reply.json()["session_info"]["image"])
+    assert [path.name for path in scan.parent.iterdir()] == [scan.name] == ["case.nii.gz"]
     assert requests.delete(f"{server.url}/session/{reply.json()['session_id']}", timeout=SECONDS).ok
 
 
