@@ -225,8 +225,10 @@ def test_a_common_frame_is_around_all_and_as_fine_as_the_finest() -> None:
 
 
 def test_lengths_of_another_unit_do_not_blow_up_a_grid_of_mm() -> None:
-    """A header that says metres where mm are meant: 2000 mm voxels."""
+    """A header that says metres or micrometres where mm are meant: 2000 mm voxels, or 0.002 mm."""
     array = np.random.default_rng(0).normal(size=(12, 10, 8)).astype(np.float32)
-    small, large = (frame_of(Volume(array, np.diag([2.0 * u, 2.0 * u, 3.0 * u, 1.0]))) for u in (1, 1000))
-    assert large.with_spacing((1, 1, 1)).shape == small.with_spacing((1, 1, 1)).shape == (24, 20, 24)
-    assert large.voxel == pytest.approx(small.voxel)
+    right, *others = (frame_of(Volume(array, np.diag([2.0 * u, 2.0 * u, 3.0 * u, 1.0]))) for u in (1, 1000, 0.001))
+    assert right.with_spacing((1, 1, 1)).shape == (24, 20, 24)
+    for other in others:
+        assert other.with_spacing((1, 1, 1)).shape == (24, 20, 24)
+        assert other.voxel == pytest.approx(right.voxel)

@@ -138,6 +138,11 @@ def test_a_grid_that_no_memory_holds_is_refused() -> None:
     assert caught.value.status == 413
 
 
+def test_a_grid_of_one_voxel_has_an_intensity() -> None:
+    spec = replace(SPEC, spacing=(500.0, 500.0, 500.0))
+    assert prepare(volume(), spec)[1].tolist() == [[[[0.0]]]]
+
+
 def test_an_outlier_does_not_change_the_intensities() -> None:
     scan = volume()
     _, expected = prepare(scan, SPEC)

@@ -30,6 +30,9 @@ PICTURE_SIDE = 256.0
 LONGEST_BODY = 10_000.0
 """Length in mm that no scan has along any side. Lengths beyond it are those of a header with another unit: they count
 1000 times less in the frame, so that the scan can be laid beside others and on grids of mm."""
+SHORTEST_BODY = 1.0
+"""Length in mm that every scan has along one side at least: below it, lengths count 1000 times more in the frame, or a
+grid of mm over the scan had no voxels."""
 _FEW = 500_000
 """Voxels of a working grid that take little memory, whatever is kept of them."""
 
@@ -312,6 +315,8 @@ def _canonical_axes(scan: Volume) -> tuple[list[int], list[bool], list[float]]:
     unit = 1.0
     while longest * unit > LONGEST_BODY:  # mm that were taken for m; a grid of mm over them would fill any memory
         unit /= 1000
+    while longest * unit < SHORTEST_BODY:  # mm that were taken for micrometres
+        unit *= 1000
     return axes, [bool(directions[a, 1] < 0) for a in axes], [scan.spacing[a] * unit for a in axes]
 
 

@@ -77,5 +77,5 @@ def normalise(image: Tensor) -> Tensor:
     if high <= low:
         low, high = float(sample[0]), float(sample[-1])
     clipped = image.clamp(low, high) - low
-    deviation = clipped.std()
+    deviation = clipped.std() if clipped.numel() > 1 else clipped.new_zeros(())  # of one voxel it is no number
     return (clipped - clipped.mean()) / deviation.clamp_min(1e-6 * max(high - low, 1e-30))
