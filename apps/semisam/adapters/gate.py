@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import re
+import shutil
 import traceback
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -126,6 +127,7 @@ class Gate:
 
         try:
             check_path(scope)
+            check_tools(scope)
             check_host(scope, self._hosts)
             check_origin(scope, self._origins)
             body = _Body(scope, receive, self._most)
@@ -195,6 +197,12 @@ def check_path(scope: Scope) -> None:
     path = unquote(unquote(scope["path"])).replace("\\", "/")
     if ".." in path.split("/") or "\0" in path:
         raise UserError("The address must not hold '..' or a zero byte.")
+
+
+def check_tools(scope: Scope) -> None:
+    """Raise UserError (404) where MONAI Label would start a program that this machine does not have, and fail."""
+    if scope["path"].rstrip("/") == "/logs/gpu" and shutil.which("nvidia-smi") is None:
+        raise UserError("This machine has no NVIDIA GPU, or no nvidia-smi: there is nothing to show.", status=404)
 
 
 def check_host(scope: Scope, hosts: Sequence[str]) -> None:
