@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 
@@ -40,6 +41,21 @@ def test_numbers_close_up_but_names_stay(series: tuple[Volume, np.ndarray, Path,
     np.testing.assert_array_equal(read_seg(seg, scan), np.where(label == 3, 2, label))
     np.testing.assert_array_equal(read_seg(seg, scan, {1: 1, 2: 3}), label)
     np.testing.assert_array_equal(read_seg(seg, scan, {2: 9}), np.where(label == 3, 9, 0))
+
+
+def test_it_is_a_whole_file_however_it_is_written(series: tuple[Volume, np.ndarray, Path, str], tmp_path: Path) -> None:
+    """Viewers in a browser read no file whose header does not give its length (PS3.10, 7.1)."""
+    scan, label, folder, _ = series
+    image = save_dicom_image(tmp_path / "flat.dcm", tiny_picture(1)[0], "US")
+    flat = write_seg(np.ones(read_volume(image).shape, np.uint8), np.eye(4), image, SEGMENTS, PERSON)
+    for seg in (write_seg(label, scan.affine, folder, SEGMENTS, PERSON), flat):
+        file = BytesIO()
+        pydicom.dcmwrite(file, seg)  # as dicomweb-client does
+        file.seek(0)
+        meta = pydicom.dcmread(file).file_meta
+        assert meta.FileMetaInformationGroupLength > 100
+        assert meta.FileMetaInformationVersion == b"\0\1"
+        assert meta.ImplementationClassUID
 
 
 def test_grid_of_the_scan_may_be_turned(series: tuple[Volume, np.ndarray, Path, str]) -> None:

@@ -399,9 +399,6 @@ class Ohif:
 
     def load_stored(self, description: str) -> None:
         """Double-click a SEG in the list of series, and *Yes*."""
-        self.page.on("console", lambda m: print("CONSOLE", m.type, m.text[:600], flush=True))
-        self.page.on("pageerror", lambda e: print("PAGEERROR", str(e)[:900], flush=True))
-        print("ENTRIES", self.page.locator("[data-cy=study-browser-thumbnail-no-image]").all_inner_texts(), flush=True)
         entry = self.page.locator("[data-cy=study-browser-thumbnail-no-image]").filter(has_text=description).last
         entry.dblclick()
         self.page.get_by_role("button", name="Yes").click()

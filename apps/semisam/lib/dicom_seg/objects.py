@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
+from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian, SegmentationStorage, generate_uid
 from skimage.color import rgb2lab
 
 from ..errors import UserError
@@ -145,6 +145,9 @@ def _empty(image: Dataset, sources: Sequence[Source], origin: Origin) -> Dataset
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SegmentationStorage, generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # PS3.10 7.1: viewers in a browser read no file without these. Whoever writes it puts the right length in.
+    meta.FileMetaInformationGroupLength, meta.FileMetaInformationVersion = 0, b"\0\1"
+    meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
     seg = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
     seg.is_little_endian, seg.is_implicit_VR = True, False
     seg.SOPClassUID, seg.SOPInstanceUID = SegmentationStorage, meta.MediaStorageSOPInstanceUID
