@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from torch import Tensor
 from lib.config import Settings
 from lib.errors import UserError
 from lib.generalists import Generalist, check_generalist
-from lib.label_names import Named, check_known, check_nameless, position, value_map
+from lib.label_meaning import LabelMeaning
+from lib.label_names import Named, position
 from lib.labels import MAX_LABELS, LabelSchema
 from lib.negatives import is_meant, only_negative
 from lib.propagation import MOST_TEMPLATES, Propagator, Template, most_similar, signature
 from lib.recent import Recent, stamp_of
 from lib.recipes import Case
-from lib.segmentations import values_by_name
 from lib.sparse_labels import Planes, check_stated, find_planes, only_sparse
 from lib.specialists import Specialist, load_fitting
 from lib.tools import Tools
@@ -345,7 +345,7 @@ class Study:
 
     def _read(self, item: Outlined) -> tuple[Volume, np.ndarray, dict[int, int]]:
         what = f"The final label of {item.name}"
-        meaning = _Meaning.of(item.label, item.names, self.schema, what)
+        meaning = LabelMeaning.of(item.label, item.names, self.schema, what)
         meaning.check_names()  # an unknown structure is told by its name, not by its value
         store = self.datastore if isinstance(self.datastore, StudyDatastore) else None
         before = store.scan_files_stamp(item.name) if store is not None else (0, 0, 0)
@@ -386,7 +386,7 @@ class Study:
                 "train, or run a batch infer with 'propagate'.",
                 status=422,
             )
-        meaning = _Meaning.of(path, names, self.schema, f"The label '{tag}' of {name}")
+        meaning = LabelMeaning.of(path, names, self.schema, f"The label '{tag}' of {name}")
         return read_label(path, scan, self.schema, may_be_empty=True, values=meaning)
 
     def stored_file(self, name: str, tag: str) -> Path:
@@ -486,53 +486,6 @@ class Study:
         if isinstance(self.datastore, StudyDatastore):
             return self.datastore.label_stamp(name, tag)
         return name, int(self.datastore.get_label_info(name, tag).get("ts") or 0), 0
-
-
-class _Meaning:
-    """What a label's values mean in the schema, by its names; remembers which are exchanged.
-
-    Args:
-        names: known of the label, see ``lib.label_names.names_in``.
-        own: the file's own names for its values, which go before those; empty when it has none.
-        schema: the structures.
-        what: how to call the label in messages.
-    """
-
-    def __init__(self, names: Named, own: Named, schema: LabelSchema, what: str) -> None:
-        self._known, self._own, self._schema, self._what = names, own, schema, what
-        self.exchanged: dict[int, int] = {}
-
-    @classmethod
-    def of(cls, file: Path, names: Named, schema: LabelSchema, what: str) -> _Meaning:
-        """What a file's values mean.
-
-        Raises:
-            UserError: (422) when it cannot be read.
-        """
-        try:
-            return cls(names, names_in_file(file), schema, what)
-        except UserError as error:
-            raise UserError(f"{what} cannot be used: {error}", status=error.status) from error
-
-    @property
-    def names(self) -> Named:
-        """The names that count."""
-        return self._own or self._known
-
-    def check_names(self) -> None:
-        """Raise UserError (422) when the schema does not know one of the names that came along."""
-        if not self._own:
-            check_known(self._known, self._schema, self._what)
-
-    def __call__(self, present: Sequence[int]) -> dict[int, int]:
-        """See ``lib.volumes.read_label``."""
-        if self._own:
-            self.exchanged = values_by_name(self._own, present, self._schema, self._what)
-            return self.exchanged
-        if not self._known:
-            check_nameless(present, self._schema, self._what)
-        self.exchanged = value_map(self._known, present, self._schema, self._what)
-        return self.exchanged
 
 
 def _largest_value(path: Path) -> int:
