@@ -72,7 +72,7 @@ def test_first_good_label_names_the_structures(server: Server, tmp_path: Path) -
         (lambda label: np.zeros_like(label), "is empty"),
         (lambda label: label * 3, "value(s) 3, 6"),
         (lambda label: label[:-1], "voxels"),
-        (lambda label: label[:, :, :1], "three-dimensional"),
+        (lambda label: label[:, :, :1], "36 x 32 x 1 voxels, but its scan has 36 x 32 x 28"),
         (lambda label: np.where(label > 0, 1.5, 0).astype(np.float32), "whole numbers"),
     ],
 )
