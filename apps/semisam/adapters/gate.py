@@ -10,7 +10,6 @@ import errno
 import json
 import logging
 import re
-import shutil
 import traceback
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -127,7 +126,6 @@ class Gate:
 
         try:
             check_path(scope)
-            check_tools(scope)
             check_host(scope, self._hosts)
             check_origin(scope, self._origins)
             body = _Body(scope, receive, self._most)
@@ -138,7 +136,7 @@ class Gate:
         except Exception as error:
             if started:
                 raise
-            answer = answer_of(error)
+            answer = answer_of(_no_tools(scope, error) or error)
             text = json.dumps({"detail": answer.detail}).encode()
             reply = Response(text, answer.status_code, answer.headers, "application/json")
             await reply(scope, receive, watched)
@@ -199,10 +197,11 @@ def check_path(scope: Scope) -> None:
         raise UserError("The address must not hold '..' or a zero byte.")
 
 
-def check_tools(scope: Scope) -> None:
-    """Raise UserError (404) where MONAI Label would start a program that this machine does not have, and fail."""
-    if scope["path"].rstrip("/") == "/logs/gpu" and shutil.which("nvidia-smi") is None:
-        raise UserError("This machine has no NVIDIA GPU, or no nvidia-smi: there is nothing to show.", status=404)
+def _no_tools(scope: Scope, error: Exception) -> UserError | None:
+    """What to say where MONAI Label has asked a program that this machine does not have."""
+    if scope["path"].rstrip("/") == "/logs/gpu" and isinstance(error, FileNotFoundError):
+        return UserError("This machine has no NVIDIA GPU, or no nvidia-smi: there is nothing to show.", status=404)
+    return None
 
 
 def check_host(scope: Scope, hosts: Sequence[str]) -> None:
