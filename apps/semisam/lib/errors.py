@@ -1,6 +1,8 @@
-"""The one error type whose text is meant for a user."""
+"""The one error type whose text is meant for a user, and how such texts list names and values."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -17,3 +19,8 @@ class UserError(ValueError):
     def __init__(self, text: str, *, status: int = 400) -> None:
         super().__init__(text)
         self.status = status
+
+
+def listed(items: Sequence[object], most: int = 5) -> str:
+    """The first few of some names or values, as messages show them: ``a, b, ...``."""
+    return ", ".join(str(item) for item in items[:most]) + (", ..." if len(items) > most else "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from .errors import UserError
+from .errors import UserError, listed
 from .labels import LabelSchema
 
 Named = Sequence[tuple[str, int]]
@@ -63,7 +63,7 @@ def values_of(named: Named, present: Collection[int], schema: LabelSchema | None
     unique = len(set(numbers)) == len(numbers)
     if min(numbers, default=0) < 0 or (not unique and here != set(places)):
         raise UserError(
-            f"{what} came with the names {_listed([name for name, _ in named])}, but it is not clear which values they "
+            f"{what} came with the names {listed([name for name, _ in named])}, but it is not clear which values they "
             "stand for: their idx must be whole numbers, another one for each name. Save it again with the voxel "
             "values as idx.",
             status=422,
@@ -76,9 +76,9 @@ def values_of(named: Named, present: Collection[int], schema: LabelSchema | None
         return numbers
     if all({n: name for name, n in named}[value] == named[value - 1][0] for value in here):
         return places  # it makes no difference
-    values, listed = _listed(sorted(here)), _listed(numbers)
+    values, given = listed(sorted(here)), listed(numbers)
     raise UserError(
-        f"{what} can be understood in two ways: its names came with the numbers {listed}, and it holds the value(s) "
+        f"{what} can be understood in two ways: its names came with the numbers {given}, and it holds the value(s) "
         f"{values}. Are these the numbers, or places in the list of names? Save it again with the voxel values as idx "
         "and all names from 1 on; in 3D Slicer, delete the segment that comes before them (such as background) first.",
         status=422,
@@ -116,8 +116,8 @@ def value_map(named: Named, present: Collection[int], schema: LabelSchema, what:
     nameless = [value for value in sorted(present) if value not in pairs]
     if nameless and not _own_values(named, schema):
         raise UserError(
-            f"{what} holds the value(s) {_listed(nameless)}, for which none of its names "
-            f"({_listed([name for name, _ in named])}) stands. Name all structures in the viewer and save it again.",
+            f"{what} holds the value(s) {listed(nameless)}, for which none of its names "
+            f"({listed([name for name, _ in named])}) stands. Name all structures in the viewer and save it again.",
             status=422,
         )
     return {} if all(old == new for old, new in pairs.items()) else pairs
@@ -164,7 +164,7 @@ def check_nameless(present: Collection[int], schema: LabelSchema, what: str) -> 
     if max(present, default=0) <= schema.count:
         return
     raise UserError(
-        f"{what} holds the value(s) {_listed(sorted(present))} and came without names, but this server knows 1 to "
+        f"{what} holds the value(s) {listed(sorted(present))} and came without names, but this server knows 1 to "
         f"{schema.count} ({', '.join(schema.names)}). Open it in the viewer, name its segments and submit it: names go "
         "before values. Or renumber the file's values to 1, 2, 3, ... without gaps, in the order of the names in "
         "--conf labels.",
@@ -184,10 +184,6 @@ def knows_all(schema: LabelSchema, named: Iterable[tuple[str, int]]) -> bool:
 
 def _own_values(named: Named, schema: LabelSchema | None) -> bool:
     return schema is not None and all(position(name, schema) == number for name, number in named)
-
-
-def _listed(values: Sequence[object]) -> str:
-    return ", ".join(str(v) for v in values[:5]) + (", ..." if len(values) > 5 else "")
 
 
 def _plain(name: str) -> str:

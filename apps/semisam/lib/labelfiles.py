@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, listed
 from .files import check_there, size_text, unreadable
 from .geometry import Placement, Volume
 from .labels import LabelSchema, whole_numbers
@@ -206,9 +206,8 @@ def _translated(array: np.ndarray, values: Values | None, name: str) -> np.ndarr
         return array
     unnamed = [v for v in present if v not in pairs]
     if unnamed:
-        shown = ", ".join(str(v) for v in unnamed[:5]) + (", ..." if len(unnamed) > 5 else "")
         raise UserError(
-            f"{name} holds the value(s) {shown}, which none of its names stands for ("
+            f"{name} holds the value(s) {listed(unnamed)}, which none of its names stands for ("
             f"{', '.join(str(v) for v in sorted(pairs))} have one). Save it again with all its structures named.",
             status=422,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, listed
 
 MAX_LABELS = 254
 """3D Slicer asks for uint8 masks, and 255 is kept free."""
@@ -87,9 +87,8 @@ class LabelSchema:
             )
         outside = [int(v) for v in values if v < 0 or v > self.count]
         if outside:
-            shown = ", ".join(str(v) for v in outside[:5]) + (", ..." if len(outside) > 5 else "")
             raise UserError(
-                f"{what} holds the value(s) {shown}, but this server knows 1 to {self.count} "
+                f"{what} holds the value(s) {listed(outside)}, but this server knows 1 to {self.count} "
                 f"({', '.join(self.names)}). Correct the label, or start the server with all names in --conf labels.",
                 status=422,
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .errors import listed
 from .sparse_labels import Annotated
 
 
@@ -35,8 +36,7 @@ def counts_without(names: Sequence[str]) -> str:
 
 def only_negative(scans: Sequence[str]) -> str:
     """What to tell a person who wants labels carried over, but there is nothing outlined in these scans."""
-    shown = ", ".join(scans[:5]) + (", ..." if len(scans) > 5 else "")
     return (
-        f"The scans with a 'final' label ({shown}) hold none of the structures. Outline one scan that does, save it as "
-        "final, and try again."
+        f"The scans with a 'final' label ({listed(scans)}) hold none of the structures. Outline one scan that does, "
+        "save it as final, and try again."
     )

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, listed
 from .itkimages import read_fields
 from .label_names import position
 from .labels import LabelSchema
 
 _KEY = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer)")
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def _check_overlaps(array: np.ndarray, segments: Sequence[Segment], what: str) -
         both = (rows[:, one.layer] == one.stored) & (rows[:, other.layer] == other.stored)
         if one.layer != other.layer and both.any():
             names.append(f"{one.name} and {other.name} ({int(both.sum())} voxels)")
-    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") or f"layers of {count} voxels"
+    shown = listed(names) or f"layers of {count} voxels"
     raise UserError(
         f"{what}: segments overlap: {shown}. A voxel can belong to one structure only. Take the voxels from one of "
         "them in the Segment Editor of 3D Slicer (Logical operators, Subtract) and save again.",

@@ -17,7 +17,7 @@ import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, listed
 from .frames import Frame
 
 Annotated = Literal["auto", "all", "planes"]
@@ -81,11 +81,10 @@ def check_stated(text: str) -> Annotated:
 
 def only_sparse(names: Sequence[str]) -> str:
     """What to tell a person who wants labels carried over, but only planes are annotated in these scans."""
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return (
-        f"Only three slices a scan are outlined so far ({shown}). Such a label cannot be carried over to other scans: "
-        "train with the recipe fm_abs, which learns from outlined slices, or outline one scan wholly and save it as "
-        "final."
+        f"Only three slices a scan are outlined so far ({listed(names)}). Such a label cannot be carried over to other "
+        "scans: train with the recipe fm_abs, which learns from outlined slices, or outline one scan wholly and save "
+        "it as final."
     )
 
 
