@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from common import DataSet
 
 if TYPE_CHECKING:
+    from lib.core.geometry import Volume
     from lib.specialists import Specialist
-    from lib.volumes import Volume
 
 STRATEGIES = (
     "uniform",
@@ -162,10 +162,10 @@ def train(training: Training) -> dict[str, Any]:
     """
     import torch
 
+    from lib.core.allocator import keep_freed_memory
+    from lib.core.labels import LabelSchema
+    from lib.core.metrics import mean_dice
     from lib.generalists.mind import Mind
-    from lib.labels import LabelSchema
-    from lib.memory import keep_freed_memory
-    from lib.metrics import mean_dice
     from lib.propagation.registration import RegistrationPropagator
     from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, run_recipe
     from lib.specialists import load_specialist, predict
@@ -213,12 +213,12 @@ def _look(training: Training, specialist: Specialist, rounds: Path) -> tuple[dic
 
     All but the way back to an outlined scan, which takes longer than all the rest and hardly ever counts.
     """
-    from lib.labels import LabelSchema
-    from lib.metrics import mean_dice
+    from lib.core.labels import LabelSchema
+    from lib.core.metrics import mean_dice
+    from lib.core.uncertainty import uncertainty_facts
+    from lib.formats.label_files import read_label
     from lib.selection import doubt_of, estimate_quality, opinions_on, shapes_of, threshold_at
     from lib.specialists import predict
-    from lib.uncertainty import uncertainty_facts
-    from lib.volumes import read_label
 
     data = training.simulation.data
     schema = LabelSchema(data.labels)
@@ -253,13 +253,13 @@ def _look(training: Training, specialist: Specialist, rounds: Path) -> tuple[dic
 
 
 def _scan(data: DataSet, name: str) -> Volume:
-    from lib.volumes import read_volume
+    from lib.formats.volumes import read_volume
 
     return read_volume(data.image(name))
 
 
 def _truth(data: DataSet, name: str) -> Any:
-    from lib.labels import LabelSchema
-    from lib.volumes import read_label
+    from lib.core.labels import LabelSchema
+    from lib.formats.label_files import read_label
 
     return read_label(data.label(name), _scan(data, name), LabelSchema(data.labels))

@@ -26,7 +26,7 @@ import psutil  # type: ignore[import-untyped]
 
 import common
 from common import DataSet, heading, table
-from server import Server
+from startserver import Server
 
 SCANS = 8
 LABELS = "anterior,posterior"

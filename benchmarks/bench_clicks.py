@@ -37,9 +37,9 @@ def click_through(data: DataSet, scan: str, clicks: int) -> list[tuple[float, fl
     """Dice and seconds after each click; all labels of the data set joined to one structure."""
     import numpy as np
 
-    from lib.metrics import overlap
+    from lib.core.metrics import overlap
+    from lib.formats.volumes import read_volume
     from lib.prompting import Clicks, GraphCut, OpenScan, next_click
-    from lib.volumes import read_volume
 
     start = time.perf_counter()
     volume = read_volume(data.image(scan))

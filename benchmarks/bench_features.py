@@ -37,7 +37,7 @@ def make_weights(model: str, folder: Path) -> None:
     """A random checkpoint of ``model`` in ``folder``, as its official file is laid out; nothing for ``mind``."""
     from lib.generalists import find_entry
     from lib.generalists.entries import adapter_of
-    from lib.generalists.weights import write_official
+    from lib.generalists.weights.files import write_official
 
     entry = find_entry(model)
     if entry.weights is not None:
@@ -50,10 +50,12 @@ def work(model: str, data: DataSet, scans: Sequence[str], folder: Path, runs: in
     import numpy as np
     import torch
 
+    from lib.core.geometry import Volume
+    from lib.core.labels import LabelSchema
+    from lib.formats.label_files import read_label
+    from lib.formats.volumes import read_volume
     from lib.generalists import CachedGeneralist, FeatureCache, ResidentGeneralist, create_generalist, find_entry
-    from lib.labels import LabelSchema
     from lib.propagation import Template, create_propagator
-    from lib.volumes import Volume, read_label, read_volume
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     schema = LabelSchema(data.labels)

@@ -168,18 +168,19 @@ def _measure(
     """Train once and evaluate: CPU seconds, annotated share of the outlined scans' voxels, scores by scan of val."""
     import torch
 
+    from lib.core.labels import LabelSchema
+    from lib.formats.volumes import read_volume
     from lib.generalists import create_generalist
-    from lib.labels import LabelSchema
-    from lib.recipes.collaboration.answering import ScanView
-    from lib.recipes.partial import PartialObjective, WholeStudy
-    from lib.recipes.study import Study
-    from lib.recipes.training import TrainingPlan, train
-    from lib.recipes.views import SliceAssistant, SliceOptions, answerer_of
+    from lib.recipes.engine.prepared_study import Study
+    from lib.recipes.fm_abs.answerers import answerer_of
+    from lib.recipes.fm_abs.assistant import SliceAssistant, SliceOptions
+    from lib.recipes.fm_abs.plane_labels import PartialObjective, WholeStudy
     from lib.specialists import Specialist, SpecialistSpec, predict
     from lib.specialists.regularisers import build_regulariser
     from lib.specialists.regularisers.perturbed_teacher import PerturbedTeacher
     from lib.specialists.regularisers.teacher import TeacherRegulariser
-    from lib.volumes import read_volume
+    from lib.training.loop import TrainingPlan, train
+    from lib.training.scan_view import ScanView
 
     torch.set_num_threads(options.threads)
     schema = LabelSchema(data.labels)
@@ -235,8 +236,8 @@ def _cases(data: DataSet, outlined: Sequence[str], others: Sequence[str]) -> lis
 
 def _prepare(study: Any, data: DataSet, sparse: bool) -> float:
     """Put all scans on the grid; returns the annotated share of the outlined scans' voxels."""
-    from lib.frames import frame_of
-    from lib.sparse_labels import Planes, find_planes
+    from lib.core.frames import frame_of
+    from lib.core.sparse_labels import Planes, find_planes
 
     shares = []
     for name in [*study.human(), *study.unlabelled()]:

@@ -34,7 +34,7 @@ import psutil  # type: ignore[import-untyped]
 import common
 import training
 from common import DataSet, Store, Targets, heading, table
-from server import Server
+from startserver import Server
 
 SEED = 0
 SLICES = range(16, 46, 8)
@@ -125,7 +125,7 @@ class AskedServer(Server):
 
 def thin_phantoms(folder: Path) -> DataSet:
     """Two made-up scans of a few thick slices, with their truth."""
-    from lib.demo import DEMO_LABELS, make_phantom
+    from lib.setup.demo import DEMO_LABELS, make_phantom
 
     data = DataSet("made up", folder, DEMO_LABELS)
     names = ["phantom_1", "phantom_2"]
@@ -164,7 +164,7 @@ def command(*words: str | Path) -> None:
 def make_weights(name: str, file: Path) -> None:
     """Write a checkpoint with random weights as the authors of a model would; nothing for a model without a file."""
     from lib.generalists.entries import ENTRIES, adapter_of
-    from lib.generalists.weights import write_official
+    from lib.generalists.weights.files import write_official
 
     entry = ENTRIES[name]
     if entry.weights is not None:

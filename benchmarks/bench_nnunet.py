@@ -64,12 +64,12 @@ def main() -> int:
 
     import torch
 
-    from lib.backends.nnunet import MissingPackageError, need_nnunet
+    from lib.core.labels import LabelSchema
     from lib.generalists import create_generalist
-    from lib.labels import LabelSchema
+    from lib.nnunet import MissingPackageError, need_nnunet
     from lib.propagation import create_propagator
     from lib.recipes import Case, RecipeOptions, RecipeSettings, registry, run_recipe
-    from lib.recipes.ssl_medsam2 import NNUNET, run_ssl_medsam2
+    from lib.recipes.ssl_medsam2.recipe import NNUNET, run_ssl_medsam2
 
     if options.network == NNUNET:
         try:

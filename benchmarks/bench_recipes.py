@@ -123,8 +123,8 @@ class Bench:
     def __init__(
         self, data: DataSet, template: str, unlabelled: Sequence[str], work: Path, options: argparse.Namespace
     ) -> None:
-        from lib.labels import LabelSchema
-        from lib.memory import keep_freed_memory
+        from lib.core.allocator import keep_freed_memory
+        from lib.core.labels import LabelSchema
         from propagated_once import KeptPropagator
 
         self._data, self._template, self._unlabelled = data, template, unlabelled
@@ -185,9 +185,10 @@ class Bench:
 
     def propagation(self) -> list[float]:
         """Dice of each label, mean over ``val``, of the propagation alone."""
+        from lib.formats.label_files import read_label
+        from lib.formats.volumes import read_volume
         from lib.generalists.mind import Mind
         from lib.propagation import Template, propagate_from
-        from lib.volumes import read_label, read_volume
 
         scan = read_volume(self._data.image(self._template))
         template = Template(self._template, scan, read_label(self._data.label(self._template), scan, self._schema))
@@ -219,8 +220,8 @@ class Bench:
         return Watcher(self._val)
 
     def _val(self, checkpoint: Path) -> list[float]:
+        from lib.formats.volumes import read_volume
         from lib.specialists import load_specialist, predict
-        from lib.volumes import read_volume
 
         specialist = load_specialist(checkpoint, self._options.device)
         return _means(
@@ -232,7 +233,8 @@ class Bench:
 
     def _rounds(self, folder: Path, names: Sequence[str]) -> dict[str, list[float]]:
         """Mean Dice of the pseudo-labels, by round."""
-        from lib.volumes import read_label, read_volume
+        from lib.formats.label_files import read_label
+        from lib.formats.volumes import read_volume
 
         found: dict[str, list[float]] = {}
         for part in sorted((folder / "rounds").iterdir()):
@@ -261,8 +263,9 @@ class Bench:
     def _dice(self, name: str, label: Any) -> list[float]:
         import numpy as np
 
-        from lib.metrics import overlap
-        from lib.volumes import read_label, read_volume
+        from lib.core.metrics import overlap
+        from lib.formats.label_files import read_label
+        from lib.formats.volumes import read_volume
 
         truth = read_label(self._data.label(name), read_volume(self._data.image(name)), self._schema)
         values = range(1, self._schema.channels)
@@ -272,7 +275,7 @@ class Bench:
 @contextmanager
 def plain_augmentation() -> Iterator[None]:
     """Trainings meanwhile move their windows, but change nothing in them."""
-    from lib.recipes import semisam_o1
+    from lib.recipes.semisam_o1 import recipe as semisam_o1
     from lib.specialists.augment import Augmentation
 
     still = Augmentation(rotation=0, scale=0, elastic=0, contrast=0, brightness=0, noise=0, bias=0)

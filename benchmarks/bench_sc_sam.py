@@ -4,7 +4,7 @@ Needs the frames in ``../shared/data/polyp_cvc`` (or ``$SEMISAM_DATA/polyp_cvc``
 without them. Sequences are held out as a whole, as frames of one sequence show the same polyp; of the training
 sequences every tenth frame is labelled. All trainings have the same seed, steps, slices a step and learning rates.
 
-SAM has random weights here and is trained as a whole (``lib.specialists.networks.sam.small``): this measures the
+SAM has random weights here and is trained as a whole (``lib.specialists.networks.sam.build.small``): this measures the
 co-training, not what SAM's pretraining is worth. Finished trainings are kept and not repeated; ``--fresh`` forgets
 them.
 """
@@ -26,20 +26,20 @@ from PIL import Image
 from torch import Tensor
 
 import common
-from lib.frames import Frame
-from lib.metrics import overlap
-from lib.recipes.cotraining import CoTraining, CoTrainingPlan, segmentation_loss
-from lib.recipes.sample import Sample
-from lib.recipes.sampling import TwoStreams
-from lib.recipes.slice_sampling import SliceSource
+from lib.core.frames import Frame
+from lib.core.metrics import overlap
+from lib.formats.volumes import read_volume
+from lib.recipes.sc_sam.cotraining import CoTraining, CoTrainingPlan, segmentation_loss
+from lib.recipes.sc_sam.slices import SliceSource
 from lib.specialists.networks import SpecialistNetwork
-from lib.specialists.networks.point_prompts import NONE, Points
-from lib.specialists.networks.sam import SamSpecialist, build_sam
+from lib.specialists.networks.sam.build import SamSpecialist, build_sam
+from lib.specialists.networks.sam.point_prompts import NONE, Points
 from lib.specialists.predict import predict_prepared
 from lib.specialists.prepare import prepare
 from lib.specialists.ramps import linear_ramp, poly_decay
 from lib.specialists.spec import SpecialistSpec
-from lib.volumes import read_volume
+from lib.training.sample import Sample
+from lib.training.sampling import TwoStreams
 
 FIRST_HELD_OUT = 16
 """Sequences from this number on are held out: 110 of 426 frames."""

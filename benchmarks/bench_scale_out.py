@@ -186,8 +186,8 @@ def work(job: dict[str, Any]) -> int:
     """A process's share of a job; the first one writes what was found. Loading Python and torch is not counted."""
     import ignite.distributed
 
-    from lib.distributed import Ranks, start, was_launched
     from lib.generalists import CachedGeneralist, FeatureCache, create_generalist
+    from lib.parallel.ranks import Ranks, start, was_launched
     from lib.recipes import Case
 
     if was_launched():
@@ -218,9 +218,9 @@ def work(job: dict[str, Any]) -> int:
 
 def _features(ranks: Any, cases: Sequence[Any], generalist: Any) -> None:
     """Encode every scan for the matching, and keep the features on disk."""
-    from lib.frames import frame_of
+    from lib.core.frames import frame_of
+    from lib.formats.volumes import read_volume
     from lib.propagation import encoding_grid
-    from lib.volumes import read_volume
 
     images = {case.name: case.image for case in cases}
 
@@ -234,18 +234,18 @@ def _features(ranks: Any, cases: Sequence[Any], generalist: Any) -> None:
 
 def _propagation(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, Any]) -> None:
     """Round 0 of a training."""
-    from lib.frames import frame_of
-    from lib.labels import LabelSchema
+    from lib.core.frames import frame_of
+    from lib.core.labels import LabelSchema
+    from lib.formats.volumes import read_volume
     from lib.propagation import create_propagator
     from lib.recipes import SilentObserver
-    from lib.recipes.context import Context
-    from lib.recipes.options import PRESETS, RecipeOptions
-    from lib.recipes.progress import Reporter
-    from lib.recipes.round_zero import propagate_study
-    from lib.recipes.study import Study
-    from lib.runfolder import RunFolder
+    from lib.recipes.engine.context import Context
+    from lib.recipes.engine.options import PRESETS, RecipeOptions
+    from lib.recipes.engine.prepared_study import Study
+    from lib.recipes.engine.progress import Reporter
+    from lib.recipes.engine.round_zero import propagate_study
+    from lib.recipes.engine.run_folder import RunFolder
     from lib.specialists.spec import SpecialistSpec, choose_roi, choose_spacing
-    from lib.volumes import read_volume
 
     schema, amount = LabelSchema(tuple(job["labels"])), PRESETS[job["preset"]]
     frame = frame_of(read_volume(cases[0].image))
@@ -272,9 +272,12 @@ def _scoring(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, A
     """A pass over the scans without a label, as the scoring job does it; what it gives to the first process."""
     import torch
 
-    from lib.labels import LabelSchema
+    from lib.core.labels import LabelSchema
     from lib.propagation import create_propagator
-    from lib.scoring import REPRESENTATIVENESS, UNCERTAINTY, Asked, Basis, Judge, Outcome, score_scans
+    from lib.selection.judge import Asked, Basis, Judge
+    from lib.selection.measures import REPRESENTATIVENESS, UNCERTAINTY
+    from lib.selection.outcome import Outcome
+    from lib.selection.shared_pass import score_scans
 
     scores: dict[str, Any] = {}
 
@@ -293,7 +296,7 @@ def _scoring(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, A
 
 def _recipe(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, Any]) -> dict[str, str]:
     """A whole training; the last round's labels."""
-    from lib.labels import LabelSchema
+    from lib.core.labels import LabelSchema
     from lib.propagation import create_propagator
     from lib.recipes import RecipeOptions, RecipeSettings, SilentObserver, run_recipe
 

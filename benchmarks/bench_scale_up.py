@@ -49,7 +49,7 @@ def make_large(folder: Path, index: int, shape: tuple[int, int, int], *, outline
     import nibabel
     import torch
 
-    from lib.demo import make_phantom
+    from lib.setup.demo import make_phantom
 
     image, label, affine = make_phantom(index)
     small = torch.from_numpy(image.astype(np.float32))
@@ -77,7 +77,7 @@ def make_many(folder: Path, count: int) -> None:
     """A study of ``count`` small phantoms, links to eight different ones; the first is outlined."""
     import nibabel
 
-    from lib.demo import make_phantom
+    from lib.setup.demo import make_phantom
 
     final = folder / "labels" / "final"
     final.mkdir(parents=True)
@@ -96,11 +96,11 @@ def make_many(folder: Path, count: int) -> None:
 
 def publish_untrained(app_models: Path, study: Path, spacing: float, roi: int) -> None:
     """An untrained specialist in service of a study: it is as fast as a trained one."""
-    from adapters.store import StudyDatastore
-    from adapters.study import Study
-    from lib.config import Settings
-    from lib.labels import LabelSchema
+    from lib.core.labels import LabelSchema
+    from lib.setup.settings import Settings
     from lib.specialists import SpecialistSpec, build_network, save_specialist
+    from server.store.folder_store import StudyDatastore
+    from server.store.study import Study
 
     owner = Study(str(study), StudyDatastore(str(study)), Settings(labels=LabelSchema(LABELS)), app_models)
     spec = SpecialistSpec(LABELS, (8, 16, 32), (spacing,) * 3, (roi,) * 3)
@@ -114,11 +114,12 @@ def label_large(folder: Path) -> Result:
     """Read, propagate, bring back and write, with CPU seconds of each step."""
     import torch
 
+    from lib.core.labels import LabelSchema
+    from lib.core.metrics import mean_dice
+    from lib.formats.label_files import read_label
+    from lib.formats.volumes import read_volume, write_label
     from lib.generalists import create_generalist
-    from lib.labels import LabelSchema
-    from lib.metrics import mean_dice
     from lib.propagation import Template, create_propagator, propagate_from
-    from lib.volumes import read_label, read_volume, write_label
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     schema = LabelSchema(LABELS)
@@ -178,7 +179,7 @@ def _row(found: Result, steps: tuple[str, ...]) -> list[object]:
 
 def serve_large(folder: Path, targets: Targets) -> None:
     """The infer tasks on a large scan, as a client sees them."""
-    from server import Server
+    from startserver import Server
 
     with tempfile.TemporaryDirectory(dir=common.RESULTS) as name:
         place = Path(name)
@@ -219,7 +220,7 @@ def _conf() -> dict[str, str]:
 
 def serve_study(count: int) -> Result:
     """A server over ``count`` scans: how long it takes to start and to answer, and what it holds."""
-    from server import Server
+    from startserver import Server
 
     with tempfile.TemporaryDirectory(dir=common.RESULTS) as name:
         place = Path(name)
@@ -273,9 +274,9 @@ def train_many(place: Path, count: int) -> Result:
     """The default recipe over ``count`` scans with a few steps of training; memory after each round."""
     import torch
 
+    from lib.core.allocator import keep_freed_memory
+    from lib.core.labels import LabelSchema
     from lib.generalists import create_generalist
-    from lib.labels import LabelSchema
-    from lib.memory import keep_freed_memory
     from lib.propagation import create_propagator
     from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, run_recipe
 

@@ -73,14 +73,14 @@ def one_pass(folder: Path, models: Path, methods: list[str]) -> Result:
     """Score what is due in the study."""
     import torch
 
-    from adapters.scores import QUALITY
-    from adapters.store import FINAL, ORIGINAL, StudyDatastore
-    from adapters.study import Study
-    from lib.config import Settings
-    from lib.labels import LabelSchema
-    from lib.memory import keep_freed_memory
+    from lib.core.allocator import keep_freed_memory
+    from lib.core.labels import LabelSchema
+    from lib.setup.settings import Settings
     from lib.specialists import SpecialistSpec, build_network, save_specialist
     from scoring import PseudoLabelQuality, Representativeness, UncertaintyScoring, run_pass
+    from server.scores.scores import QUALITY
+    from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
+    from server.store.study import Study
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)

@@ -34,9 +34,9 @@ from pool import side_by_side
 if TYPE_CHECKING:
     import numpy as np
 
+    from lib.core.geometry import Volume
     from lib.propagation import Template
     from lib.specialists import Specialist
-    from lib.volumes import Volume
 
 os.environ.update(common.limit_threads(1))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -117,9 +117,9 @@ class Bench:
     """
 
     def __init__(self, data: DataSet, options: argparse.Namespace, deadline: Deadline) -> None:
+        from lib.core.allocator import keep_freed_memory
+        from lib.core.labels import LabelSchema
         from lib.generalists.mind import Mind
-        from lib.labels import LabelSchema
-        from lib.memory import keep_freed_memory
 
         keep_freed_memory()
         self._data, self._options, self._deadline = data, options, deadline
@@ -234,10 +234,10 @@ class Bench:
 
     def _estimate(self, name: str, outlined: Template, last: Path | None) -> dict[str, float] | None:
         """The true Dice, the estimate as the app's scoring works it out, and what it is made of."""
+        from lib.formats.label_files import read_label
         from lib.propagation import create_propagator
         from lib.selection import doubt_of, estimate_quality, opinions_on, reverse_dice, shapes_of
         from lib.specialists import load_specialist, predict
-        from lib.volumes import read_label
 
         scan, count = _scan(self._data, name), self._schema.count
         if last is None:
@@ -405,8 +405,8 @@ def carry_over(job: Carry) -> dict[str, float]:
     """Mean Dice of what the default propagator makes of each template; runs in a worker."""
     import torch
 
+    from lib.core.allocator import keep_freed_memory
     from lib.generalists.mind import Mind
-    from lib.memory import keep_freed_memory
     from lib.propagation import create_propagator
 
     torch.set_num_threads(1)
@@ -463,22 +463,22 @@ def draw(picture: Path, outlined: Sequence[int], curves: Mapping[str, Sequence[S
 
 
 def _scan(data: DataSet, name: str) -> Volume:
-    from lib.volumes import read_volume
+    from lib.formats.volumes import read_volume
 
     return read_volume(data.image(name))
 
 
 def _outlined(data: DataSet, name: str) -> Template:
-    from lib.labels import LabelSchema
+    from lib.core.labels import LabelSchema
+    from lib.formats.label_files import read_label
     from lib.propagation import Template
-    from lib.volumes import read_label
 
     scan = _scan(data, name)
     return Template(name, scan, read_label(data.label(name), scan, LabelSchema(data.labels)))
 
 
 def _dice(data: DataSet, label: np.ndarray, outlined: Template) -> float:
-    from lib.metrics import mean_dice
+    from lib.core.metrics import mean_dice
 
     return mean_dice(label, outlined.label, len(data.labels))
 

@@ -120,10 +120,10 @@ def kidney_of(array: np.ndarray, liver: np.ndarray, affine: np.ndarray) -> np.nd
 
 def propagate(folder: Path, names: list[str], *, closer: bool) -> dict[str, Any]:
     """Dice, voxel size and seconds of the propagation to the unseen patients."""
+    from lib.formats.volumes import read_volume
     from lib.generalists.mind import Mind
     from lib.propagation import Template
     from lib.propagation.registration import RegistrationPropagator
-    from lib.volumes import read_volume
 
     scan = read_volume(folder / f"{names[0]}.nii.gz")
     template = Template(names[0], scan, truth_of(folder, names[0]))
@@ -142,14 +142,15 @@ def propagate(folder: Path, names: list[str], *, closer: bool) -> dict[str, Any]
 
 def train(work: Path, names: list[str], *, part: bool) -> dict[str, Any]:
     """Dice of pseudo-labels by round and of the specialist on the unseen patients."""
+    from lib.core.labels import LabelSchema
+    from lib.formats.label_files import read_label
+    from lib.formats.volumes import read_volume
     from lib.generalists.mind import Mind
-    from lib.labels import LabelSchema
-    from lib.located import predict_located
     from lib.propagation import Template
     from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, run_recipe
     from lib.specialists import load_specialist
     from lib.specialists import spec as module
-    from lib.volumes import read_label, read_volume
+    from lib.specialists.predict_in_roi import predict_located
     from propagated_once import KeptPropagator
 
     folder, schema = work / "scans", LabelSchema((NAME,))
@@ -189,15 +190,16 @@ def train(work: Path, names: list[str], *, part: bool) -> dict[str, Any]:
 
 def truth_of(folder: Path, name: str) -> np.ndarray:
     """The true label of a patient, ``[D, H, W]`` uint8."""
-    from lib.labels import LabelSchema
-    from lib.volumes import read_label, read_volume
+    from lib.core.labels import LabelSchema
+    from lib.formats.label_files import read_label
+    from lib.formats.volumes import read_volume
 
     return read_label(folder / f"{name}-label.nii.gz", read_volume(folder / f"{name}.nii.gz"), LabelSchema((NAME,)))
 
 
 def compared(label: np.ndarray, truth: np.ndarray) -> float:
     """Dice of the structure."""
-    from lib.metrics import overlap
+    from lib.core.metrics import overlap
 
     return float(overlap(np.asarray(label) == 1, truth == 1)[0])
 

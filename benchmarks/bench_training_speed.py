@@ -24,16 +24,16 @@ from common import table
 
 sys.path.insert(0, str(common.APP))
 
-from lib.memory import keep_freed_memory
-from lib.recipes.objectives import LabelObjective
-from lib.recipes.options import PRESETS
-from lib.recipes.sample import Sample
-from lib.recipes.sampling import TwoStreams
-from lib.recipes.training import TrainingPlan, train
+from lib.core.allocator import keep_freed_memory
+from lib.recipes.engine.options import PRESETS
 from lib.specialists import SpecialistSpec, build_network
 from lib.specialists.augment import Augmentation
 from lib.specialists.precision import MixedPrecision
 from lib.specialists.regularisers import Observation, build_regulariser
+from lib.training.loop import TrainingPlan, train
+from lib.training.objectives import LabelObjective
+from lib.training.sample import Sample
+from lib.training.sampling import TwoStreams
 
 LEAST_SHARE = 0.85
 _WARM_UP = 10

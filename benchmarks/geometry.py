@@ -87,11 +87,13 @@ def stage(data: DataSet, scans: Sequence[str], *, fresh: bool, targets: Targets)
     """
     import torch
 
+    from lib.core.geometry import Volume, spacing_of
+    from lib.core.labels import LabelSchema
+    from lib.core.metrics import mean_dice
+    from lib.formats.label_files import read_label
+    from lib.formats.volumes import read_volume
     from lib.generalists import create_generalist
-    from lib.labels import LabelSchema
-    from lib.metrics import mean_dice
     from lib.propagation import Template, create_propagator
-    from lib.volumes import Volume, read_label, read_volume, spacing_of
 
     torch.set_num_threads(common.THREADS)
     schema = LabelSchema(data.labels)

@@ -41,10 +41,11 @@ class Ours:
     def __init__(self, name: str, image: Path, label: Path, labels: Sequence[str]) -> None:
         import torch
 
+        from lib.core.labels import LabelSchema
+        from lib.formats.label_files import read_label
+        from lib.formats.volumes import read_volume
         from lib.generalists import create_generalist
-        from lib.labels import LabelSchema
         from lib.propagation import Template, create_propagator
-        from lib.volumes import read_label, read_volume
 
         torch.set_num_threads(common.THREADS)
         self._read = read_volume
@@ -88,7 +89,7 @@ class ConvexAdam:
     def _resize(self, array: np.ndarray, shape: Sequence[int] | None = None) -> Any:
         import torch
 
-        from lib.resampling import resize
+        from lib.core.resampling import resize
 
         return resize(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None], shape or self._shape)[0]
 

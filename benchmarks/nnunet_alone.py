@@ -25,7 +25,7 @@ import propagation
 from common import DataSet, Store, table
 
 if TYPE_CHECKING:
-    from lib.backends.nnunet import NnunetPlan
+    from lib.nnunet import NnunetPlan
 
 PATIENCE = 50
 """Steps between two messages."""
@@ -51,7 +51,7 @@ def main() -> int:
 
     import torch
 
-    from lib.backends.nnunet import MissingPackageError, NnunetPlan, need_nnunet, stock_trainer
+    from lib.nnunet import MissingPackageError, NnunetPlan, need_nnunet, stock_trainer
 
     try:
         need_nnunet()
@@ -92,11 +92,12 @@ def _train(data: DataSet, work: Path, plan: NnunetPlan, device: str, seed: int) 
     """Plan, preprocess and train; the weights are kept in ``work``."""
     import torch
 
-    from lib.backends.nnunet import plan_dataset, train_fold, write_case, write_dataset
-    from lib.frames import frame_of
-    from lib.labels import LabelSchema
-    from lib.memory import keep_freed_memory
-    from lib.volumes import read_label, read_volume
+    from lib.core.allocator import keep_freed_memory
+    from lib.core.frames import frame_of
+    from lib.core.labels import LabelSchema
+    from lib.formats.label_files import read_label
+    from lib.formats.volumes import read_volume
+    from lib.nnunet import plan_dataset, train_fold, write_case, write_dataset
 
     keep_freed_memory()  # as every job of the server does
     template = data.split()["train"][0]
@@ -140,8 +141,8 @@ def _ask(data: DataSet, val: Sequence[str], work: Path, store: Store, device: st
         return
     import torch
 
-    from lib.backends.nnunet import NnunetScheme, predict_scan
-    from lib.volumes import read_volume
+    from lib.formats.volumes import read_volume
+    from lib.nnunet import NnunetScheme, predict_scan
 
     scheme = NnunetScheme.from_plain(json.loads((work / "scheme.json").read_text(encoding="utf-8")))
     network = scheme.build_network()

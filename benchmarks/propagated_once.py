@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.frames import Frame
+from lib.core.frames import Frame
+from lib.core.geometry import Volume
 from lib.generalists import Generalist
 from lib.propagation import Propagator, SoftLabels, Template, create_propagator
-from lib.recipes.study import load_tensors, save_tensors
-from lib.volumes import Volume
+from lib.recipes.engine.prepared_study import load_tensors, save_tensors
 
 
 class KeptPropagator:

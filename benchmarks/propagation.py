@@ -142,7 +142,7 @@ def _measure(worker: Worker, data: DataSet, scan: str) -> Result:
 
 def evaluate(prediction: np.ndarray, data: DataSet, scan: str) -> list[dict[str, float | None]]:
     """Scores of a label map on the scan's own grid, a dict a structure; distances in mm, None where there is none."""
-    from lib.metrics import score_labels
+    from lib.core.metrics import score_labels
 
     image = nibabel.load(data.label(scan))
     truth = np.asarray(image.dataobj)

@@ -21,7 +21,7 @@ import common
 import propagation
 from common import DataSet, Store, cell, heading, table
 from propagation import Result
-from server import Server
+from startserver import Server
 
 POLL_SECONDS = 2.0
 MODELS = {"propagate": "propagation", "segment": "specialist"}
@@ -248,8 +248,8 @@ def _predict_unrefined(
         return
     import torch
 
+    from lib.formats.volumes import read_volume
     from lib.specialists import load_specialist, predict
-    from lib.volumes import read_volume
 
     torch.set_num_threads(common.THREADS)
     print(f"round {checkpoint.parent.name}: predicting {len(missing)} scans without refinement", flush=True)

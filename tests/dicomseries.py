@@ -16,9 +16,9 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from lib.core.geometry import Volume
 from lib.dicom_series import find_stack
 from lib.dicom_series.pixels import read_planes
-from lib.volumes import Volume
 
 COLUMNS, ROWS, SLICES, STEP = 24, 20, 12, 2.5
 _STEEP = np.array([3.0, -5.0, 7.0])

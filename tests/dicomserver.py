@@ -12,8 +12,8 @@ import pydicom
 import requests
 from pydicom.dataset import Dataset
 
-from adapters.dicomweb_server import DicomWebServer
 from lib.dicom_seg import SegHeader
+from server.dicomweb.server import DicomWebServer
 
 
 class PlayedServer(DicomWebServer):

@@ -20,14 +20,14 @@ from typing import Any
 import nibabel
 import torch
 
-from adapters.store import StudyDatastore
-from adapters.study import Study
 from conftest import TINY_LABELS
 from infers import Segment
-from lib.config import Settings
-from lib.labels import LabelSchema
+from lib.core.labels import LabelSchema
 from lib.recipes import PRESETS
-from lib.recipes.options import Preset
+from lib.recipes.engine.options import Preset
+from lib.setup.settings import Settings
+from server.store.folder_store import StudyDatastore
+from server.store.study import Study
 from trainers import SemiSamTrainer
 
 PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "apps" / "semisam")]

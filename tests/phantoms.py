@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from lib.volumes import Volume
+from lib.core.geometry import Volume
 
 
 def blobs(

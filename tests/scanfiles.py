@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from lib.volumes import spacing_of
+from lib.core.geometry import spacing_of
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

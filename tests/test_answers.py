@@ -6,8 +6,8 @@ import pytest
 import torch
 from fastapi import HTTPException
 
-from adapters.answers import http_answers
-from lib.errors import UserError
+from lib.core.errors import UserError
+from server.errors import http_answers
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fastapi import HTTPException
 
-from adapters.batch import BatchInfer
-from adapters.store import StudyDatastore
 from conftest import make_tiny_study
-from lib.errors import UserError
+from lib.core.errors import UserError
+from server.requests.batch import BatchInfer
+from server.store.folder_store import StudyDatastore
 
 
 class Task:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from lib.backends.nnunet import NnunetScheme
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.nnunet import NnunetScheme
 from lib.specialists import SpecialistSpec, build_network, check_checkpoint, load_specialist, save_specialist
 from lib.specialists.networks import NETWORKS
 

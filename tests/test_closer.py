@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from lib.frames import frame_of
+from lib.core.frames import frame_of
+from lib.core.geometry import Volume
 from lib.generalists.mind import Mind
-from lib.propagation import SoftLabels, Template, closer, propagate_from
-from lib.propagation.closer import closer_look
+from lib.propagation import SoftLabels, Template, propagate_from
+from lib.propagation import refine_in_roi as closer
 from lib.propagation.placement import Placement
+from lib.propagation.refine_in_roi import closer_look
 from lib.propagation.registration import RegistrationPropagator
-from lib.volumes import Volume
 from phantoms import dice, texture
 
 OUTLINED, LABEL = texture(1)

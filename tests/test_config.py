@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import Settings
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.setup.settings import Settings
 
 
 def message(**conf: str) -> str:

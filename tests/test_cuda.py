@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from lib.recipes.sampling import Batch, TwoStreams
-from lib.recipes.training import Trained, TrainingPlan, train
 from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation
 from lib.specialists.networks import build_network
@@ -16,6 +14,8 @@ from lib.specialists.networks.gpu_norm import GpuInstanceNorm
 from lib.specialists.precision import MixedPrecision, repeatable_convolutions
 from lib.specialists.recorded import SWITCH, Pass, StudentPass, recorded
 from lib.specialists.regularisers import build_regulariser
+from lib.training.loop import Trained, TrainingPlan, train
+from lib.training.sampling import Batch, TwoStreams
 from training_parts import Shapes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from lib import demo
-from lib.demo import DEMO_LABELS, make_demo_study, make_phantom
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.setup import demo
+from lib.setup.demo import DEMO_LABELS, make_demo_study, make_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 

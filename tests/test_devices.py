@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.demo import DEMO_LABELS, make_phantom
-from lib.devices import with_room
+from lib.core.devices import with_room
+from lib.core.geometry import Volume
+from lib.core.metrics import mean_dice
+from lib.core.uncertainty import normalised_entropy
 from lib.generalists.mind import Mind
-from lib.metrics import mean_dice
 from lib.propagation import SoftLabels, Template, create_propagator
-from lib.recipes.refinement import Evidence, RefinementOptions, gather, refine, usual_distance
-from lib.uncertainty import normalised_entropy
-from lib.volumes import Volume
+from lib.recipes.semisam_o1.refinement import Evidence, RefinementOptions, gather, refine, usual_distance
+from lib.setup.demo import DEMO_LABELS, make_phantom
 from othermemory import OTHER, other_memory
 from phantoms import blobs
 

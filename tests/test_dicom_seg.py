@@ -13,10 +13,11 @@ import pytest
 
 from clients.dicomfiles import Labelled, write_series
 from conftest import tiny_scan
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
 from lib.dicom_seg import Origin, SegHeader, Segment, read_seg, write_seg
 from lib.dicom_seg.decode import DEFLATED_FRAMES, frames_of
-from lib.errors import UserError
-from lib.volumes import Volume, read_volume
+from lib.formats.volumes import read_volume
 from picturefiles import save_dicom_image, tiny_picture
 
 PERSON = Origin("by hand", None, person=True)

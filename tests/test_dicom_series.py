@@ -12,10 +12,10 @@ import pytest
 
 import dicomseries
 from dicomseries import KINDS, TILTED, again, check_frames, copy_of, labelled, series, shown_in
+from lib.core.errors import UserError
 from lib.dicom_seg import Origin, Segment, read_seg, write_seg
 from lib.dicom_series import find_stack
-from lib.errors import UserError
-from lib.volumes import read_volume
+from lib.formats.volumes import read_volume
 
 PERSON = Origin("by hand", None, person=True)
 SEGMENTS = (Segment(1, "liver", (221, 130, 101)), Segment(2, "Milz 脾臓", (157, 108, 162)))

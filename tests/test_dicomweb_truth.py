@@ -14,18 +14,18 @@ import pytest
 from fastapi import HTTPException
 from pydicom.uid import generate_uid
 
-from adapters.dicomweb import DicomWebStudy
-from adapters.dicomweb_copies import LabelCopies
-from adapters.dicomweb_unsent import Retry
-from adapters.store import FINAL, ORIGINAL
-from adapters.study import Study
 from clients.dicomfiles import Labelled, write_series
 from conftest import save_nifti, tiny_scan
 from dicomserver import PlayedServer
-from lib.config import Settings
+from lib.core.labels import LabelSchema
 from lib.dicom_seg import Origin, Segment, write_seg
-from lib.labels import LabelSchema
-from lib.volumes import read_volume
+from lib.formats.volumes import read_volume
+from lib.setup.settings import Settings
+from server.dicomweb.copies import LabelCopies
+from server.dicomweb.datastore import DicomWebStudy
+from server.dicomweb.unsent import Retry
+from server.store.folder_store import FINAL, ORIGINAL
+from server.store.study import Study
 
 LIVER_FIRST, SPLEEN_FIRST = LabelSchema(("liver", "spleen")), LabelSchema(("spleen", "liver"))
 WITH_THIRD = LabelSchema(("kidney", "spleen", "liver"))
@@ -292,7 +292,7 @@ def test_a_label_that_got_there_just_before_a_kill_is_not_sent_twice(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("adapters.dicomweb_copies.LabelCopies.put", killed)
+        patch.setattr("server.dicomweb.copies.LabelCopies.put", killed)
         with pytest.raises(KilledError):
             store.send_unsent()
     assert len(server.stored) == 1

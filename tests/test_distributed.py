@@ -17,23 +17,24 @@ import pytest
 import torch
 
 from conftest import TINY_LABELS, make_tiny_study
-from lib.distributed import LostRankError, Ranks, start, was_launched
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.json_files import read_json
+from lib.core.labels import LabelSchema
 from lib.generalists import create_generalist
-from lib.labels import LabelSchema
-from lib.recipes import PRESETS, RecipeOptions, RecipeSettings, refined, run_recipe
-from lib.recipes.cotraining import CoTraining, CoTrainingPlan
-from lib.recipes.options import Preset
-from lib.recipes.pieces import MOST_PIECES, Pieces, pieces_of
-from lib.recipes.sampling import Batch
-from lib.recipes.training import TrainingPlan, train
+from lib.parallel.ranks import LostRankError, Ranks, start, was_launched
+from lib.recipes import PRESETS, RecipeOptions, RecipeSettings, run_recipe
+from lib.recipes.engine.options import Preset
+from lib.recipes.sc_sam.cotraining import CoTraining, CoTrainingPlan
+from lib.recipes.semisam_o1 import rounds as refined
 from lib.report.history import History
-from lib.runfolder import read_json
 from lib.specialists.networks import build_network
-from lib.specialists.networks.sam import build_sam
+from lib.specialists.networks.sam.build import build_sam
 from lib.specialists.precision import MixedPrecision
 from lib.specialists.regularisers import build_regulariser
 from lib.specialists.spec import SpecialistSpec
+from lib.training.loop import TrainingPlan, train
+from lib.training.sampling import Batch
+from lib.training.shared_step import MOST_PIECES, Pieces, pieces_of
 from test_run_recipe import CopyPropagator, Listener, cases_of
 from training_parts import Shapes
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lib.core.geometry import Volume
 from lib.propagation import Template, doubts, nothing_found
-from lib.volumes import Volume
 from phantoms import blobs
 
 NAMES = ("liver", "spleen")

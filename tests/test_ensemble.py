@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lib.frames import frame_of
+from lib.core.frames import frame_of
+from lib.core.geometry import Volume
+from lib.core.metrics import mean_dice
 from lib.generalists import Generalist
 from lib.generalists.mind import Mind
-from lib.metrics import mean_dice
 from lib.propagation import SoftLabels, Template, create_propagator
 from lib.propagation.ensemble import EnsemblePropagator
 from lib.propagation.registration import RegistrationPropagator
-from lib.volumes import Volume
 from phantoms import blobs
 
 

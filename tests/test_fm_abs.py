@@ -15,16 +15,16 @@ from lib.generalists.base import Prompts
 from lib.generalists.mind import Mind
 from lib.generalists.sam2d.adapter import SliceGeneralist
 from lib.generalists.slices import View
-from lib.recipes.collaboration.answering import ScanView
-from lib.recipes.partial import PartialObjective
-from lib.recipes.sample import Sample
-from lib.recipes.views import NOBODY, Fusion, SliceAssistant, SliceOptions, answerer_of, fuse
-from lib.recipes.views.answering import CutAnswerer, SliceModelAnswerer, VolumeModelAnswerer
-from lib.recipes.views.assistant import VIEWS, generalist_weight
-from lib.recipes.views.prompts import PromptOptions, SlicePrompt, large_parts, prompts_of
+from lib.recipes.fm_abs.answerers import CutAnswerer, SliceModelAnswerer, VolumeModelAnswerer, answerer_of
+from lib.recipes.fm_abs.assistant import VIEWS, SliceAssistant, SliceOptions, generalist_weight
+from lib.recipes.fm_abs.fusion import NOBODY, Fusion, fuse
+from lib.recipes.fm_abs.plane_labels import PartialObjective
+from lib.recipes.fm_abs.prompts import PromptOptions, SlicePrompt, large_parts, prompts_of
 from lib.specialists.losses.consistency_mae import consistency_mae
 from lib.specialists.losses.partial_cross_entropy import partial_cross_entropy
 from lib.specialists.regularisers.perturbed_teacher import PerturbedTeacher
+from lib.training.sample import Sample
+from lib.training.scan_view import ScanView
 from phantoms import blobs, dice
 from training_parts import TinyNetwork, gradient, observe
 
@@ -262,7 +262,7 @@ def test_a_2d_model_is_asked_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> 
         logits[y0:y1, x0:x1] = 8.0
         return logits, 1.0
 
-    monkeypatch.setattr("lib.recipes.views.answering.SliceAnswers.decide", decide)
+    monkeypatch.setattr("lib.recipes.fm_abs.answerers.SliceAnswers.decide", decide)
     model = _tiny_slice_model()
     assert isinstance(answerer_of(model), SliceModelAnswerer)
     mask = torch.zeros(*SCAN_SHAPE, dtype=torch.bool)

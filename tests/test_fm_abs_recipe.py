@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.labels import LabelSchema
+from lib.core.sparse_labels import Planes
 from lib.generalists import create_generalist
-from lib.labels import LabelSchema
 from lib.propagation import create_propagator
 from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
-from lib.recipes.options import Preset
+from lib.recipes.engine.options import Preset
 from lib.recipes.registry import resolve
-from lib.sparse_labels import Planes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,7 +124,7 @@ def test_the_generalists_term_has_a_gradient_in_a_real_training(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PRESETS, "quick", Preset(1, 1, 16, 2, (4, 8), 20_000, 14_000))
-    from lib.recipes import stages
+    from lib.recipes.engine import stages
 
     metrics: list[dict[str, float]] = []
     original = stages.train

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.frames import Frame, common_frame, content_box, frame_of
-from lib.resampling import resize
-from lib.volumes import Volume
+from lib.core.frames import Frame, common_frame, content_box, frame_of
+from lib.core.geometry import Volume
+from lib.core.resampling import resize
 
 ORIENTATIONS = [(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
 

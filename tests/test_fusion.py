@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from lib.errors import UserError
-from lib.frames import common_frame, frame_of
+from lib.core.errors import UserError
+from lib.core.frames import common_frame, frame_of
+from lib.core.geometry import Volume
 from lib.generalists import Generalist
 from lib.generalists.mind import Mind
 from lib.propagation import SoftLabels, Template, propagate_from, rank_templates
 from lib.propagation.fusion import fuse
-from lib.volumes import Volume
 
 SHAPE = (24, 22, 20)
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.config import Settings
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.generalists import (
     ENTRIES,
     ResidentGeneralist,
@@ -26,6 +25,7 @@ from lib.generalists import (
 )
 from lib.generalists.base import Generalist, Promptable
 from lib.generalists.entries import adapter_of
+from lib.setup.settings import Settings
 from tinymodel import TinyGeneralist, official, register
 
 APP = Path(__file__).resolve().parents[1] / "apps" / "semisam"
@@ -154,7 +154,7 @@ def test_a_new_file_is_loaded_in_place_of_the_old(tmp_path: Path, monkeypatch: p
     generalist = ResidentGeneralist("tiny", weights=tmp_path, residents=Residents())
     image = torch.ones(1, 2, 2, 2)
     before = generalist.encode(image, (1, 1, 1))
-    from lib.generalists.weights import import_weights
+    from lib.generalists.weights.files import import_weights
 
     import_weights(entry, official(tmp_path / "new.pt", 1), tmp_path, unofficial=True)
     assert not torch.equal(generalist.encode(image, (1, 1, 1)), before)

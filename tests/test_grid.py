@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lib.labels import LabelSchema
+from lib.core.labels import LabelSchema
 from lib.recipes import Case, RecipeOptions, RecipeSettings
-from lib.recipes.grid import choose_grid
+from lib.recipes.engine.grid import choose_grid
 from phantoms import texture
 
 SCHEMA = LabelSchema(("nodule",))

@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from lib import limits
-from lib.errors import UserError
-from lib.labels import LabelSchema
-from lib.limits import set_limit
-from lib.volumes import Volume, read_label, read_volume, write_label
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from lib.core.labels import LabelSchema
+from lib.formats import limits
+from lib.formats.label_files import read_label
+from lib.formats.limits import set_limit
+from lib.formats.volumes import read_volume, write_label
 from test_viewer_geometry import in_viewer
 
 SHAPE = (7, 6, 5)

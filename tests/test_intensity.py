@@ -10,16 +10,16 @@ import torch
 from scipy.ndimage import rotate
 
 from conftest import tiny_scan
+from lib.core.geometry import Volume
+from lib.core.intensity import clipped, limits_of, padding_in, without_outliers
 from lib.generalists import create_generalist
 from lib.generalists.base import Prompts
 from lib.generalists.mind import Mind
 from lib.generalists.slices import window
-from lib.intensity import clipped, limits_of, padding_in, without_outliers
 from lib.prompting.graph_cut import GraphCut
 from lib.propagation import Template, create_propagator, signature
 from lib.selection import describe
 from lib.specialists.prepare import normalise, seen
-from lib.volumes import Volume
 from phantoms import blobs, dice
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -185,7 +185,7 @@ def frame_of_all(scan: Volume):  # type: ignore[no-untyped-def]
     """The scan's whole grid, without looking at its content."""
     from dataclasses import replace
 
-    from lib.frames import frame_of
+    from lib.core.frames import frame_of
 
     frame = frame_of(scan)
     d, h, w = scan.shape

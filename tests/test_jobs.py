@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from monailabel.utils.async_tasks import utils
 
-from adapters import job_records
-from adapters.job_process import Jobs
-from adapters.job_records import SCORING, TRAIN, JobRecord, JobRecords, sentence, true_stats
-from adapters.processes import born
 from conftest import ROOT
+from server.jobs import records as job_records
+from server.jobs.process import Jobs
+from server.jobs.records import SCORING, TRAIN, JobRecord, JobRecords, sentence, true_stats
+from server.jobs.system_processes import born
 
 SLEEPER = "import time\nprint('begun', flush=True)\ntime.sleep(60)"
 WITH_A_CHILD = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {SLEEPER!r}])\n{SLEEPER}"
@@ -52,7 +52,7 @@ def run(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, script: str, kind: str = TR
             [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    monkeypatch.setattr("adapters.job_process._start", start)
+    monkeypatch.setattr("server.jobs.process._start", start)
     utils.background_processes.setdefault(kind, {})
     task: dict[str, Any] = {"id": "1", "status": "SUBMITTED", "request": {}, "start_ts": "2026-01-01 00:00:00"}
     utils.background_tasks.setdefault(kind, []).append(task)
@@ -107,7 +107,7 @@ def test_killed_job_says_so(
 
 def test_job_killed_for_want_of_memory_is_told_apart(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([4, 5])
-    monkeypatch.setattr("adapters.job_process.kills_for_memory", lambda: next(counts))
+    monkeypatch.setattr("server.jobs.process.kills_for_memory", lambda: next(counts))
     monkeypatch.setattr(job_records, "kills_for_memory", lambda: next(counts))
     task = run(jobs, monkeypatch, SLEEPER)
     os.kill(begun(task), signal.SIGKILL)
@@ -189,7 +189,7 @@ def test_info_tells_of_a_killed_job_of_each_kind_until_the_next_one(
 def test_next_server_ends_what_the_one_before_has_left(
     jobs: Jobs, tmp_path: Path, child: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.job_process._GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("server.jobs.process._GRACE_SECONDS", 0.2)
     records = JobRecords(tmp_path / "place")
     records.begin(TRAIN, (child.pid, 1.0), child.pid)  # of a server whose number somebody else has now
     jobs._settle()
@@ -282,9 +282,9 @@ def test_every_end_is_told_in_words(kind: str, ended: str) -> None:
 
 SERVER = """
 import os, subprocess, sys, time
-from adapters.processes import SERVER, born
+from server.jobs.system_processes import SERVER, born
 job = "import sys, time; sys.path[:0] = sys.argv[1:]\\n" \\
-      "from adapters.processes import follow_server; follow_server()\\n" \\
+      "from server.jobs.system_processes import follow_server; follow_server()\\n" \\
       "import subprocess; c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\\n" \\
       "print(c.pid, flush=True); time.sleep(60)"
 environment = {**os.environ, SERVER: f"{os.getpid()} {born(os.getpid())}"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lib.errors import UserError
-from lib.label_names import check_nameless, names_in, value_map
-from lib.labels import LabelSchema
-from lib.segmentations import values_by_name
+from lib.core.errors import UserError
+from lib.core.label_names import check_nameless, names_in, value_map
+from lib.core.labels import LabelSchema
+from lib.formats.segmentations import values_by_name
 
 SCHEMA = LabelSchema(("liver", "left_kidney", "aorta"))
 

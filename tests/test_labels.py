@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.errors import UserError
-from lib.labels import MAX_LABELS, LabelSchema, count_values, parse_labels
+from lib.core.errors import UserError
+from lib.core.labels import MAX_LABELS, LabelSchema, count_values, parse_labels
 
 
 @pytest.mark.parametrize(

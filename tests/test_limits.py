@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lib import limits
-from lib.config import Settings
-from lib.errors import UserError
-from lib.limits import check_voxels, limit, set_limit
+from lib.core.errors import UserError
+from lib.formats import limits
+from lib.formats.limits import check_voxels, limit, set_limit
+from lib.setup.settings import Settings
 
 
 @pytest.fixture(autouse=True)

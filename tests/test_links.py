@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.links import Links
-from adapters.store import FINAL, StudyDatastore
 from conftest import make_tiny_study
-from lib.config import Settings
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.setup.settings import Settings
+from server.store.folder_store import FINAL, StudyDatastore
+from server.store.links import Links
 
 
 @pytest.fixture

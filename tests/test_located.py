@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib import located
-from lib.errors import UserError
-from lib.frames import Frame, frame_of
+from lib.core.errors import UserError
+from lib.core.frames import Frame, frame_of
+from lib.core.geometry import Volume
+from lib.core.labels import LabelSchema
 from lib.generalists.mind import Mind
-from lib.labels import LabelSchema
-from lib.located import predict_located
 from lib.propagation import SoftLabels, Template, create_propagator, locate
 from lib.recipes import Case
-from lib.scoring.judge import Asked, Basis, Judge
-from lib.scoring.subject import Subject
+from lib.selection.judge import Asked, Basis, Judge
+from lib.selection.subject import Subject
 from lib.specialists import Specialist, SpecialistSpec, build_network, part_of, save_specialist
+from lib.specialists import predict_in_roi as located
 from lib.specialists.networks import SpecialistNetwork
-from lib.volumes import Volume
+from lib.specialists.predict_in_roi import predict_located
 from phantoms import dice, texture
 
 SPEC = SpecialistSpec(("nodule",), (4, 8), (2.0, 2.0, 2.0), (24, 24, 24), part=(60.0, 60.0, 60.0))

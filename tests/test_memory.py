@@ -13,7 +13,7 @@ PROGRAM = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
 import torch
-from lib.memory import keep_freed_memory
+from lib.core.allocator import keep_freed_memory
 if sys.argv[2] == "keep" and not keep_freed_memory():
     sys.exit(3)
 def churn():

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lib.metrics import LabelScores, mean_dice, overlap, score, score_labels, summarise
+from lib.core.metrics import LabelScores, mean_dice, overlap, score, score_labels, summarise
 
 
 def cube(shape: tuple[int, int, int], low: tuple[int, int, int], high: tuple[int, int, int]) -> np.ndarray:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lib.core.filters import box_mean
 from lib.generalists import available_generalists, create_generalist
-from lib.generalists.mind import Mind, box_mean
+from lib.generalists.mind import Mind
 
 SPACING = (1.0, 1.0, 1.0)
 

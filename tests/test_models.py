@@ -12,11 +12,11 @@ import pytest
 import torch
 from fastapi import UploadFile
 
-from adapters import models
-from adapters.study import Study
-from lib.errors import UserError
-from lib.labels import LabelSchema
+from lib.core.errors import UserError
+from lib.core.labels import LabelSchema
 from lib.specialists import SpecialistSpec, build_network, load_specialist, save_specialist
+from server.store.study import Study
+from server.web import models
 
 SCHEMA = LabelSchema(("ball", "rod"))
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.errors import UserError
-from lib.recipes.training import TrainingPlan, train
+from lib.core.errors import UserError
 from lib.specialists import SpecialistSpec, build_network, check_roi, load_specialist, predict_prepared, save_specialist
 from lib.specialists.networks import NETWORKS
 from lib.specialists.networks.dynunet import plan_levels
 from lib.specialists.networks.slices import fold_slices, unfold_slices
 from lib.specialists.precision import MixedPrecision
 from lib.specialists.regularisers import build_regulariser
+from lib.training.loop import TrainingPlan, train
 from training_parts import Shapes
 
 SPEC = SpecialistSpec(("ball", "rod"), (4, 8, 8), (3.0, 3.0, 3.0), (16, 16, 16))

@@ -17,18 +17,19 @@ import pytest
 import torch
 
 from conftest import make_tiny_study, tiny_scan
-from lib.backends.nnunet import NnunetPlan, stock_trainer, write_case, write_dataset
-from lib.backends.nnunet import install as install_module
-from lib.backends.nnunet.install import PATHS, nnunet_environment, seeded
-from lib.errors import UserError
-from lib.frames import frame_of
+from lib.core.errors import UserError
+from lib.core.frames import frame_of
+from lib.core.geometry import Volume
+from lib.formats.volumes import read_volume
+from lib.nnunet import NnunetPlan, stock_trainer, write_case, write_dataset
+from lib.nnunet import install as install_module
+from lib.nnunet.install import PATHS, nnunet_environment, seeded
 from lib.recipes import PRESETS, Progress, RecipeOptions, registry, resolve
-from lib.recipes import nnunet_folds as back_end_module
-from lib.recipes.nnunet_folds import NnunetBackEnd
-from lib.recipes.options import Preset
-from lib.recipes.ssl_medsam2 import run_ssl_medsam2
+from lib.recipes.engine.options import Preset
+from lib.recipes.ssl_medsam2 import nnunet_folds as back_end_module
+from lib.recipes.ssl_medsam2.nnunet_folds import NnunetBackEnd
+from lib.recipes.ssl_medsam2.recipe import run_ssl_medsam2
 from lib.specialists import load_specialist, predict
-from lib.volumes import Volume, read_volume
 from test_run_recipe import KilledError, Listener, cases_of, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")

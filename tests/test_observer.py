@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapters.scores import Scores
-from adapters.store import StudyDatastore
-from adapters.study import Study
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
-from lib.config import Settings
-from lib.labels import LabelSchema
+from lib.core.labels import LabelSchema
 from lib.recipes import FinishedRound, Progress, PseudoLabel, RecipeOptions, RunResult
+from lib.setup.settings import Settings
 from lib.specialists import SpecialistSpec, build_network, load_specialist, previous_of, save_specialist
+from server.scores.scores import Scores
+from server.store.folder_store import StudyDatastore
+from server.store.study import Study
 from trainers.observer import TrainingObserver
 
 SPEC = SpecialistSpec(TINY_LABELS, (4, 8), (3.0, 3.0, 3.0), (16, 16, 16))

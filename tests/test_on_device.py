@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from lib.recipes.on_device import OnDevice
-from lib.recipes.sample import Sample
+from lib.training.sample import Sample
+from lib.training.samples_on_device import OnDevice
 
 
 def sample() -> Sample:

@@ -16,7 +16,7 @@ import ctypes, os, sys, threading, time
 sys.path.insert(0, sys.argv[1])
 import torch
 if sys.argv[2] == "asleep":
-    from lib.openmp import _loaded, wait_asleep
+    from lib.core.openmp import _loaded, wait_asleep
     assert wait_asleep() and wait_asleep()
     assert sum(t.name.startswith("semisam-openmp") for t in threading.enumerate()) == len(_loaded())
 library = next(line.split()[-1] for line in open("/proc/self/maps") if "/libgomp" in line)

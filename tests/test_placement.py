@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lib.frames import frame_of
+from lib.core.frames import frame_of
+from lib.core.geometry import Volume
 from lib.propagation.placement import Placement, best_shift, find_placement
-from lib.volumes import Volume
 from phantoms import blobs
 
 

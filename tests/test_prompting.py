@@ -11,17 +11,18 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from adapters.store import StudyDatastore
-from adapters.study import Study
 from conftest import make_tiny_study
 from infers import Prompt
-from lib.config import Settings
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from lib.formats.volumes import read_volume
 from lib.generalists.base import Promptable, PromptKind, Prompts
 from lib.prompting import Clicks, GraphCut, OpenScan, OpenScans, next_click
-from lib.volumes import Volume, read_volume
+from lib.setup.settings import Settings
 from phantoms import blobs
 from realdata import folder_of, scans_of
+from server.store.folder_store import StudyDatastore
+from server.store.study import Study
 
 SHAPE = (44, 52, 36)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lib.frames import frame_of
+from lib.core.frames import frame_of
 from lib.generalists.mind import Mind
 from lib.propagation.features import UNRELATED, comparable, surroundings
 from lib.propagation.registration import RegistrationPropagator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lib.recipes.readings import Metrics, Readings
+from lib.training.metrics_queue import Metrics, Readings
 
 
 def told(device: str, steps: int, *, flush: bool) -> list[tuple[int, dict[str, float]]]:

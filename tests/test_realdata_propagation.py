@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.frames import frame_of
+from lib.core.frames import frame_of
+from lib.core.labels import LabelSchema
+from lib.core.metrics import score_labels
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume
 from lib.generalists import create_generalist
-from lib.labels import LabelSchema
-from lib.metrics import score_labels
 from lib.propagation import Template, create_propagator
-from lib.volumes import read_label, read_volume
 from realdata import folder_of, scans_of
 
 pytestmark = pytest.mark.realdata

@@ -8,12 +8,13 @@ import pydicom
 import pytest
 from PIL import Image
 
+from lib.core.errors import UserError
+from lib.core.frames import frame_of
+from lib.core.labels import LabelSchema
+from lib.core.metrics import mean_dice
 from lib.dicom_seg import read_seg
-from lib.errors import UserError
-from lib.frames import frame_of
-from lib.labels import LabelSchema
-from lib.metrics import mean_dice
-from lib.volumes import read_label, read_volume, write_label
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume, write_label
 from realdata import folder_of, scans_of
 
 pytestmark = pytest.mark.realdata

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.recipes import PRESETS, RECIPES, RecipeOptions
-from lib.recipes.options import GPU_FACTOR, choose_device, preset_names
+from lib.recipes.engine.options import GPU_FACTOR, choose_device, preset_names
 from lib.recipes.registry import IMPLEMENTATIONS, amount_of, trainings_of
 
 

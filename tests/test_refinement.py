@@ -8,8 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.recipes.refinement import Evidence, RefinementOptions, balanced, gather, position, refine, usual_distance
-from lib.uncertainty import normalised_entropy
+from lib.core.uncertainty import normalised_entropy
+from lib.recipes.semisam_o1.refinement import (
+    Evidence,
+    RefinementOptions,
+    balanced,
+    gather,
+    position,
+    refine,
+    usual_distance,
+)
 
 # The scans are all but equal, so that the usual distance is next to nothing: places further away must count as well.
 OPTIONS = RefinementOptions(strength=0.9, samples=600, far=200.0)

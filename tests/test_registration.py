@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from lib.core.geometry import Volume
 from lib.generalists import create_generalist
 from lib.propagation import Template, create_propagator, registration
 from lib.propagation.displacement import coarse_displacement, refine_displacement
 from lib.propagation.registration import RegistrationPropagator
-from lib.volumes import Volume
 from phantoms import blobs, dice
 
 MIND = create_generalist("mind")

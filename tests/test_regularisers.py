@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from lib.recipes.training import Trained, TrainingPlan, train
 from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation
 from lib.specialists.ema import ema_rate, teacher_of, update_teacher
@@ -26,6 +25,7 @@ from lib.specialists.regularisers import (
     build_regulariser,
 )
 from lib.specialists.regularisers.teacher import TeacherRegulariser
+from lib.training.loop import Trained, TrainingPlan, train
 from training_parts import Shapes, TinyNetwork, gradient, observe
 
 SPEC = SpecialistSpec(("block", "plate"), (4, 8), (1.0, 1.0, 1.0), (12, 12, 12))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lib.resampling import resize
+from lib.core.resampling import resize
 
 
 def test_shrinking_averages_instead_of_picking() -> None:

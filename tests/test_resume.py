@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from conftest import TINY_LABELS, make_tiny_study
+from lib.core.labels import LabelSchema
 from lib.generalists import create_generalist
-from lib.labels import LabelSchema
 from lib.propagation import SoftLabels, Template
 from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
-from lib.recipes import run as run_module
-from lib.recipes.options import Preset
+from lib.recipes.engine import run as run_module
+from lib.recipes.engine.options import Preset
 from lib.specialists import SpecialistSpec, build_network, check_checkpoint, save_specialist
 from test_run_recipe import CopyPropagator, KilledError
 
@@ -260,7 +260,7 @@ def test_an_uninterrupted_run_is_what_a_killed_one_comes_to(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the training had ended")
 
-    monkeypatch.setattr("lib.recipes.stages.train", never)
+    monkeypatch.setattr("lib.recipes.engine.stages.train", never)
     result = run(study, runs.parent)
     assert (result.resumed_at, result.note) == (3, "Training continued after round 2.")
     same(result, uninterrupted)
@@ -345,7 +345,7 @@ def test_a_network_that_gives_no_sensible_answer_ends_no_round(
         save(path, spec, networks, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("lib.recipes.context.save_specialist", broken)
+        patch.setattr("lib.recipes.engine.context.save_specialist", broken)
         with pytest.raises(Exception, match="The network that round 1 has trained cannot be used"):
             run(study, tmp_path, options=replace(OPTIONS, rounds=1))
     result = run(study, tmp_path, options=replace(OPTIONS, rounds=1))

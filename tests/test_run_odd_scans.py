@@ -12,18 +12,20 @@ import pytest
 import torch
 
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
-from lib.errors import UserError
-from lib.frames import frame_of
+from lib.core.errors import UserError
+from lib.core.frames import frame_of
+from lib.core.geometry import Volume
+from lib.core.labels import LabelSchema
+from lib.core.resampling import resize
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume
 from lib.generalists import Generalist, create_generalist
-from lib.labels import LabelSchema
 from lib.propagation import Propagator, SoftLabels, Template, create_propagator
 from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
-from lib.recipes.learned import learned_by
-from lib.recipes.options import Preset
-from lib.recipes.study import Study
-from lib.resampling import resize
+from lib.recipes.engine.learned import learned_by
+from lib.recipes.engine.options import Preset
+from lib.recipes.engine.prepared_study import Study
 from lib.specialists import SpecialistSpec, load_specialist
-from lib.volumes import Volume, read_label, read_volume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -160,7 +162,7 @@ def test_a_file_that_vanishes_after_round_0_does_not_end_the_training(study: Pat
 def test_an_outlined_scan_that_has_gone_is_not_carried_over_and_the_others_are(study: Path, tmp_path: Path) -> None:
     save_nifti(study / "labels" / "final" / "case_2.nii.gz", *tiny_scan(2)[1:])
 
-    from lib.recipes import round_zero
+    from lib.recipes.engine import round_zero
 
     read = round_zero.read_templates
     with pytest.MonkeyPatch.context() as patch:
@@ -241,7 +243,7 @@ def test_a_scan_without_structures_is_cut_where_they_would_lie(tmp_path: Path) -
     from types import SimpleNamespace
     from typing import Any, cast
 
-    from lib.recipes.round_zero import _keep_negative
+    from lib.recipes.engine.round_zero import _keep_negative
 
     image, label, affine = tiny_scan(1)
     study = make_tiny_study(tmp_path / "study", scans=2)

@@ -18,33 +18,26 @@ import torch
 from torch import Tensor, nn
 
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
-from lib.errors import UserError
-from lib.frames import frame_of
+from lib.core.errors import UserError
+from lib.core.frames import frame_of
+from lib.core.geometry import Volume
+from lib.core.labels import LabelSchema
+from lib.core.resampling import resize
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume
 from lib.generalists import Generalist, create_generalist
-from lib.labels import LabelSchema
 from lib.propagation import Propagator, SoftLabels, Template, create_propagator
 from lib.propagation.registration import RegistrationPropagator
-from lib.recipes import (
-    PRESETS,
-    Case,
-    FinishedRound,
-    Progress,
-    RecipeOptions,
-    RecipeSettings,
-    RunResult,
-    round_zero,
-    run_recipe,
-)
-from lib.recipes import stages as stages_module
-from lib.recipes import training as training_module
-from lib.recipes.context import Context
-from lib.recipes.options import Preset
-from lib.recipes.study import SoftTarget
-from lib.recipes.training import TrainingPlan
-from lib.resampling import resize
+from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes.engine import round_zero
+from lib.recipes.engine import stages as stages_module
+from lib.recipes.engine.context import Context
+from lib.recipes.engine.options import Preset
+from lib.recipes.engine.prepared_study import SoftTarget
 from lib.specialists import SpecialistSpec, load_specialist, predict
 from lib.specialists.networks.base import SpecialistNetwork
-from lib.volumes import Volume, read_label, read_volume
+from lib.training import loop as training_module
+from lib.training.loop import TrainingPlan
 from phantoms import dice, texture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -348,7 +341,7 @@ def test_a_specialist_that_misses_a_structure_is_trained_again(
 def test_rounds_end_when_the_labels_no_longer_change(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.recipes.stages.SETTLED", 0.0)  # any agreement will do
+    monkeypatch.setattr("lib.recipes.engine.stages.SETTLED", 0.0)  # any agreement will do
     result = run(cases_of(study), tmp_path / "runs")
     assert result.rounds == 1
     assert load_specialist(result.checkpoint).notes["round"] == 1
@@ -372,7 +365,7 @@ def test_a_run_whose_report_cannot_be_written_is_finished_all_the_same(
     def fail(*_: object) -> None:
         raise ValueError("no picture today")
 
-    monkeypatch.setattr("lib.recipes.summary.montage", fail)
+    monkeypatch.setattr("lib.recipes.engine.summary.montage", fail)
     result = run(cases_of(study), tmp_path / "runs", options=replace(OPTIONS, rounds=1))
     assert result.report is None
     assert result.checkpoint.is_file()

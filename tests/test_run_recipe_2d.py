@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from conftest import save_nifti, tiny_scan
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.labels import LabelSchema
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume
 from lib.generalists import create_generalist
-from lib.labels import LabelSchema
 from lib.propagation import create_propagator
 from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, RunResult, SilentObserver, run_recipe
-from lib.recipes.grid import network_2d
-from lib.recipes.options import Preset
+from lib.recipes.engine.grid import network_2d
+from lib.recipes.engine.options import Preset
 from lib.specialists import load_specialist, predict
-from lib.volumes import read_label, read_volume
 from picturefiles import PICTURE_LABELS, save_picture, tiny_picture
 
 SCHEMA = LabelSchema(PICTURE_LABELS)

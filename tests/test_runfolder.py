@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lib import runfolder
-from lib.errors import UserError
-from lib.leftovers import part_prefix, remove_leftovers
-from lib.runfolder import check_space, fingerprint, only_one, open_run, read_json, space_errors, write_json
-from lib.sealed import damage_in, read_sealed, sums_of, write_sealed
-from lib.volumes import write_whole
+from lib.core.errors import UserError
+from lib.core.files import check_space, space_errors, write_whole
+from lib.core.json_files import read_json, write_json
+from lib.core.leftovers import part_prefix, remove_leftovers
+from lib.core.sealed import damage_in, read_sealed, sums_of, write_sealed
+from lib.recipes.engine import run_folder as runfolder
+from lib.recipes.engine.run_folder import fingerprint, only_one, open_run
 
 
 def test_an_unfinished_run_with_the_same_input_is_continued(tmp_path: Path) -> None:
@@ -98,10 +99,10 @@ def test_no_space_left_becomes_a_text(tmp_path: Path) -> None:
 def test_two_trainings_at_once_are_refused(tmp_path: Path) -> None:
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\nfrom lib.runfolder import only_one\n"
+        "from pathlib import Path\nfrom lib.recipes.engine.run_folder import only_one\n"
         "with only_one(Path(sys.argv[2])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
-    app = Path(runfolder.__file__).resolve().parents[1]
+    app = Path(runfolder.__file__).resolve().parents[3]
     with subprocess.Popen([sys.executable, "-c", code, app, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline().strip() == "held"

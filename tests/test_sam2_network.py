@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.generalists.sam2video import build, random_state
 from lib.generalists.sam2video.networks import LAYOUTS, make
 from lib.generalists.sam2video.tracker import Piece

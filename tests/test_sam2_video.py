@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.generalists.base import Generalist, Promptable, Prompts, SliceTracker
 from lib.generalists.sam2video import Sam2Video
 from lib.generalists.sam2video.tracker import Piece

@@ -13,7 +13,7 @@ from scipy.ndimage import label as components
 from torch import Tensor
 from torch.nn import functional
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.generalists import pace
 from lib.generalists.base import Generalist, Promptable, Prompts
 from lib.generalists.sam2d import MODELS, SliceGeneralist

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.generalists.sam2d import MODELS, build, random_state
 from lib.generalists.sam2d.networks import SamNetwork, load, mobile, random_weights, vit_b
 from lib.generalists.sam2d.tiny_vit import TinyViT

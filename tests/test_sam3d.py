@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.filters import box_mean
 from lib.generalists.base import Generalist, Promptable, Prompts
-from lib.generalists.mind import box_mean
 from lib.generalists.sam3d import SamMed3d, build, random_state
 from lib.generalists.sam3d.intensity import clamp_ct, statistics
 from lib.generalists.sam3d.network import Layout, Sam3d

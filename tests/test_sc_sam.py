@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 from conftest import TINY_LABELS, make_tiny_study
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.formats.volumes import read_volume
 from lib.generalists.sam2d.adapter import SliceGeneralist
 from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunResult, resolve, run_recipe
-from lib.recipes import sc_sam as recipe_module
-from lib.recipes.cotraining import CoTraining, CoTrainingPlan, segmentation_loss
-from lib.recipes.options import Preset
-from lib.recipes.sample import Sample
-from lib.recipes.sampling import Batch
-from lib.recipes.slice_sampling import SliceSource
+from lib.recipes.engine.options import Preset
+from lib.recipes.sc_sam import recipe as recipe_module
+from lib.recipes.sc_sam.cotraining import CoTraining, CoTrainingPlan, segmentation_loss
+from lib.recipes.sc_sam.slices import SliceSource
 from lib.specialists import load_specialist, predict
-from lib.specialists.networks import sam as sam_module
-from lib.specialists.networks.sam import SAM_KINDS, SamKind, SamSpecialist, build_sam
-from lib.volumes import read_volume
+from lib.specialists.networks.sam import build as sam_module
+from lib.specialists.networks.sam.build import SAM_KINDS, SamKind, SamSpecialist, build_sam
+from lib.training.sample import Sample
+from lib.training.sampling import Batch
 from sam_parts import KINDS, random_network, tiny_model, tiny_spec
 from test_run_recipe import SCHEMA, CopyPropagator, KilledError, Listener, cases_of, run
 

@@ -15,21 +15,24 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.descriptors import Descriptors
-from adapters.scores import DOUBTS, QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Scores
-from adapters.store import StudyDatastore
-from adapters.study import Study
 from conftest import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
-from lib import located
-from lib.config import Settings
-from lib.errors import UserError
-from lib.labels import LabelSchema
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from lib.core.labels import LabelSchema
 from lib.propagation import SoftLabels, Template
-from lib.scoring import MEASURES, Asked, Judge, Outcome, shares
 from lib.selection import LEAST_PAIRS
+from lib.selection import shared_pass as shares
+from lib.selection.judge import Asked, Judge
+from lib.selection.measures import MEASURES
+from lib.selection.outcome import Outcome
+from lib.setup.settings import Settings
 from lib.specialists import SpecialistSpec, build_network, save_specialist
-from lib.volumes import Volume
+from lib.specialists import predict_in_roi as located
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, run_pass
+from server.scores.descriptors import Descriptors
+from server.scores.scores import DOUBTS, QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Scores
+from server.store.folder_store import StudyDatastore
+from server.store.study import Study
 
 UNLABELLED = ["case_2", "case_3", "case_4"]
 
@@ -331,7 +334,7 @@ def test_quality_tells_good_pseudo_labels_from_bad_ones(study: Study, tmp_path: 
 def test_all_methods_in_one_pass_read_each_scan_once(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lib.scoring.subject as subject
+    import lib.selection.subject as subject
 
     put_pseudo_labels(study, tmp_path)
     put_specialist(study)
@@ -398,7 +401,7 @@ def test_what_is_wrong_with_a_pseudo_label_is_not_held_against_its_scan(study: S
 
 
 def test_a_pass_that_is_killed_goes_on_where_it_was(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.scoring.shares.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("lib.selection.shared_pass.SAVE_SECONDS", 0.0)
     method = Representativeness(study)
     plain = MEASURES[REPRESENTATIVENESS]
 

@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 import torch
 
-from adapters.descriptors import Descriptors
-from adapters.launch import PROCESSES
-from adapters.scores import QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Scores
-from adapters.store import StudyDatastore
-from adapters.study import Study
 from conftest import TINY_LABELS, copy_app, make_tiny_study
-from lib.config import Settings
-from lib.devices import memory_error
-from lib.distributed import LostRankError, Ranks
-from lib.errors import UserError
-from lib.labels import LabelSchema
-from lib.scoring import MEASURES
+from lib.core.devices import memory_error
+from lib.core.errors import UserError
+from lib.core.labels import LabelSchema
+from lib.parallel.ranks import LostRankError, Ranks
+from lib.selection.measures import MEASURES
+from lib.setup.settings import Settings
 from scoring import PseudoLabelQuality, Representativeness, UncertaintyScoring, run_pass, score_study
+from server.jobs.launch import PROCESSES
+from server.scores.descriptors import Descriptors
+from server.scores.scores import QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Scores
+from server.store.folder_store import StudyDatastore
+from server.store.study import Study
 from test_distributed import by
 from test_scores import put_pseudo_labels, put_specialist
 
@@ -96,7 +96,7 @@ def test_any_number_of_processes_gives_the_same(study: Study, specialist: bool) 
 def test_a_killed_process_ends_the_others_and_any_number_goes_on(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     by(1, scored(study, REPRESENTATIVENESS))
     whole = files_of(study)
-    monkeypatch.setattr("lib.scoring.shares.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("lib.selection.shared_pass.SAVE_SECONDS", 0.0)
     plain = MEASURES[REPRESENTATIVENESS]
 
     def killed(subject: Any) -> Any:
@@ -149,7 +149,7 @@ def test_a_disk_that_is_full_ends_all(study: Study, monkeypatch: pytest.MonkeyPa
     def full(*arguments: Any) -> Any:
         raise UserError("No space left.", status=507)
 
-    monkeypatch.setattr("adapters.descriptors.write_whole", full)
+    monkeypatch.setattr("server.scores.descriptors.write_whole", full)
     for error in by(2, scored(study, REPRESENTATIVENESS)):
         assert isinstance(error, UserError)
         assert (str(error), error.status) == ("No space left.", 507)
@@ -160,7 +160,7 @@ def test_multi_gpu_starts_processes(study: Study, tmp_path: Path, monkeypatch: p
     """As MONAI Label's job does it: the study and the settings are in the environment."""
     monkeypatch.setenv("MONAI_LABEL_STUDIES", study.location)
     monkeypatch.setenv("MONAI_LABEL_APP_CONF", f'{{"labels": "{",".join(TINY_LABELS)}", "weights": "{tmp_path}"}}')
-    monkeypatch.setattr("adapters.launch._APP", copy_app(tmp_path / "app"))
+    monkeypatch.setattr("server.jobs.launch._APP", copy_app(tmp_path / "app"))
     monkeypatch.setenv(PROCESSES, "2")
     request = {"method": REPRESENTATIVENESS, "device": "cpu", "multi_gpu": True}
     result = score_study(study, [Representativeness(study)], request)

@@ -22,17 +22,17 @@ import requests
 from fastapi import HTTPException
 
 import dicomseries
-from adapters import gate, secrets
-from adapters.gate import Gate, answer_of, check_host
-from adapters.scratch import Scratch
-from adapters.sessions import StudySessions
-from adapters.store import plain_info, plain_name
-from adapters.validation import check_call
 from conftest import tiny_scan
-from lib.config import Settings
-from lib.errors import UserError
-from lib.volumes import read_volume
+from lib.core.errors import UserError
+from lib.formats.volumes import read_volume
+from lib.setup.settings import Settings
 from scanfiles import save_itk
+from server.requests.validation import check_call
+from server.store.folder_store import plain_info, plain_name
+from server.web import gate, secrets
+from server.web.gate import Gate, answer_of, check_host
+from server.web.sessions import StudySessions
+from server.web.temporary_files import Scratch
 
 
 @pytest.fixture

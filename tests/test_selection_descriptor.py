@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lib.core.geometry import Volume
 from lib.generalists.mind import Mind
 from lib.selection import describe
-from lib.volumes import Volume
 from phantoms import blobs
 
 SCAN, _ = blobs()

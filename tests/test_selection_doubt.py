@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.selection import doubt as module
 from lib.selection import doubt_of, threshold_at
+from lib.selection import uncertainty as module
 
 
 def binary(foreground: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.frames import frame_of
+from lib.core.frames import frame_of
+from lib.core.geometry import Volume
 from lib.selection import planes_in_scan, planes_to_outline
-from lib.volumes import Volume
 
 SHAPE = (20, 22, 24)
 

@@ -12,12 +12,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from lib.core.geometry import Volume
+from lib.core.metrics import mean_dice
 from lib.generalists.mind import Mind
-from lib.metrics import mean_dice
 from lib.propagation import Template
 from lib.selection import Calibration, Shape, estimate_quality, opinions_on, plausibility, reverse_dice, shapes_of
 from lib.selection.quality import certainty
-from lib.volumes import Volume
 from phantoms import blobs, dice
 
 SCAN, LABEL = blobs()

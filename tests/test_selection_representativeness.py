@@ -89,8 +89,8 @@ def test_ties_go_by_position() -> None:
 
 def test_a_study_of_3000_scans_needs_no_large_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = normalize(torch.randn(3000, 64, generator=torch.Generator().manual_seed(0)), dim=1)
-    from lib.selection import likeness as module
     from lib.selection import representativeness as _  # noqa: F401
+    from lib.selection import similarity as module
 
     largest = 0
     inner = module.likeness

@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 
 from conftest import make_tiny_study
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume
 from lib.generalists import Generalist, create_generalist
 from lib.generalists.mind import Mind
 from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
-from lib.recipes.collaboration import CollaborationOptions, GeneralistAssistant, ScanView
-from lib.recipes.collaboration.question import Question
-from lib.recipes.kept import Kept
-from lib.recipes.options import Preset
+from lib.recipes.engine.options import Preset
 from lib.recipes.registry import IMPLEMENTATIONS, Recipe
-from lib.recipes.sample import Sample
-from lib.recipes.semisam_plus import run_semisam_plus
+from lib.recipes.semisam_plus.assistant import CollaborationOptions, GeneralistAssistant
+from lib.recipes.semisam_plus.question import Question
+from lib.recipes.semisam_plus.recipe import run_semisam_plus
 from lib.specialists import load_specialist
 from lib.specialists.regularisers import Observation
-from lib.volumes import read_label, read_volume
+from lib.training.kept import Kept
+from lib.training.sample import Sample
+from lib.training.scan_view import ScanView
 from test_run_recipe import SCHEMA, CopyPropagator, KilledError, Listener, cases_of
 from test_sam3d import tiny
 

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from lib.generalists.base import PromptKind, Prompts
 from lib.generalists.mind import Mind
-from lib.recipes.collaboration import PromptableAnswerer, ScanView, WalkAnswerer
-from lib.recipes.collaboration.agreement import confident, consensus
-from lib.recipes.collaboration.answering import only_asked
-from lib.recipes.collaboration.question import Questioner, QuestionOptions
-from lib.recipes.collaboration.walk import settle
+from lib.recipes.semisam_plus.answerers import only_asked
+from lib.recipes.semisam_plus.consensus import confident, consensus
+from lib.recipes.semisam_plus.promptable import PromptableAnswerer
+from lib.recipes.semisam_plus.question import Questioner, QuestionOptions
+from lib.recipes.semisam_plus.random_walk import WalkAnswerer, settle
+from lib.training.scan_view import ScanView
 
 SPACING = (1.0, 1.0, 1.0)
 

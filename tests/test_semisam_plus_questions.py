@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.recipes.collaboration.question import Questioner, QuestionOptions
+from lib.recipes.semisam_plus.question import Questioner, QuestionOptions
 
 
 def prediction() -> torch.Tensor:

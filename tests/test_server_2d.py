@@ -14,8 +14,8 @@ import requests
 from PIL import Image
 
 from conftest import Server, detail
-from lib.metrics import overlap
-from lib.volumes import read_volume
+from lib.core.metrics import overlap
+from lib.formats.volumes import read_volume
 from picturefiles import PICTURE_LABELS, save_dicom_image, save_picture, tiny_picture
 
 pytestmark = pytest.mark.server

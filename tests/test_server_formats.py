@@ -20,9 +20,9 @@ import SimpleITK
 import dicomseries
 from conftest import TINY_LABELS, Server, detail, make_tiny_study, save_nifti, tiny_scan
 from dicomseries import KINDS, TILTED
+from lib.core.metrics import overlap
 from lib.dicom_seg import SegHeader, read_seg
-from lib.metrics import overlap
-from lib.volumes import read_volume
+from lib.formats.volumes import read_volume
 from scanfiles import save_dicom, save_itk
 from test_viewer_geometry import in_viewer
 

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from conftest import TINY_LABELS, Server, detail, dice, make_tiny_study, save_nifti, tiny_scan
-from lib.config import STRATEGIES
+from lib.setup.settings import STRATEGIES
 
 pytestmark = pytest.mark.server
 

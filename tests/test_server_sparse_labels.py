@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import Server, detail, make_tiny_study, save_nifti, tiny_scan
-from lib.sparse_labels import Planes
+from lib.core.sparse_labels import Planes
 
 pytestmark = pytest.mark.server
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from lib.errors import UserError
-from lib.frames import frame_of
-from lib.labels import LabelSchema
+from lib.core.errors import UserError
+from lib.core.frames import frame_of
+from lib.core.geometry import Volume
+from lib.core.labels import LabelSchema
+from lib.core.sparse_labels import Planes, check_stated, find_planes, on_grid, stated
 from lib.recipes import Case
-from lib.recipes.study import Study
-from lib.sparse_labels import Planes, check_stated, find_planes, on_grid, stated
+from lib.recipes.engine.prepared_study import Study
 from lib.specialists import SpecialistSpec
-from lib.volumes import Volume
 from phantoms import blobs
 
 SHAPE = (40, 44, 36)

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from conftest import tiny_scan
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from lib.core.uncertainty import normalised_entropy
 from lib.specialists import (
     Specialist,
     SpecialistSpec,
@@ -26,8 +28,6 @@ from lib.specialists import (
     prepare,
     save_specialist,
 )
-from lib.uncertainty import normalised_entropy
-from lib.volumes import Volume
 
 SPEC = SpecialistSpec(("ball", "rod"), (4, 8, 8), (3.0, 3.0, 3.0), (16, 16, 16))
 

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from conftest import TINY_LABELS, make_tiny_study
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume
 from lib.recipes import PRESETS, Progress, RecipeOptions, RunResult, resolve
-from lib.recipes import ssl_medsam2 as recipe_module
-from lib.recipes.folds import Fold, FoldSource, choose_folds
-from lib.recipes.options import Preset
-from lib.recipes.progress import Reporter
-from lib.recipes.sample import Sample
+from lib.recipes.engine.options import Preset
+from lib.recipes.engine.progress import Reporter
+from lib.recipes.ssl_medsam2 import recipe as recipe_module
+from lib.recipes.ssl_medsam2.folds import Fold, FoldSource, choose_folds
 from lib.specialists import load_specialist, predict
-from lib.volumes import read_label, read_volume
+from lib.training.sample import Sample
 from test_run_recipe import SCHEMA, KilledError, Listener, cases_of, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,7 +38,7 @@ def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 def reporters(monkeypatch: pytest.MonkeyPatch) -> list[Reporter]:
     """The reporters of all runs of a test."""
     made: list[Reporter] = []
-    module = import_module("lib.recipes.run")
+    module = import_module("lib.recipes.engine.run")
 
     def make(*args: Any) -> Reporter:
         made.append(Reporter(*args))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 
-from adapters.store import StudyDatastore
 from conftest import make_tiny_study, save_nifti, tiny_scan
+from server.store.folder_store import StudyDatastore
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_labels_on_disk_are_taken_up_again_without_the_file(folder: Path) -> Non
 
 
 def test_damaged_file_stops_the_start_but_not_a_running_server(folder: Path) -> None:
-    from lib.errors import UserError
+    from lib.core.errors import UserError
 
     store = StudyDatastore(str(folder))
     (folder / "datastore_v2.json").write_text('{"name": "x", "objects": ')
@@ -185,7 +185,7 @@ def test_folder_that_cannot_be_written_is_named(folder: Path, label: str, monkey
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "x")
 
-    monkeypatch.setattr("adapters.store.write_whole", refuse)
+    monkeypatch.setattr("server.store.folder_store.write_whole", refuse)
     with pytest.raises(HTTPException) as caught:
         store.save_label("case_2", label, "original", {})
     assert caught.value.status_code == 507

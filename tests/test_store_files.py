@@ -17,14 +17,14 @@ from fastapi import HTTPException
 from pydicom.dataset import FileDataset, FileMetaDataset
 from watchdog.events import FileCreatedEvent
 
-import adapters.scan_marks
-from adapters.detached import join
-from adapters.store import FINAL, StudyDatastore
-from adapters.watching import MOST_SECONDS, Watch
+import server.store.scan_marks
 from clients.dicomfiles import Labelled, write_series
 from conftest import save_nifti, tiny_scan
-from lib.errors import UserError
-from lib.volumes import read_volume
+from lib.core.errors import UserError
+from lib.formats.volumes import read_volume
+from server.store.detached import join
+from server.store.folder_store import FINAL, StudyDatastore
+from server.store.watching import MOST_SECONDS, Watch
 
 
 def small(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -345,7 +345,7 @@ def test_a_scan_that_is_still_being_copied_is_not_taken_for_the_outlined_one(
     save_nifti(folder / "labels" / "final" / "good.nii.gz", label, affine)
     whole = (folder / "good.nii.gz").read_bytes()
     (folder / "good.nii.gz").write_bytes(whole[:1000])
-    monkeypatch.setattr(adapters.scan_marks, "_QUIET_SECONDS", 0)
+    monkeypatch.setattr(server.store.scan_marks, "_QUIET_SECONDS", 0)
     store = StudyDatastore(str(folder))
     (folder / "good.nii.gz").write_bytes(whole)
     store.refresh()

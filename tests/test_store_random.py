@@ -21,12 +21,12 @@ import pytest
 import SimpleITK
 from fastapi import HTTPException
 
-import adapters.scan_marks
-from adapters.store import FINAL, ORIGINAL, StudyDatastore
-from adapters.study import Study
-from lib.config import Settings
-from lib.errors import UserError
-from lib.volumes import read_volume
+import server.store.scan_marks
+from lib.core.errors import UserError
+from lib.formats.volumes import read_volume
+from lib.setup.settings import Settings
+from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
+from server.store.study import Study
 
 SHAPE = (6, 5, 4)
 NAMES = ("ball", "rod", "cube")
@@ -52,7 +52,7 @@ def patient(number: int) -> np.ndarray:
 
 def work(folder: str, place: str, serving: bool, pipe: Connection) -> None:
     """Do what the pipe says until it ends, or until a kill that it has ordered."""
-    adapters.scan_marks._QUIET_SECONDS = 0
+    server.store.scan_marks._QUIET_SECONDS = 0
     store = StudyDatastore(folder)
     store.serving = serving
     study = Study(folder, store, Settings.from_conf({"labels": ",".join(NAMES)}), Path(place) / "models")

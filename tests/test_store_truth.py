@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 
-import adapters.scan_marks
+import server.store.scan_marks
 import test_store_random as random_steps
-from adapters.label_facts import LabelFacts
-from adapters.outlined import forget
-from adapters.scores import Scores
-from adapters.served import Served
-from adapters.store import FINAL, ORIGINAL, StudyDatastore
-from adapters.study import Study
 from conftest import save_nifti, tiny_scan
-from lib.config import Settings
-from lib.errors import UserError
-from lib.volumes import read_volume
+from lib.core.errors import UserError
+from lib.formats.volumes import read_volume
+from lib.setup.settings import Settings
+from server.requests.submitted import forget
+from server.scores.offered import Served
+from server.scores.scores import Scores
+from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
+from server.store.label_facts import LabelFacts
+from server.store.study import Study
 
 ROD_FIRST = {"label_info": [{"name": "rod", "idx": 1, "color": [9, 8, 7]}, {"name": "ball", "idx": 2}]}
 
@@ -33,7 +33,7 @@ ROD_FIRST = {"label_info": [{"name": "rod", "idx": 1, "color": [9, 8, 7]}, {"nam
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of a test are as old as the test."""
-    monkeypatch.setattr(adapters.scan_marks, "_QUIET_SECONDS", 0)
+    monkeypatch.setattr(server.store.scan_marks, "_QUIET_SECONDS", 0)
 
 
 @pytest.fixture
@@ -446,7 +446,7 @@ def test_what_was_worked_out_about_a_deleted_scan_goes_with_it(folder: Path) -> 
 def test_structures_follow_a_label_that_is_overwritten_in_place(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.study._SCHEMA_SECONDS", 0.0)
+    monkeypatch.setattr("server.store.study._SCHEMA_SECONDS", 0.0)
     place = folder / "labels" / "final" / "case_1.nii.gz"
     place.parent.mkdir(parents=True)
     shutil.copy(outline(tmp_path, values=(1, 0)), place)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from adapters.descriptors import Descriptors
-from adapters.outlined import settle
-from adapters.scores import QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Scores
-from adapters.served import SECONDS, Served
-from adapters.store import StudyDatastore
-from adapters.study import Study
 from conftest import make_tiny_study, save_nifti, tiny_scan
-from lib.config import STRATEGIES, Settings
+from lib.setup.settings import STRATEGIES, Settings
+from server.requests.submitted import settle
+from server.scores.descriptors import Descriptors
+from server.scores.offered import SECONDS, Served
+from server.scores.scores import QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Scores
+from server.store.folder_store import StudyDatastore
+from server.store.study import Study
 from strategies import DOUBTS, HighestDoubt, Recommended, Review, StudyStrategy, Template, Uniform
 
 SCANS = 6

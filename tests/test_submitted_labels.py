@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from adapters.store import StudyDatastore
-from adapters.study import Study
 from conftest import make_tiny_study, tiny_scan
-from lib.config import Settings
-from lib.errors import UserError
-from lib.labels import LabelSchema
-from lib.segmentations import values_by_name
-from lib.volumes import Volume, largest_label, names_in_file, read_label
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from lib.core.labels import LabelSchema
+from lib.formats.label_files import largest_label, read_label
+from lib.formats.segmentations import names_in_file, values_by_name
+from lib.setup.settings import Settings
 from scanfiles import LPS
+from server.store.folder_store import StudyDatastore
+from server.store.study import Study
 
 SHAPE = (14, 12, 10)
 SCHEMA = LabelSchema(("ball", "rod"))

@@ -11,16 +11,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib.errors import UserError
-from lib.recipes import readings
-from lib.recipes.assistance import Predict
-from lib.recipes.objectives import LabelObjective
-from lib.recipes.sample import Sample
-from lib.recipes.sampling import TwoStreams
-from lib.recipes.training import TrainingPlan, agreement, holds_structure, overlap_counts, train
+from lib.core.errors import UserError
 from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation, plain_window
 from lib.specialists.regularisers import MeanTeacher, Observation
+from lib.training import metrics_queue as readings
+from lib.training.assistance import Predict
+from lib.training.loop import TrainingPlan, agreement, holds_structure, overlap_counts, train
+from lib.training.objectives import LabelObjective
+from lib.training.sample import Sample
+from lib.training.sampling import TwoStreams
 from training_parts import TinyNetwork, gradient, observe
 
 SPEC = SpecialistSpec(("cube",), (4, 8), (1.0, 1.0, 1.0), (12, 12, 12))

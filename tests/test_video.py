@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from lib.formats.volumes import read_volume
 from lib.generalists import create_generalist
 from lib.generalists.sam2video import Sam2Video
 from lib.propagation import SoftLabels, Template
 from lib.propagation.video import VideoPropagator
-from lib.volumes import Volume, read_volume
 from phantoms import blobs, dice
 from published_sam2 import Published, small_model
 from realdata import folder_of, scans_of

@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from lib.core.geometry import Volume
+from lib.formats.volumes import read_volume, write_label
 from lib.generalists import create_generalist
 from lib.propagation import Template, create_propagator
-from lib.volumes import Volume, read_volume, write_label
 
 SHAPE = (26, 24, 22)
 """Of the phantom, along right, anterior, superior."""

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 import scanfiles
-from lib.errors import UserError
-from lib.labels import LabelSchema
-from lib.volumes import Volume, read_label, read_volume, write_label, write_whole
+from lib.core.errors import UserError
+from lib.core.files import write_whole
+from lib.core.geometry import Volume
+from lib.core.labels import LabelSchema
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume, write_label
 from scanfiles import save_dicom
 
 SCHEMA = LabelSchema(("liver", "spleen"))

@@ -15,17 +15,20 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.errors import UserError
-from lib.frames import PICTURE_SIDE, frame_of
+from lib.core.errors import UserError
+from lib.core.frames import PICTURE_SIDE, frame_of
+from lib.core.geometry import Volume
+from lib.core.labels import LabelSchema
+from lib.core.metrics import overlap
+from lib.dicom_series import is_dicom_image
+from lib.formats.label_files import largest_label, read_label
+from lib.formats.volumes import read_volume, write_label
 from lib.generalists import create_generalist
 from lib.generalists.slices import View, choose_views
-from lib.labels import LabelSchema
-from lib.metrics import overlap
 from lib.prompting import Clicks, GraphCut, OpenScan
 from lib.propagation import Template, create_propagator, propagate_from
 from lib.specialists import SpecialistSpec, build_network, predict_prepared, prepare
 from lib.specialists.augment import Augmentation
-from lib.volumes import Volume, is_dicom_image, largest_label, read_label, read_volume, write_label
 from picturefiles import PICTURE_LABELS, save_dicom_image, save_picture, tiny_picture
 from scanfiles import save_dicom
 

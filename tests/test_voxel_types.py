@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from lib.errors import UserError
-from lib.labels import LabelSchema
-from lib.volumes import Volume, largest_label, read_label, read_volume
-from lib.voxel_types import in_words, scalar_voxels
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from lib.core.labels import LabelSchema
+from lib.formats.label_files import largest_label, read_label
+from lib.formats.volumes import read_volume
+from lib.formats.voxel_types import in_words, scalar_voxels
 
 GREY = np.random.default_rng(0).integers(0, 255, (12, 10, 8)).astype(np.uint8)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])

@@ -14,9 +14,15 @@ import pytest
 import torch
 from filelock import FileLock
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.generalists import create_generalist, registry
-from lib.generalists.weights import import_weights, load_weights, verify_weights, weights_hash, write_official
+from lib.generalists.weights.files import (
+    import_weights,
+    load_weights,
+    verify_weights,
+    weights_hash,
+    write_official,
+)
 from tinymodel import official, random_state, register
 
 

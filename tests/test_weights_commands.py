@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.commands import main
 from lib.generalists.entries import Entry
+from lib.setup.command_line import main
 from test_weights import content
 from test_weights_download import Site, entry, folder, site  # noqa: F401 (fixtures)
 from tinymodel import official, register

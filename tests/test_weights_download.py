@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.errors import UserError
-from lib.generalists import weights as weights_module
-from lib.generalists.download import download
+from lib.core.errors import UserError
 from lib.generalists.entries import Entry
-from lib.generalists.weights import fetch_weights
+from lib.generalists.weights import files as weights_module
+from lib.generalists.weights.download import download
+from lib.generalists.weights.files import fetch_weights
 from test_weights import content
 from tinymodel import official, random_state, register
 

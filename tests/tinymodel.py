@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.generalists.base import Generalist
 from lib.generalists.entries import ENTRIES, Entry, Layout, WeightsFile
-from lib.generalists.weights import write_official
+from lib.generalists.weights.files import write_official
 
 
 class TinyGeneralist:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lib.recipes.sample import Sample
 from lib.specialists.networks import SpecialistNetwork
 from lib.specialists.regularisers import Observation
+from lib.training.sample import Sample
 
 
 class TinyNetwork(SpecialistNetwork):

@@ -1,7 +1,7 @@
 """semisam: one outlined scan in, a segmented study out. The MONAI Label server app.
 
 MONAI Label runs this file and looks for the one class that extends MONAILabelApp. The app folder is on the path only
-meanwhile, so everything is imported here, at the top. Run by itself, this file is the command line of lib/commands.py.
+meanwhile, so everything is imported here, at the top. Run directly, this file is the command line of ``lib.setup``.
 """
 
 # ruff: noqa: E402 (the modules of an earlier load have to go before ours are imported)
@@ -18,21 +18,21 @@ from typing import Any
 # Training, batch infer and the server share the cores. OpenMP threads that spin while they wait for each other then
 # slow everything down (measured: a propagation of 3 s took 80 s beside three other jobs, 7 s with waiting threads
 # asleep). OpenMP reads this when torch is loaded: it counts for the jobs the server starts. The server itself has torch
-# already, however it was started: see lib/openmp.py.
+# already, however it was started: see lib/core/openmp.py.
 SPINS = "torch" in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-PACKAGES = ("lib", "adapters", "infers", "trainers", "strategies", "scoring")
+PACKAGES = ("lib", "server", "infers", "trainers", "strategies", "scoring")
 
 if __name__ == "__main__":
     # The command line does not need the server: it is there at once.
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     try:
         if sys.argv[1:2] in (["train"], ["score"]):
-            from adapters.shared_command import main as shared
+            from server.jobs.shared_command import main as shared
 
             shared(sys.argv[1], sys.argv[2:])
-        from lib.commands import main
+        from lib.setup.command_line import main
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is missing in {sys.executable}. Run this with semisam's own Python: .venv/bin/python")
 
@@ -52,29 +52,31 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 import infers
 import strategies
-from adapters import dicom_proxy, gate, login, models, ohif, reports, secrets, seg_answers, validation, viewer_files
-from adapters.answers import LOG, http_answers, text_of
-from adapters.batch import BatchInfer, check_batch
-from adapters.dicomweb import open_dicomweb
-from adapters.inference import check_infer, infer
-from adapters.job_process import Jobs
-from adapters.job_records import BATCH, NAMES, TRAIN
-from adapters.job_records import SCORING as SCORING_JOB
-from adapters.jobs import job, stop_start
-from adapters.options import SAMPLE, SCORING, check_keys, check_name, check_plain
-from adapters.outlined import forget, settle
-from adapters.processes import follow_server
-from adapters.sessions import StudySessions
-from adapters.store import FINAL, StudyDatastore
-from adapters.study import Study
-from adapters.unasked import Unasked
-from lib.config import Settings
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.negatives import counts_without
+from lib.core.openmp import wait_asleep
+from lib.formats.limits import set_limit
 from lib.generalists import RESIDENTS, check_generalist
-from lib.limits import set_limit
-from lib.negatives import counts_without
-from lib.openmp import wait_asleep
+from lib.setup.settings import Settings
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
+from server.dicomweb.datastore import open_dicomweb
+from server.errors import LOG, http_answers, text_of
+from server.jobs.automatic_scoring import Unasked
+from server.jobs.process import Jobs
+from server.jobs.records import BATCH, NAMES, TRAIN
+from server.jobs.records import SCORING as SCORING_JOB
+from server.jobs.startup import job, stop_start
+from server.jobs.system_processes import follow_server
+from server.options import SAMPLE, SCORING, check_keys, check_name, check_plain
+from server.requests import seg_answers, validation
+from server.requests.batch import BatchInfer, check_batch
+from server.requests.inference import check_infer, infer
+from server.requests.submitted import forget, settle
+from server.store import viewer_files
+from server.store.folder_store import FINAL, StudyDatastore
+from server.store.study import Study
+from server.web import dicom_proxy, gate, login, models, ohif, reports, secrets
+from server.web.sessions import StudySessions
 from trainers import SemiSamTrainer
 
 logger = logging.getLogger("semisam")
@@ -91,7 +93,7 @@ class SemiSam(MONAILabelApp):
     Args:
         app_dir: this folder.
         studies: folder or DICOMweb address of the study.
-        conf: the ``--conf`` strings, see ``lib.config``.
+        conf: the ``--conf`` strings, see ``lib.setup.settings``.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
@@ -212,7 +214,7 @@ class SemiSam(MONAILabelApp):
         return {**super().info(), **{key: told for key, told in more.items() if told}}
 
     def check_job(self, method: str, request: Mapping[str, Any]) -> None:
-        """Raise HTTPException when a request for a subprocess cannot be carried out, see ``adapters.validation``."""
+        """Raise HTTPException when a job cannot be carried out, see ``server.requests.validation``."""
         with http_answers():
             if method == "train":
                 self._trainer(request).check(request)

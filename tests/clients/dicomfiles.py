@@ -14,7 +14,7 @@ import pydicom
 from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from lib.volumes import read_volume
+from lib.formats.volumes import read_volume
 from scanfiles import save_dicom
 
 CLASSES = {

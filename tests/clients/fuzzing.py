@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from conftest import Server
-from lib.config import STRATEGIES
+from lib.setup.settings import STRATEGIES
 
 SECONDS = 60.0
 """The most that one request may take; the machine may be busy with other tests."""

@@ -19,7 +19,8 @@ from monai.data import ITKReader
 from requests_toolbelt import MultipartDecoder  # type: ignore[import-untyped]
 
 from conftest import save_nifti
-from lib.volumes import Volume, read_volume
+from lib.core.geometry import Volume
+from lib.formats.volumes import read_volume
 
 AUTO, SMART = ("segmentation", "detection"), ("deepgrow", "deepedit")
 UNSENT = ("background", "foreground_scribbles", "background_scribbles")

@@ -12,14 +12,15 @@ import pydicom
 import pytest
 
 import dicomseries
-from adapters.dicomweb import DicomWebStudy
-from adapters.dicomweb_server import DicomWebServer
-from adapters.store import FINAL
 from clients.orthanc import Orthanc
 from clients.test_dicomweb_store import NAMES, SCHEMA, text
 from conftest import Server, detail, save_nifti
 from dicomseries import KINDS, TILTED, Kind, check_frames, labelled, shown_in
-from lib.volumes import read_label, read_volume
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume
+from server.dicomweb.datastore import DicomWebStudy
+from server.dicomweb.server import DicomWebServer
+from server.store.folder_store import FINAL
 
 pytestmark = [pytest.mark.clients, pytest.mark.server]
 

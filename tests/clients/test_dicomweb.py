@@ -22,13 +22,13 @@ import pytest
 import schemathesis
 from nibabel.affines import apply_affine
 
-from adapters.dicomweb import PATIENCE_SECONDS
 from clients.dicomfiles import Labelled, abdomen, write_series
 from clients.fuzzing import Tally, fuzz, stop_jobs
 from clients.orthanc import Orthanc
 from clients.slicer import Slicer
 from conftest import Server, detail, dice, save_nifti, tiny_scan
-from lib.volumes import read_volume
+from lib.formats.volumes import read_volume
+from server.dicomweb.datastore import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.clients, pytest.mark.server]
 

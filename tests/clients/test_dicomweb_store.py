@@ -12,21 +12,22 @@ import pydicom
 import pytest
 from fastapi import HTTPException
 
-from adapters.dicomweb import PATIENCE_SECONDS, DicomWebStudy
-from adapters.dicomweb_cache import Failures, retry_after
-from adapters.dicomweb_lists import Lists, scans_in
-from adapters.dicomweb_server import DicomWebServer
-from adapters.store import FINAL, ORIGINAL
-from adapters.study import Study
 from clients.dicomfiles import Labelled, write_series
 from clients.orthanc import Orthanc
 from conftest import save_nifti, tiny_scan
-from lib.config import PSEUDO_LABELS, Settings
+from lib.core.errors import UserError
+from lib.core.labels import LabelSchema
 from lib.dicom_seg import Origin, Segment, write_seg
-from lib.errors import UserError
-from lib.labels import LabelSchema
-from lib.volumes import read_label, read_volume, write_label
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume, write_label
+from lib.setup.settings import PSEUDO_LABELS, Settings
 from picturefiles import save_dicom_image, tiny_picture
+from server.dicomweb.cache import Failures, retry_after
+from server.dicomweb.datastore import PATIENCE_SECONDS, DicomWebStudy
+from server.dicomweb.lists import Lists, scans_in
+from server.dicomweb.server import DicomWebServer
+from server.store.folder_store import FINAL, ORIGINAL
+from server.store.study import Study
 
 pytestmark = pytest.mark.clients
 

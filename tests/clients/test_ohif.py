@@ -23,7 +23,7 @@ from clients.dicomfiles import Labelled, abdomen, write_series
 from clients.ohif import PICTURES, SECONDS, Ohif, Shown, browser, find_chromium, tinted
 from clients.orthanc import Orthanc
 from conftest import ROOT, Server, dice, save_nifti
-from lib.demo import DEMO_LABELS, make_phantom
+from lib.setup.demo import DEMO_LABELS, make_phantom
 from realdata import folder_of
 
 pytestmark = [pytest.mark.clients, pytest.mark.server, pytest.mark.timeout(1800)]

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from adapters.options import is_true, shown
-from adapters.study import Study
-from lib.errors import UserError
-from lib.labels import count_values
-from lib.volumes import Volume, read_volume, write_label
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from lib.core.labels import count_values
+from lib.formats.volumes import read_volume, write_label
+from server.options import is_true, shown
+from server.store.study import Study
 
 logger = logging.getLogger("semisam.infer")
 

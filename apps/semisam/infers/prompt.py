@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from adapters.options import is_true, shown
-from adapters.study import Study
-from lib.errors import UserError
+from lib.core.cache import stamp_of
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from lib.formats.volumes import read_volume
 from lib.generalists import unwrap
 from lib.generalists.base import Promptable
 from lib.prompting import Clicks, GraphCut, OpenScan, OpenScans
-from lib.recent import stamp_of
-from lib.volumes import Volume, read_volume
+from server.options import is_true, shown
+from server.store.study import Study
 
 from .base import Answer, SegmentationTask
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adapters.options import whole_number
-from adapters.study import MOST_TEMPLATES, Study
+from lib.core.geometry import Volume
 from lib.propagation import doubts, propagate_from
-from lib.volumes import Volume
+from server.options import whole_number
+from server.store.study import MOST_TEMPLATES, Study
 
 from .base import Answer, SegmentationTask
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.planes import planes_of_label
-from adapters.scores import QUALITY, Scores
-from adapters.store import FINAL, ORIGINAL
-from adapters.study import Study
-from lib.errors import UserError
-from lib.volumes import Volume
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from server.scores.planes import planes_of_label
+from server.scores.scores import QUALITY, Scores
+from server.store.folder_store import FINAL, ORIGINAL
+from server.store.study import Study
 
 from .base import Answer, SegmentationTask
 

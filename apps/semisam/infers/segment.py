@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adapters.devices import device_choices
-from adapters.study import Study
-from lib.located import predict_located
+from lib.core.geometry import Volume
+from lib.core.uncertainty import uncertainty_facts
 from lib.propagation import nothing_found
-from lib.recipes.learned import learned_by
-from lib.recipes.options import choose_device
+from lib.recipes.engine.learned import learned_by
+from lib.recipes.engine.options import choose_device
 from lib.specialists import Specialist, SpecialistPrediction
-from lib.uncertainty import uncertainty_facts
-from lib.volumes import Volume
+from lib.specialists.predict_in_roi import predict_located
+from server.requests.devices import device_choices
+from server.store.study import Study
 
 from .base import Answer, SegmentationTask
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from adapters.study import Study
-from lib.volumes import Volume
+from lib.core.geometry import Volume
+from server.store.study import Study
 
 from .base import Answer
 from .segment import SpecialistTask

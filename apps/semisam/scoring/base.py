@@ -9,8 +9,8 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
-from adapters.scores import Scores
-from adapters.study import Study
+from server.scores.scores import Scores
+from server.store.study import Study
 
 from .one_pass import run_pass
 

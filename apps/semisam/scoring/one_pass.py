@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import HTTPException
 
-from adapters.answers import text_of
-from adapters.scores import QUALITY, UNUSABLE, Scores
-from adapters.store import ORIGINAL
-from adapters.study import Study
-from lib.distributed import Ranks, end_with_the_others
-from lib.errors import UserError
-from lib.recipes.options import choose_device
-from lib.scoring import SCAN, Asked, Basis, Job, Judge, Outcome, Refusal, refuse, score_scans
+from lib.core.errors import UserError
+from lib.parallel.ranks import Ranks, end_with_the_others
+from lib.recipes.engine.options import choose_device
+from lib.selection.judge import Asked, Basis, Judge
+from lib.selection.outcome import SCAN, Outcome, Refusal, refuse
+from lib.selection.scoring_job import Job
+from lib.selection.shared_pass import score_scans
+from server.errors import text_of
+from server.scores.scores import QUALITY, UNUSABLE, Scores
+from server.store.folder_store import ORIGINAL
+from server.store.study import Study
 
 if TYPE_CHECKING:
     from .base import StudyScoring

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adapters.scores import QUALITY
-from adapters.study import Study
+from server.scores.scores import QUALITY
+from server.store.study import Study
 
 from .base import StudyScoring
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from adapters.descriptors import Descriptors
-from adapters.scores import REPRESENTATIVENESS
-from adapters.study import Study
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.selection import representativeness
+from server.scores.descriptors import Descriptors
+from server.scores.scores import REPRESENTATIVENESS
+from server.store.study import Study
 
 from .base import StudyScoring
 

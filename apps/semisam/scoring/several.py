@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.launch import launch, processes
-from adapters.study import Study
-from lib.distributed import Ranks
-from lib.errors import UserError
-from lib.recipes.options import choose_device
+from lib.core.errors import UserError
+from lib.parallel.ranks import Ranks
+from lib.recipes.engine.options import choose_device
+from server.jobs.launch import launch, processes
+from server.store.study import Study
 
 from .base import StudyScoring
 from .one_pass import run_pass

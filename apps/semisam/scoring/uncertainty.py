@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adapters.scores import UNCERTAINTY
-from adapters.study import Study
 from lib.specialists import read_spec
+from server.scores.scores import UNCERTAINTY
+from server.store.study import Study
 
 from .base import StudyScoring
 

@@ -10,9 +10,9 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from adapters.served import SECONDS, Mark, Served
-from adapters.study import Study
 from lib.selection import pick
+from server.scores.offered import SECONDS, Mark, Served
+from server.store.study import Study
 
 from .view import View
 

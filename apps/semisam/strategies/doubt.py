@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from adapters.scores import UNCERTAINTY
-from adapters.study import Study
 from lib.selection import by_value
+from server.scores.scores import UNCERTAINTY
+from server.store.study import Study
 
 from .base import Ranking, StudyStrategy
 from .template import coverage_ranking
@@ -19,7 +19,7 @@ DOUBTS = {
 
 
 class HighestDoubt(StudyStrategy):
-    """By one measure of the scoring method ``uncertainty``; see ``lib.selection.doubt`` for what they mean.
+    """By one measure of the scoring method ``uncertainty``; see ``lib.selection.uncertainty`` for what they mean.
 
     Scans that the measure is not known of come after the others, by what their pseudo-label says.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from adapters.study import Study
 from lib.selection import by_doubt_and_coverage
+from server.store.study import Study
 
 from .base import Ranking, StudyStrategy
 from .doubt import doubt_ranking

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from adapters.scores import QUALITY
-from adapters.study import Study
 from lib.selection import worst_label_first
+from server.scores.scores import QUALITY
+from server.store.study import Study
 
 from .base import Ranking, StudyStrategy
 from .doubt import doubt_ranking

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.study import Study
+from server.store.study import Study
 
 from .base import Ranking, StudyStrategy
 from .view import View

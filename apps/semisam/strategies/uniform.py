@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from adapters.study import Study
 from lib.selection import evenly
+from server.store.study import Study
 
 from .base import Ranking, StudyStrategy
 from .view import View

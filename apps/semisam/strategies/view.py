@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from adapters.answers import text_of
-from adapters.descriptors import Descriptors
-from adapters.planes import planes_of_label
-from adapters.scores import REPRESENTATIVENESS, Scores
-from adapters.store import ORIGINAL
-from adapters.study import Study
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.formats.volumes import read_volume
 from lib.selection import by_coverage
-from lib.volumes import read_volume
+from server.errors import text_of
+from server.scores.descriptors import Descriptors
+from server.scores.planes import planes_of_label
+from server.scores.scores import REPRESENTATIVENESS, Scores
+from server.store.folder_store import ORIGINAL
+from server.store.study import Study
 
 logger = logging.getLogger("semisam.strategies")
 

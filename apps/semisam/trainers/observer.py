@@ -10,15 +10,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from adapters.answers import text_of
-from adapters.reports import address
-from adapters.scores import Scores
-from adapters.store import FINAL, ORIGINAL, StudyDatastore
-from adapters.study import Study
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.files import write_whole
 from lib.recipes import FinishedRound, Progress, PseudoLabel, RecipeOptions, RunResult
 from lib.specialists import put_in_service
-from lib.volumes import write_whole
+from server.errors import text_of
+from server.scores.scores import Scores
+from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
+from server.store.study import Study
+from server.web.reports import address
 
 logger = logging.getLogger("semisam.train")
 

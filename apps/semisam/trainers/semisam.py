@@ -12,24 +12,23 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from adapters.devices import device_choices
-from adapters.job_records import true_stats
-from adapters.launch import launch, processes
-from adapters.options import TRAIN, check_keys
-from adapters.store import FINAL, ORIGINAL
-from adapters.study import Study
-from lib.distributed import Ranks, end_with_the_others
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.files import check_space, space_error, write_whole
+from lib.core.leftovers import remove_leftovers
+from lib.core.negatives import only_negative
+from lib.formats.pictures import PICTURES
 from lib.generalists import unwrap
-from lib.leftovers import remove_leftovers
-from lib.negatives import only_negative
-from lib.pictures import PICTURES
+from lib.parallel.ranks import Ranks, end_with_the_others
 from lib.recipes import CHOICES, RECIPES, RecipeOptions, RecipeSettings, network_2d, resolve, run_recipe
-from lib.recipes.job import Job
-from lib.recipes.options import NNUNET, preset_names
+from lib.recipes.engine.job import Job
+from lib.recipes.engine.options import NNUNET, preset_names
 from lib.recipes.registry import IMPLEMENTATIONS
-from lib.runfolder import check_space
-from lib.volumes import space_error, write_whole
+from server.jobs.launch import launch, processes
+from server.jobs.records import true_stats
+from server.options import TRAIN, check_keys
+from server.requests.devices import device_choices
+from server.store.folder_store import FINAL, ORIGINAL
+from server.store.study import Study
 
 from .observer import TrainingObserver
 

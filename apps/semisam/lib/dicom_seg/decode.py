@@ -14,7 +14,7 @@ import pydicom
 from pydicom.encaps import generate_pixel_data_frame
 from pydicom.uid import RLELossless
 
-from ..errors import UserError
+from lib.core.errors import UserError
 
 logger = logging.getLogger("semisam.dicom_seg")
 

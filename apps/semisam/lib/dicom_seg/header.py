@@ -23,7 +23,7 @@ class SegHeader:
         names: name and number of its segments.
         created: date and time in UTC as text that sorts by age.
         annotated: what its description says about what is annotated in it, "" when nothing: ``annotated: planes``
-            anywhere in the description of its series, or in that of its content. See ``lib.sparse_labels``.
+            anywhere in the description of its series, or in that of its content. See ``lib.core.sparse_labels``.
     """
 
     uid: str

@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian, SegmentationStorage, generate_uid
 from skimage.color import rgb2lab
 
-from ..errors import UserError
+from lib.core.errors import UserError
+
 from .parts import CATEGORY, CODING_SCHEME, Origin, Segment, allow_any_script, text_in
 
 _INHERITED = (

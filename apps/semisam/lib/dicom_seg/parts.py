@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pydicom
 
-from ..labels import MAX_CHARACTERS
+from lib.core.labels import MAX_CHARACTERS
 
 CODING_SCHEME = "SCT"
 CATEGORY = ("123037004", "Anatomical structure")

@@ -12,7 +12,8 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
-from ..errors import UserError
+from lib.core.errors import UserError
+
 from .objects import Frame, Source, build, of
 from .parts import Origin, Segment
 

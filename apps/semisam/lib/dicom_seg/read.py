@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pydicom
 
-from ..errors import UserError
-from ..volumes import Volume
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+
 from .decode import frames_of
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from ..dicom_series import Stack, collect, find_stack
-from ..errors import UserError
-from ..labels import count_values
+from lib.core.errors import UserError
+from lib.core.labels import count_values
+from lib.dicom_series import Stack, collect, find_stack
+
 from .moments import stamp, zone_in
 from .objects import Frame, Source, build, decimals, of
 from .parts import Origin, Segment, text_in

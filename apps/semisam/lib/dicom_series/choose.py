@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError
+from lib.core.errors import UserError
+
 from .headers import MOMENTS, OF_ALL, ONE_EACH, TELLING
 from .pixels import same_pixels
 from .slices import Slice

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from ..errors import UserError
+from lib.core.errors import UserError
+
 from .headers import NO_IMAGES, damaged, header_of, slices_of
 from .slices import Slice
 

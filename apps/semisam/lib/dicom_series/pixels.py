@@ -19,8 +19,9 @@ from pydicom.uid import (
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
 )
 
-from ..errors import UserError
-from ..limits import check_voxels
+from lib.core.errors import UserError
+from lib.formats.limits import check_voxels
+
 from .headers import damaged
 from .slices import Slice, Storage
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from ..errors import UserError
-from ..limits import check_voxels
+from lib.core.errors import UserError
+from lib.formats.limits import check_voxels
+
 from .choose import choose, refused
 from .collect import collect
 from .headers import NO_IMAGES

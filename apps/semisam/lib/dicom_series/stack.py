@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError
+from lib.core.errors import UserError
+
 from .choose import along_normal, refused
 from .slices import Slice
 

@@ -5,7 +5,7 @@ from .entries import ENTRIES, Entry, find_entry
 from .feature_cache import CachedGeneralist, FeatureCache
 from .registry import available_generalists, check_generalist, create_generalist
 from .resident import RESIDENTS, ResidentGeneralist, Residents, unwrap
-from .weights import default_folder
+from .weights.files import default_folder
 
 __all__ = [
     "ENTRIES",

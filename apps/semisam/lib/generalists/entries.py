@@ -13,7 +13,8 @@ from typing import Literal, Protocol, cast
 
 from torch import Tensor
 
-from ..errors import UserError
+from lib.core.errors import UserError
+
 from .base import Generalist
 
 Capability = Literal["encode", "points", "box", "mask", "video"]

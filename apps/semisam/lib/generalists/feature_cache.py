@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..volumes import write_whole
+from lib.core.errors import UserError
+from lib.core.files import write_whole
+
 from .base import Generalist
 
 _LOG = logging.getLogger("semisam.features")

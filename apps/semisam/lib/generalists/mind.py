@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..intensity import without_outliers
+from lib.core.filters import box_mean
+from lib.core.intensity import without_outliers
 
 
 class Mind:
@@ -63,14 +64,3 @@ class Mind:
         # Homogeneous places have next to no variation: a floor keeps noise there from looking like structure.
         variation = variation.clamp(max(middle * 1e-3, 1e-12), max(middle * 1e3, 1e-12))
         return distances.div_(variation).neg_().exp_()
-
-
-def box_mean(values: Tensor, radius: int) -> Tensor:
-    """Mean over a cube of ``2 * radius + 1`` voxels around each voxel of ``[C, D, H, W]``, edges replicated."""
-    width = 2 * radius + 1
-    padded = functional.pad(values[None], [radius] * 6, mode="replicate")[0]
-    for axis in (1, 2, 3):
-        kernel = [1, 1, 1]
-        kernel[axis - 1] = width
-        padded = functional.avg_pool3d(padded[None], kernel, stride=1)[0]
-    return padded

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from lib.core.errors import UserError
+
 from .base import Prompts
 
 

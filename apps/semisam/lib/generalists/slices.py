@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..intensity import without_outliers
-from ..resampling import resize
+from lib.core.intensity import without_outliers
+from lib.core.resampling import resize
 
 Views = Literal["auto", "one", "three"]
 """Which views describe a volume; see ``choose_views``."""
@@ -176,8 +176,8 @@ def window(volume: Tensor) -> Tensor:
     """A volume's intensities in 0..1, the ends of the range cut off.
 
     The range is that of the 0.5th to 99.5th percentile of the voxels above the minimum: background that was set to one
-    value would otherwise make up most of it. Outliers are clipped before (``lib.intensity``). A constant volume gives
-    zeros.
+    value would otherwise make up most of it. Outliers are clipped before (``lib.core.intensity``). A constant volume
+    gives zeros.
     """
     volume = without_outliers(volume)
     values = volume.flatten()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from lib.core.errors import UserError
 
 
 def load_strictly(network: nn.Module, name: str, state: Mapping[str, Tensor]) -> None:

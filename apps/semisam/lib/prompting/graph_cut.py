@@ -19,9 +19,10 @@ import numpymaxflow  # type: ignore[import-untyped]
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, gaussian_filter1d, label
 from torch import Tensor
 
-from ..errors import UserError
-from ..generalists.base import PromptKind, Prompts
-from ..intensity import padding_in, without_outliers
+from lib.core.errors import UserError
+from lib.core.intensity import padding_in, without_outliers
+from lib.generalists.base import PromptKind, Prompts
+
 from .region import Bounds, Region, cut_region
 
 _BINS = 32

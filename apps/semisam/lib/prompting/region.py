@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt, uniform_filter
 from skimage.graph import MCP_Geometric
 from torch import Tensor
 
-from ..resampling import resize
+from lib.core.resampling import resize
 
 Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First and past-the-last voxel per axis."""

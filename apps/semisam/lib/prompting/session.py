@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..frames import Frame, frame_of
-from ..generalists.base import Promptable, Prompts, PromptSession
-from ..volumes import Volume
+from lib.core.frames import Frame, frame_of
+from lib.core.geometry import Volume
+from lib.generalists.base import Promptable, Prompts, PromptSession
 
 _MOST_DIALOGUES = 4
 

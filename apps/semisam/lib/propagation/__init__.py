@@ -1,11 +1,11 @@
 """Propagation: one outlined scan in, soft labels on another out."""
 
 from .base import Propagator, SoftLabels, Template
-from .doubts import doubts, nothing_found
+from .coarse_roi import locate
 from .features import encoding_grid, features_on
 from .fusion import MOST_TEMPLATES, most_similar, propagate_from, rank_templates, signature
-from .locate import locate
 from .registry import available_propagators, create_propagator
+from .warnings import doubts, nothing_found
 
 __all__ = [
     "MOST_TEMPLATES",

@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from ..frames import Frame
-from ..generalists import Generalist
-from ..volumes import Volume
+from lib.core.frames import Frame
+from lib.core.geometry import Volume
+from lib.generalists import Generalist
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..resampling import along_axes
+from lib.core.resampling import along_axes
 
 _LEAST_PLANES = 8
 _COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..frames import common_frame
-from ..generalists import Generalist
-from ..metrics import mean_dice
-from ..volumes import Volume
+from lib.core.frames import common_frame
+from lib.core.geometry import Volume
+from lib.core.metrics import mean_dice
+from lib.generalists import Generalist
+
 from .base import Propagator, SoftLabels, Template
 
 _SHARPNESS = 6.0

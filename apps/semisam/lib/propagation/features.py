@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..frames import Frame, frame_of
-from ..generalists import CachedGeneralist, Generalist
-from ..generalists.mind import Mind, box_mean
-from ..resampling import resize
-from ..volumes import Volume
+from lib.core.filters import box_mean
+from lib.core.frames import Frame, frame_of
+from lib.core.geometry import Volume
+from lib.core.resampling import resize
+from lib.generalists import CachedGeneralist, Generalist
+from lib.generalists.mind import Mind
 
 UNRELATED = 0.15
 """Mean squared difference of MIND values (0..1) at unrelated places, about. All features are brought to this scale, so

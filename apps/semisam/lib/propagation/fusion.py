@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import UserError
-from ..frames import common_frame, frame_of
-from ..generalists import Generalist
-from ..generalists.mind import Mind
-from ..volumes import Volume
+from lib.core.errors import UserError
+from lib.core.frames import common_frame, frame_of
+from lib.core.geometry import Volume
+from lib.generalists import Generalist
+from lib.generalists.mind import Mind
+
 from .base import Propagator, SoftLabels, Template
 
 _SIGNATURE_SHAPE = (24, 24, 24)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..frames import Frame
-from ..generalists.mind import Mind
-from ..resampling import resize
-from ..volumes import Volume
+from lib.core.frames import Frame
+from lib.core.geometry import Volume
+from lib.core.resampling import resize
+from lib.generalists.mind import Mind
+
 from .displacement import coarse_displacement, warp
 
 _SEARCH_VOXELS = 16_000

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..devices import default_device, with_room
-from ..frames import Frame, frame_of
-from ..generalists import Generalist
-from ..resampling import resize
-from ..volumes import Volume
+from lib.core.devices import default_device, with_room
+from lib.core.frames import Frame, frame_of
+from lib.core.geometry import Volume
+from lib.core.resampling import resize
+from lib.generalists import Generalist
+
 from .base import SoftLabels, Template
 from .features import surroundings
 

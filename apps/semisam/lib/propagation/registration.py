@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..devices import default_device, with_room
-from ..frames import Frame, frame_of
-from ..generalists import Generalist
-from ..generalists.mind import Mind, box_mean
-from ..resampling import resize
-from ..volumes import Volume
+from lib.core.devices import default_device, with_room
+from lib.core.filters import box_mean
+from lib.core.frames import Frame, frame_of
+from lib.core.geometry import Volume
+from lib.core.resampling import resize
+from lib.generalists import Generalist
+from lib.generalists.mind import Mind
+
 from .base import SoftLabels, Template
-from .closer import closer_look
 from .displacement import coarse_displacement, compose, refine_displacement, warp
 from .features import UNRELATED, comparable, encode, encoding_grid, features_on
 from .placement import Placement, find_placement
+from .refine_in_roi import closer_look
 
 _SETTLED = 0.5
 """Voxels: a search that finds less everywhere has nothing to add, and a refinement after it would only fit noise."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..devices import default_device
-from ..errors import UserError
+from lib.core.devices import default_device
+from lib.core.errors import UserError
+
 from .base import Propagator
 from .ensemble import EnsemblePropagator
 from .prototype import PrototypePropagator

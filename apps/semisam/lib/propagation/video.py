@@ -18,12 +18,13 @@ from scipy.ndimage import label as components
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import UserError
-from ..frames import Frame, frame_of
-from ..generalists import unwrap
-from ..generalists.base import Generalist, SliceTracker
-from ..generalists.slices import View, acquisition_view
-from ..volumes import Volume
+from lib.core.errors import UserError
+from lib.core.frames import Frame, frame_of
+from lib.core.geometry import Volume
+from lib.generalists import unwrap
+from lib.generalists.base import Generalist, SliceTracker
+from lib.generalists.slices import View, acquisition_view
+
 from .base import SoftLabels, Template
 
 _PIXELS = 512

@@ -1,10 +1,19 @@
 """Recipes: the collaborative training procedures, made of the parts in the sister packages."""
 
-from .base import Case, FinishedRound, Observer, Progress, PseudoLabel, RecipeSettings, RunResult, SilentObserver
-from .grid import network_2d
-from .options import CHOICES, PRESETS, RECIPES, RecipeOptions
+from .engine.grid import network_2d
+from .engine.options import CHOICES, PRESETS, RECIPES, RecipeOptions
+from .engine.report import (
+    Case,
+    FinishedRound,
+    Observer,
+    Progress,
+    PseudoLabel,
+    RecipeSettings,
+    RunResult,
+    SilentObserver,
+)
+from .engine.run import run_recipe
 from .registry import resolve
-from .run import run_recipe
 
 __all__ = [
     "CHOICES",

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from ..errors import UserError
-from .base import FinishedRound
-from .context import Context
-from .fm_abs import run_fm_abs
-from .options import AUTO, NNUNET, Preset, RecipeOptions
-from .sc_sam import run_sc_sam
-from .semisam_o1 import run_semisam_o1
-from .semisam_plus import run_semisam_plus
-from .ssl_medsam2 import FOLDS, check_ssl_medsam2, run_ssl_medsam2, versions_of_ssl_medsam2
+from lib.core.errors import UserError
+
+from .engine.context import Context
+from .engine.options import AUTO, NNUNET, Preset, RecipeOptions
+from .engine.report import FinishedRound
+from .fm_abs.recipe import run_fm_abs
+from .sc_sam.recipe import run_sc_sam
+from .semisam_o1.recipe import run_semisam_o1
+from .semisam_plus.recipe import run_semisam_plus
+from .ssl_medsam2.recipe import FOLDS, check_ssl_medsam2, run_ssl_medsam2, versions_of_ssl_medsam2
 
 Run = Callable[[Context, "FinishedRound | None"], FinishedRound]
 """Runs all rounds after the given one (None: from the start) and returns the last one."""

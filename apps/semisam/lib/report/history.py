@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..volumes import write_whole
+from lib.core.files import write_whole
 
 
 @dataclass(frozen=True)

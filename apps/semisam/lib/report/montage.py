@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..resampling import resize
+from lib.core.resampling import resize
 
 CONTOURS: Mapping[str, tuple[int, int, int]] = {
     "template": (255, 200, 0),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ..volumes import write_whole
+from lib.core.files import write_whole
+
 from .curves import Line, chart
 from .history import Entry
 from .montage import CONTOURS

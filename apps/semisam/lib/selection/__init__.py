@@ -3,13 +3,13 @@
 from .calibration import LEAST_PAIRS, Calibration
 from .descriptor import describe
 from .diversity import pick
-from .doubt import Doubt, doubt_of, threshold_at
 from .orders import by_coverage, by_doubt_and_coverage, by_value, evenly, worst_label_first
 from .planes import planes_in_scan, planes_to_outline
 from .quality import Quality, estimate_quality, opinions_on
 from .representativeness import representativeness, spread
 from .reverse import reverse_dice
 from .shapes import Shape, plausibility, shapes_of
+from .uncertainty import Doubt, doubt_of, threshold_at
 
 __all__ = [
     "LEAST_PAIRS",

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..frames import frame_of
-from ..generalists import Generalist
-from ..generalists.mind import Mind
-from ..propagation import encoding_grid
-from ..volumes import Volume
+from lib.core.frames import frame_of
+from lib.core.geometry import Volume
+from lib.generalists import Generalist
+from lib.generalists.mind import Mind
+from lib.propagation import encoding_grid
 
 _SHAPE = (24, 24, 24)
 """Grid on which MIND sees every scan: low enough for it to describe organs, not noise."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .likeness import usual_distance
+from .similarity import usual_distance
 
 _NEAR = 0.3
 """Scans nearer to each other than this share of the usual distance count as nearly identical."""

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..frames import Frame
+from lib.core.frames import Frame
+
 from .region import around_structures
 
 _NAMES = ("sagittal", "coronal", "axial")

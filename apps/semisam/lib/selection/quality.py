@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ..metrics import mean_dice, overlap
-from ..volumes import Volume
+from lib.core.geometry import Volume
+from lib.core.metrics import mean_dice, overlap
+
 from .calibration import IDENTITY, Calibration
 from .region import around_structures
 from .shapes import Shape, plausibility, shapes_of

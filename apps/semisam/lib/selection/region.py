@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..uncertainty import inside_and_around
+from lib.core.uncertainty import inside_and_around
 
 _LIKELIEST = 0.01
 """Share of the voxels that count where no structure is predicted: those where one is likeliest."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .likeness import blocks, likeness, usual_distance
+from .similarity import blocks, likeness, usual_distance
 
 _AT_ONCE = 128
 """Gains that are worked out together: one by one is many times slower when many are nearly equal."""

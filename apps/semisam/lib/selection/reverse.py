@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..generalists import Generalist
-from ..metrics import overlap
-from ..propagation import Template
-from ..propagation.registration import RegistrationPropagator
-from ..volumes import Volume
+from lib.core.geometry import Volume
+from lib.core.metrics import overlap
+from lib.generalists import Generalist
+from lib.propagation import Template
+from lib.propagation.registration import RegistrationPropagator
 
 _VOXELS, _ITERATIONS = 20_000, 40
 """Enough to tell a good label from a bad one; about half a second a scan."""

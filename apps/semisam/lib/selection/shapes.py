@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..frames import frame_of
-from ..volumes import Volume
+from lib.core.frames import frame_of
+from lib.core.geometry import Volume
 
 _VOLUME_SPREAD = 0.35
 """Usual standard deviation of the logarithm of a structure's volume between people, before any is known."""

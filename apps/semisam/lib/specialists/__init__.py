@@ -3,9 +3,9 @@
 from .check import check_checkpoint
 from .checkpoint import Specialist, load_fitting, load_specialist, read_spec, save_specialist
 from .networks import build_network
-from .part import part_of
 from .predict import SpecialistPrediction, predict, predict_prepared
 from .prepare import prepare
+from .roi import part_of
 from .service import previous_of, put_in_service
 from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths, part_of_interest
 

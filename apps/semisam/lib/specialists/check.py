@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..volumes import Volume
+from lib.core.errors import UserError
+from lib.core.geometry import Volume
+
 from .checkpoint import Specialist, load_fitting
 from .predict import predict, predict_prepared
 

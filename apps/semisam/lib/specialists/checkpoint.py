@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..backends.nnunet import MissingPackageError, NnunetScheme, need_nnunet
-from ..errors import UserError
-from ..volumes import write_whole
+from lib.core.errors import UserError
+from lib.core.files import write_whole
+from lib.nnunet import MissingPackageError, NnunetScheme, need_nnunet
+
 from .contents import check_tensors, read_content
 from .networks import build_network
 from .spec import SpecialistSpec

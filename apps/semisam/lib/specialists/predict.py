@@ -12,10 +12,11 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
-from ..backends.nnunet import predict_scan
-from ..frames import Frame
-from ..uncertainty import normalised_entropy
-from ..volumes import Volume
+from lib.core.frames import Frame
+from lib.core.geometry import Volume
+from lib.core.uncertainty import normalised_entropy
+from lib.nnunet import predict_scan
+
 from .checkpoint import Specialist
 from .precision import MixedPrecision
 from .prepare import prepare

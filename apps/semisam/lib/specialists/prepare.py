@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..frames import Frame, frame_of
-from ..limits import check_grid
-from ..volumes import Volume
+from lib.core.errors import UserError
+from lib.core.frames import Frame, frame_of
+from lib.core.geometry import Volume
+from lib.formats.limits import check_grid
+
 from .spec import SpecialistSpec
 
 _LOW, _HIGH = 0.005, 0.995
@@ -41,7 +42,7 @@ def grid_of(frame: Frame, spec: SpecialistSpec) -> Frame:
 
     Raises:
         UserError: (422) for a 2D image where volumes are expected, and the other way round; (413) for a grid that is
-            larger than a scan may be, see ``lib.limits``.
+            larger than a scan may be, see ``lib.formats.limits``.
     """
     if frame.flat != spec.flat:
         kinds = ("a 3D scan", "2D images") if spec.flat else ("a 2D image", "3D scans")

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from filecmp import cmp
 from pathlib import Path
 
-from ..errors import UserError
-from ..volumes import write_whole
+from lib.core.errors import UserError
+from lib.core.files import write_whole
+
 from .check import check_checkpoint
 from .checkpoint import load_specialist
 

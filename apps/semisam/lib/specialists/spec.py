@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from ..errors import UserError
+from lib.core.errors import UserError
 
 BY_SLICE = ("unet2d", "sam", "sam_vit_b", "medsam", "mobile_sam")
 """Networks that see every slice on its own; the window may be of any size along their ``slice_axis``."""

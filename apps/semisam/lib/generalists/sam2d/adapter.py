@@ -9,11 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...errors import UserError
-from ..base import PromptKind
-from ..memory import halved, within_memory
-from ..pace import Pace
-from ..slices import Canvas, View, Views, choose_views, mean_of_views, window
+from lib.core.device_memory import halved, within_memory
+from lib.core.errors import UserError
+from lib.generalists.base import PromptKind
+from lib.generalists.pace import Pace
+from lib.generalists.slices import Canvas, View, Views, choose_views, mean_of_views, window
+
 from .networks import SamNetwork, SliceNetwork, load, mobile, random_weights, vit_b
 from .session import SliceSession
 

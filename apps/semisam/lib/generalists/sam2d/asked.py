@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..base import Prompts
-from ..prompt_checks import check_prompts
-from ..slices import Canvas, View
+from lib.generalists.base import Prompts
+from lib.generalists.prompt_checks import check_prompts
+from lib.generalists.slices import Canvas, View
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,8 @@ from segment_anything.modeling import (  # type: ignore[import-untyped]
 )
 from torch import Tensor, nn
 
-from ..states import load_strictly, random_like
+from lib.generalists.states import load_strictly, random_like
+
 from .tiny_vit import TinyViT
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..base import Prompts
-from ..prompt_checks import within_box
-from ..slices import acquisition_view
+from lib.generalists.base import Prompts
+from lib.generalists.prompt_checks import within_box
+from lib.generalists.slices import acquisition_view
+
 from .asked import Asked
 from .single import SliceAnswers
 

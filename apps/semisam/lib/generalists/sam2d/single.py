@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..slices import Canvas
+from lib.generalists.slices import Canvas
+
 from .asked import Asked
 from .boxes import box_of, common, deepest, enclosing
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..base import PromptKind
-from ..memory import halved, within_memory
-from ..pace import Pace
-from ..slices import View, choose_views, mean_of_views, window
-from ..states import load_strictly
+from lib.core.device_memory import halved, within_memory
+from lib.generalists.base import PromptKind
+from lib.generalists.pace import Pace
+from lib.generalists.slices import View, choose_views, mean_of_views, window
+from lib.generalists.states import load_strictly
+
 from .networks import make, place, random_state
 from .session import Session
 from .tracker import ABSENT, Piece, Tracker

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..states import random_like
+from lib.generalists.states import random_like
 
 STRIDE = 16
 """Pixels of the image to one feature."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...resampling import resize
-from ..base import Prompts
-from ..prompt_checks import check_prompts, within_box
-from ..slices import acquisition_view
+from lib.core.resampling import resize
+from lib.generalists.base import Prompts
+from lib.generalists.prompt_checks import check_prompts, within_box
+from lib.generalists.slices import acquisition_view
+
 from .tracker import Memory, Piece
 
 if TYPE_CHECKING:

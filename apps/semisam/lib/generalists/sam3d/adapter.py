@@ -10,11 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...intensity import without_outliers
-from ...resampling import resize
-from ..base import PromptKind
-from ..memory import halved, within_memory
-from ..states import load_strictly, random_like
+from lib.core.device_memory import halved, within_memory
+from lib.core.intensity import without_outliers
+from lib.core.resampling import resize
+from lib.generalists.base import PromptKind
+from lib.generalists.states import load_strictly, random_like
+
 from .intensity import clamp_ct, normalise, statistics
 from .network import Layout, Sam3d
 from .session import Session

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...resampling import resize
-from ..base import Prompts
-from ..prompt_checks import check_prompts, within_box
+from lib.core.resampling import resize
+from lib.generalists.base import Prompts
+from lib.generalists.prompt_checks import check_prompts, within_box
+
 from .intensity import normalise, statistics
 from .windows import Mosaic, Start, clamp_start, cut, tile
 

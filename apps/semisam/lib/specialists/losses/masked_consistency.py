@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from ...uncertainty import normalised_entropy
+from lib.core.uncertainty import normalised_entropy
 
 
 def masked_consistency(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

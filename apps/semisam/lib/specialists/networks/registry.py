@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ...errors import UserError
-from ..spec import SpecialistSpec
+from lib.core.errors import UserError
+from lib.specialists.spec import SpecialistSpec
+
 from .base import SpecialistNetwork
 from .cpu_convolution import use_cpu_convolutions
 from .dynunet import DynUNetSpecialist
 from .gpu_norm import use_gpu_norms
-from .sam import SAM_KINDS, build_sam
+from .sam.build import SAM_KINDS, build_sam
 from .unet2d import UNet2d
 from .unet3d import UNet3d
 from .vnet import VNet

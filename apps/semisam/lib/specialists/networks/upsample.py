@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...resampling import along_axes
+from lib.core.resampling import along_axes
 
 _MODES = {2: "bilinear", 3: "trilinear"}
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..losses import doubt, masked_consistency
+from lib.specialists.losses import doubt, masked_consistency
+
 from .teacher import TeacherRegulariser
 
 _LOW, _HIGH = 0.75, 0.95

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..networks import SpecialistNetwork
+from lib.specialists.networks import SpecialistNetwork
 
 
 @dataclass(frozen=True, eq=False)

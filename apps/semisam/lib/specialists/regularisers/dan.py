@@ -12,9 +12,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ..losses import judgement_loss
-from ..networks import SpecialistNetwork
-from ..ramps import sigmoid_ramp
+from lib.specialists.losses import judgement_loss
+from lib.specialists.networks import SpecialistNetwork
+from lib.specialists.ramps import sigmoid_ramp
+
 from .base import Observation
 from .supervised import Supervised
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..losses import dual_task_consistency, signed_distance_maps, signed_distance_mse
-from ..networks import SpecialistNetwork
-from ..ramps import sigmoid_ramp
+from lib.specialists.losses import dual_task_consistency, signed_distance_maps, signed_distance_mse
+from lib.specialists.networks import SpecialistNetwork
+from lib.specialists.ramps import sigmoid_ramp
+
 from .base import Observation
 from .supervised import Supervised
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..losses import consistency_mse
+from lib.specialists.losses import consistency_mse
+
 from .teacher import TeacherRegulariser
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..losses.consistency_mae import consistency_mae
-from ..ramps import sigmoid_ramp
+from lib.specialists.losses.consistency_mae import consistency_mae
+from lib.specialists.ramps import sigmoid_ramp
+
 from .base import Observation
 from .teacher import TeacherRegulariser
 

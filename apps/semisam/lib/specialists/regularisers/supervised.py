@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..networks import SpecialistNetwork
+from lib.specialists.networks import SpecialistNetwork
+
 from .base import Observation
 
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ema import ema_rate, teacher_of, update_teacher
-from ..networks import SpecialistNetwork
-from ..noise import input_noise
-from ..ramps import sigmoid_ramp
+from lib.specialists.ema import ema_rate, teacher_of, update_teacher
+from lib.specialists.networks import SpecialistNetwork
+from lib.specialists.noise import input_noise
+from lib.specialists.ramps import sigmoid_ramp
+
 from .base import Observation, rows
 
 

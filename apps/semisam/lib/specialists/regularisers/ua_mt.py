@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..losses import doubt, masked_consistency
+from lib.specialists.losses import doubt, masked_consistency
+
 from .teacher import TeacherRegulariser
 
 _LOW = 0.75

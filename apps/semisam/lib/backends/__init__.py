@@ -1,1 +1,0 @@
-"""Training frameworks of others that a recipe can use in place of our own training; all of them are optional."""

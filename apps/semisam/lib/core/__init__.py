@@ -1,0 +1,1 @@
+"""What everything stands on: geometry, labels, files, devices, errors."""

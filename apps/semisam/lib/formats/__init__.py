@@ -1,0 +1,1 @@
+"""Files of scans and labels: NIfTI, NRRD, MetaImage, DICOM images, pictures."""

@@ -1,0 +1,98 @@
+"""A closer look at the part of a scan where the structures are.
+
+A working grid over a whole scan is coarse: one of 430 000 voxels over an abdomen has 6 mm. Once a first matching has
+said where the structures lie, the same number of voxels over that part alone is much finer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lib.core.frames import Frame
+
+from .displacement import sample, voxel_grid
+from .placement import Placement
+
+MOST_OF_SCAN = 0.5
+"""Share of the scan up to which a part is worth a look of its own: its grid is then finer by a quarter at least."""
+_MARGIN_MM = 20.0
+_MARGIN_VOXELS = 3
+"""Of the first working grid: as far as the first matching may be wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class Closer:
+    """What to match in the second look.
+
+    Args:
+        scan: a finer working grid over the part of the scan where the structures are.
+        template: a working grid, likewise, over the part of the template that belongs there.
+        place: where the template's grid lies on the scan's.
+        start: displacement ``[3, *scan.shape]`` of the first look, in voxels of ``scan``.
+    """
+
+    scan: Frame
+    template: Frame
+    place: Placement
+    start: Tensor
+
+
+def closer_look(
+    scan: Frame, template: Frame, place: Placement, structures: Tensor, displacement: Tensor, voxels: int, least: int
+) -> Closer | None:
+    """Where to look again, or None when there is nothing to look at or nothing to be gained.
+
+    Args:
+        scan: the working grid of the first look, over the whole scan.
+        template: the template's, of the shape that ``place`` says.
+        place: where the template's grid lies on the scan's.
+        structures: ``[D, H, W]`` boolean: where the first look has found structures, on the scan's grid.
+        displacement: ``[3, D, H, W]`` of the first look, in voxels.
+        voxels: size of the finer grid.
+        least: voxels it has along each axis at least.
+    """
+    if not bool(structures.any()):
+        return None
+    found = displacement[:, structures]
+    shift = found.mean(dim=1)
+    # The template's part is moved as a whole: what lies further off than the mean needs room.
+    spread = (found - shift[:, None]).abs().amax(dim=1).tolist()
+    axes = zip(scan.spacing, spread, scan.shape, strict=True)
+    margin = max(_MARGIN_MM, *((_MARGIN_VOXELS + most) * pitch for pitch, most, count in axes if count > 1))
+    part = scan.around(structures, margin)
+    if math.prod(part.extent) > MOST_OF_SCAN * math.prod(scan.extent):
+        return None
+    fine = part.with_voxels(voxels, least)
+    ratio = [a / b for a, b in zip(scan.spacing, fine.spacing, strict=True)]
+    if max(ratio) < MOST_OF_SCAN ** (-1 / 3):
+        return None  # the scan has no finer voxels
+
+    # Places of the finer grid on the first one.
+    corner = [(p[0] - s[0]) * v / d for p, s, v, d in zip(part.box, scan.box, scan.voxel, scan.spacing, strict=True)]
+    scale = torch.tensor(ratio, device=displacement.device).view(3, 1, 1, 1)
+    first = torch.tensor(corner, device=displacement.device).view(3, 1, 1, 1)
+    moves = sample(displacement, first + (voxel_grid(fine.shape, displacement.device) + 0.5) / scale - 0.5)
+
+    box, shape, offset, rest = [], [], [], []
+    for axis in range(3):
+        # The template's part: as long as the scan's, moved by the mean displacement, on the template's first grid.
+        begin = corner[axis] - place.offset[axis] + float(shift[axis])
+        end = begin + fine.shape[axis] / ratio[axis]
+        one = template.spacing[axis] / template.voxel[axis]  # canonical voxels of a working one
+        low, high = template.box[axis]
+        bounds = max(low, math.floor(low + begin * one)), min(high, math.ceil(low + end * one))
+        if bounds[1] <= bounds[0]:
+            return None  # only where the first look went astray
+        count = max(1, round((bounds[1] - bounds[0]) / one * ratio[axis]))
+        exact = ((bounds[0] - low) / one - begin) * ratio[axis]
+        box.append(bounds)
+        shape.append(count)
+        offset.append(round(exact))
+        rest.append(offset[-1] - exact - float(shift[axis]) * ratio[axis])
+    part_of_template = replace(template, box=(box[0], box[1], box[2])).with_shape(shape)
+    start = moves * scale + torch.tensor(rest, device=moves.device).view(3, 1, 1, 1)
+    return Closer(fine, part_of_template, Placement(part_of_template.shape, (offset[0], offset[1], offset[2])), start)

@@ -1,0 +1,1 @@
+"""Drives a recipe: rounds, resuming, progress and the report."""

@@ -1,0 +1,72 @@
+"""Trainings that have ended in a round that has not: a run that is killed meanwhile does not repeat them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import cast
+
+from lib.core.errors import UserError
+from lib.specialists.checkpoint import load_specialist, save_specialist
+from lib.specialists.networks import SpecialistNetwork
+from lib.training.loop import Trained, TrainingPlan
+
+from .context import Context
+
+log = logging.getLogger("semisam.train")
+
+KEPT_TRAININGS = "training-*.pt"
+"""Their files in the round's folder; ``record.PASSING`` has them removed when the round has ended."""
+
+
+class KeptTraining:
+    """The file of one training.
+
+    Args:
+        run: the run.
+        index: of the round.
+        plan: how it trains.
+        training: number of the training in the round, from 0.
+        trainings: trainings in a round.
+    """
+
+    def __init__(self, run: Context, index: int, plan: TrainingPlan, training: int, trainings: int) -> None:
+        self._run = run
+        self._index = index
+        self._plan = plan
+        self._training = training
+        self._epochs = ((index - 1) * trainings + training + 1) * plan.epochs
+
+    def take_up(self) -> Trained | None:
+        """What the training gave, None when it has not ended yet; its work counts as done."""
+        run = self._run
+        if not run.ranks.once(self._is_whole):
+            return None
+        specialist = load_specialist(self._file(), run.options.device)
+        for entry in run.history.read():
+            if (entry.round, entry.training) == (self._index, self._training) and "agreement" in entry.metrics:
+                run.reporter.best(entry.metrics["agreement"])
+        log.info("training %d of round %d had ended before", self._training + 1, self._index)
+        run.reporter.skip("training", self._plan.steps, self._epochs)
+        notes = specialist.notes
+        members = cast("tuple[SpecialistNetwork, ...]", specialist.members)
+        return Trained(members, float(str(notes["agreement"])), cast("list[int]", notes["missed"]))
+
+    def keep(self, trained: Trained) -> None:
+        """Write what the training gave."""
+        run = self._run
+        notes = {"agreement": trained.agreement, "missed": list(trained.missed)}
+        run.ranks.once(lambda: save_specialist(self._file(), run.study.spec, trained.members, notes))
+
+    def _file(self) -> Path:
+        return self._run.folder.begin_round(self._index, keep=True) / f"training-{self._training}.pt"
+
+    def _is_whole(self) -> bool:
+        if not self._file().is_file():
+            return False
+        try:
+            found = load_specialist(self._file())
+        except UserError as error:
+            log.warning("training %d of round %d is repeated: %s", self._training + 1, self._index, error)
+            return False
+        return found.spec == self._run.study.spec and {"agreement", "missed"} <= found.notes.keys()

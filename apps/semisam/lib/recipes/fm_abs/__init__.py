@@ -1,0 +1,1 @@
+"""FM-ABS: three outlined slices a scan, and a foundation model that is asked slice by slice."""

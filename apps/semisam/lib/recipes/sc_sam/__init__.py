@@ -1,0 +1,1 @@
+"""SC-SAM: a U-Net and a SAM that teach each other."""

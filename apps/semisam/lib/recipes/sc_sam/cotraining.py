@@ -1,0 +1,265 @@
+"""Two networks that learn from labels and from each other.
+
+SC-SAM (Vu et al., "From specialist to generalist: unlocking SAM's learning potential on unlabeled medical images"),
+equations 1 to 7. Pseudo-labels are made on a weakly changed slice and learned on the same slice changed strongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lib.core.devices import torch_seeded
+from lib.parallel.ranks import Ranks
+from lib.specialists.augment import Augmentation
+from lib.specialists.losses import soft_cross_entropy, soft_dice
+from lib.specialists.networks.sam.build import SamSpecialist
+from lib.specialists.precision import MixedPrecision, repeatable_convolutions
+from lib.specialists.ramps import linear_ramp, poly_decay, sigmoid_ramp
+from lib.training.loop import StepListener, agreement, check_finite, holds_structure
+from lib.training.sampling import Batch, TwoStreams
+from lib.training.shared_step import Pieces
+
+from .slices import SliceSource
+
+WEAK = Augmentation(elastic=0.0, contrast=0.1, brightness=0.1, noise=0.05, bias=0.1)
+"""Changes of every slice."""
+STRONG = Augmentation(rotation=0.15, scale=0.1, elastic=2.5, contrast=0.3, brightness=0.3, noise=0.25, bias=0.3)
+"""Further changes of a slice without a label, before it is learned from."""
+
+
+@dataclass(frozen=True)
+class CoTrainingPlan:
+    """How to train.
+
+    Args:
+        steps: of the whole co-training.
+        batch: slices with a human label in a step; as many without one where there are such scans.
+        unet_rate: learning rate of AdamW for the U-Net at the start; it falls to 0 polynomially.
+        sam_rate: likewise for SAM.
+        decay: weight decay.
+        warm_up: share of the steps in which the learning rates rise.
+        clip: largest norm of each network's gradient.
+        ramp: share of the steps in which the weight w of the U-Net's pseudo-labels for SAM rises to 1; 0 for none.
+        ramp_to_unet: let SAM's pseudo-labels for the U-Net rise alike. In the paper they count from the start, as a
+            pretrained SAM is ahead of the U-Net; one that starts from random weights is not.
+        weak: see ``WEAK``.
+        strong: see ``STRONG``.
+    """
+
+    steps: int
+    batch: int = 8
+    unet_rate: float = 4e-3
+    sam_rate: float = 5e-4
+    decay: float = 1e-4
+    warm_up: float = 0.05
+    clip: float = 5.0
+    ramp: float = 0.25
+    ramp_to_unet: bool = False
+    weak: Augmentation = field(default_factory=lambda: WEAK)
+    strong: Augmentation = field(default_factory=lambda: STRONG)
+
+    def to_sam(self, step: int) -> float:
+        """w(t): the weight of the U-Net's pseudo-labels for SAM, equation 6 with the factor 5 of the authors' code."""
+        return sigmoid_ramp(step, self.ramp * self.steps)
+
+    def to_unet(self, step: int) -> float:
+        """The weight of SAM's pseudo-labels for the U-Net, equation 5."""
+        return self.to_sam(step) if self.ramp_to_unet else 1.0
+
+
+def segmentation_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Mean of cross-entropy and Dice, ``[B, C, D, H, W]`` against soft labels.
+
+    Dice is that of all slices of the batch together: slice by slice, one with three pixels of a structure would count
+    as much as one full of it.
+    """
+    overlap = soft_dice(_one_stack(logits.softmax(dim=1)), _one_stack(targets), _one_stack(weights))
+    return 0.5 * (soft_cross_entropy(logits, targets, weights) + overlap)
+
+
+class CoTraining:
+    """A U-Net and a SAM in training; may be interrupted and continued (``state``, ``restore``).
+
+    Args:
+        pair: both, on the device.
+        plan: how to train.
+        device: ``cpu`` or ``cuda[:n]``.
+        ranks: who shares the work of each step, None for this process alone; see ``pieces``.
+    """
+
+    def __init__(
+        self, pair: SamSpecialist, plan: CoTrainingPlan, device: str = "cpu", ranks: Ranks | None = None
+    ) -> None:
+        self.pair = pair
+        self.plan = plan
+        self.done = 0
+        """Steps done."""
+        self._device = device
+        self._precision = MixedPrecision(device)
+        self._unet = _optimiser(pair.unet, plan.decay)
+        self._sam = _optimiser(pair.sam, plan.decay)
+        self._ranks = ranks or Ranks()
+        self._pieces: tuple[Pieces, Pieces] | None = None
+        if self._ranks.launched:
+            networks = (pair.unet, pair.sam)
+            first, second = (Pieces(self._ranks, n, self._precision, networks[n]) for n in (0, 1))
+            self._pieces = first, second
+
+    def run(
+        self, source: SliceSource, size: Sequence[int], steps: int, generator: torch.Generator, listener: StepListener
+    ) -> None:
+        """Train for some of the plan's steps.
+
+        Args:
+            source: the slices.
+            size: voxels of a window, one of them across the slices.
+            steps: how many.
+            generator: source of all random numbers (CPU).
+            listener: told about each step; it counts from 1 at each call of ``run``.
+
+        Raises:
+            UserError: when a loss is no longer a number.
+        """
+        share = 2 if source.pseudo() else 1
+        streams = TwoStreams(
+            source, size, share * self.plan.batch, 1.0 / share, self.plan.weak, generator, self._device
+        )
+        dropout = int(torch.randint(2**31, (1,), generator=generator))
+        with torch_seeded(dropout, self._device), repeatable_convolutions():
+            for number in range(steps):
+                listener(number + 1, self.step(streams.draw(), generator))
+        self._ranks.agree(list(self.pair.state_dict().values()))
+        self.pair.eval()
+
+    def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        """Learn from one batch; the slices that are not a human's have no targets yet."""
+        self._set_rates()
+        labelled = batch.human
+        images, other = batch.images[labelled], None
+        if not bool(labelled.all()):
+            changed, from_unet, from_sam = self.teach(batch.images[~labelled], generator)
+            images, other = torch.cat([images, changed]), (from_unet, from_sam)
+        self.pair.train()
+        with self._precision():
+            unet, sam = self._both(images, generator)
+        targets, weights = batch.targets[labelled], batch.weights[labelled]
+        count = len(targets)
+        unet_loss = segmentation_loss(unet[:count], targets, weights)
+        sam_loss = segmentation_loss(sam[:count], targets, weights)
+        metrics = {
+            "unet_human": float(unet_loss.detach()),
+            "sam_human": float(sam_loss.detach()),
+        }
+        if holds_structure(targets, weights):
+            metrics["agreement"] = agreement(unet[:count].detach(), targets, weights)
+            metrics["sam_agreement"] = agreement(sam[:count].detach(), targets, weights)
+        if other is not None:
+            everywhere = torch.ones_like(other[0][:, :1])
+            learned = segmentation_loss(unet[count:], other[1], everywhere)
+            taught = segmentation_loss(sam[count:], other[0], everywhere)
+            unet_loss = unet_loss + self.plan.to_unet(self.done) * learned
+            sam_loss = sam_loss + self.plan.to_sam(self.done) * taught
+            metrics |= {"unet_from_sam": float(learned.detach()), "sam_from_unet": float(taught.detach())}
+            metrics["together"] = agreement(unet[count:].detach(), sam[count:].detach())
+        metrics["loss"] = float((unet_loss + sam_loss).detach())
+        check_finite(metrics["loss"], self.done, self.plan.steps)
+        # The points are chosen by an argmax, so neither loss reaches the other network.
+        for n, (loss, optimiser) in enumerate(((unet_loss, self._unet), (sam_loss, self._sam))):
+            optimiser.zero_grad(set_to_none=True)
+            descend = self._precision.step if self._pieces is None else self._pieces[n].descend
+            descend(loss, optimiser, self.plan.clip)
+        self.done += 1
+        return metrics
+
+    def _both(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The logits of the U-Net, and those of SAM with points from them."""
+        if self._pieces is None:
+            unet = self.pair.unet(images).float()
+            return unet, self.pair.ask(images, unet.detach().argmax(dim=1), generator).float()
+        first, second = self._pieces
+        unet = first.forward(len(images), self.done, lambda part: self.pair.unet(images[part]).float())
+        points = self.pair.points(unet.detach().argmax(dim=1), generator)
+        slices = len(points.places) // len(images)
+
+        def answer(part: slice) -> Tensor:
+            own = points.part(part.start * slices, part.stop * slices)
+            return self.pair.answer(images[part], own).float()
+
+        return unet, second.forward(len(images), self.done, answer)
+
+    def _classes(self, weak: Tensor) -> tuple[Tensor, Tensor]:
+        """What both networks say, ``[B, D, H, W]`` integers each."""
+
+        def say(part: slice) -> Tensor:
+            unet = self.pair.unet(weak[part]).argmax(dim=1)
+            return torch.stack([unet, self.pair.ask(weak[part], unet).argmax(dim=1)], dim=1)
+
+        both = say(slice(None)) if self._pieces is None else self._pieces[0].forward(len(weak), self.done, say)
+        return both[:, 0], both[:, 1]
+
+    @torch.no_grad()
+    def teach(self, weak: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """What both networks say about slices without a label, carried over to a stronger change of them.
+
+        Args:
+            weak: ``[B, inputs, D, H, W]``.
+            generator: draws the changes (CPU).
+
+        Returns:
+            The changed slices, and as targets ``[B, C, D, H, W]`` the classes of the U-Net and of SAM.
+        """
+        self.pair.eval()
+        with self._precision():
+            unet, sam = self._classes(weak)
+        classes = self.pair.width
+        said = [functional.one_hot(c, classes).movedim(-1, 1).float() for c in (unet, sam)]
+        maps = torch.cat(said, dim=1)
+        size = weak.shape[2:]
+        centre = [(n - 1) / 2 for n in size]
+        windows = [
+            self.plan.strong.window(image, own, centre, size, generator)
+            for image, own in zip(weak.float(), maps, strict=True)
+        ]
+        changed = torch.stack([image for image, _ in windows])
+        cut = torch.stack([own for _, own in windows])
+        return changed, cut[:, :classes], cut[:, classes:]
+
+    def state(self) -> dict[str, Any]:
+        """Everything that ``restore`` needs; tensors and plain types."""
+        return {
+            "done": self.done,
+            "pair": {key: value.cpu() for key, value in self.pair.state_dict().items()},
+            "unet": self._unet.state_dict(),
+            "sam": self._sam.state_dict(),
+            "precision": self._precision.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        self.done = state["done"]
+        self.pair.load_state_dict(state["pair"])
+        self._unet.load_state_dict(state["unet"])
+        self._sam.load_state_dict(state["sam"])
+        self._precision.restore(state["precision"])
+
+    def _set_rates(self) -> None:
+        plan = self.plan
+        share = linear_ramp(self.done + 1, plan.warm_up * plan.steps) * poly_decay(self.done, plan.steps)
+        for optimiser, rate in ((self._unet, plan.unet_rate), (self._sam, plan.sam_rate)):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * share
+
+
+def _optimiser(network: nn.Module, decay: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], weight_decay=decay)
+
+
+def _one_stack(values: Tensor) -> Tensor:
+    """``[B, C, D, H, W]`` as one volume ``[1, C, B * D, H, W]``."""
+    return values.transpose(0, 1).flatten(1, 2)[None]

@@ -1,0 +1,180 @@
+"""SC-SAM: a U-Net for slices and a SAM that is tuned to the study train each other.
+
+Vu et al., "From specialist to generalist: unlocking SAM's learning potential on unlabeled medical images". The slices
+of the human labels are learned by both; on all other slices the U-Net learns what SAM says from the start, and SAM
+learns what the U-Net says with a weight that rises (``cotraining``). Points from the U-Net's answer prompt SAM.
+
+The paper trains once. Here one round is a part of that one training, not a training of its own: after each round the
+study has newer pseudo-labels, and a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lib.core.devices import torch_seeded
+from lib.core.errors import UserError
+from lib.generalists import unwrap
+from lib.generalists.sam2d.adapter import MODELS
+from lib.generalists.sam2d.networks import SamNetwork
+from lib.generalists.slices import acquisition_view
+from lib.recipes.engine.context import Context
+from lib.recipes.engine.prepared_study import Study, load_tensors, packed_whole, save_tensors
+from lib.recipes.engine.record import COTRAINING
+from lib.recipes.engine.report import FinishedRound
+from lib.recipes.engine.round_zero import prepare_study
+from lib.recipes.engine.stages import follow, label_study, plan_of, release_generalist
+from lib.specialists.networks.sam.build import build_sam
+from lib.specialists.spec import SpecialistSpec
+from lib.training.sample import Sample
+
+from .cotraining import CoTraining, CoTrainingPlan
+from .slices import SliceSource
+
+log = logging.getLogger("semisam.train")
+
+SLICES = 4
+"""Slices in a step for each window of the preset's batch, with a human label; as many without."""
+WEIGHTLESS = "sam"
+"""The network when there are no published weights."""
+
+
+def run_sc_sam(run: Context, finished: FinishedRound | None) -> FinishedRound:
+    """Run all rounds after ``finished`` (None: from the start), and return the last one."""
+    run.study.spec = replace(run.study.spec, slice_axis=slice_axis(run.study.spec))
+    if finished is None:
+        finished = prepare_study(run)
+    if finished.index >= run.amount.rounds:
+        return finished
+    kind, training = _begin(run)
+    if finished.index:
+        training.restore(_read_state(run.folder.round(finished.index) / COTRAINING))
+    published = training.pair.unet if run.options.network == "unet2d" else training.pair
+    if run.options.network != "unet2d":
+        run.study.spec = replace(run.study.spec, network=kind)
+    for index in range(finished.index + 1, run.amount.rounds + 1):
+        part = run.folder.begin_round(index, keep=COTRAINING)
+        if run.ranks.once(partial(packed_whole, part / COTRAINING)):  # killed while it labelled the study
+            training.restore(_read_state(part / COTRAINING))
+            training.pair.eval()
+            _count_as_done(run, index)
+        else:
+            _train(run, index, training)
+            if run.ranks.first:
+                save_tensors(part / COTRAINING, training.state())
+        labels = label_study(run, index, lambda _: (published,))
+        finished = run.end_round(index, labels, [published], notes={"sam": _about(kind)})
+    return finished
+
+
+def slice_axis(spec: SpecialistSpec) -> int:
+    """What the slices lie across: the axis of 2D images that has one voxel, else the one with the largest voxels."""
+    single = [axis for axis, n in enumerate(spec.roi_size) if n == 1]
+    return single[0] if single else acquisition_view(spec.spacing).axis
+
+
+class StudyScans:
+    """A ``Study`` as ``Scans``."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self.human = study.human
+        self.unlabelled = study.unlabelled
+
+    def sample(self, name: str) -> Sample:
+        """See ``Scans``."""
+        return self._study.sample(name)
+
+    def image(self, name: str) -> Tensor:
+        """See ``Scans``."""
+        return self._study.prepared(name).image
+
+
+def _begin(run: Context) -> tuple[str, CoTraining]:
+    """The name of the SAM, and both networks before the first step."""
+    kind, weights = _pretrained(run)
+    release_generalist(run)
+    if weights is None:
+        log.warning(
+            "No pretrained SAM: the generalist is %s, and sc_sam can start from %s only. It trains a small SAM from "
+            "random weights instead, its image encoder included (frozen, it would see nothing useful), and both "
+            "networks' pseudo-labels count little at first. Expect it to be no better than a second specialist.",
+            run.generalist.name,
+            ", ".join(MODELS),
+        )
+    else:
+        log.info("SAM starts from the weights of %s; its image encoder stays as it is and gets adapters.", kind)
+    spec = run.study.spec
+    with torch_seeded(run.options.seed * 1009):
+        pair = build_sam(replace(spec, network=kind), weights)
+    device = run.options.device
+    return kind, CoTraining(pair.to(device), plan_for(run, kind), device, run.ranks)
+
+
+def plan_for(run: Context, kind: str) -> CoTrainingPlan:
+    """The plan of all rounds together."""
+    amount = plan_of(run)
+    blank = kind == WEIGHTLESS
+    return CoTrainingPlan(
+        steps=run.amount.rounds * amount.steps,
+        batch=SLICES * amount.batch,
+        unet_rate=amount.rate,
+        sam_rate=1e-3 if blank else 5e-4,
+        ramp_to_unet=blank,
+    )
+
+
+def _train(run: Context, index: int, training: CoTraining) -> None:
+    """The round's part of the training."""
+    run.reporter.begin("training", index)
+    spec = run.study.spec
+    size = [1 if axis == spec.slice_axis else n for axis, n in enumerate(spec.roi_size)]
+    generator = torch.Generator().manual_seed(run.options.seed * 1009 + index)
+    source = SliceSource(StudyScans(run.study), spec.channels, spec.slice_axis, generator)
+    plan = plan_of(run)
+    training.run(source, size, plan.steps, generator, follow(run, index, plan))
+
+
+def _count_as_done(run: Context, index: int) -> None:
+    """The training of a round has ended before."""
+    run.reporter.begin("training", index)
+    run.reporter.skip("training", plan_of(run).steps, index * run.amount.epochs)
+    for entry in run.history.read():
+        if entry.round == index and "agreement" in entry.metrics:
+            run.reporter.best(entry.metrics["agreement"])
+
+
+def _pretrained(run: Context) -> tuple[str, Mapping[str, Tensor] | None]:
+    """The network's name, and SAM's published weights when the server's generalist has them."""
+    if run.generalist.name not in MODELS:
+        return WEIGHTLESS, None
+    network = getattr(unwrap(run.generalist), "network", None)
+    if not isinstance(network, SamNetwork):
+        raise RuntimeError(f"the generalist {run.generalist.name} has no network to start from")
+    return run.generalist.name, {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
+
+
+def _about(kind: str) -> str:
+    """For the notes of a checkpoint."""
+    if kind == WEIGHTLESS:
+        return "random weights, trained as a whole"
+    return f"weights of {kind}, frozen image encoder with adapters"
+
+
+def _read_state(path: Path) -> dict[str, object]:
+    try:
+        return load_tensors(path)
+    except Exception as error:
+        # torch.load alone raises pickle, zip, runtime, EOF and key errors.
+        raise UserError(
+            f"The interrupted training cannot go on: {path.name} of its last round is damaged "
+            f"({type(error).__name__}). Delete the folder {path.parents[2].name} among the runs and train again.",
+            status=422,
+        ) from error

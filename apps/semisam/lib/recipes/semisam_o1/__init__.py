@@ -1,0 +1,1 @@
+"""SemiSAM-O1: one outlined scan, iterative training, and refinement guided by uncertainty."""

@@ -1,0 +1,1 @@
+"""SemiSAM+: a specialist in training asks frozen foundation models about unlabelled scans."""

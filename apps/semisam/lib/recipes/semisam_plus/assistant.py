@@ -1,0 +1,178 @@
+"""SemiSAM+'s specialist-generalist collaboration as an assistant of a training.
+
+"SemiSAM+: Rethinking semi-supervised medical image segmentation in the era of foundation models",
+https://arxiv.org/abs/2502.20749, section 3.4 and 3.5. The specialist's prediction of an unlabelled scan becomes prompts
+(Eq. 10), frozen generalists answer several of them (Eq. 11), and the student is drawn to what the answers agree on
+(Eq. 12), for all generalists together (Eq. 14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib.specialists.losses import masked_consistency
+from lib.specialists.ramps import sigmoid_ramp
+from lib.specialists.regularisers import Observation
+from lib.training.assistance import Predict
+from lib.training.kept import Kept
+from lib.training.question_schedule import Schedule
+from lib.training.sample import Sample
+from lib.training.scan_view import ScanView
+
+from .answerers import Answerer, OpenedScan, left_out, only_asked
+from .consensus import UNSURE, confident, consensus, keep_sizes
+from .question import PromptMode, Questioner
+
+
+@dataclass(frozen=True)
+class CollaborationOptions:
+    """How the generalists help.
+
+    Args:
+        mode: what they are prompted with.
+        answers: prompts tried on a scan each time, n of Eq. 11.
+        threshold: u_th of Eq. 5, in the units of ``consensus``, 0..1.
+        weight: beta of Eq. 14 at the end of its ramp. The paper does not state it.
+        ramp: share of the steps in which the weight rises by a sigmoid ramp.
+        every: an answer is asked anew when it is older than this share of the steps and its scan is drawn.
+        pace: steps of the training for each answer asked anew. It bounds their cost: for each the specialist predicts
+            a whole scan, which takes it as long as some steps of its training.
+        open_bytes: memory for encoded scans; beyond it the longest unused is encoded again when it is needed.
+        answer_bytes: memory for answers.
+    """
+
+    mode: PromptMode = "both"
+    answers: int = 4
+    threshold: float = 0.2
+    weight: float = 2.0
+    ramp: float = 0.4
+    every: float = 0.25
+    pace: int = 10
+    open_bytes: int = 2**30
+    answer_bytes: int = 2**29
+
+
+class GeneralistAssistant:
+    """Asks generalists about the unlabelled scans that are drawn; see ``Assistant``.
+
+    The first question about a scan comes from its label so far, the last specialist's word (in the first round what was
+    carried over from the human labels): a fresh specialist does not know yet what to ask. Later ones come from the
+    prediction of the specialist in training.
+
+    Answers are kept and asked anew only when their scan is drawn and they are too old, so that their cost depends on
+    the steps of a training, not on the size of the study (``Schedule``). Each scan is encoded once, as far as memory
+    allows. A scan whose answer had to make room is left alone until it would be asked anew.
+
+    Args:
+        answerers: the generalists.
+        view: gives a scan by name.
+        human: names of scans with a human label, which nobody is asked about.
+        classes: structures and background.
+        options: how they help.
+    """
+
+    def __init__(
+        self,
+        answerers: Sequence[Answerer],
+        view: Callable[[str], ScanView],
+        human: Sequence[str],
+        classes: int,
+        options: CollaborationOptions,
+    ) -> None:
+        self.channels = len(answerers) * (classes + 1)
+        self._answerers = tuple(answerers)
+        self._view = view
+        self._human = frozenset(human)
+        self._classes = classes
+        self._options = options
+        self._opened: Kept[OpenedScan] = Kept(options.open_bytes, lambda scan: scan.bytes)
+        self._schedule = Schedule(options.every, options.pace, options.answer_bytes)
+        self._predict: Predict | None = None
+        self._generator = torch.Generator()
+
+    def start(self, predict: Predict, steps: int, generator: torch.Generator) -> None:
+        """See ``Assistant``; answers to another specialist are forgotten, encoded scans stay."""
+        self._predict = predict
+        self._generator = generator
+        self._schedule.start(steps)
+
+    def maps(self, name: str, sample: Sample, step: int) -> Tensor:
+        """For each generalist the answer ``[1 + N, D, H, W]`` and its uncertainty ``[1, D, H, W]``."""
+        if name in self._human:
+            return self._silence(sample.image.shape[1:])
+        if not self._schedule.asked(name):
+            self._schedule.put(name, step, self._ask(name, sample.target.float()), paced=False)
+        elif self._schedule.turn(name, step):
+            self._schedule.put(name, step, self._ask(name, self._predicted(sample.image)))
+        answer = self._schedule.answer(name)
+        return self._silence(sample.image.shape[1:]) if answer is None else answer.float()
+
+    def loss(self, seen: Observation) -> tuple[Tensor, dict[str, float]]:
+        """``beta * sum over generalists L_rs-con(student, answer, I(U < u_th))``, Eq. 14, on unlabelled scans.
+
+        Logged, where any generalist is sure of anything: the sum, the share of the voxels it is about, and the norm of
+        the weighted term's gradient with respect to the student's logits.
+        """
+        chosen = ~seen.human
+        nothing = seen.logits.new_zeros(())
+        if not bool(chosen.any()):
+            return nothing, {}
+        student = seen.logits[chosen].softmax(dim=1)
+        total, share = nothing, 0.0
+        for maps in seen.extra[chosen].split(self._classes + 1, dim=1):
+            mask = confident(maps[:, self._classes :], self._options.threshold)
+            # Eq. 4 has the squared norm over the classes, not their mean.
+            total = total + self._classes * masked_consistency(student, maps[:, : self._classes], mask)
+            share += float(mask.mean()) / len(self._answerers)
+        if share == 0.0:
+            return nothing, {}
+        term = self._options.weight * sigmoid_ramp(seen.step, self._options.ramp * seen.steps) * total
+        (gradient,) = torch.autograd.grad(term, seen.logits, retain_graph=True)
+        facts = {
+            "generalist": float(total.detach()),
+            "generalist_share": share,
+            "generalist_gradient": float(gradient.norm()),
+        }
+        return term, facts
+
+    def _predicted(self, image: Tensor) -> Tensor:
+        """What the specialist in training sees, ``[1 + N, D, H, W]``."""
+        if self._predict is None:
+            raise RuntimeError("GeneralistAssistant.start must be called first")
+        return self._predict(image)
+
+    def _ask(self, name: str, prediction: Tensor) -> Tensor | None:
+        """Ask everyone about a scan that is seen like this.
+
+        Returns:
+            Maps ``[K, D, H, W]`` float16, or None when no structure is seen.
+        """
+        questioner = Questioner(prediction, self._options.mode)
+        if not questioner.asked:
+            return None
+        unknown = left_out(prediction, questioner.asked)
+        parts = []
+        for number, answerer in enumerate(self._answerers):
+            scan = self._open(number, name)
+            questions = [questioner.draw(answerer.points, self._generator) for _ in range(self._options.answers)]
+            answers = [only_asked(scan.answer(question), question, prediction) for question in questions]
+            mean, uncertainty = consensus(answers)
+            if not answerer.knows_size:
+                mean = keep_sizes(mean, prediction.flatten(1).sum(dim=1))
+            parts += [mean, uncertainty.masked_fill(unknown, UNSURE)[None]]
+        return torch.cat(parts).half()
+
+    def _open(self, number: int, name: str) -> OpenedScan:
+        key = (number, name)
+        found = self._opened.get(key)
+        return self._opened.put(key, self._answerers[number].open(self._view(name)) if found is None else found)
+
+    def _silence(self, shape: Sequence[int]) -> Tensor:
+        """Maps that say nothing."""
+        maps = torch.zeros(self.channels, *shape)
+        maps[self._classes :: self._classes + 1] = UNSURE
+        return maps

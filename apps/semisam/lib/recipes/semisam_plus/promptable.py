@@ -1,0 +1,67 @@
+"""Promptable foundation models as answerers: one structure at a time, then all together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lib.generalists.base import Promptable, Prompts, PromptSession
+from lib.training.scan_view import ScanView
+
+from .question import Question
+
+_SURE = 1e-4
+"""A model's probabilities are kept this far from 0 and 1, so that structures can be weighed against each other."""
+_UNKNOWN = 16 * 2**20
+"""Bytes that the features of a session count for which does not say how much they take."""
+
+
+class PromptableAnswerer:
+    """Asks a promptable model about each structure.
+
+    Points of the structure are positive, those of the background and of other structures negative.
+
+    Args:
+        model: that answers.
+        points: of each class; the more, the slower are models that take clicks one by one.
+    """
+
+    knows_size = True
+
+    def __init__(self, model: Promptable, points: int = 3) -> None:
+        self.name = model.name
+        self.points = points
+        self._model = model
+
+    def open(self, scan: ScanView) -> PromptableScan:
+        """See ``Answerer``."""
+        return PromptableScan(self._model.open(scan.image, scan.spacing), scan.image)
+
+
+class PromptableScan:
+    """A scan that a promptable model has encoded; see ``OpenedScan``."""
+
+    def __init__(self, session: PromptSession, image: Tensor) -> None:
+        self._session = session
+        self._shape = image.shape[1:]
+        self._image_bytes = image.nbytes
+
+    @property
+    def bytes(self) -> int:
+        """See ``OpenedScan``."""
+        return int(getattr(self._session, "bytes", 2 * self._image_bytes + _UNKNOWN))
+
+    def answer(self, question: Question) -> Tensor:
+        """See ``OpenedScan``; what no prompt marks (a mask may be narrowed to nothing) counts as not there."""
+        found = torch.zeros(question.channels, *self._shape)
+        for value in question.asked:
+            positive = question.classes == value
+            mask = question.mask_of(value)
+            if mask is not None and not bool((mask >= 0.5).any()):
+                mask = None
+            if mask is not None or bool(positive.any()):
+                found[value] = self._session.segment(Prompts(question.points.float(), positive, mask=mask))
+        # Log odds against the background: p / (1 - p) for each structure, 1 for the background.
+        odds = found.clamp(_SURE, 1.0 - _SURE).logit()
+        odds[0] = 0.0
+        return odds.softmax(dim=0)

@@ -1,0 +1,81 @@
+"""SemiSAM+: a specialist that asks frozen generalists about unlabelled scans while it learns.
+
+"SemiSAM+: Rethinking semi-supervised medical image segmentation in the era of foundation models",
+https://arxiv.org/abs/2502.20749. Each round minimises Eq. 14,
+``L_sup(human labels) + lambda L_unsup(unlabelled scans) + beta sum over generalists L_sam(unlabelled scans)``.
+
+The paper begins without any label of the other scans. Here they begin with what round 0 carries over from the human
+labels, and take the specialist's own prediction after each further round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from lib.generalists import Generalist, unwrap
+from lib.generalists.base import Promptable
+from lib.recipes.engine.context import Context
+from lib.recipes.engine.each_scan import stored_image
+from lib.recipes.engine.kept_training import KEPT_TRAININGS
+from lib.recipes.engine.report import FinishedRound
+from lib.recipes.engine.round_zero import propagate_study
+from lib.recipes.engine.stages import label_study, plan_of, train_networks
+from lib.training.assistance import Assistant
+from lib.training.scan_view import ScanView
+
+from .answerers import Answerer
+from .assistant import CollaborationOptions, GeneralistAssistant
+from .promptable import PromptableAnswerer
+from .question import PromptMode
+from .random_walk import WalkAnswerer
+
+WITH_MASK = 24
+"""Points of a class for features; beside a mask few are enough."""
+WITHOUT_MASK = 200
+
+
+def run_semisam_plus(
+    run: Context, finished: FinishedRound | None, generalists: Sequence[Generalist] = ()
+) -> FinishedRound:
+    """Run all rounds after ``finished`` (None: from the propagation on), and return the last one.
+
+    Args:
+        run: the run.
+        finished: the last round that is done.
+        generalists: all that are asked; by default the one of the run.
+    """
+    if finished is None:
+        finished = propagate_study(run)
+    assistant = assistant_of(run, generalists or [run.generalist])
+    for index in range(finished.index + 1, run.amount.rounds + 1):
+        finished = run_round(run, index, assistant)
+    return finished
+
+
+def run_round(run: Context, index: int, assistant: Assistant) -> FinishedRound:
+    """Train with the generalists' help, then label the study anew."""
+    run.folder.begin_round(index, keep=KEPT_TRAININGS)
+    members = train_networks(run, index, plan_of(run), assistant)
+    labels = label_study(run, index, lambda _: members)
+    return run.end_round(index, labels, members)
+
+
+def assistant_of(run: Context, generalists: Sequence[Generalist]) -> GeneralistAssistant:
+    """All generalists as one assistant."""
+    options = CollaborationOptions(mode=cast("PromptMode", run.options.prompts))
+    answerers = [answerer_of(generalist, options.mode) for generalist in generalists]
+    return GeneralistAssistant(answerers, lambda n: view_of(run, n), run.study.human(), run.schema.channels, options)
+
+
+def answerer_of(generalist: Generalist, mode: PromptMode) -> Answerer:
+    """How to ask a generalist; one that takes no prompts is asked through its features."""
+    model = unwrap(generalist)
+    if isinstance(model, Promptable):
+        return PromptableAnswerer(model)
+    return WalkAnswerer(generalist, points=WITHOUT_MASK if mode == "points" else WITH_MASK)
+
+
+def view_of(run: Context, name: str) -> ScanView:
+    """A scan on the specialist's grid with its intensities as they are stored, as foundation models know them."""
+    return ScanView(stored_image(run, name), run.study.prepared(name).frame.spacing)

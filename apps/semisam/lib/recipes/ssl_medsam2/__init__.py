@@ -1,0 +1,1 @@
+"""SSL-MedSAM2: few-shot pseudo-labels without training, refined by cross-validated trainings."""

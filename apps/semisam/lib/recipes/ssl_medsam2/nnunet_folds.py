@@ -1,0 +1,170 @@
+"""Fully supervised trainings by nnU-Net, for recipes that train in folds."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from torch import Tensor
+
+from lib.core.errors import UserError
+from lib.core.files import check_space
+from lib.core.frames import frame_of
+from lib.core.json_files import read_json, write_json
+from lib.core.resampling import resize
+from lib.formats.label_files import read_label
+from lib.nnunet import NnunetPlan, need_nnunet, plan_dataset, stock_trainer, train_fold, write_case, write_dataset
+from lib.recipes.engine.context import Context
+from lib.recipes.engine.each_scan import each_scan
+from lib.recipes.engine.options import RecipeOptions
+from lib.recipes.engine.stages import label_by, release_generalist
+from lib.report.history import Entry
+from lib.specialists.checkpoint import Specialist
+from lib.specialists.predict import predict
+
+from .folds import Fold, FoldSource, choose_folds
+
+log = logging.getLogger("semisam.train")
+
+_FOLDER = "nnunet"
+_VOXEL_BYTES = 10
+"""Scan and label as files and once more as nnU-Net keeps them, hardly compressed."""
+
+
+def check_nnunet(options: RecipeOptions) -> None:
+    """Raise UserError when nnU-Net is not installed, or a loss was chosen that it does not have."""
+    need_nnunet()
+    if options.regulariser != "supervised":
+        raise UserError(
+            f"regulariser: nnU-Net trains fully supervised, it cannot use {options.regulariser!r}. "
+            "Choose auto or supervised, or another network."
+        )
+
+
+class NnunetBackEnd:
+    """nnU-Net as a ``BackEnd``: hard labels, its own preprocessing, training and prediction.
+
+    It sees the scans at their own resolution, whatever the spacing of our specialists is.
+
+    Args:
+        plan: how much a fold trains; None for the longest of nnU-Net's own trainers within the preset's epochs.
+    """
+
+    def __init__(self, plan: NnunetPlan | None = None) -> None:
+        self._plan = plan
+
+    def templates(self, run: Context) -> Sequence[str]:
+        """See ``ssl_medsam2.BackEnd``; scans of which only some slices are annotated are left out."""
+        return run.study.dense()
+
+    def train(self, run: Context, index: int, fold: Fold, folds: int) -> Specialist:
+        """See ``ssl_medsam2.BackEnd``."""
+        run.reporter.begin("training", index)
+        release_generalist(run)
+        folder = run.folder.begin_round(index, keep=True) / _FOLDER
+        _write_scans(run, index, folder, folds)
+        device = run.options.device
+        configuration = plan_dataset(folder, device)
+        plan = self._plan or stock_trainer(run.amount.epochs)
+        log.info(
+            "nnU-Net trains %s with %s: %d epochs of %d steps", configuration, plan.trainer, plan.epochs, plan.steps
+        )
+        progress = _Progress(run, plan.epochs * plan.steps, index, fold.number, folds)
+        seed = run.options.seed * 1009 + index + fold.number * 101
+        scheme, network = train_fold(folder, configuration, fold.number, plan, device, seed, progress.step)
+        return Specialist(run.study.spec, (network,), nnunet=scheme)
+
+    def label(
+        self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
+    ) -> dict[str, dict[str, object]]:
+        """See ``ssl_medsam2.BackEnd``."""
+
+        def one(name: str) -> tuple[Tensor, np.ndarray]:
+            found = predict(specialist_of(name), run.study.read(name))
+            return resize(found.probabilities, run.study.prepared(name).frame.shape), found.labels()
+
+        return label_by(run, index, one)
+
+    @staticmethod
+    def tidy(part: Path) -> None:
+        """Remove nnU-Net's copies of the scans from a round's folder; its log and plans stay."""
+        folder = part / _FOLDER
+        for name in ("raw", "preprocessed", "results"):
+            for file in folder.glob(f"{name}/*/*.json"):
+                shutil.copyfile(file, folder / file.name)
+            for file in folder.glob(f"{name}/*/*/fold_*/training_log*.txt"):
+                shutil.copyfile(file, folder / f"{file.parent.name}-{file.name}")
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+class _Progress:
+    """Tells nnU-Net's steps in the units of the preset, so that totals hold for all networks.
+
+    Args:
+        run: the run.
+        steps: nnU-Net's steps of the training.
+        index: of the round.
+        training: number of this training in the round, from 0.
+        trainings: trainings in a round.
+    """
+
+    def __init__(self, run: Context, steps: int, index: int, training: int, trainings: int) -> None:
+        self._run = run
+        self._steps = steps
+        self._index = index
+        self._training = training
+        self._before = (index - 1) * trainings + training
+        self._done = self._told = 0
+        self._losses: list[float] = []
+        run.history.forget(index, training)
+
+    def step(self, loss: float) -> None:
+        """One more step is done."""
+        amount, reporter = self._run.amount, self._run.reporter
+        self._done += 1
+        self._losses.append(loss)
+        while self._told < self._done * amount.epochs * amount.iterations // self._steps:
+            self._told += 1
+            epochs, rest = divmod(self._told, amount.iterations)
+            if not rest:
+                losses = {"loss": fmean(self._losses)} if self._losses else {}
+                self._run.history.add(Entry(self._index, self._training, epochs, losses))
+                self._losses.clear()
+                reporter.finished_epochs(self._before * amount.epochs + epochs)
+            reporter.advance("training", {"loss": loss}, force=not rest)
+
+
+def _write_scans(run: Context, index: int, folder: Path, folds: int) -> None:
+    """Write all scans with a label and the folds as nnU-Net wants them, unless that is done."""
+    if read_json(folder / "written.json") is not None:
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed run has half done
+    study = run.study
+    voxels = sum(math.prod(study.prepared(name).frame.source_shape) for name in (*study.dense(), *study.pseudo()))
+    check_space(folder, _VOXEL_BYTES * voxels)
+    earlier = run.folder.round(index - 1)
+
+    def outlined(name: str) -> None:
+        template = study.template(name)
+        write_case(folder, study.file_name(name), template.scan.clipped, template.label, frame_of(template.scan))
+
+    def labelled(name: str) -> None:
+        scan = study.read(name)
+        label = read_label(earlier / f"{study.file_name(name)}.nii.gz", scan, study.schema)
+        write_case(folder, study.file_name(name), scan.clipped, label, frame_of(scan))
+
+    each_scan(run, study.dense(), outlined)
+    each_scan(run, list(study.pseudo()), labelled)
+    splits = []
+    for fold in choose_folds(study.unlabelled(), folds, run.options.seed):
+        train = [study.file_name(n) for n in (*study.dense(), *FoldSource(study, fold).pseudo())]
+        left_out = [study.file_name(n) for n in fold.held_out if n in study.pseudo()]
+        splits.append((train, left_out or train[:1]))
+    names = run.schema.names
+    write_dataset(folder, names, len(study.dense()) + len(study.pseudo()), splits)
+    write_json(folder / "written.json", {"cases": [*study.dense(), *study.pseudo()]})

@@ -1,0 +1,179 @@
+"""SSL-MedSAM2: pseudo-labels without training, then fully supervised cycles with out-of-fold relabelling.
+
+Gong and Chen, "SSL-MedSAM2: A semi-supervised medical image segmentation framework powered by few-shot learning of
+SAM2", Algorithm 1 and section 2.2. Round 0 carries the human labels over with the server's propagator (the paper's is
+``video``). In each cycle the scans without a human label are parted into five folds; five networks learn from all human
+labels and the pseudo-labels of four folds each, and relabel the fold they have not seen. Their mean is the specialist.
+
+Each of the five trainings has the epochs of the preset, not a fifth of them: they start from scratch, and a fifth of
+``quick`` would be 80 steps. So a round takes five times as long as that of another recipe; ``max_epochs`` shortens it.
+(The paper: two or three cycles of five trainings with 1000 epochs.) Ours learn from probabilities, weighted by their
+confidence, where the paper's nnU-Net learns from hard labels.
+
+Several processes share the trainings of a round, each of them whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+from lib.core.errors import UserError
+from lib.core.json_files import write_json
+from lib.parallel.ranks import Ranks
+from lib.recipes.engine.context import Context
+from lib.recipes.engine.options import NNUNET, RecipeOptions
+from lib.recipes.engine.report import FinishedRound
+from lib.recipes.engine.round_zero import propagate_study
+from lib.recipes.engine.stages import label_study, plan_of, train_round
+from lib.specialists.checkpoint import Specialist, load_specialist, save_specialist
+from lib.training.objectives import LabelObjective
+
+from .folds import Fold, FoldSource, choose_folds
+from .nnunet_folds import NnunetBackEnd, check_nnunet
+
+log = logging.getLogger("semisam.train")
+
+FOLDS = 5
+
+
+class BackEnd(Protocol):
+    """Who trains and predicts."""
+
+    def templates(self, run: Context) -> Sequence[str]:
+        """Names of the scans whose human label it learns from."""
+        ...
+
+    def train(self, run: Context, index: int, fold: Fold, folds: int) -> Specialist:
+        """Train on all scans but those of ``fold``, one of ``folds`` in the round ``index``."""
+        ...
+
+    def label(
+        self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
+    ) -> dict[str, dict[str, object]]:
+        """Predict every scan without a human label; see ``stages.label_study``."""
+        ...
+
+
+class OwnBackEnd:
+    """The networks and the training that all recipes share, without a semi-supervised loss unless one is chosen."""
+
+    def templates(self, run: Context) -> Sequence[str]:
+        """See ``BackEnd``."""
+        return run.study.human()
+
+    def train(self, run: Context, index: int, fold: Fold, folds: int) -> Specialist:
+        """See ``BackEnd``."""
+        plan = replace(plan_of(run), objective=LabelObjective(pseudo_ramp=0.0))
+        source = FoldSource(run.study, fold)
+        trained = train_round(run, index, plan, source=source, training=fold.number, trainings=folds, ranks=Ranks())
+        return Specialist(run.study.spec, tuple(trained.members))
+
+    def label(
+        self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
+    ) -> dict[str, dict[str, object]]:
+        """See ``BackEnd``."""
+        return label_study(run, index, lambda name: specialist_of(name).members)
+
+
+def check_ssl_medsam2(options: RecipeOptions) -> None:
+    """Raise UserError when nnU-Net is chosen and cannot be used as chosen."""
+    if options.network == NNUNET:
+        check_nnunet(options)
+
+
+def versions_of_ssl_medsam2(options: RecipeOptions) -> dict[str, str]:
+    """nnU-Net's version where it trains."""
+    return {NNUNET: version(NNUNET)} if options.network == NNUNET else {}
+
+
+def run_ssl_medsam2(
+    run: Context, finished: FinishedRound | None, *, folds: int = FOLDS, nnunet: NnunetBackEnd | None = None
+) -> FinishedRound:
+    """Run all rounds after ``finished`` (None: from the propagation on), and return the last one.
+
+    Args:
+        run: the run.
+        finished: the last finished round.
+        folds: trainings of a round.
+        nnunet: how nnU-Net trains, where it was chosen.
+    """
+    check_ssl_medsam2(run.options)
+    back_end: BackEnd = (nnunet or NnunetBackEnd()) if run.options.network == NNUNET else OwnBackEnd()
+    if finished is None:
+        finished = propagate_study(run)
+    parts = choose_folds(run.study.unlabelled(), folds, run.options.seed)
+    for index in range(finished.index + 1, run.amount.rounds + 1):
+        run.folder.begin_round(index, keep=True)
+        files = train_folds(run, back_end, index, parts)
+        trained = [load_specialist(file, run.options.device) for file in files]
+        labels = back_end.label(run, index, out_of_fold(parts, trained))
+        finished = publish(run, index, labels, trained)
+    return finished
+
+
+def train_folds(run: Context, back_end: BackEnd, index: int, folds: Sequence[Fold]) -> list[Path]:
+    """Train all folds of a round, each process its share; see ``train_fold``."""
+    by_name = {str(fold.number): fold for fold in folds}
+    files = run.ranks.each(list(by_name), lambda name: train_fold(run, back_end, index, by_name[name], len(folds)))
+    if run.ranks.first:
+        run.collect_history(index)
+        others, epochs = len(folds) - len(run.ranks.share(folds)), run.amount.epochs
+        run.reporter.skip("training", others * epochs * run.amount.iterations, index * len(folds) * epochs)
+    return list(files.values())
+
+
+def train_fold(run: Context, back_end: BackEnd, index: int, fold: Fold, folds: int) -> Path:
+    """Train the networks of a fold and write them to a file in the round's folder, unless a killed run has done so."""
+    file = run.folder.begin_round(index, keep=True) / f"fold-{fold.number}.pt"
+    cases = {
+        "held_out": list(fold.held_out),
+        "human": list(back_end.templates(run)),
+        "pseudo": list(FoldSource(run.study, fold).pseudo()),
+    }
+    if _holds(file, cases):
+        epochs = run.amount.epochs
+        done = ((index - 1) * folds + fold.number + 1) * epochs
+        run.reporter.skip("training", epochs * run.amount.iterations, done)
+    else:
+        log.info("round %d, fold %d of %d: %d scans held out", index, fold.number + 1, folds, len(fold.held_out))
+        trained = back_end.train(run, index, fold, folds)
+        save_specialist(file, trained.spec, trained.members, cases, trained.nnunet)
+    return file
+
+
+def _holds(file: Path, cases: dict[str, list[str]]) -> bool:
+    """Whether a file holds networks that were trained on these cases."""
+    if not file.is_file():
+        return False
+    try:
+        return load_specialist(file).notes == cases
+    except UserError as error:
+        log.warning("%s will be made again: %s", file.name, error)
+        return False
+
+
+def out_of_fold(folds: list[Fold], trained: list[Specialist]) -> Callable[[str], Specialist]:
+    """Gives, for the name of a scan, the mean of the networks that have not seen it."""
+    return lambda name: joined([one for fold, one in zip(folds, trained, strict=True) if name in fold.held_out])
+
+
+def joined(parts: list[Specialist]) -> Specialist:
+    """One specialist with the networks of several."""
+    return replace(parts[0], members=tuple(member for part in parts for member in part.members))
+
+
+def publish(run: Context, index: int, labels: dict[str, dict[str, object]], trained: list[Specialist]) -> FinishedRound:
+    """Complete the round with the mean of all networks as its specialist, and note who has learned from what."""
+    part = run.folder.begin_round(index, keep=True)
+    whole = joined(trained)
+    notes = {"recipe": run.options.recipe, "round": index, "seed": run.options.seed, "folds": len(trained)}
+    if run.ranks.first:
+        save_specialist(part / "specialist.pt", whole.spec, whole.members, notes, whole.nnunet)
+        write_json(part / "folds.json", {"folds": [dict(one.notes) for one in trained]})
+        NnunetBackEnd.tidy(part)
+    return run.end_round(index, labels, None)

@@ -1,0 +1,20 @@
+"""A scan as assistants of a training give it to a generalist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ScanView:
+    """A scan on the specialist's grid.
+
+    Args:
+        image: intensities as they are stored, ``[1, D, H, W]`` float32.
+        spacing: voxel size in mm.
+    """
+
+    image: Tensor
+    spacing: tuple[float, float, float]

@@ -1,0 +1,259 @@
+"""What a DICOMweb server's lists of series mean: which are scans, and whose label a SEG is.
+
+The SEG objects that this app makes itself (``original``) lie in one series for each scan, whose UID follows from the
+scan's. Every other SEG that refers to a scan is a person's label (``final``) if the study knows the names of all its
+segments: other programs keep SEG objects of other things there, and other studies of this app their own. The newest
+counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from monailabel.datastore.local import DataModel, ImageLabelModel
+from pydicom.dataset import Dataset
+
+from lib.core.label_names import knows_all
+from lib.core.labels import LabelSchema
+from lib.dicom_seg import SegHeader
+from server.store.folder_store import DICOM, FINAL, ORIGINAL
+
+from .labels import pseudo_series
+from .server import DicomWebServer
+
+logger = logging.getLogger("semisam.dicomweb")
+
+NO_SCANS = frozenset(
+    [
+        *["ANN", "AU", "DOC", "ECG", "EPS", "FID", "HD", "KO", "OT", "PLAN", "PR", "REG", "RTDOSE", "RTPLAN"],
+        *["RTRECORD", "RTSTRUCT", "RWV", "SEG", "SMR", "SR"],
+    ]
+)
+"""Modalities of series that are no scans, unless a search asks for one of them by name."""
+VOLUMES = frozenset(["CT", "MR", "PT", "NM"])
+"""Modalities whose single images are slices or whole volumes, never pictures."""
+
+_LATER = "+"
+"""After a moment: a moment later. A longer text sorts after its own beginning."""
+_UID = re.compile(r"[0-9.]{1,64}")
+_SETTLE_SECONDS = 30
+"""A server may list a new SEG late: until then it is not missed."""
+
+
+def scans_in(found: Sequence[Dataset], address: str, asked: object) -> dict[str, DataModel]:
+    """The scans among listed series, by SeriesInstanceUID.
+
+    Args:
+        found: what the server says about each series.
+        address: base of its services.
+        asked: the modality that was searched for, if one was.
+    """
+    scans = {}
+    for each in found:
+        uid, modality = _text(each, "SeriesInstanceUID"), _text(each, "Modality")
+        if (modality in NO_SCANS and modality != asked) or not _are_uids(uid, _text(each, "StudyInstanceUID")):
+            continue
+        count = instances_of(each)
+        extension = DICOM if modality not in VOLUMES and count == 1 else ".nii.gz"
+        keys = ("StudyDate", "StudyTime", "Modality", "PatientID", "StudyInstanceUID", "SeriesDescription")
+        info: dict[str, Any] = {key: _text(each, key) or "UNK" for key in keys}
+        # Not the server's own RetrieveURL: behind a proxy or another port it is often wrong.
+        url = f"{address.rstrip('/')}/studies/{info['StudyInstanceUID']}/series/{uid}"
+        info.update(SeriesInstanceUID=uid, RetrieveURL=url, instances=count, name=f"{uid}{extension}")
+        scans[uid] = DataModel(info=info, ext=extension)
+    return scans
+
+
+def _are_uids(*texts: str) -> bool:
+    """Whether all are DICOM UIDs. A server takes others as well, and they would become parts of paths here."""
+    return all(_UID.fullmatch(text) for text in texts)
+
+
+def instances_of(series: Dataset) -> int:
+    """How many instances a series has, 0 when the server does not say."""
+    return int(series.get("NumberOfSeriesRelatedInstances") or 0)
+
+
+@dataclass(frozen=True)
+class Seg:
+    """A SEG on the server.
+
+    Args:
+        study: UID of its study.
+        series: UID of its series.
+        header: what it says about itself.
+        arrived: whether it was not there at an earlier look; False at the first one.
+    """
+
+    study: str
+    series: str
+    header: SegHeader
+    arrived: bool = False
+
+    @property
+    def tag(self) -> str:
+        """Whose label it is."""
+        return ORIGINAL if self.series == pseudo_series(self.header.scan) else FINAL
+
+    def label(self) -> DataModel:
+        """The label, as a study lists it."""
+        return DataModel(info={**self.info(), "listed": True}, ext=".nii.gz")
+
+    def info(self) -> dict[str, Any]:
+        """What is noted of it beside a label."""
+        said = {"annotated": self.header.annotated} if self.header.annotated else {}
+        return {
+            "ts": int(time.time()),
+            "StudyInstanceUID": self.study,
+            "SeriesInstanceUID": self.series,
+            "SOPInstanceUID": self.header.uid,
+            "created": self.header.created,
+            "label_info": [{"name": name, "idx": number} for name, number in self.header.names],
+            **said,
+        }
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The lists of a server at one moment.
+
+    Args:
+        began: when they were asked for, seconds since the epoch.
+        scans: by SeriesInstanceUID.
+        segs: the newest of each series, those left out that are known well enough.
+        seg_series: UIDs of all series of SEG objects.
+    """
+
+    began: float
+    scans: Mapping[str, DataModel]
+    segs: Sequence[Seg]
+    seg_series: frozenset[str]
+
+    def newest(self) -> dict[tuple[str, str], Seg]:
+        """The newest label of each scan and tag, as far as it was looked into."""
+        found = {}
+        for seg in sorted(self.segs, key=lambda one: (one.arrived, one.header.created, one.header.uid)):
+            found[seg.header.scan, seg.tag] = seg
+        return found
+
+    def knows(self, label: DataModel) -> bool:
+        """Whether the server has had time enough to list a label: if it does not, the label was deleted there."""
+        info = label.info
+        return bool(info.get("listed")) or info.get("sent", info.get("ts", 0)) < self.began - _SETTLE_SECONDS
+
+    def misses(self, label: DataModel) -> bool:
+        """Whether a person's label was deleted on the server, where there may be an older one of the same scan."""
+        uid, series = label.info.get("SOPInstanceUID"), label.info.get("SeriesInstanceUID")
+        looked_into = {seg.series for seg in self.segs}
+        gone = series not in self.seg_series or series in looked_into  # else it could not be looked into
+        return bool(gone and uid not in {seg.header.uid for seg in self.segs} and self.knows(label))
+
+
+class Lists:
+    """Asks a server for its lists; looks into each SEG once.
+
+    Args:
+        server: the server.
+        search: further conditions for scans, as DICOM keywords.
+        labels: the study's structures if they are set; else any names will do.
+    """
+
+    def __init__(self, server: DicomWebServer, search: Mapping[str, Any], labels: LabelSchema | None = None) -> None:
+        self._server = server
+        self._search = dict(search)
+        self._labels = labels
+        self._segs: dict[str, tuple[int, SegHeader | None]] = {}
+        self._seen: set[str] | None = None
+        self._counts: dict[str, int] = {}
+
+    def ask(self, objects: Mapping[str, ImageLabelModel]) -> Listed:
+        """The lists as they are now; raises many kinds of errors: network, HTTP status, JSON.
+
+        Args:
+            objects: scans and labels that are known already.
+        """
+        began = time.time()
+        found = self._server.search(self._search)
+        scans = scans_in(found, self._server.address, self._search.get("Modality"))
+        labels = [(uid, dict(item.labels)) for uid, item in dict(objects).items()]  # they may change meanwhile
+        own = {pseudo_series(uid) for uid, known in labels if ORIGINAL in known}
+        finals = [(uid, known[FINAL].info) for uid, known in labels if FINAL in known]
+        known = {info.get("SeriesInstanceUID"): _header_of(uid, info) for uid, info in finals}
+        segs, counts = [], {}
+        for each in self._server.search({"Modality": "SEG"}):
+            study, uid, count = _text(each, "StudyInstanceUID"), _text(each, "SeriesInstanceUID"), instances_of(each)
+            if not _are_uids(study, uid):
+                continue
+            counts[uid] = count
+            if uid in own and count >= self._counts.get(uid, 0):
+                continue  # own labels are known, unless one was deleted there
+            header = known.get(uid) if count == 1 else None
+            header = header or self._looked_into(study, uid, count)
+            if header is not None:
+                arrived = self._seen is not None and header.uid not in self._seen
+                segs.append(Seg(study, uid, header, arrived))
+        self._counts = counts
+        self._seen = {seg.header.uid for seg in segs} | (self._seen or set())
+        self._segs = {uid: entry for uid, entry in self._segs.items() if uid in counts}
+        return Listed(began, scans, segs, frozenset(counts))
+
+    def _looked_into(self, study: str, series: str, count: int) -> SegHeader | None:
+        before, header = self._segs.get(series, (-1, None))
+        if before != count:
+            try:
+                found = self._server.segs(study, series)
+            except (requests.ConnectionError, requests.Timeout):
+                raise
+            except requests.HTTPError as error:
+                logger.warning("SEG series %s is looked into again later: %s", series, error)
+                return header
+            except Exception as error:
+                # It may have been deleted meanwhile, and SEG objects come from many programs. None may stop the rest.
+                logger.warning("SEG series %s cannot be looked into (%s: %s)", series, type(error).__name__, error)
+                found = []
+            header = next((one for one in reversed(found) if self._counts_as_label(one)), None)
+            self._segs[series] = count, header
+        return header
+
+    def _counts_as_label(self, header: SegHeader) -> bool:
+        if not header.scan or not header.names or not _are_uids(header.uid):
+            return False
+        if self._labels is None or knows_all(self._labels, header.names):
+            return True
+        logger.warning(
+            "SEG %s of %s is not taken for a label: it has the segments %s, the study's structures are %s",
+            *(header.uid, header.scan, ", ".join(name for name, _ in header.names), ", ".join(self._labels.names)),
+        )
+        return False
+
+
+def is_newer(theirs: Seg, known: DataModel) -> bool:
+    """Whether a SEG of the server's list goes before the label that is known."""
+    if theirs.header.uid == known.info.get("SOPInstanceUID"):
+        return False
+    created = str(known.info.get("created", ""))
+    # Where clocks were found wrong before, only the order of arrival tells.
+    return theirs.arrived if created.endswith(_LATER) else theirs.header.created > created
+
+
+def put_after(info: dict[str, Any], before: DataModel | None) -> None:
+    """Let a label go after the one before, whose clock may be ahead, by what is noted of it."""
+    known = str(before.info.get("created", "")) if before is not None else ""
+    if known >= str(info["created"]):
+        info["created"] = f"{known}{_LATER}"
+
+
+def _header_of(scan: str, info: Mapping[str, Any]) -> SegHeader:
+    """What is noted of a SEG, as far as it takes to compare it with others."""
+    return SegHeader(str(info.get("SOPInstanceUID", "")), scan, (), str(info.get("created", "")))
+
+
+def _text(dataset: Dataset, name: str) -> str:
+    value = dataset.get(name)
+    return "" if value is None else str(value).strip()

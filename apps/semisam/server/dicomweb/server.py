@@ -1,0 +1,196 @@
+"""A DICOMweb server as one object: search, fetch, store; with timeouts, and one kind of error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import requests
+from dicomweb_client import DICOMwebClient
+from dicomweb_client.session_utils import create_session_from_user_pass
+from monailabel.config import settings as server_settings
+from monailabel.datastore.dicom import DICOMwebClientX
+from pydicom.dataset import Dataset
+
+from lib.core.errors import UserError
+from lib.dicom_seg import SegHeader
+
+logger = logging.getLogger("semisam.dicomweb")
+
+_PIXELS = "7FE00010"
+_TIMEOUT = (5.0, 60.0)
+"""Seconds for the connection, and for each part of an answer."""
+_AS_STORED = (("application/dicom", "*"),)
+"""Images in whatever way they are compressed: many servers cannot decode what is decoded here."""
+_LOGGED = 400
+_NOT_THERE = (404, 410)
+_FIELDS = (
+    *("PatientID", "StudyInstanceUID", "StudyDate", "StudyTime", "SeriesDescription", "Modality"),
+    "NumberOfSeriesRelatedInstances",
+)
+
+
+class DicomWebServer:
+    """What the study needs of a DICOMweb server.
+
+    Args:
+        client: of the server.
+    """
+
+    def __init__(self, client: DICOMwebClient) -> None:
+        self._client = client
+
+    @classmethod
+    def at(cls, address: str) -> DicomWebServer:
+        """The server at an address, with the log-in that MONAI Label's settings name."""
+        client = _client(address)
+        # Five attempts with ever longer pauses, the default, would hold up every client for half a minute.
+        client.set_http_retry_params(max_attempts=2, wait_exponential_multiplier=250)
+        return cls(client)
+
+    @property
+    def address(self) -> str:
+        """Base of its services."""
+        return str(self._client.base_url)
+
+    # --- lists: whoever asks has to expect many kinds of errors ---------------------------------------------------
+
+    def search(self, conditions: Mapping[str, Any]) -> list[Dataset]:
+        """What the server says about each series that meets the conditions, DICOM keywords with values."""
+        found = self._client.search_for_series(
+            search_filters=dict(conditions), fields=list(_FIELDS), get_remaining=True
+        )
+        return [Dataset.from_json(each) for each in found]
+
+    def segs(self, study: str, series: str) -> list[SegHeader]:
+        """The SEG objects of a series, without their pixels, the oldest first."""
+        metadata = self._client.retrieve_series_metadata(study, series)
+        without_pixels = [{k: v for k, v in instance.items() if k != _PIXELS} for instance in metadata]
+        headers = [SegHeader.of(Dataset.from_json(instance)) for instance in without_pixels]
+        return sorted(headers, key=lambda one: one.created)
+
+    # --- content --------------------------------------------------------------------------------------------------
+
+    def save_series(self, study: str, series: str, folder: Path) -> int:
+        """Write each instance of a series into a folder, under numbers: what it calls itself may be no file name.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            UserError: (502) when the server does not do its part.
+        """
+        count = 0
+        with self._answering(f"Series {series} could not be fetched"):
+            for instance in self._client.iter_series(study, series, media_types=_AS_STORED):
+                count += 1
+                instance.save_as(folder / f"{count:06d}.dcm", write_like_original=False)
+        return count
+
+    def fetch_seg(self, study: str, series: str, uid: str) -> Dataset:
+        """One SEG, with its pixels.
+
+        Raises:
+            UserError: (502) when the server does not do its part.
+        """
+        with self._answering(f"SEG {uid} could not be fetched"):
+            return self._client.retrieve_instance(study, series, uid, media_types=_AS_STORED)
+
+    def find_seg(self, study: str, series: str, uid: str) -> SegHeader | None:
+        """What a SEG says about itself; None when the server does not have it.
+
+        Raises:
+            UserError: (502) when the server does not do its part.
+        """
+        with self._answering("The label could not be looked for"):
+            try:
+                found = self.segs(study, series)
+            except requests.HTTPError as error:
+                if error.response is not None and error.response.status_code in _NOT_THERE:
+                    return None
+                raise
+        return next((header for header in found if header.uid == uid), None)
+
+    def store(self, seg: Dataset) -> None:
+        """Store a SEG.
+
+        Raises:
+            UserError: (502) when the server does not do its part, or refuses it.
+        """
+        with self._answering("The label could not be stored"):
+            answer = self._client.store_instances([seg])
+        if answer.get("FailedSOPSequence") or not answer.get("ReferencedSOPSequence"):
+            logger.error("%s has refused a DICOM SEG: %s", self.address, str(answer)[:_LOGGED])
+            raise UserError(
+                "The DICOM server has refused the label (DICOM SEG). Its own log says why: ask whoever looks after it.",
+                status=502,
+            )
+
+    @contextmanager
+    def _answering(self, what: str) -> Iterator[None]:
+        """Raise UserError (502) when the server does not do its part."""
+        try:
+            yield
+        except (requests.RequestException, pydicom.errors.InvalidDicomError, ValueError, EOFError) as error:
+            logger.error("%s: %s: %s: %s", self.address, what, type(error).__name__, str(error)[:_LOGGED])
+            raise UserError(f"{what}: the DICOM server {reason_of(error)}. Try again later.", status=502) from error
+
+
+def reason_of(error: Exception) -> str:
+    """What a server has done, in words that go on after its name; its own words are for the log."""
+    if isinstance(error, requests.Timeout):
+        return "does not answer in time"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "cannot be reached safely: its certificate is not accepted"
+    if isinstance(error, requests.ConnectionError):
+        return "cannot be reached"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        if status in (401, 403):
+            return f"does not accept the log-in of this server (status {status})"
+        return f"answers with an error (status {status})"
+    return "does not answer as it should"
+
+
+def _client(address: str) -> DICOMwebClient:
+    if is_google(address):
+        return DICOMwebClient(url=address, session=session_for(address))
+    return DICOMwebClientX(
+        url=address,
+        session=session_for(address),
+        qido_url_prefix=server_settings.MONAI_LABEL_QIDO_PREFIX,
+        wado_url_prefix=server_settings.MONAI_LABEL_WADO_PREFIX,
+        stow_url_prefix=server_settings.MONAI_LABEL_STOW_PREFIX,
+    )
+
+
+def is_google(address: str) -> bool:
+    """Whether the server is Google's, which has a log-in of its own."""
+    return "googleapis.com" in address
+
+
+def session_for(address: str) -> requests.Session:
+    """Requests to the server at an address: with the log-in of MONAI Label's settings, and with timeouts."""
+    user = server_settings.MONAI_LABEL_DICOMWEB_USERNAME or server_settings.MONAI_LABEL_DATASTORE_USERNAME
+    password = server_settings.MONAI_LABEL_DICOMWEB_PASSWORD or server_settings.MONAI_LABEL_DATASTORE_PASSWORD
+    if is_google(address):
+        from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
+
+        session = create_session_from_gcp_credentials()
+    else:
+        session = create_session_from_user_pass(user, password) if user and password else requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Limited())
+    return session
+
+
+class _Limited(requests.adapters.HTTPAdapter):
+    """Requests that end: without a limit, a silent DICOM server would hold up every client."""
+
+    def send(self, request: requests.PreparedRequest, **arguments: Any) -> requests.Response:  # type: ignore[override]
+        """See the base class."""
+        return super().send(request, **{**arguments, "timeout": arguments.get("timeout") or _TIMEOUT})

@@ -1,0 +1,1 @@
+"""Training, batch inference and scoring as processes of their own: how they start, report and end."""

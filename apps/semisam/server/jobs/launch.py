@@ -1,0 +1,69 @@
+"""A job by several processes of this machine, each on a GPU of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from server.options import is_true
+
+PROCESSES = "SEMISAM_PROCESSES"
+"""Variable of the environment: processes of a job with ``multi_gpu`` on the CPU."""
+
+_APP = Path(__file__).resolve().parents[2]
+_DIE_WITH_PARENT = 1
+
+
+def processes(request: Mapping[str, Any], device: str) -> int:
+    """How many processes a request asks for.
+
+    Args:
+        request: may have ``multi_gpu``.
+        device: ``cpu`` or ``cuda[:n]``, where the job works.
+    """
+    if not is_true(request.get("multi_gpu", False)):
+        return 1
+    if device.startswith("cuda"):
+        count = torch.cuda.device_count()
+    else:
+        text = os.environ.get(PROCESSES, "1")
+        count = int(text) if text.isdecimal() else 1
+    return max(1, count)
+
+
+def launch(count: int, command: str, request: Mapping[str, Any], more: Sequence[str] = ()) -> int:
+    """Run a command of ``main.py`` in ``count`` processes until it ends; they end with this one.
+
+    The study and the settings go along in the environment, as the server has put them there.
+
+    Args:
+        count: how many.
+        command: ``train`` or ``score``.
+        request: what is asked for.
+        more: further words of the command line.
+
+    Returns:
+        The exit status.
+    """
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    words += [str(_APP / "main.py"), command, "--request", json.dumps(dict(request)), *more]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // count)), **os.environ}
+    linux = sys.platform == "linux"
+    if linux:  # names of hosts in hospitals need not lead anywhere
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return subprocess.run(words, env=environment, check=False, preexec_fn=_follow if linux else None).returncode
+
+
+def _follow() -> None:
+    """End this process when its parent ends, however that happens."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)

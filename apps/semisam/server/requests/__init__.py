@@ -1,0 +1,1 @@
+"""Requests: checked before MONAI Label acts on them, and answered."""

@@ -1,0 +1,1 @@
+"""A study: its scans and labels as MONAI Label datastores, and as the tasks see it."""

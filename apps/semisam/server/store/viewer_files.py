@@ -1,0 +1,122 @@
+"""One file for a viewer, of a scan that is several: what ``GET /datastore/image`` gives, and 3D Slicer opens.
+
+MONAI Label 0.8.5 sends the one file that it takes for the scan: the header without its data, or 404 for a DICOM folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import monailabel.endpoints.datastore as endpoint
+import numpy as np
+from fastapi import HTTPException
+from fastapi.responses import FileResponse
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import get_mime_type
+
+from lib.formats.volumes import read_volume, write_label
+
+from .detached import HEADER, data_files, join
+from .scan_marks import files_of, stamp_of_files
+
+logger = logging.getLogger("semisam.store")
+
+FOLDER = ".for-viewers"
+"""Within the study: copies of patients' scans belong nowhere else."""
+_MARK = "_gives_one_file"
+
+
+class ViewerFiles:
+    """Files made for viewers, kept until the scan changes or goes.
+
+    Args:
+        study: folder of the study.
+        read_only: keep them among the temporary files instead.
+    """
+
+    def __init__(self, study: Path, *, read_only: bool) -> None:
+        self._place = Path(tempfile.gettempdir()) / f"semisam-viewers-{os.getpid()}" if read_only else study / FOLDER
+
+    def file_of(self, image_id: str, scan: Path) -> Path:
+        """The file for viewers, whether it is there yet or not: the scan itself as a rule."""
+        if scan.is_dir():
+            return self._folder(image_id, scan) / f"{image_id}.nii.gz"
+        if scan.name.lower().endswith(HEADER) and data_files(scan):
+            return self._folder(image_id, scan) / f"{image_id}.mha"
+        return scan
+
+    def make(self, image_id: str, scan: Path) -> Path:
+        """The file for viewers, made now if need be.
+
+        Raises:
+            UserError: (422) when the scan cannot be read.
+        """
+        file = self.file_of(image_id, scan)
+        if file == scan or file.is_file():
+            return file
+        self.drop(image_id)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if scan.is_dir():
+            volume = read_volume(scan)
+            write_label(file, volume.array, volume.affine, _smallest_type(volume.array))
+        else:
+            join(scan, file)
+        logger.info("%s was made for viewers", file.name)
+        return file
+
+    def drop(self, image_id: str) -> None:
+        """Delete what was made of a scan."""
+        folders = list(self._place.glob(f"{_hash(image_id)}-*")) if self._place.is_dir() else []
+        for folder in folders:
+            for file in folder.iterdir():
+                file.unlink(missing_ok=True)
+            folder.rmdir()
+
+    def _folder(self, image_id: str, scan: Path) -> Path:
+        """Another one whenever the scan's files have changed."""
+        try:
+            stamp = stamp_of_files(files_of(scan))
+        except OSError:
+            stamp = 0, 0, 0
+        return self._place / f"{_hash(image_id)}-{_hash(repr(stamp))}"
+
+
+def install() -> None:
+    """Let MONAI Label send these files; once, however often the app is loaded."""
+    if hasattr(endpoint.download_image, _MARK):
+        return
+    plain: Callable[..., Any] = endpoint.download_image
+
+    def download_image(image: str, check_only: bool = False, check_sum: str | None = None) -> Any:
+        """See ``monailabel.endpoints.datastore.download_image``."""
+        datastore = app_instance().datastore()
+        if not hasattr(datastore, "viewer_file"):
+            return plain(image, check_only, check_sum)
+        file = datastore.viewer_file(image)
+        if file == datastore.get_image_uri(image):
+            return plain(image, check_only, check_sum)
+        if not os.path.isfile(file):
+            raise HTTPException(404, f"There is no image {image!r} in this study.")
+        if check_only:
+            return {}
+        return FileResponse(file, media_type=get_mime_type(file), filename=os.path.basename(file))
+
+    setattr(download_image, _MARK, True)
+    endpoint.download_image = download_image
+
+
+def _smallest_type(array: np.ndarray) -> type:
+    whole = bool(np.array_equal(array, np.rint(array)))
+    if whole and array.min() >= -32768 and array.max() <= 32767:
+        return np.int16
+    return np.float32
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
