@@ -29,7 +29,7 @@ from common import ROOT, Store, Targets, heading, table
 os.environ.update(common.limit_threads(int(os.environ.get("OMP_NUM_THREADS", common.THREADS))))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "clients")]
+sys.path[:0] = [str(ROOT / "tests" / "support")]
 
 STAGES = ("propagate", "train")
 NAME = "kidney"
@@ -87,7 +87,7 @@ def make_patients(folder: Path) -> list[str]:
     """
     import nibabel
 
-    from clients.dicomfiles import Labelled, abdomen
+    from dicomfiles import Labelled, abdomen
 
     names = [f"patient_{n:02d}" for n in range(1 + UNLABELLED + UNSEEN)]
     if all((folder / f"{name}-label.nii.gz").is_file() for name in names):

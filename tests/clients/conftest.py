@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from clients.orthanc import Orthanc
+from orthanc import Orthanc
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,16 @@ import pydicom
 import pytest
 
 import dicomseries
-from clients.orthanc import Orthanc
-from clients.test_dicomweb_store import NAMES, SCHEMA, text
-from conftest import Server, detail, save_nifti
 from dicomseries import KINDS, TILTED, Kind, check_frames, labelled, shown_in
+from dicomweb_parts import NAMES, SCHEMA, text
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
+from orthanc import Orthanc
 from server.dicomweb.datastore import DicomWebStudy
 from server.dicomweb.server import DicomWebServer
 from server.store.folder_store import FINAL
+from server_process import Server, detail
+from tiny_study import save_nifti
 
 pytestmark = [pytest.mark.clients, pytest.mark.server]
 

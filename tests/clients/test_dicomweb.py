@@ -22,13 +22,14 @@ import pytest
 import schemathesis
 from nibabel.affines import apply_affine
 
-from clients.dicomfiles import Labelled, abdomen, write_series
-from clients.fuzzing import Tally, fuzz, stop_jobs
-from clients.orthanc import Orthanc
-from clients.slicer import Slicer
-from conftest import Server, detail, dice, save_nifti, tiny_scan
+from dicomfiles import Labelled, abdomen, write_series
+from fuzzing import Tally, fuzz, stop_jobs
 from lib.formats.volumes import read_volume
+from orthanc import Orthanc
 from server.dicomweb.datastore import PATIENCE_SECONDS
+from server_process import Server, detail
+from slicer import Slicer
+from tiny_study import dice, save_nifti, tiny_scan
 
 pytestmark = [pytest.mark.clients, pytest.mark.server]
 

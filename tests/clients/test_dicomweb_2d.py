@@ -9,9 +9,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from clients.orthanc import Orthanc
-from conftest import Server, dice
+from orthanc import Orthanc
 from picturefiles import PICTURE_LABELS, save_dicom_image, save_picture, tiny_picture
+from server_process import Server
+from tiny_study import dice
 
 pytestmark = [pytest.mark.clients, pytest.mark.server]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import highdicom
 import numpy as np
@@ -12,15 +11,15 @@ import pydicom
 import pytest
 from fastapi import HTTPException
 
-from clients.dicomfiles import Labelled, write_series
-from clients.orthanc import Orthanc
-from conftest import save_nifti, tiny_scan
+from dicomfiles import Labelled, write_series
+from dicomweb_parts import NAMES, SCHEMA, text
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema
 from lib.dicom_seg import Origin, Segment, write_seg
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume, write_label
 from lib.setup.settings import PSEUDO_LABELS, Settings
+from orthanc import Orthanc
 from picturefiles import save_dicom_image, tiny_picture
 from server.dicomweb.cache import Failures, retry_after
 from server.dicomweb.datastore import PATIENCE_SECONDS, DicomWebStudy
@@ -28,11 +27,9 @@ from server.dicomweb.lists import Lists, scans_in
 from server.dicomweb.server import DicomWebServer
 from server.store.folder_store import FINAL, ORIGINAL
 from server.store.study import Study
+from tiny_study import save_nifti, tiny_scan
 
 pytestmark = pytest.mark.clients
-
-SCHEMA = LabelSchema(("liver", "spleen"))
-NAMES = {"params": {"label_names": SCHEMA.as_dict()}, "model": "propagate"}
 
 
 def open_store(
@@ -64,13 +61,6 @@ def label_file(store: DicomWebStudy, scan: str, path: Path, *, shift: int = 0) -
     label[4 + shift : 12 + shift, 6:14, :: 1 if volume.flat else 2] = 1
     label[20:24, 6:14] = 2
     return str(save_nifti(path, label, volume.affine))
-
-
-def text(call: Any, status: int) -> str:
-    with pytest.raises(HTTPException) as found:
-        call()
-    assert found.value.status_code == status
-    return str(found.value.detail)
 
 
 # --- which pseudo-labels are sent -------------------------------------------------------------------------------------

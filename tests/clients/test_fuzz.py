@@ -22,8 +22,9 @@ import requests
 import schemathesis
 from monailabel.datastore.local import LocalDatastoreModel
 
-from clients.fuzzing import SECONDS, Tally, fuzz, jobs, stamps, stop_jobs, works
-from conftest import TINY_LABELS, Server, make_tiny_study
+from fuzzing import SECONDS, Tally, fuzz, jobs, stamps, stop_jobs, works
+from server_process import Server
+from tiny_study import TINY_LABELS, make_tiny_study
 
 pytestmark = [pytest.mark.clients, pytest.mark.server, pytest.mark.timeout(3600)]
 

@@ -19,12 +19,13 @@ import requests
 from PIL import Image
 from playwright.sync_api import Page
 
-from clients.dicomfiles import Labelled, abdomen, write_series
-from clients.ohif import PICTURES, SECONDS, Ohif, Shown, browser, find_chromium, tinted
-from clients.orthanc import Orthanc
-from conftest import ROOT, Server, dice, save_nifti
+from dicomfiles import Labelled, abdomen, write_series
 from lib.setup.demo import DEMO_LABELS, make_phantom
+from ohif import PICTURES, SECONDS, Ohif, Shown, browser, find_chromium, tinted
+from orthanc import Orthanc
 from realdata import folder_of
+from server_process import Server
+from tiny_study import ROOT, dice, save_nifti
 
 pytestmark = [pytest.mark.clients, pytest.mark.server, pytest.mark.timeout(1800)]
 

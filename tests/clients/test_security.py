@@ -16,9 +16,10 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from clients.needs import not_installed
-from clients.realm import PASSWORD, USER, Realm
-from conftest import ROOT, START_SECONDS, TINY_LABELS, Server, make_tiny_study
+from needs import not_installed
+from realm import PASSWORD, USER, Realm
+from server_process import START_SECONDS, Server
+from tiny_study import ROOT, TINY_LABELS, make_tiny_study
 
 pytestmark = [pytest.mark.clients, pytest.mark.server]
 

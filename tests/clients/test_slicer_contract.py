@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.dicomfiles import Labelled, write_series
-from clients.orthanc import Orthanc
-from clients.slicer import AUTO, SMART, Slicer
-from conftest import Server, save_nifti, tiny_scan
+from dicomfiles import Labelled, write_series
+from orthanc import Orthanc
+from server_process import Server
+from slicer import AUTO, SMART, Slicer
+from tiny_study import save_nifti, tiny_scan
 
 pytestmark = [pytest.mark.clients, pytest.mark.server]
 

@@ -1,0 +1,390 @@
+"""SemiSAM+: the generalists' term and its gradient, when they are asked, and whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lib.formats.label_files import read_label
+from lib.formats.volumes import read_volume
+from lib.generalists import Generalist, create_generalist
+from lib.generalists.mind import Mind
+from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes.engine.options import Preset
+from lib.recipes.registry import IMPLEMENTATIONS, Recipe
+from lib.recipes.semisam_plus.assistant import CollaborationOptions, GeneralistAssistant
+from lib.recipes.semisam_plus.question import Question
+from lib.recipes.semisam_plus.recipe import run_semisam_plus
+from lib.specialists import load_specialist
+from lib.specialists.regularisers import Observation
+from lib.training.kept import Kept
+from lib.training.sample import Sample
+from lib.training.scan_view import ScanView
+from recipe_runs import SCHEMA, CopyPropagator, KilledError, Listener, cases_of
+from tiny_sam3d import tiny
+from tiny_study import make_tiny_study
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OPTIONS = RecipeOptions(recipe="semisam_plus", seed=3)
+
+
+class Counting:
+    """Answers what it is told to, and counts."""
+
+    points = 5
+    knows_size = True
+
+    def __init__(self, name: str = "counting", answer: Tensor | None = None) -> None:
+        self.name = name
+        self.opened: list[Tensor] = []
+        self.asked: list[Question] = []
+        self.reply = answer
+
+    @property
+    def bytes(self) -> int:
+        return 1000
+
+    def open(self, scan: ScanView) -> Counting:
+        self.opened.append(scan.image)
+        return self
+
+    def answer(self, question: Question) -> Tensor:
+        self.asked.append(question)
+        if self.reply is not None:
+            return self.reply
+        assert question.mask is not None
+        return question.mask
+
+
+def assistant(*answerers: Counting, **options: object) -> GeneralistAssistant:
+    chosen = replace(CollaborationOptions(ramp=1.0, weight=1.0), **options)  # type: ignore[arg-type]
+    view = ScanView(torch.zeros(1, 4, 4, 4), (1.0, 1.0, 1.0))
+    return GeneralistAssistant(answerers, lambda name: view, ["human"], 3, chosen)
+
+
+def specialist(found: int = 1) -> Tensor:
+    """A prediction ``[3, 4, 4, 4]`` that sees one structure, or nothing with 0."""
+    probabilities = torch.full((3, 4, 4, 4), 0.02)
+    probabilities[0] = 0.96
+    probabilities[:, :2] = 0.02
+    probabilities[found, :2] = 0.96
+    return probabilities
+
+
+def sample(label: int = 1) -> Sample:
+    return Sample(torch.zeros(1, 4, 4, 4), specialist(label), torch.ones(1, 4, 4, 4))
+
+
+def seen(logits: Tensor, extra: Tensor, human: Sequence[bool], *, step: int = 10) -> Observation:
+    weights = torch.ones(len(logits), 1, *logits.shape[2:])
+    return Observation(
+        images=weights,
+        targets=logits.detach().softmax(dim=1),
+        weights=weights,
+        human=torch.tensor(human),
+        extra=extra,
+        features=logits,
+        logits=logits,
+        step=step,
+        steps=10,
+    )
+
+
+def maps(*voxels: tuple[Sequence[float], float]) -> Tensor:
+    """Answer and uncertainty of voxels in a row, ``[K, V, 1, 1]``."""
+    return torch.tensor([[*answer, unsure] for answer, unsure in voxels]).T.reshape(-1, len(voxels), 1, 1)
+
+
+def test_the_term_is_the_masked_squared_distance() -> None:
+    """Student (1/3, 1/3, 1/3) against (1, 0, 0): 4/9 + 1/9 + 1/9 = 2/3; against itself 0; the unsure voxel is out."""
+    helper = assistant(Counting(), threshold=0.2)
+    third = [1 / 3] * 3
+    extra = maps(([1.0, 0.0, 0.0], 0.1), (third, 0.0), ([0.0, 0.0, 1.0], 0.3))
+    logits = torch.zeros(2, 3, 3, 1, 1, requires_grad=True)
+    term, facts = helper.loss(seen(logits, torch.stack([extra, extra]), [True, False]))
+    assert float(term.detach()) == pytest.approx(2 / 3 / 2)
+    assert facts["generalist"] == pytest.approx(1 / 3)
+    assert facts["generalist_share"] == pytest.approx(2 / 3)
+    term.backward()
+    gradient = logits.grad
+    assert gradient is not None
+    # d/dz of 2/3: s_c (g_c - sum s g) with g = 2 (s - a) = (-4/3, 2/3, 2/3), over the two sure voxels.
+    torch.testing.assert_close(gradient[1, :, 0, 0, 0], torch.tensor([-4 / 9, 2 / 9, 2 / 9]) / 2)
+    assert not gradient[1, :, 1:].abs().max() > 1e-7
+    assert not gradient[0].any()
+    assert facts["generalist_gradient"] == pytest.approx(float(gradient.norm()))
+    assert facts["generalist_gradient"] > 0.2
+
+
+def test_generalists_add_up_and_each_has_its_own_mask() -> None:
+    helper = assistant(Counting("a"), Counting("b"))
+    assert helper.channels == 8
+    one, other = ([1.0, 0.0, 0.0], 0.0), ([0.0, 1.0, 0.0], 0.0)
+    logits = torch.zeros(1, 3, 1, 1, 1, requires_grad=True)
+    both, _ = helper.loss(seen(logits, torch.cat([maps(one), maps(other)])[None], [False]))
+    assert float(both.detach()) == pytest.approx(4 / 3)
+    unsure = (other[0], 1.0)
+    single, facts = helper.loss(seen(logits, torch.cat([maps(one), maps(unsure)])[None], [False]))
+    assert float(single.detach()) == pytest.approx(2 / 3)
+    assert facts["generalist_share"] == pytest.approx(0.5)
+
+
+def test_the_weight_rises() -> None:
+    helper = assistant(Counting(), ramp=0.4, weight=3.0)
+    extra = maps(([1.0, 0.0, 0.0], 0.0))[None]
+    logits = torch.zeros(1, 3, 1, 1, 1, requires_grad=True)
+    values = [float(helper.loss(seen(logits, extra, [False], step=s))[0].detach()) for s in (0, 2, 4, 9)]
+    assert values == pytest.approx([2 * np.exp(-5), 2 * np.exp(-1.25), 2.0, 2.0])
+
+
+def test_nobody_sure_means_no_term() -> None:
+    helper = assistant(Counting())
+    logits = torch.zeros(2, 3, 1, 1, 1, requires_grad=True)
+    unsure, sure = (maps(([0.0, 0.0, 1.0], u))[None].repeat(2, 1, 1, 1, 1) for u in (1.0, 0.0))
+    for extra, human in ((unsure, [False, False]), (sure, [True, True])):
+        term, facts = helper.loss(seen(logits, extra, human))
+        assert float(term) == 0.0
+        assert facts == {}
+
+
+def test_perfect_agreement_is_no_error() -> None:
+    helper = assistant(Counting())
+    logits = torch.zeros(1, 3, 1, 1, 1, requires_grad=True)
+    term, facts = helper.loss(seen(logits, maps(([1 / 3] * 3, 0.0))[None], [False]))
+    assert float(term.detach()) == pytest.approx(0.0, abs=1e-12)
+    assert facts["generalist_gradient"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["both", "mask", "points"])
+def test_scans_without_any_prompt_are_left_alone(mode: str) -> None:
+    model = Counting()
+    helper = assistant(model, mode=mode)
+    helper.start(lambda image: specialist(found=0), 10, torch.Generator())
+    helper.maps("scan", sample(label=0), 0)
+    extra = helper.maps("scan", sample(), 10)
+    assert model.opened == []
+    logits = torch.zeros(1, 3, 4, 4, 4, requires_grad=True)
+    assert helper.loss(seen(logits, extra[None], [False]))[1] == {}
+
+
+def test_who_knows_no_sizes_only_moves_borders() -> None:
+    grown = torch.full((3, 4, 4, 4), 0.02)
+    grown[1] = 0.96
+    grown[0, 3] = 2.0  # the answer is too large, but says where the structure surely is not
+    grown /= grown.sum(dim=0)
+    sample = Sample(torch.zeros(1, 4, 4, 4), specialist(), torch.ones(4, 4, 4))
+    sizes = specialist().half().float().flatten(1).sum(dim=1)
+    found = {}
+    for knows in (True, False):
+        answerer = Counting(answer=grown)
+        answerer.knows_size = knows
+        helper = assistant(answerer)
+        helper.start(lambda image: specialist(), 10, torch.Generator().manual_seed(0))
+        found[knows] = helper.maps("a", sample, 0)[:3].flatten(1).sum(dim=1)
+    assert found[True][1] > 1.3 * sizes[1]
+    torch.testing.assert_close(found[False], sizes, rtol=0.02, atol=0.1)
+
+
+def test_answers_are_kept_until_they_are_old_and_scans_are_encoded_once() -> None:
+    model = Counting()
+    helper = assistant(model, every=0.25, pace=4, answers=3)
+    predictions: list[Tensor] = []
+
+    def predict(image: Tensor) -> Tensor:
+        predictions.append(image)
+        return specialist(found=2)
+
+    helper.start(predict, 40, torch.Generator().manual_seed(0))
+    assert helper.maps("human", sample(), 0)[3].min() == 1.0
+    assert model.opened == []
+
+    first = helper.maps("a", sample(), 0)
+    torch.testing.assert_close(first[:3].sum(dim=0), torch.ones(4, 4, 4), atol=2e-3, rtol=0)
+    assert first[3].max() < 0.5
+    assert len(model.asked) == 3
+    assert set(first[:3].argmax(dim=0).unique().tolist()) == {0, 1}  # what its label says
+    helper.maps("b", sample(), 1)
+    assert torch.equal(helper.maps("a", sample(), 9), first)
+    assert predictions == []
+
+    anew = helper.maps("a", sample(), 10)
+    assert set(anew[:3].argmax(dim=0).unique().tolist()) == {0, 2}  # what the specialist sees
+    for step in (20, 30):
+        helper.maps("a", sample(), step)
+    before = len(model.asked)
+    helper.maps("b", sample(), 31)
+    assert len(model.asked) == before + 3
+    assert len(predictions) == 4
+    assert len(model.opened) == 2
+
+    helper.start(predict, 40, torch.Generator())
+    assert set(helper.maps("a", sample(), 0)[:3].argmax(dim=0).unique().tolist()) == {0, 1}
+    assert len(model.opened) == 2
+
+
+def asked_in_training(scans: int, steps: int, **options: object) -> tuple[int, list[int], list[bool]]:
+    """Draw a scan a step: questions from labels (these see structure 1), steps of others, and whether maps came."""
+    model = Counting()
+    helper = assistant(model, answers=1, **options)
+    step, later = 0, []
+
+    def predict(image: Tensor) -> Tensor:
+        later.append(step)
+        return specialist(found=2)
+
+    helper.start(predict, steps, torch.Generator().manual_seed(0))
+    spoken = []
+    for step in range(steps):
+        spoken.append(bool(helper.maps(f"scan {step % scans}", sample(), step)[3].min() < 1.0))
+    first = sum(question.asked == (1,) for question in model.asked)
+    assert first + len(later) == len(model.asked)
+    return first, later, spoken
+
+
+@pytest.mark.parametrize("scans", [3, 20, 40])
+def test_questions_to_the_specialist_in_training_keep_their_pace(scans: int) -> None:
+    first, later, spoken = asked_in_training(scans, 100, every=0.1, pace=5)
+    assert first == scans
+    assert 10 <= len(later) <= 20
+    assert min(later) >= 10
+    assert all(n <= step / 5 for n, step in enumerate(later))
+    assert all(spoken)
+
+
+def test_an_answer_that_had_to_make_room_is_not_asked_about_its_label_again() -> None:
+    room = 3 * 4 * 4**3 * 2  # bytes for the float16 maps of three scans
+    first, later, spoken = asked_in_training(8, 100, every=0.25, pace=10, answer_bytes=room)
+    assert first == 8
+    assert 5 <= len(later) <= 10
+    assert min(later) >= 25
+    assert all(spoken[:8])
+    assert not any(spoken[8:13])  # those of the others are left
+    assert all(spoken[step] for step in later)
+
+
+def test_nothing_is_learned_where_a_structure_may_be_that_nobody_asked_about() -> None:
+    """Structure 2 leads nowhere; where the specialist gives it 0.4, all answers repeat that and agree."""
+    prediction = specialist()
+    prediction[:, 3] = torch.tensor([0.58, 0.02, 0.4])[:, None, None]
+    helper = assistant(Counting(answer=specialist()), answers=3)
+    helper.start(lambda image: prediction, 10, torch.Generator())
+    extra = helper.maps("scan", Sample(torch.zeros(1, 4, 4, 4), prediction, torch.ones(1, 4, 4, 4)), 0)
+    assert extra[3, 3].min() == 1.0
+    assert extra[3, :3].max() < 0.01
+    logits = prediction.log()[None].requires_grad_()
+    helper.loss(seen(logits, extra[None], [False]))[0].backward()
+    assert logits.grad is not None
+    assert not logits.grad[0, :, 3].any()
+
+
+def test_memory_for_encoded_scans_is_bounded() -> None:
+    model = Counting()
+    helper = assistant(model, pace=0, every=0.0, open_bytes=2500)
+    helper.start(lambda image: specialist(), 100, torch.Generator())
+    for step, name in enumerate(["a", "b", "c", "b", "c"]):
+        helper.maps(name, sample(), step)
+    assert len(model.opened) == 3
+    helper.maps("a", sample(), 90)
+    assert len(model.opened) == 4
+    one: Kept[int] = Kept(10, lambda value: value)
+    one.put("large", 50)
+    assert one.get("large") == 50
+    one.put("small", 1)
+    assert (one.get("large"), one.get("small"), len(one)) == (None, 1, 1)
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "quick", Preset(2, 2, 6, 2, (4, 8, 8), 6_000, 6_000))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return make_tiny_study(tmp_path / "study")
+
+
+def run(
+    study: Path,
+    folder: Path,
+    listener: Listener | None = None,
+    options: RecipeOptions = OPTIONS,
+    generalist: Generalist | None = None,
+) -> RunResult:
+    return run_recipe(
+        cases_of(study),
+        SCHEMA,
+        options,
+        RecipeSettings(),
+        generalist=generalist or create_generalist("mind"),
+        propagator=CopyPropagator(),
+        folder=folder,
+        observer=listener or Listener(),
+    )
+
+
+def labels_of(result: RunResult, study: Path) -> dict[str, np.ndarray]:
+    return {
+        name: read_label(label.path, read_volume(study / f"{name}.nii.gz"), SCHEMA)
+        for name, label in result.pseudo_labels.items()
+    }
+
+
+def gradients(result: RunResult, listener: Listener) -> list[float]:
+    assert result.rounds == listener.rounds[-1].index
+    return [s.metrics["generalist_gradient"] for s in listener.steps if "generalist_gradient" in s.metrics]
+
+
+def test_a_whole_run_and_one_that_was_killed(study: Path, tmp_path: Path) -> None:
+    whole = Listener()
+    result = run(study, tmp_path / "whole", whole)
+    assert [r.index for r in whole.rounds] == [0, 1, 2]
+    assert set(result.pseudo_labels) == {"case_2", "case_3", "case_4"}
+    found = gradients(result, whole)
+    assert found
+    assert min(found) > 0.0
+    notes = load_specialist(result.checkpoint).notes
+    assert (notes["recipe"], notes["round"]) == ("semisam_plus", 2)
+    labels = labels_of(result, study)
+    assert all(label.any() for label in labels.values())
+
+    class Fragile(Listener):
+        def progress(self, progress: Progress) -> None:
+            super().progress(progress)
+            if progress.round == 2 and progress.stage == "prediction":
+                raise KilledError
+
+    with pytest.raises(KilledError):
+        run(study, tmp_path / "killed", Fragile())
+    resumed = run(study, tmp_path / "killed")
+    assert resumed.resumed_at == 2
+    again = labels_of(resumed, study)
+    assert again.keys() == labels.keys()
+    for name, label in labels.items():
+        np.testing.assert_array_equal(again[name], label)
+
+
+def test_a_promptable_model_with_random_weights(study: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    options = replace(OPTIONS, rounds=1, prompts="points")
+    result = run(study, tmp_path / "runs", listener, options, tiny())
+    assert min(gradients(result, listener), default=0.0) > 0.0
+    assert len(result.pseudo_labels) == 3
+
+
+def test_two_generalists(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(lambda context, last: run_semisam_plus(context, last, [Mind(), tiny()]))
+    monkeypatch.setitem(IMPLEMENTATIONS, "semisam_plus", recipe)
+    listener = Listener()
+    result = run(study, tmp_path / "runs", listener, replace(OPTIONS, rounds=1, prompts="mask"))
+    assert min(gradients(result, listener), default=0.0) > 0.0
+    assert len(result.pseudo_labels) == 3
