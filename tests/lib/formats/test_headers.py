@@ -159,6 +159,34 @@ def test_scan_that_the_viewer_cannot_open_is_read_as_it_stands_and_told(tmp_path
         np.testing.assert_array_equal(read_label(tmp_path / f"answer{ending}", scan, SCHEMA), label)
 
 
+@pytest.mark.parametrize("name", ["scan.nrrd", "scan.mha"])
+@pytest.mark.parametrize(("shear", "fits"), [(0.0, True), (0.02, True), (0.2, False)])
+def test_scan_whose_axes_are_sheared_is_refused_because_no_label_would_lie_on_it(
+    tmp_path: Path, array: np.ndarray, name: str, shear: float, fits: bool
+) -> None:
+    place = np.diag([-1.0, -1.0, 1.0]) @ PLACE[:3, :3] / np.linalg.norm(PLACE[:3, :3], axis=0)
+    place[:, 1] += shear * place[:, 0]
+    place /= np.linalg.norm(place, axis=0)
+    image = SimpleITK.GetImageFromArray(array.transpose())
+    image.SetDirection(place.ravel().tolist())
+    SimpleITK.WriteImage(image, str(tmp_path / name))
+    if not fits:
+        with pytest.raises(UserError, match=r"not at right angles.*Resample") as refusal:
+            read_volume(tmp_path / name)
+        assert refusal.value.status == 422
+        return
+    scan = read_volume(tmp_path / name)
+    write_label(tmp_path / "label.nii.gz", (array > 100).astype(np.uint8), scan.affine)
+    np.testing.assert_allclose(in_viewer(tmp_path / "label.nii.gz")[1], in_viewer(tmp_path / name)[1], atol=0.05)
+
+
+def test_header_with_no_rotation_in_its_only_place_says_so(tmp_path: Path, array: np.ndarray) -> None:
+    path = nifti(tmp_path / "scan.nii", array, (0, 1), quatern_b=0.9, quatern_c=0.9, quatern_d=0.9)
+    notes = " ".join(read_volume(path).notes)
+    assert "The header is damaged" in notes
+    assert "none" not in notes
+
+
 def test_nifti_2_lies_as_nifti_1(tmp_path: Path, array: np.ndarray) -> None:
     image = nibabel.Nifti2Image(array, PLACE)
     image.set_qform(MOVED, 1)

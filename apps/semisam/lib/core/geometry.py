@@ -76,6 +76,15 @@ def usable(affine: np.ndarray) -> bool:
     return bool((size > 0).all() and abs(np.linalg.det(affine[:3, :3] / np.where(size > 0, size, 1))) > 1e-3)
 
 
+def straightened(affine: np.ndarray) -> np.ndarray:
+    """The affine ``[4, 4]`` with axes at right angles that is nearest to this one: same origin, same voxel sizes."""
+    sizes = np.array(spacing_of(affine))
+    left, _, right = np.linalg.svd(affine[:3, :3] / sizes)
+    straight = affine.copy()
+    straight[:3, :3] = (left @ right) * sizes
+    return straight
+
+
 def corner_shift(affine: np.ndarray, reference: np.ndarray, shape: Iterable[int]) -> float:
     """How far apart the corners of a grid lie under two affines, in voxels of ``reference``; the furthest."""
     moved = np.linalg.inv(reference) @ affine

@@ -28,6 +28,7 @@ _UNITS = {1: (1000.0, "metres"), 3: (0.001, "micrometres")}
 _SAME = 0.1
 """Voxels that places may lie apart without a word: headers round."""
 _MOST_CODE = 2**15 - 1
+NEITHER = "neither"
 
 
 def places(nifti: NiftiFile) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[str, ...]]:
@@ -117,7 +118,8 @@ def _others(header: Nifti1Header) -> dict[str, np.ndarray]:
     """The usable places in the header, in mm.
 
     Returns:
-        ``sform`` and ``qform`` where their codes say so; where there is neither, ``none`` for what nibabel takes then.
+        ``sform`` and ``qform`` where their codes say so and they can be used; where there is neither, under
+        ``NEITHER`` what nibabel takes then.
     """
     unit = _UNITS.get(int(header["xyzt_units"]) & 7, (1.0, ""))[0]
     scale = np.diag([unit, unit, unit, 1.0])
@@ -128,7 +130,7 @@ def _others(header: Nifti1Header) -> dict[str, np.ndarray]:
         with suppress(ValueError, HeaderDataError):  # quaternions of no rotation
             found["qform"] = scale @ header.get_qform()
     if not found:
-        found["none"] = scale @ header.get_base_affine()
+        found[NEITHER] = scale @ header.get_base_affine()
     return {name: affine for name, affine in found.items() if usable(affine)}
 
 
@@ -154,9 +156,10 @@ def _contradictions(
         other = max(off, key=lambda name: off[name])
         apart = _millimetres(others[other], taken, shape)
         by = f"of the {names.pop()}" if names else "that 3D Slicer makes of them"
+        where = "contradicts itself: its {0} puts the scan" if other != NEITHER else "is damaged: programs put the scan"
         notes.append(
-            f"The header contradicts itself: its {other} puts the scan up to {apart:.3g} mm away from the place that "
-            f"is taken, the one {by}. That is where 3D Slicer shows it; other programs may show it elsewhere."
+            f"The header {where.format(other)} up to {apart:.3g} mm away from the place that is taken, the one {by}. "
+            "That is where 3D Slicer shows it; other programs may show it elsewhere."
         )
     return notes
 

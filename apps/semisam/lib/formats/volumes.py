@@ -21,11 +21,12 @@ import numpy as np
 
 from lib.core.errors import UserError
 from lib.core.files import check_there, size_text, unreadable, write_whole
-from lib.core.geometry import Volume
+from lib.core.geometry import MOST_SHIFT, Volume, corner_shift, straightened
 from lib.dicom_series import SLICES, find_stack, is_dicom, kept_notes, read_stack
 
 from .images import Loaded, load, may_be_dicom, volume_of
 from .itk_images import write_nrrd
+from .nifti import ENDINGS as NIFTI_ENDINGS
 from .pictures import is_picture, read_picture, split_colour, write_picture_label
 from .voxel_types import in_words
 
@@ -135,6 +136,8 @@ def _read_scan(path: Path) -> Volume:
         return Volume(series.array, series.affine, notes=series.notes)
     loaded = load(path)
     array, affine = loaded.array, loaded.affine
+    if not path.name.lower().endswith(NIFTI_ENDINGS):
+        _check_right_angles(affine, array.shape[:3], path.name)
     modality = str(loaded.fields.get("0008|0060", "")).strip()
     if not modality or modality in SLICES or array.ndim not in (3, 4) or array.shape[2] != 1:
         return _scan(loaded, volume_of(array, path))
@@ -147,3 +150,17 @@ def _read_scan(path: Path) -> Volume:
 
 def _scan(loaded: Loaded, array: np.ndarray) -> Volume:
     return Volume(array.astype(np.float32, copy=False), loaded.affine, notes=loaded.notes, also_at=loaded.also_at)
+
+
+def _check_right_angles(affine: np.ndarray, shape: tuple[int, ...], name: str) -> None:
+    """Refuse a scan whose axes are sheared: ITK shows it so, but no label of it in NIfTI, which has right angles only.
+
+    A NIfTI scan is left out, because ``nifti_places`` has chosen its place among those of its header.
+    """
+    if len(shape) < 3 or corner_shift(straightened(affine), affine, shape) <= MOST_SHIFT:
+        return
+    raise UserError(
+        f"{name}: its axes are not at right angles, so a label of it would not lie on it in every viewer. Resample the "
+        "scan to a grid with right angles (in 3D Slicer: Resample Scalar Volume) and use that one.",
+        status=422,
+    )
