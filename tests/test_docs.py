@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 import re
@@ -141,6 +142,39 @@ def test_environment_variables_that_a_page_names_are_read(page: Path, sources: s
     read = sources + Path(config.__file__).read_text(encoding="utf-8")
     named = set(re.findall(r"\b(?:MONAI_LABEL|SEMISAM)_[A-Z_]*[A-Z]\b", _text(page)))
     assert {name for name in named if name not in read} == set()
+
+
+@each_page
+def test_options_of_our_commands_that_a_page_names_exist(page: Path, sources: str) -> None:
+    """Options after ``main.py`` and in ``BENCH_ARGS``; those of a training are made of the trainer's own."""
+    from trainers import SemiSamTrainer
+
+    own = {name.replace("_", "-") for name in SemiSamTrainer(None).config()}  # type: ignore[arg-type]
+    own |= {f"{name}-scans" for name in ("la", "hippocampus")}
+    named = set()
+    for code in _code(_text(page)):
+        joined = code.replace("\\\n", " ")
+        words = re.findall(r"main\.py ([^\n|;]*)", joined) + re.findall(r'BENCH_ARGS="([^"]*)"', joined)
+        named |= {option for text in words for option in re.findall(r"--([a-z][a-z-]+)", text)}
+    assert {name for name in named - own if f'"--{name}"' not in sources} - {"help"} == set()
+
+
+def test_the_messages_on_the_page_of_errors_are_those_of_the_code(files: set[str]) -> None:
+    said = []
+    for name in files:
+        if name.startswith("apps/") and name.endswith(".py"):
+            nodes = ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8")))
+            said += [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    text = "\0".join(said)
+    rows = _table(DOCS / "reference" / "errors.md", "| text | what to do |")
+    parts = [
+        part.strip(" *()")
+        for row in rows
+        for part in re.split(r"\.\.\.|:", row[0].partition("* (")[0])
+        if len(part.strip(" *()")) > 10
+    ]
+    assert len(parts) >= len(rows)
+    assert [part for part in parts if part not in text] == []
 
 
 def test_every_benchmark_is_on_the_page_of_benchmarks() -> None:
