@@ -41,7 +41,8 @@ class Offset:
     def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
         features = Mind().encode(image, spacing)
         self.images += 1
-        return features + self.images * torch.linspace(-self.most, self.most, len(features)).view(-1, 1, 1, 1)
+        added = (-1) ** self.images * torch.linspace(-self.most, self.most, len(features))
+        return features + added.view(-1, 1, 1, 1)
 
 
 def test_prototypes_do_not_mind_what_a_scanner_adds_to_all_of_a_scan() -> None:
@@ -49,7 +50,7 @@ def test_prototypes_do_not_mind_what_a_scanner_adds_to_all_of_a_scan() -> None:
     other, truth = blobs(seed=1)
     propagator = PrototypePropagator(voxels=30_000, device="cpu")
     plain, shifted = (
-        propagator.propagate(Template("t", scan, label), other, 3, Offset(most)).labels() for most in (0.0, 0.5)
+        propagator.propagate(Template("t", scan, label), other, 3, Offset(most)).labels() for most in (0.0, 2.0)
     )
     assert dice(plain, truth, 1) > 0.5
     assert float((plain == shifted).mean()) > 0.98
