@@ -12,6 +12,13 @@ import torch
 from server_process import Server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks for a server is marked ``server``, so that ``make test-fast`` never starts one."""
+    for item in items:
+        if "serve" in getattr(item, "fixturenames", ()):
+            item.add_marker("server")
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small arrays are slower on several threads."""

@@ -34,5 +34,6 @@ def faults(way: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_block_that_is_freed_and_asked_for_again_is_not_filled_by_the_system_again() -> None:
     assert faults("keep") < 0.1 * faults("plain")

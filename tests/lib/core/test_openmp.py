@@ -37,6 +37,7 @@ def cpu_seconds(how: str) -> float:
     return float(subprocess.run(words, env=plain, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not Path("/proc/self/maps").is_file(), reason="GNU's OpenMP on Linux")
 def test_threads_that_wait_take_no_time_from_others() -> None:
     spinning, asleep = cpu_seconds("as it is"), cpu_seconds("asleep")
