@@ -97,7 +97,7 @@ serve: install  ## Start the server; on a demo study if STUDIES is not given.
 # --- Development ------------------------------------------------------------------------------------------------------
 # A file's tests share servers and scans, so a file stays on one worker; a worker takes about 3 GB of memory.
 test: install-dev  ## Run the tests.
-	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # For use at each change: no servers, and nothing that takes more than a second or two.
 test-fast: install-dev  ## Run the tests that start no server and take seconds at most.
