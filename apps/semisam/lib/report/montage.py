@@ -120,5 +120,5 @@ def _join(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 def _data_address(picture: np.ndarray) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
