@@ -15,6 +15,7 @@ DEMO_LABELS := liver,spleen,left_kidney,right_kidney,aorta
 # --- Options passed on ------------------------------------------------------------------------------------------------
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+MUTANTS ?=
 BENCH_ARGS ?=
 
 # The first of these that runs and is 3.10, 3.11 or 3.12. Overrule it with `make install PYTHON=/path/to/python`.
@@ -34,7 +35,7 @@ LINTED := $(wildcard apps tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev install-bench demo serve test test-clients soak lint format clean
+.PHONY: help install install-dev install-bench demo serve test test-fast test-clients mutants soak lint format clean
 .PHONY: bench bench-la bench-hippocampus bench-clicks bench-generalists
 
 help:  ## Show this list.
@@ -96,7 +97,16 @@ serve: install  ## Start the server; on a demo study if STUDIES is not given.
 # --- Development ------------------------------------------------------------------------------------------------------
 # A file's tests share servers and scans, so a file stays on one worker; a worker takes about 3 GB of memory.
 test: install-dev  ## Run the tests.
-	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# For use at each change: no servers, and nothing that takes more than a second or two.
+test-fast: install-dev  ## Run the tests that start no server and take seconds at most.
+	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist worksteal \
+		-m 'not server and not slow and not clients and not soak' $(PYTEST_ARGS)
+
+# What is chosen by a benchmark, or only ties two parts together, is undone in a copy; a test must notice.
+mutants: install-dev  ## Make wrong versions of the app and see whether tests notice each of them.
+	$(RUN) "$(BIN)/python" tests/support/run_mutants.py $(MUTANTS)
 
 # Orthanc, Chromium and nginx come from the system's packages; tests/clients/setup.sh installs what is missing.
 test-clients: install-dev  ## Run the tests with a real DICOM server, OHIF in a browser and a played 3D Slicer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,25 @@ import pytest
 import torch
 
 from server_process import Server
+
+SLOW, SERVER = 30, 300
+"""About how many quick tests take as long as a slow one, and as the start of a server and what it is asked."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts a server, and begin with the files that take longest.
+
+    A file stays on one worker; if a long one came last, all others would wait for it.
+    """
+    weights: Counter[Path] = Counter()
+    for item in items:
+        if "serve" in getattr(item, "fixturenames", ()):
+            item.add_marker("server")
+        weights[item.path] += SLOW if item.get_closest_marker("slow") else 1
+        if item.get_closest_marker("server"):
+            weights[item.path] += 1
+    starts = {item.path for item in items if item.get_closest_marker("server")}
+    items.sort(key=lambda item: -(weights[item.path] + SERVER * (item.path in starts)))
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ def files_of(study: Study) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("specialist", [False, True])
 def test_any_number_of_processes_gives_the_same(study: Study, specialist: bool) -> None:
     if specialist:

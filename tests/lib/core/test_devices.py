@@ -62,6 +62,7 @@ def refined(device: str) -> list[Tensor]:
     return [corrected, *(value for evidence in found for value in vars(evidence).values())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "depth", "generalist"),
     [

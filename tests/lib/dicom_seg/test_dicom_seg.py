@@ -44,6 +44,7 @@ def test_numbers_close_up_but_names_stay(series: tuple[Volume, np.ndarray, Path,
     np.testing.assert_array_equal(read_seg(seg, scan, {2: 9}), np.where(label == 3, 9, 0))
 
 
+@pytest.mark.slow
 def test_it_is_a_whole_file_however_it_is_written(series: tuple[Volume, np.ndarray, Path, str], tmp_path: Path) -> None:
     """Viewers in a browser read no file whose header does not give its length (PS3.10, 7.1)."""
     scan, label, folder, _ = series

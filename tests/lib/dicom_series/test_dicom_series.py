@@ -23,6 +23,7 @@ READ = [name for name, kind in KINDS.items() if not kind.refusal]
 REFUSED = [name for name, kind in KINDS.items() if kind.refusal]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READ)
 def test_each_voxel_has_the_value_of_its_place(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
@@ -66,6 +67,7 @@ def test_shifted_slices_are_resampled_and_outlines_come_back_to_them(name: str, 
     assert (on_images != label).mean() < 0.05  # only what lies beside the images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READ)
 def test_seg_lies_on_the_images(name: str, tmp_path: Path) -> None:
     folder = dicomseries.save(KINDS[name].make(), tmp_path / "series")

@@ -20,6 +20,7 @@ from realdata import folder_of, scans_of
 pytestmark = pytest.mark.realdata
 
 
+@pytest.mark.slow
 def test_dicom_series_with_a_wrong_thickness() -> None:
     folder = folder_of("chaos_ct_dicom")
     scan = read_volume(folder / "dicom")

@@ -206,6 +206,7 @@ def run(examples: int, *, derandomize: bool) -> None:
     body()
 
 
+@pytest.mark.slow
 def test_propagated_ball_lies_where_the_viewer_shows_it() -> None:
     run(10, derandomize=True)
 

@@ -57,6 +57,7 @@ def test_half_precision_on_disk(tmp_path: Path) -> None:
     assert 4 * 16**3 * 2 <= file.stat().st_size < 4 * 16**3 * 2 + 100
 
 
+@pytest.mark.slow
 def test_whatever_features_depend_on_makes_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache(tmp_path)
     cache.encode(model(), scan(), MM)
@@ -121,6 +122,7 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
     assert file.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_killed_while_writing_leaves_nothing_wrong(tmp_path: Path) -> None:
     """Two processes write and read the same entries; one of them is killed."""
     code = (
@@ -177,6 +179,7 @@ def test_features_beyond_half_precision_are_given_but_not_kept(tmp_path: Path) -
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_other_abilities_shine_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch)
     official(tmp_path / "tiny.pt")

@@ -75,6 +75,7 @@ def test_files_have_names_of_their_own() -> None:
     assert len(set(files)) == len(files)
 
 
+@pytest.mark.slow
 def test_listing_models_imports_none_of_them() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -104,6 +105,7 @@ def test_settings_take_every_name_without_its_file(tmp_path: Path) -> None:
 # --- taking turns -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch)
     official(tmp_path / "tiny.pt")
@@ -119,6 +121,7 @@ def test_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(residents.get("tiny", weights=tmp_path), TinyGeneralist)
 
 
+@pytest.mark.slow
 def test_released_memory_is_free_and_the_model_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch)
     official(tmp_path / "tiny.pt")
@@ -149,6 +152,7 @@ def test_a_wrapper_needs_the_file_only_when_it_is_used(tmp_path: Path, monkeypat
     generalist.encode(torch.rand(1, 2, 2, 2), (1, 1, 1))
 
 
+@pytest.mark.slow
 def test_a_new_file_is_loaded_in_place_of_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = register(monkeypatch)
     official(tmp_path / "tiny.pt", 0)

@@ -46,7 +46,17 @@ needs_nnunet = pytest.mark.skipif(
 
 @pytest.fixture
 def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two folds of two steps."""
+    """Two folds of two steps, with a network an eighth as wide."""
+    if importlib.util.find_spec("nnunetv2") is not None:
+        from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+
+        plain = ExperimentPlanner.__init__
+
+        def narrow(self: Any, *given: Any, **more: Any) -> None:
+            plain(self, *given, **more)
+            self.UNet_base_num_features = 4
+
+        monkeypatch.setattr(ExperimentPlanner, "__init__", narrow)
     monkeypatch.setitem(PRESETS, "quick", Preset(1, 1, 4, 2, (4, 8, 8), 120_000, 14_000))
     recipe = registry.IMPLEMENTATIONS["ssl_medsam2"]
     short = partial(run_ssl_medsam2, folds=2, nnunet=NnunetBackEnd(SHORT))

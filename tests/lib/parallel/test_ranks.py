@@ -121,6 +121,7 @@ def weights_of(folder: Path) -> list[torch.Tensor]:
     return tensors(content)
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_gives_the_same_and_leaves_out_the_same_scan(
     study: Path, whole: Report, tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ class KillsPropagator(CopyPropagator):
         return super().propagate(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["propagation", "prediction"])
 def test_a_killed_process_ends_the_others_and_any_number_goes_on(
     study: Path, whole: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -189,6 +191,7 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(
     assert labels_of(left) == labels_of(whole["folder"])
 
 
+@pytest.mark.slow
 def test_folds_are_shared_and_as_alone(study: Path, tmp_path: Path) -> None:
     """Each training of ssl_medsam2 is one process's: nothing differs from a run that nobody has launched."""
     alone = recipe(study, tmp_path / "one", "ssl_medsam2")(Ranks())
@@ -198,6 +201,7 @@ def test_folds_are_shared_and_as_alone(study: Path, tmp_path: Path) -> None:
     assert alone["done"] == first["done"] == (5, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regulariser", ["dtc", "dan"])
 def test_steps_in_pieces_are_the_same_for_any_number_of_processes(regulariser: str) -> None:
     """A head on the features, a discriminator; 3 windows by 1, 2 and 4."""
@@ -228,6 +232,7 @@ def test_gradients_lie_in_memory_as_their_parameters(device: str) -> None:
     assert all(p.grad is not None and p.grad.stride() == p.stride() for p in parameters)
 
 
+@pytest.mark.slow
 def test_two_networks_in_pieces() -> None:
     """SC-SAM's step: what both say, the points between them, and both gradients."""
     spec = SpecialistSpec(("a", "b"), (4, 8), (1.0, 1.0, 1.0), (32, 32, 1), network="sam", slice_axis=2)

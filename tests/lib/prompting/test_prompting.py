@@ -66,6 +66,7 @@ def test_negative_click_takes_the_neighbour_away() -> None:
     assert overlap(two, ball) > 0.9
 
 
+@pytest.mark.slow
 def test_clicks_are_obeyed_wherever_they_are() -> None:
     image, _ = ball_scan()
     session = GraphCut().open(image, (2.0, 2.0, 2.0))
@@ -85,6 +86,7 @@ def test_intensity_scale_does_not_matter() -> None:
     assert overlap(answers[0], np.asarray(answers[1]) >= 0.5) > 0.98
 
 
+@pytest.mark.slow
 def test_structures_of_any_size_are_found() -> None:
     for radius in (5.0, 15.0):
         image, ball = ball_scan(radius)
@@ -324,6 +326,7 @@ def test_generalist_that_takes_prompts_answers_itself(tmp_path: Path, monkeypatc
     assert model.opened == 2
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_five_clicks_on_real_hippocampi() -> None:
     folder = folder_of("hippocampus")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from lib.core.frames import frame_of
@@ -30,6 +31,7 @@ class Wrong:
         return SoftLabels(frame, soft, torch.ones(frame.shape), (template.name,), 1.0)
 
 
+@pytest.mark.slow
 def test_a_sure_but_wrong_member_hardly_counts() -> None:
     scan, truth = blobs(seed=1, centre=(2.0, -1.0, 1.0))
     other, label = blobs(seed=2)

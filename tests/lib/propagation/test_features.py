@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 
 from lib.core.frames import frame_of
@@ -79,6 +80,7 @@ def test_a_model_with_a_spacing_of_its_own_sees_the_scan_as_it_is() -> None:
     assert seen == [frame_of(scan).shape]
 
 
+@pytest.mark.slow
 def test_registration_gives_the_same_label_over_any_disguise() -> None:
     from lib.propagation import Template
 

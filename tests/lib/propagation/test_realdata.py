@@ -17,6 +17,7 @@ from realdata import folder_of, scans_of
 pytestmark = pytest.mark.realdata
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "labels", "scans", "least"),
     [("hippocampus", ("anterior", "posterior"), 1, 0.74), ("la", ("atrium",), 1, 0.79)],

@@ -48,6 +48,7 @@ def test_it_does_not_matter_how_much_of_the_template_was_scanned_and_which_way_r
     assert dice(found.labels(), TRUTH, 1) > 0.85
 
 
+@pytest.mark.slow
 def test_pictures_are_looked_at_closer_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def plane(array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array[:, :, 45:46])
@@ -66,6 +67,7 @@ def test_pictures_are_looked_at_closer_too(monkeypatch: pytest.MonkeyPatch) -> N
     assert dice(found.labels(), plane(truth), 1) > 0.9
 
 
+@pytest.mark.slow
 def test_labels_of_different_parts_are_fused() -> None:
     elsewhere = np.roll(LABEL, (-25, 20, -10), (0, 1, 2))
     templates = [Template("a", OUTLINED, LABEL), Template("b", OUTLINED, 2 * elsewhere)]

@@ -87,6 +87,7 @@ def test_padding_that_moves_the_anatomy_by_20_voxels(template: Template) -> None
     assert np.mean(scores(propagate(template, padded), np.pad(truth, padding))) > plain - 0.03
 
 
+@pytest.mark.slow
 def test_a_part_of_the_body_in_a_larger_field_of_view(template: Template) -> None:
     """The template shows half of what the scan shows: stretching it to the scan's box would be wrong."""
     scan, truth = blobs((72, 60, 40), seed=5)
@@ -98,6 +99,7 @@ def test_a_part_of_the_body_in_a_larger_field_of_view(template: Template) -> Non
     assert dice(propagate(part, scan), truth, 1) > 0.8
 
 
+@pytest.mark.slow
 def test_the_same_request_gives_the_same_answer(template: Template) -> None:
     scan, _ = blobs(seed=6)
     assert np.array_equal(propagate(template, scan), propagate(template, scan))

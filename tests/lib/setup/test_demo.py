@@ -64,6 +64,7 @@ def test_left_is_left() -> None:
     assert centre["left_kidney"][2] < centre["spleen"][2]
 
 
+@pytest.mark.slow
 def test_same_seed_same_files(study: tuple[Path, Path], tmp_path: Path) -> None:
     make_demo_study(tmp_path / "again", scans=2)
     make_demo_study(tmp_path / "other", scans=1, seed=1)

@@ -63,6 +63,7 @@ def test_a_specialist_for_whole_scans_has_no_part() -> None:
     assert part_of(frame, inside, frame, replace(SPEC, part=None)) == frame
 
 
+@pytest.mark.slow
 def test_an_outlined_scan_says_where_to_look() -> None:
     outlined, label = texture(1)
     found = locate(Template("t", outlined, label * 7), OTHER, "cpu")  # whatever the structure's number
@@ -88,6 +89,7 @@ class Bright(SpecialistNetwork):
 BRIGHT = Specialist(SPEC, (Bright().eval(),))
 
 
+@pytest.mark.slow
 def test_what_looks_alike_elsewhere_is_not_found() -> None:
     label = predict_located(BRIGHT, OTHER, lambda: Template("t", *texture(1))).labels()
     where = np.argwhere(label > 0)
@@ -120,6 +122,7 @@ def test_a_picture_as_the_outlined_scan_is_refused() -> None:
         predict_located(BRIGHT, OTHER, lambda: picture)
 
 
+@pytest.mark.slow
 def test_scoring_looks_there_too(tmp_path: Path) -> None:
     outlined, label = texture(1)
     for name, scan in (("one", outlined), ("other", OTHER)):

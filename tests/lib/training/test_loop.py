@@ -114,6 +114,7 @@ def test_agreement_is_hard_dice_of_the_structures() -> None:
     assert agreement(nothing, nothing) == 1.0
 
 
+@pytest.mark.slow
 def test_training_learns_a_cube_and_is_repeatable() -> None:
     plan = TrainingPlan(epochs=3, iterations=15, augmentation=Augmentation(elastic=0, noise=0.05), rate=1e-2)
 
@@ -130,6 +131,7 @@ def test_training_learns_a_cube_and_is_repeatable() -> None:
     assert torch.equal(weights, run()[1])
 
 
+@pytest.mark.slow
 def test_a_training_leaves_nothing_in_memory_but_its_networks() -> None:
     plan = TrainingPlan(epochs=1, iterations=2)
     gc.collect()

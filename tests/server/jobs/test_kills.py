@@ -31,6 +31,7 @@ def went_on(place: Place, expected: int | None, text: str) -> None:
         assert f"Training continued after round {expected}." in text
 
 
+@pytest.mark.slow
 def test_killed_at_exact_moments_a_training_goes_on(tmp_path: Path) -> None:
     place = place_of(tmp_path, "fm_abs", rounds=1)
     for fatal in (8, 11, 12):  # while scans are prepared, when round 0 has ended, while round 1 is labelled

@@ -20,7 +20,7 @@ from tiny_study import TINY_LABELS, make_tiny_study
 pytestmark = pytest.mark.server
 
 MEBIBYTES = 160
-OPTIONS = {"preset": "quick", "rounds": 1, "max_epochs": 12, "device": "cpu"}
+OPTIONS = {"preset": "quick", "rounds": 1, "max_epochs": 3, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tiny_study import TINY_LABELS, dice, make_tiny_study, tiny_scan
 
 pytestmark = pytest.mark.server
 
-OPTIONS = {"preset": "quick", "rounds": 3, "max_epochs": 2, "seed": 3, "device": "cuda", "client_id": "tests"}
+OPTIONS = {"preset": "quick", "rounds": 2, "max_epochs": 2, "seed": 3, "device": "cuda", "client_id": "tests"}
 
 FULL_DISK = """
 import os
@@ -95,7 +95,7 @@ def test_killed_training_leaves_the_last_model_in_service(server: Server) -> Non
         time.sleep(0.1)
     os.kill(training_process(server).pid, signal.SIGKILL)
     assert slowest < 2
-    assert seen["total_epochs"] == 6
+    assert seen["total_epochs"] == 4
     assert isinstance(seen["best_metric"], float)
 
     status = server.wait("/train/")
@@ -121,12 +121,12 @@ def test_next_training_continues_at_the_round_that_was_killed(server: Server) ->
     assert status["status"] == "DONE", "\n".join(status["details"])
     assert "after round 1" in log[log.rindex("Train request") :]
     done = stats(server)
-    assert done["epoch"] == done["total_epochs"] == 6
+    assert done["epoch"] == done["total_epochs"] == 4
     assert done["stage"] == "done"
     assert done["total_time"]
     assert 0 <= done["best_metric"] <= 1
     assert state(server) == finals
-    assert server.objects()["case_2"]["labels"]["original"]["info"]["params"]["round"] == 3
+    assert server.objects()["case_2"]["labels"]["original"]["info"]["params"]["round"] == 2
 
 
 def test_the_report_is_served(server: Server) -> None:
@@ -146,14 +146,14 @@ def test_the_report_is_served(server: Server) -> None:
 
 def test_segment_uncertainty_and_review(server: Server) -> None:
     values, params = label_of(server, "segment", "case_3")
-    assert params["round"] == 3
+    assert params["round"] == 2
     assert dice(values, tiny_scan(3)[1], 1) > 0.5
     assert 0 <= params["confidence"] <= 1
     doubt, params = label_of(server, "uncertainty", "case_3")
     assert doubt.dtype == np.uint8
     assert len(np.unique(doubt)) > 20
     stored, params = label_of(server, "review", "case_3")
-    assert params["round"] == 3
+    assert params["round"] == 2
     assert set(np.unique(stored)) <= {0, 1, 2}
 
 
@@ -189,7 +189,7 @@ def test_failure_says_what_to_do_in_its_last_line(server: Server) -> None:
     assert last.startswith("Training stopped: No space left")
     assert "Free some space" in last
     assert image.read_bytes() == before
-    assert label_of(server, "segment", "case_3")[1]["round"] == 3
+    assert label_of(server, "segment", "case_3")[1]["round"] == 2
     assert not list(server.app.rglob("specialist.pt*.part*"))
 
 

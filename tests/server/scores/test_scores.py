@@ -206,6 +206,7 @@ def test_scores_of_a_scan_that_was_replaced_meanwhile_are_not_current(
     assert [name for name in UNLABELLED if Scores(study).stale(REPRESENTATIVENESS, name)] == ["case_3"]
 
 
+@pytest.mark.slow
 def test_the_quality_of_a_label_that_was_replaced_meanwhile_is_not_current(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +274,7 @@ def test_scans_that_come_and_go_are_noticed(study: Study) -> None:
     assert not method.due()
 
 
+@pytest.mark.slow
 def test_without_a_specialist_the_propagation_is_asked(study: Study) -> None:
     method = UncertaintyScoring(study)
     assert not method.due()
@@ -301,6 +303,7 @@ def test_a_new_specialist_makes_all_scans_due_a_changed_scan_only_itself(study: 
     assert Scores(study).known(UNCERTAINTY) != first
 
 
+@pytest.mark.slow
 def test_quality_tells_good_pseudo_labels_from_bad_ones(study: Study, tmp_path: Path) -> None:
     method = PseudoLabelQuality(study)
     put_pseudo_labels(study, tmp_path)
@@ -314,6 +317,7 @@ def test_quality_tells_good_pseudo_labels_from_bad_ones(study: Study, tmp_path: 
     assert Scores(study).missing(QUALITY) == ["case_3"]
 
 
+@pytest.mark.slow
 def test_all_methods_in_one_pass_read_each_scan_once(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

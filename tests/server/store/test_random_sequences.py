@@ -9,6 +9,7 @@ import pytest
 from random_sequences import play
 
 
+@pytest.mark.slow
 def test_finals_are_the_last_saved_whatever_three_processes_do(tmp_path: Path) -> None:
     counts = play(tmp_path, seed=11, steps=30)
     assert sum(counts.values()) - counts["killed"] == 30

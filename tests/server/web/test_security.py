@@ -110,6 +110,7 @@ def test_sessions_delete_no_other_folder(tmp_path: Path) -> None:
     assert (tmp_path / "store" / "x" / "meta.info").is_file()
 
 
+@pytest.mark.slow
 def test_uploads_of_several_files_are_one_scan(tmp_path: Path, temporary: Path) -> None:
     sessions = StudySessions(str(tmp_path / "store"), 3600, 2**20)
     image, _, affine = tiny_scan(1)

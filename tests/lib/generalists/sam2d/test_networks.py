@@ -34,6 +34,7 @@ def test_mobile_sam_has_the_published_keys_and_shapes() -> None:
     assert "image_encoder.head.weight" in expected
 
 
+@pytest.mark.slow
 def test_mobile_sam_computes_what_the_published_code_computes() -> None:
     folder = parity_folder("mobile_sam.npz")
     keys = json.loads((folder / "mobile_sam.keys.json").read_text())
@@ -103,6 +104,7 @@ def test_vit_b_is_that_of_segment_anything() -> None:
         assert block.attn.num_heads == other.attn.num_heads
 
 
+@pytest.mark.slow
 def test_vit_b_computes_what_segment_anything_computes() -> None:
     """The decoder at its true size; the encoder on a quarter of the image, which spares the test a minute."""
     state = random_state("sam_vit_b", seed=1)
@@ -135,6 +137,7 @@ def test_vit_b_computes_what_segment_anything_computes() -> None:
         assert apart(ours.features(image), peer.image_encoder(image)) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_random_weights_have_the_official_layout_and_depend_on_the_seed(name: str) -> None:
     state = random_state(name, seed=3)

@@ -79,6 +79,7 @@ def test_weights_of_another_model_are_refused_with_the_first_differences() -> No
         build("medsam2", state)
 
 
+@pytest.mark.slow
 def test_random_weights_depend_on_seed_and_name_only() -> None:
     one, same, other = random_state("medsam2", 1), random_state("medsam2", 1), random_state("medsam2", 2)
     assert all(torch.equal(one[key], same[key]) for key in one)

@@ -40,6 +40,7 @@ def test_it_is_all_three_kinds(model: Sam2Video) -> None:
     assert model.prompts == {"points", "box", "mask"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 def test_tracking_is_that_of_the_published_predictor(model: Sam2Video, reverse: bool) -> None:
     slices, inside = ball(20)
@@ -67,6 +68,7 @@ def test_slices_not_reached_are_absent_and_prompted_ones_as_given(model: Sam2Vid
     assert float(logits[3].abs().max()) <= 10.001
 
 
+@pytest.mark.slow
 def test_a_slice_is_encoded_once_for_any_number_of_sequences(model: Sam2Video) -> None:
     slices, inside = ball(6)
     pieces = list(model.encode_slices(slices))
@@ -82,6 +84,7 @@ def test_a_slice_is_encoded_once_for_any_number_of_sequences(model: Sam2Video) -
     assert model.encoded - before == 2  # the two that can be reached
 
 
+@pytest.mark.slow
 def test_structures_do_not_influence_each_other(model: Sam2Video) -> None:
     slices, inside = ball(5)
     pieces = model.encode_slices(slices)
@@ -92,6 +95,7 @@ def test_structures_do_not_influence_each_other(model: Sam2Video) -> None:
     assert bool((together[1, 2] < 0).all())
 
 
+@pytest.mark.slow
 def test_pieces_of_two_scans_make_one_sequence(model: Sam2Video) -> None:
     one, inside = ball(3)
     two, _ = ball(4, 50, 20)
@@ -99,6 +103,7 @@ def test_pieces_of_two_scans_make_one_sequence(model: Sam2Video) -> None:
     assert bool(model.track(pieces, {0: inside[1][None]}).isfinite().all())
 
 
+@pytest.mark.slow
 def test_smaller_batches_when_the_memory_runs_out(
     model: Sam2Video, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,6 +141,7 @@ def test_smaller_batches_when_the_memory_runs_out(
         model.track(model.encode_slices(slices), masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "spacing", "grid"),
     [
@@ -154,6 +160,7 @@ def test_features_cover_the_scan(model: Sam2Video, shape: Any, spacing: Any, gri
     assert 0 < model.encoded - before <= model.max_slices
 
 
+@pytest.mark.slow
 def test_features_follow_the_orientation_and_not_the_scale(model: Sam2Video) -> None:
     slices, _ = ball(6, 6, 6)
     slices[:3] += 800  # something to tell the ends apart
@@ -177,6 +184,7 @@ def scan() -> Tensor:
 SPACING = (1.0, 1.0, 4.0)
 
 
+@pytest.mark.slow
 def test_a_click_is_answered_on_all_slices_and_the_next_encodes_nothing(model: Sam2Video, scan: Tensor) -> None:
     session = model.open(scan, SPACING)
     before = model.encoded
@@ -195,6 +203,7 @@ def test_a_click_is_answered_on_all_slices_and_the_next_encodes_nothing(model: S
     assert torch.equal(session.segment(clicks((12, 10, 3))), answer)
 
 
+@pytest.mark.slow
 def test_a_box_bounds_the_answer(model: Sam2Video, scan: Tensor) -> None:
     box = torch.tensor([[4, 5, 1], [19, 14, 4]])
     answer = model.open(scan, SPACING).segment(clicks(box=box))
@@ -203,6 +212,7 @@ def test_a_box_bounds_the_answer(model: Sam2Video, scan: Tensor) -> None:
     assert bool((answer[outside] == 0).all())
 
 
+@pytest.mark.slow
 def test_a_mask_is_kept_on_its_slices(model: Sam2Video, scan: Tensor) -> None:
     mask = torch.zeros(24, 20, 6)
     mask[6:18, 5:15, 2] = 1
@@ -210,6 +220,7 @@ def test_a_mask_is_kept_on_its_slices(model: Sam2Video, scan: Tensor) -> None:
     assert float(((answer[..., 2] >= 0.5) == (mask[..., 2] >= 0.5)).float().mean()) > 0.9
 
 
+@pytest.mark.slow
 def test_a_negative_click_corrects_what_was_found_on_its_slice(model: Sam2Video, scan: Tensor) -> None:
     session = model.open(scan, SPACING)
     found = session.segment(clicks((12, 10, 3)))

@@ -23,6 +23,8 @@ from lib.specialists import SpecialistSpec, build_network, check_checkpoint, sav
 from recipe_runs import CopyPropagator, KilledError
 from tiny_study import TINY_LABELS, make_tiny_study
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = RecipeOptions(seed=3)
 PRESET = Preset(3, 2, 3, 2, (4, 8, 8), 120_000, 14_000)
 

@@ -55,6 +55,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.suffix != ".npz"}
 
 
+@pytest.mark.slow
 def test_from_one_label_to_a_specialist(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener()
     with caplog.at_level(logging.INFO, logger="semisam.train"):
@@ -91,6 +92,7 @@ def test_from_one_label_to_a_specialist(study: Path, tmp_path: Path, caplog: pyt
     assert predict(specialist, read_volume(study / "case_2.nii.gz")).labels().shape == (36, 32, 28)
 
 
+@pytest.mark.slow
 def test_same_seed_same_pseudo_labels(study: Path, tmp_path: Path) -> None:
     options = replace(OPTIONS, rounds=1)
     first = run(cases_of(study), tmp_path / "a", options=options)
@@ -102,6 +104,7 @@ def test_same_seed_same_pseudo_labels(study: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_at_the_round(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Fragile(Listener):
         def progress(self, progress: Progress) -> None:
@@ -132,6 +135,7 @@ def test_a_killed_training_goes_on_at_the_round(study: Path, tmp_path: Path, mon
     assert run(cases_of(study), tmp_path / "runs").resumed_at is None
 
 
+@pytest.mark.slow
 def test_a_damaged_round_is_made_again(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Fragile(Listener):
         def progress(self, progress: Progress) -> None:
@@ -152,6 +156,7 @@ def test_a_damaged_round_is_made_again(study: Path, tmp_path: Path, caplog: pyte
     assert result.checkpoint.is_file()
 
 
+@pytest.mark.slow
 def test_a_kill_in_round_0_keeps_the_scans_that_are_done(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +179,7 @@ def test_a_kill_in_round_0_keeps_the_scans_that_are_done(
     assert len(list((tmp_path / "runs").glob("run-*"))) == 1
 
 
+@pytest.mark.slow
 def test_changed_input_starts_a_new_run_and_says_so(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +199,7 @@ def test_changed_input_starts_a_new_run_and_says_so(
     assert len(list((tmp_path / "runs").glob("run-*"))) == 2
 
 
+@pytest.mark.slow
 def test_scans_that_cannot_be_read_are_left_out(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = study / "case_3.nii.gz"
     broken.write_bytes(broken.read_bytes()[:3000])
@@ -225,6 +232,7 @@ def test_human_labels_only(study: Path, tmp_path: Path) -> None:
     assert load_specialist(result.checkpoint).spec.label_names == TINY_LABELS
 
 
+@pytest.mark.slow
 def test_a_template_that_lacks_a_class(study: Path, tmp_path: Path) -> None:
     label, affine = tiny_scan(1)[1:]
     save_nifti(study / "labels" / "final" / "case_1.nii.gz", (label == 1).astype(np.uint8), affine)
@@ -232,6 +240,7 @@ def test_a_template_that_lacks_a_class(study: Path, tmp_path: Path) -> None:
     assert len(result.pseudo_labels) == 3
 
 
+@pytest.mark.slow
 def test_settings_decide_spacing_and_window(study: Path, tmp_path: Path) -> None:
     settings = RecipeSettings(spacing=(4.0, 4.0, 5.0), roi_size=(48, 32, 32))
     result = run(cases_of(study)[:2], tmp_path / "runs", options=replace(OPTIONS, rounds=1), settings=settings)
@@ -241,6 +250,7 @@ def test_settings_decide_spacing_and_window(study: Path, tmp_path: Path) -> None
         run(cases_of(study)[:2], tmp_path / "runs", settings=replace(settings, roi_size=(4, 4, 4)))
 
 
+@pytest.mark.slow
 def test_a_specialist_that_misses_a_structure_is_trained_again(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -273,6 +283,7 @@ def test_a_specialist_that_misses_a_structure_is_trained_again(
     assert not torch.equal(*built)
 
 
+@pytest.mark.slow
 def test_rounds_end_when_the_labels_no_longer_change(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +294,7 @@ def test_rounds_end_when_the_labels_no_longer_change(
     assert all("agreement" in label.params for label in result.pseudo_labels.values())
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_a_report_with_its_curves_and_cases(study: Path, tmp_path: Path) -> None:
     result = run(cases_of(study), tmp_path / "runs")
     assert result.report is not None
@@ -294,6 +306,7 @@ def test_a_finished_run_has_a_report_with_its_curves_and_cases(study: Path, tmp_
     assert (result.folder / "environment.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_whose_report_cannot_be_written_is_finished_all_the_same(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -332,6 +345,7 @@ def large_scans(folder: Path) -> list[Case]:
     return cases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["semisam_o1", "semisam_plus", "ssl_medsam2"])
 def test_of_large_scans_a_part_is_learned_and_labelled(tmp_path: Path, recipe: str) -> None:
     listener = Listener()
@@ -357,6 +371,7 @@ def test_of_large_scans_a_part_is_learned_and_labelled(tmp_path: Path, recipe: s
         assert len(where) == 0 or ((where.max(0) - where.min(0) + 1) * 1.5 < 100).all()
 
 
+@pytest.mark.slow
 def test_a_large_scan_without_any_trace_of_the_structure_is_left_out(tmp_path: Path) -> None:
     class Finds2(CopyPropagator):
         """Finds nothing but in patient 2."""
@@ -381,6 +396,7 @@ def test_a_large_scan_without_any_trace_of_the_structure_is_left_out(tmp_path: P
     assert "outline it" in result.skipped["3"]
 
 
+@pytest.mark.slow
 def test_the_specialist_is_the_best_network_of_each_round(study: Path, tmp_path: Path) -> None:
     listener = Listener()
     run(cases_of(study), tmp_path / "runs", listener, replace(OPTIONS, rounds=3))
@@ -395,6 +411,7 @@ def test_the_specialist_is_the_best_network_of_each_round(study: Path, tmp_path:
     assert torch.equal(members[2][2], members[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["semisam_o1", "semisam_plus"])
 def test_a_preset_may_have_several_networks_a_round(
     recipe: str, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -426,6 +443,7 @@ def test_of_several_networks_the_best_of_each_training_come_first(monkeypatch: p
     assert list(found) == ["teacher 0 of 2", "teacher 1 of 2", "student 0", "student 1"]
 
 
+@pytest.mark.slow
 def test_what_a_preset_stands_for_may_change_between_versions(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,19 +97,22 @@ def test_no_space_left_becomes_a_text(tmp_path: Path) -> None:
         raise OSError(errno.EIO, "other")
 
 
+def _hold(folder: Path, held: Any) -> None:
+    with only_one(folder):
+        held.set()
+        time.sleep(60)
+
+
 def test_two_trainings_at_once_are_refused(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\nfrom lib.recipes.engine.run_folder import only_one\n"
-        "with only_one(Path(sys.argv[2])):\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
-    app = Path(runfolder.__file__).resolve().parents[3]
-    with subprocess.Popen([sys.executable, "-c", code, app, tmp_path], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline().strip() == "held"
-        with pytest.raises(UserError, match="running already"), only_one(tmp_path):
-            pass
-        other.kill()
+    context = multiprocessing.get_context("fork")  # a fresh Python would spend its time importing
+    held = context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, held))
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(UserError, match="running already"), only_one(tmp_path):
+        pass
+    other.kill()
+    other.join()
     with only_one(tmp_path):
         pass
 

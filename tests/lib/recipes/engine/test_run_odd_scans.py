@@ -116,6 +116,7 @@ def negative(study: Path, name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_scans_of_odd_types_and_sizes_are_left_out_and_the_rest_goes_on(study: Path, tmp_path: Path) -> None:
     colour(study / "colour.nii.gz")
     image, _, affine = tiny_scan(9)
@@ -132,6 +133,7 @@ def test_scans_of_odd_types_and_sizes_are_left_out_and_the_rest_goes_on(study: P
     assert {*result.skipped, *result.pseudo_labels} == {case.name for case in cases_of(study)} - {"case_1"}
 
 
+@pytest.mark.slow
 def test_an_error_that_nobody_foresaw_leaves_its_scan_out(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -150,6 +152,7 @@ def test_an_error_that_nobody_foresaw_leaves_its_scan_out(
     assert set(result.pseudo_labels) == {"case_2", "case_4"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["semisam_plus", "semisam_o1", "fm_abs"])
 def test_a_file_that_vanishes_after_round_0_does_not_end_the_training(study: Path, tmp_path: Path, recipe: str) -> None:
     options = replace(OPTIONS, recipe=recipe)
@@ -159,6 +162,7 @@ def test_a_file_that_vanishes_after_round_0_does_not_end_the_training(study: Pat
     assert {*result.pseudo_labels, *result.skipped} == {"case_2", "case_3", "case_4"}
 
 
+@pytest.mark.slow
 def test_an_outlined_scan_that_has_gone_is_not_carried_over_and_the_others_are(study: Path, tmp_path: Path) -> None:
     save_nifti(study / "labels" / "final" / "case_2.nii.gz", *tiny_scan(2)[1:])
 
@@ -178,6 +182,7 @@ def test_an_outlined_scan_that_has_gone_is_not_carried_over_and_the_others_are(s
     assert set(result.pseudo_labels) == {"case_3", "case_4"}
 
 
+@pytest.mark.slow
 def test_pseudo_labels_that_look_wrong_say_so(study: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(100, 20, tiny_scan(1)[0].shape)
     save_nifti(study / "noise.nii.gz", noise.astype(np.float32), tiny_scan(1)[2])
@@ -202,6 +207,7 @@ def test_pseudo_labels_that_look_wrong_say_so(study: Path, tmp_path: Path) -> No
     assert "looks unlike what is outlined in case_1" in str(warned["noise"])
 
 
+@pytest.mark.slow
 def test_a_scan_without_the_structures_is_learned_from_and_never_carried_over(study: Path, tmp_path: Path) -> None:
     negative(study, "case_2")
     propagator = Copies()
@@ -221,6 +227,7 @@ def test_a_scan_without_the_structures_is_learned_from_and_never_carried_over(st
     assert case.negative
 
 
+@pytest.mark.slow
 def test_what_nobody_outlined_is_not_learned(study: Path, tmp_path: Path) -> None:
     _, label, affine = tiny_scan(1)
     save_nifti(study / "labels" / "final" / "case_1.nii.gz", np.where(label == 2, 0, label).astype(np.uint8), affine)

@@ -97,6 +97,7 @@ def digests(result: RunResult) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_from_three_slices_to_a_specialist_and_the_same_after_a_kill(study: Path, tmp_path: Path) -> None:
     listener = Listener()
     whole = run(cases_of(study), tmp_path / "whole", listener)
@@ -120,6 +121,7 @@ def test_from_three_slices_to_a_specialist_and_the_same_after_a_kill(study: Path
     assert digests(resumed) == digests(whole)
 
 
+@pytest.mark.slow
 def test_the_generalists_term_has_a_gradient_in_a_real_training(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +149,7 @@ def test_the_generalists_term_has_a_gradient_in_a_real_training(
     assert all("regulariser" in m for m in metrics)
 
 
+@pytest.mark.slow
 def test_whole_and_sparse_outlines_together(study: Path, tmp_path: Path) -> None:
     _, label, affine = tiny_scan(1)
     save_nifti(study / "labels" / "final" / "case_1.nii.gz", label, affine)
@@ -169,6 +172,7 @@ def test_all_scans_outlined(study: Path, tmp_path: Path) -> None:
     assert result.pseudo_labels == {}
 
 
+@pytest.mark.slow
 def test_a_wrong_statement_leaves_the_scan_out(study: Path, tmp_path: Path) -> None:
     _, label, affine = tiny_scan(1)
     save_nifti(study / "labels" / "final" / "case_1.nii.gz", label, affine)

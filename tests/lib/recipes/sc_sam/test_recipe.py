@@ -169,6 +169,7 @@ def test_a_loss_that_is_no_number_ends_the_training() -> None:
         CoTraining(pair_of(), CoTrainingPlan(steps=5)).step(batch, torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_training_lowers_both_losses_and_goes_on_where_it_was_left() -> None:
     def trained(stop: bool) -> tuple[list[dict[str, float]], CoTraining]:
         torch.manual_seed(0)
@@ -248,6 +249,7 @@ def fingerprint(result: RunResult) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["unet2d", "sam"])
 def test_from_one_label_to_either_network_also_after_a_kill(
     network: str, study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -288,6 +290,7 @@ def test_from_one_label_to_either_network_also_after_a_kill(
     assert [again.folder] == list((tmp_path / "killed").glob("run-*"))
 
 
+@pytest.mark.slow
 def test_the_seed_decides(study: Path, tmp_path: Path) -> None:
     first, second, other = (
         torch.load(start(study, tmp_path / n, rounds=1, seed=s).checkpoint, weights_only=True)["members"][0]
@@ -297,6 +300,7 @@ def test_the_seed_decides(study: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(first[k], other[k]) for k in first)
 
 
+@pytest.mark.slow
 def test_a_pretrained_sam_is_where_the_training_starts(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -336,6 +340,7 @@ def test_human_labels_only(tmp_path: Path) -> None:
     assert load_specialist(result.checkpoint).spec.network == "unet2d"
 
 
+@pytest.mark.slow
 def test_a_damaged_state_costs_its_round_only(study: Path, tmp_path: Path) -> None:
     class Fragile(Listener):
         def progress(self, progress: Progress) -> None:

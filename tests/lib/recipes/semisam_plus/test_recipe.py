@@ -344,6 +344,7 @@ def gradients(result: RunResult, listener: Listener) -> list[float]:
     return [s.metrics["generalist_gradient"] for s in listener.steps if "generalist_gradient" in s.metrics]
 
 
+@pytest.mark.slow
 def test_a_whole_run_and_one_that_was_killed(study: Path, tmp_path: Path) -> None:
     whole = Listener()
     result = run(study, tmp_path / "whole", whole)
@@ -373,6 +374,7 @@ def test_a_whole_run_and_one_that_was_killed(study: Path, tmp_path: Path) -> Non
         np.testing.assert_array_equal(again[name], label)
 
 
+@pytest.mark.slow
 def test_a_promptable_model_with_random_weights(study: Path, tmp_path: Path) -> None:
     listener = Listener()
     options = replace(OPTIONS, rounds=1, prompts="points")
@@ -381,6 +383,7 @@ def test_a_promptable_model_with_random_weights(study: Path, tmp_path: Path) -> 
     assert len(result.pseudo_labels) == 3
 
 
+@pytest.mark.slow
 def test_two_generalists(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(lambda context, last: run_semisam_plus(context, last, [Mind(), tiny()]))
     monkeypatch.setitem(IMPLEMENTATIONS, "semisam_plus", recipe)

@@ -95,6 +95,7 @@ def test_a_fold_is_out_of_the_training_s_reach() -> None:
         source.sample("b")
 
 
+@pytest.mark.slow
 def test_from_one_label_to_the_mean_of_five_networks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reporters: list[Reporter]
 ) -> None:
@@ -163,6 +164,7 @@ def test_from_one_label_to_the_mean_of_five_networks(
     assert not list((result.folder / "rounds" / "1").glob("fold-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scans", [1, 2, 4, 5])
 def test_few_scans_and_none_without_a_label(scans: int, tmp_path: Path, reporters: list[Reporter]) -> None:
     study = make_tiny_study(tmp_path / "study", scans=scans)
@@ -177,6 +179,7 @@ def test_few_scans_and_none_without_a_label(scans: int, tmp_path: Path, reporter
     assert reporters[-1].seconds_left() == 0
 
 
+@pytest.mark.slow
 def test_same_seed_same_pseudo_labels(tmp_path: Path) -> None:
     study = make_tiny_study(tmp_path / "study", scans=3)
     first, second = (start(study, tmp_path / name, max_epochs=1) for name in "ab")
@@ -184,6 +187,7 @@ def test_same_seed_same_pseudo_labels(tmp_path: Path) -> None:
         assert label.path.read_bytes()[10:] == second.pseudo_labels[name].path.read_bytes()[10:]
 
 
+@pytest.mark.slow
 def test_a_killed_round_goes_on_at_the_next_fold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reporters: list[Reporter]
 ) -> None:

@@ -274,6 +274,7 @@ def weights(network: SpecialistNetwork) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(REGULARISERS))
 def test_training_learns_and_is_repeatable(name: str) -> None:
     result, losses = trained(name, Shapes(), steps=16)

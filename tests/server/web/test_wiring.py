@@ -1,0 +1,71 @@
+"""What the gate looks at before a request gets any further."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.web.gate import Gate
+from server.web.temporary_files import Scratch
+
+OWN = b"semisam.hospital.example"
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scratch]:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield Scratch()
+    tempfile.tempdir = None
+
+
+def asked(scratch: Scratch, headers: dict[bytes, bytes], method: str = "POST") -> tuple[int, str]:
+    """Status and text of the answer; 200 where the request got through."""
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"detail": ""}'})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": "/train/semisam",
+        "headers": [(b"host", OWN), *headers.items()] if b"host" not in headers else list(headers.items()),
+        "server": ("10.1.2.3", 8000),
+    }
+    gate = Gate(app, most_bytes=100, scratch=scratch, origins=("https://viewer.example",), hosts=(OWN.decode(),))
+    asyncio.run(gate(scope, receive, send))
+    text = b"".join(message.get("body", b"") for message in sent)
+    return sent[0]["status"], json.loads(text)["detail"]
+
+
+def test_the_server_answers_to_its_own_name_only(scratch: Scratch) -> None:
+    """A name of somebody else that leads here would let a page of theirs read this server (DNS rebinding)."""
+    assert asked(scratch, {})[0] == 200
+    status, text = asked(scratch, {b"host": b"evil.example"})
+    assert status == 403
+    assert "evil.example" in text
+
+
+def test_pages_of_others_change_nothing(scratch: Scratch) -> None:
+    assert asked(scratch, {b"origin": b"https://viewer.example"})[0] == 200
+    status, text = asked(scratch, {b"origin": b"https://evil.example"})
+    assert status == 403
+    assert "--conf origins" in text
+
+
+def test_a_body_that_is_announced_as_too_long_is_not_read(scratch: Scratch) -> None:
+    assert asked(scratch, {b"content-length": b"101"})[0] == 413
