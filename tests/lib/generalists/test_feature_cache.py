@@ -126,15 +126,16 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
 def test_killed_while_writing_leaves_nothing_wrong(tmp_path: Path) -> None:
     """Two processes write and read the same entries; one of them is killed."""
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from pathlib import Path\nfrom test_feature_cache import FeatureCache, MM, model, scan, files\n"
         "import torch; torch.set_num_threads(1)\n"
-        "cache = FeatureCache(Path(sys.argv[3]))\nprint('ready', flush=True)\n"
+        "cache = FeatureCache(Path(sys.argv[1]))\nprint('ready', flush=True)\n"
         "while True:\n"
         "    for file in files(cache.folder): file.unlink(missing_ok=True)\n"
         "    for n in range(4): cache.encode(model(), scan(n, 32), MM)\n"
     )
-    command = [sys.executable, "-c", code, str(APP), str(Path(__file__).parent), str(tmp_path)]
+    paths = [APP, Path(__file__).parent, ROOT / "tests" / "support"]
+    command = [sys.executable, "-c", code, str(tmp_path), *map(str, paths)]
     cache = FeatureCache(tmp_path)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
