@@ -88,7 +88,7 @@ def seen(logits: Tensor, extra: Tensor, human: Sequence[bool], *, step: int = 10
         images=weights,
         targets=logits.detach().softmax(dim=1),
         weights=weights,
-        human=torch.tensor(human),
+        labelled=torch.tensor(human),
         extra=extra,
         features=logits,
         logits=logits,
