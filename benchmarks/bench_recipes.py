@@ -138,7 +138,7 @@ class Bench:
         """Dice of specialist and pseudo-labels, seconds and memory of one training."""
         from lib.generalists.mind import Mind
         from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, resolve, run_recipe
-        from lib.recipes.registry import trainings_of
+        from lib.recipes.choices import trainings_of
 
         alone = name in BASELINES
         rounds = 1 if alone else self._options.rounds

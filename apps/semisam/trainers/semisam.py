@@ -19,10 +19,18 @@ from lib.core.negatives import only_negative
 from lib.formats.pictures import PICTURES
 from lib.generalists import unwrap
 from lib.parallel.ranks import Ranks, end_with_the_others
-from lib.recipes import CHOICES, RECIPES, RecipeOptions, RecipeSettings, network_2d, resolve, run_recipe
+from lib.recipes import (
+    CHOICES,
+    RECIPES,
+    RecipeOptions,
+    RecipeSettings,
+    network_2d,
+    parse_options,
+    resolve,
+    run_recipe,
+)
 from lib.recipes.engine.job import Job
 from lib.recipes.engine.options import NNUNET, preset_names
-from lib.recipes.registry import IMPLEMENTATIONS
 from server.jobs.launch import launch, processes
 from server.jobs.records import true_stats
 from server.options import TRAIN, check_keys
@@ -79,7 +87,7 @@ class SemiSamTrainer(TrainTask):
         # The deprecated POST /train/ sends the options of each trainer under the trainer's name, and once more flat.
         flat = {k: v for k, v in request.items() if k != "semisam" or not isinstance(v, Mapping)}
         check_keys(flat, self.config(), TRAIN, "The trainer 'semisam'")
-        options = resolve(RecipeOptions.parse(flat))
+        options = resolve(parse_options(flat))
         if options.network == NNUNET and processes(flat, options.device) > 1:
             raise UserError("multi_gpu: nnU-Net trains on one GPU. Switch multi_gpu off, or choose another network.")
         self.study.check_generalist()
@@ -89,7 +97,7 @@ class SemiSamTrainer(TrainTask):
             network_2d(options)
         if all(self.study.check(item).empty for item in outlined):
             raise UserError(only_negative(sorted(usable)), status=409)
-        if IMPLEMENTATIONS[options.recipe].propagates:
+        if RECIPES[options.recipe].propagates:
             self.study.dense()
         if not set(self.study.datastore.list_images()) - usable:
             logger.info("Every scan has a final label: the training has no pseudo-labels to make")

@@ -1,7 +1,8 @@
 """Recipes: the collaborative training procedures, made of the parts in the sister packages."""
 
+from .choices import CHOICES, parse_options, resolve
 from .engine.grid import network_2d
-from .engine.options import CHOICES, PRESETS, RECIPES, RecipeOptions
+from .engine.options import PRESETS, RecipeOptions
 from .engine.report import (
     Case,
     FinishedRound,
@@ -13,7 +14,7 @@ from .engine.report import (
     SilentObserver,
 )
 from .engine.run import run_recipe
-from .registry import resolve
+from .registry import RECIPES
 
 __all__ = [
     "CHOICES",
@@ -29,6 +30,7 @@ __all__ = [
     "RunResult",
     "SilentObserver",
     "network_2d",
+    "parse_options",
     "resolve",
     "run_recipe",
 ]

@@ -421,7 +421,7 @@ def test_of_several_networks_the_best_of_each_training_come_first(monkeypatch: p
         return SimpleNamespace(members=(f"teacher {training} of {trainings}", f"student {training}"))
 
     monkeypatch.setattr(stages_module, "train_round", train_round)
-    run = cast("Context", SimpleNamespace(amount=SimpleNamespace(networks=2)))
+    run = cast("Context", SimpleNamespace(budget=SimpleNamespace(networks=2)))
     found = stages_module.train_networks(run, 1, TrainingPlan(1, 1))
     assert list(found) == ["teacher 0 of 2", "teacher 1 of 2", "student 0", "student 1"]
 

@@ -16,8 +16,8 @@ from lib.core.sparse_labels import Planes
 from lib.generalists import create_generalist
 from lib.propagation import create_propagator
 from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes.choices import resolve
 from lib.recipes.engine.options import Preset
-from lib.recipes.registry import resolve
 from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 
 pytestmark = pytest.mark.usefixtures("one_thread")

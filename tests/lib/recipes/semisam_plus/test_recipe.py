@@ -17,7 +17,8 @@ from lib.generalists import Generalist, create_generalist
 from lib.generalists.mind import Mind
 from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
 from lib.recipes.engine.options import Preset
-from lib.recipes.registry import IMPLEMENTATIONS, Recipe
+from lib.recipes.engine.recipe import Recipe
+from lib.recipes.registry import RECIPES
 from lib.recipes.semisam_plus.assistant import CollaborationOptions, GeneralistAssistant
 from lib.recipes.semisam_plus.question import Question
 from lib.recipes.semisam_plus.recipe import run_semisam_plus
@@ -383,7 +384,7 @@ def test_a_promptable_model_with_random_weights(study: Path, tmp_path: Path) -> 
 
 def test_two_generalists(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(lambda context, last: run_semisam_plus(context, last, [Mind(), tiny()]))
-    monkeypatch.setitem(IMPLEMENTATIONS, "semisam_plus", recipe)
+    monkeypatch.setitem(RECIPES, "semisam_plus", recipe)
     listener = Listener()
     result = run(study, tmp_path / "runs", listener, replace(OPTIONS, rounds=1, prompts="mask"))
     assert min(gradients(result, listener), default=0.0) > 0.0

@@ -40,7 +40,7 @@ class Context:
     Args:
         study: the scans and their current labels.
         options: what the user chose.
-        amount: how much training that is.
+        budget: how much training that is.
         generalist: frozen features.
         propagator: carries human labels over.
         folder: the run's files.
@@ -52,7 +52,7 @@ class Context:
 
     study: Study
     options: RecipeOptions
-    amount: Preset
+    budget: Preset
     generalist: Generalist
     propagator: Propagator
     folder: RunFolder
@@ -173,7 +173,7 @@ class Context:
             raise RuntimeError(f"round {index} was written, but cannot be read")
         if self.ranks.first:
             self._tidy(index)
-        log.info("round %d of %d is finished", index, self.amount.rounds)
+        log.info("round %d of %d is finished", index, self.budget.rounds)
         return finished
 
     def take_up(self, index: int | None) -> FinishedRound | None:

@@ -19,7 +19,8 @@ from lib.core.leftovers import remove_leftovers
 from lib.generalists import Generalist
 from lib.parallel.ranks import Ranks
 from lib.propagation import Propagator
-from lib.recipes.registry import IMPLEMENTATIONS, amount_of, resolve, trainings_of
+from lib.recipes.choices import budget_of, resolve, trainings_of
+from lib.recipes.registry import RECIPES
 
 from .context import Context
 from .grid import choose_grid
@@ -77,13 +78,13 @@ def run_recipe(
             status=409,
         )
     options = resolve(options)
-    amount, trainings = amount_of(options), trainings_of(options)
+    budget, trainings = budget_of(options), trainings_of(options)
     ranks = ranks or Ranks()
     if ranks.world > 1 and options.network == NNUNET:
         raise UserError("nnU-Net trains in one process: choose another network, or start one process.", status=409)
     if not ranks.first:
         observer = SilentObserver()
-    recipe = IMPLEMENTATIONS[options.recipe]
+    recipe = RECIPES[options.recipe]
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
         raise ValueError("case names must be unique")
@@ -97,7 +98,7 @@ def run_recipe(
             "format": _FORMAT,
             "versions": {"torch": torch.__version__, "monai": monai.__version__, **recipe.versions(options)},
             "options": asdict(options),
-            "amount": asdict(amount),  # what the preset stands for in this version
+            "amount": asdict(budget),  # what the preset stands for in this version
             "settings": asdict(settings),
             "labels": list(schema.names),
             "generalist": [generalist.name, str(getattr(generalist, "weights_hash", ""))],
@@ -111,19 +112,19 @@ def run_recipe(
         unlabelled = sum(case.label is None for case in usable)
         if not unlabelled:
             # Without pseudo-labels a second round would repeat the first.
-            amount = replace(amount, rounds=1)
+            budget = replace(budget, rounds=1)
         ranks.once(lambda: check_space(folder, _bytes_needed(voxels, spec.channels, len(usable))))
         study = Study(usable, schema, spec, run_folder.prepared)
-        rounds = amount.rounds
+        rounds = budget.rounds
         work = {
             "propagation": len(usable),
-            "training": rounds * trainings * amount.epochs * amount.iterations,
+            "training": rounds * trainings * budget.epochs * budget.iterations,
             "prediction": rounds * unlabelled,
             "refinement": rounds * unlabelled * recipe.refines,
         }
-        reporter = Reporter(observer, rounds, amount.epochs * trainings, work)
+        reporter = Reporter(observer, rounds, budget.epochs * trainings, work)
         context = Context(
-            study, options, amount, generalist, propagator, run_folder, reporter, observer, skipped, ranks
+            study, options, budget, generalist, propagator, run_folder, reporter, observer, skipped, ranks
         )
         log.info(
             "%s, preset %s: %d scans with and %d without a human label, %d rounds of %d epochs in all; "
@@ -133,7 +134,7 @@ def run_recipe(
             len(usable) - unlabelled,
             unlabelled,
             rounds,
-            trainings * amount.epochs,
+            trainings * budget.epochs,
             " x ".join(f"{s:g}" for s in spec.spacing),
             " x ".join(str(n) for n in spec.roi_size),
             options.device,
@@ -146,7 +147,7 @@ def run_recipe(
             if reporter.note:
                 log.info("%s: %s", run_folder.path.name, reporter.note)
             if last is not None:
-                reporter.resume(last.index, unlabelled, trainings * amount.epochs * amount.iterations)
+                reporter.resume(last.index, unlabelled, trainings * budget.epochs * budget.iterations)
             last = recipe.run(context, last)
             if last.checkpoint is None:
                 raise RuntimeError("a recipe must end with a round that has a checkpoint")

@@ -56,8 +56,8 @@ def counter(run: Context, stage: str, names: Sequence[str]) -> Callable[[dict[st
 
 def plan_of(run: Context) -> TrainingPlan:
     """How each round trains, as far as the preset says."""
-    amount = run.amount
-    return TrainingPlan(epochs=amount.epochs, iterations=amount.iterations, batch=amount.batch)
+    budget = run.budget
+    return TrainingPlan(epochs=budget.epochs, iterations=budget.iterations, batch=budget.batch)
 
 
 def release_generalist(run: Context) -> None:
@@ -135,7 +135,7 @@ def train_networks(
     Returns:
         All to predict with: first the best one of each training, then the second best, and so on.
     """
-    count = run.amount.networks
+    count = run.budget.networks
     trained = [train_round(run, index, plan, assistant=assistant, training=n, trainings=count) for n in range(count)]
     return [member for alike in zip(*(each.members for each in trained), strict=True) for member in alike]
 
@@ -288,7 +288,7 @@ def with_earlier_members(run: Context, index: int, members: Sequence[nn.Module])
     if index == 1:
         return members
     earlier = load_specialist(run.folder.round(index - 1) / "specialist.pt", run.options.device)
-    count = run.amount.networks
+    count = run.budget.networks
     return [*members[:count], *earlier.members[: (index - 1) * count]]
 
 

@@ -76,9 +76,9 @@ def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]
     return {
         "recipe": options.recipe,
         "preset": options.preset,
-        "rounds": run.amount.rounds,
-        "epochs of a training": f"{run.amount.epochs} of {run.amount.iterations} steps, batch {run.amount.batch}"
-        + (f", {run.amount.networks} of them in a round" if run.amount.networks > 1 else "")
+        "rounds": run.budget.rounds,
+        "epochs of a training": f"{run.budget.epochs} of {run.budget.iterations} steps, batch {run.budget.batch}"
+        + (f", {run.budget.networks} of them in a round" if run.budget.networks > 1 else "")
         if options.network != NNUNET
         else "nnU-Net's own, see its log in the run folder",
         "seed": options.seed,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.each_scan import stored_image
 from lib.recipes.engine.kept_training import KEPT_TRAININGS
+from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import prepare_study
 from lib.recipes.engine.stages import label_study, plan_of, train_round
@@ -42,7 +43,7 @@ def run_fm_abs(run: Context, finished: FinishedRound | None) -> FinishedRound:
         finished = prepare_study(run)
     plan = replace(plan_of(run), objective=PartialObjective())
     assistant = assistant_of(run, SliceOptions(fusion=cast("Fusion", run.options.fusion)))
-    for index in range(finished.index + 1, run.amount.rounds + 1):
+    for index in range(finished.index + 1, run.budget.rounds + 1):
         run.folder.begin_round(index, keep=KEPT_TRAININGS)
         trained = train_round(
             run,
@@ -78,3 +79,6 @@ def assistant_of(run: Context, options: SliceOptions) -> SliceAssistant:
 
 def _same(members: Sequence[nn.Module], name: str) -> Sequence[nn.Module]:
     return members
+
+
+RECIPE = Recipe(run_fm_abs, regularisers=("mean_teacher",), propagates=False)

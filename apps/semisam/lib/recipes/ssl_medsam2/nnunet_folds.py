@@ -70,7 +70,7 @@ class NnunetBackEnd:
         _write_scans(run, index, folder, folds)
         device = run.options.device
         configuration = plan_dataset(folder, device)
-        plan = self._plan or stock_trainer(run.amount.epochs)
+        plan = self._plan or stock_trainer(run.budget.epochs)
         log.info(
             "nnU-Net trains %s with %s: %d epochs of %d steps", configuration, plan.trainer, plan.epochs, plan.steps
         )
@@ -125,17 +125,17 @@ class _Progress:
 
     def step(self, loss: float) -> None:
         """One more step is done."""
-        amount, reporter = self._run.amount, self._run.reporter
+        budget, reporter = self._run.budget, self._run.reporter
         self._done += 1
         self._losses.append(loss)
-        while self._told < self._done * amount.epochs * amount.iterations // self._steps:
+        while self._told < self._done * budget.epochs * budget.iterations // self._steps:
             self._told += 1
-            epochs, rest = divmod(self._told, amount.iterations)
+            epochs, rest = divmod(self._told, budget.iterations)
             if not rest:
                 losses = {"loss": fmean(self._losses)} if self._losses else {}
                 self._run.history.add(Entry(self._index, self._training, epochs, losses))
                 self._losses.clear()
-                reporter.finished_epochs(self._before * amount.epochs + epochs)
+                reporter.finished_epochs(self._before * budget.epochs + epochs)
             reporter.advance("training", {"loss": loss}, force=not rest)
 
 

@@ -27,6 +27,7 @@ from lib.core.json_files import write_json
 from lib.parallel.ranks import Ranks
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.options import NNUNET, RecipeOptions
+from lib.recipes.engine.recipe import ALL_NETWORKS, ALL_REGULARISERS, Recipe, default_first
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import propagate_study
 from lib.recipes.engine.stages import label_study, plan_of, train_round
@@ -107,7 +108,7 @@ def run_ssl_medsam2(
     if finished is None:
         finished = propagate_study(run)
     parts = choose_folds(run.study.unlabelled(), folds, run.options.seed)
-    for index in range(finished.index + 1, run.amount.rounds + 1):
+    for index in range(finished.index + 1, run.budget.rounds + 1):
         run.folder.begin_round(index, keep=True)
         files = train_folds(run, back_end, index, parts)
         trained = [load_specialist(file, run.options.device) for file in files]
@@ -122,8 +123,8 @@ def train_folds(run: Context, back_end: BackEnd, index: int, folds: Sequence[Fol
     files = run.ranks.each(list(by_name), lambda name: train_fold(run, back_end, index, by_name[name], len(folds)))
     if run.ranks.first:
         run.collect_history(index)
-        others, epochs = len(folds) - len(run.ranks.share(folds)), run.amount.epochs
-        run.reporter.skip("training", others * epochs * run.amount.iterations, index * len(folds) * epochs)
+        others, epochs = len(folds) - len(run.ranks.share(folds)), run.budget.epochs
+        run.reporter.skip("training", others * epochs * run.budget.iterations, index * len(folds) * epochs)
     return list(files.values())
 
 
@@ -136,9 +137,9 @@ def train_fold(run: Context, back_end: BackEnd, index: int, fold: Fold, folds: i
         "pseudo": list(FoldSource(run.study, fold).pseudo()),
     }
     if _holds(file, cases):
-        epochs = run.amount.epochs
+        epochs = run.budget.epochs
         done = ((index - 1) * folds + fold.number + 1) * epochs
-        run.reporter.skip("training", epochs * run.amount.iterations, done)
+        run.reporter.skip("training", epochs * run.budget.iterations, done)
     else:
         log.info("round %d, fold %d of %d: %d scans held out", index, fold.number + 1, folds, len(fold.held_out))
         trained = back_end.train(run, index, fold, folds)
@@ -177,3 +178,13 @@ def publish(run: Context, index: int, labels: dict[str, dict[str, object]], trai
         write_json(part / "folds.json", {"folds": [dict(one.notes) for one in trained]})
         NnunetBackEnd.tidy(part)
     return run.end_round(index, labels, None)
+
+
+RECIPE = Recipe(
+    run_ssl_medsam2,
+    networks=(*default_first("dynunet", ALL_NETWORKS), NNUNET),
+    regularisers=default_first("supervised", ALL_REGULARISERS),
+    trainings=FOLDS,
+    check=check_ssl_medsam2,
+    versions=versions_of_ssl_medsam2,
+)
