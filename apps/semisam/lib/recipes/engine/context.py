@@ -150,7 +150,7 @@ class Context:
         """
 
         def complete() -> None:
-            part = self.folder.begin_round(index, keep=True)
+            part = self.folder.open_round(index)
             if members is not None:
                 about = {"recipe": self.options.recipe, "round": index, "seed": self.options.seed, **(notes or {})}
                 about |= learned(self.study)

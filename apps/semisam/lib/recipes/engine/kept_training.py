@@ -59,7 +59,7 @@ class KeptTraining:
         run.ranks.once(lambda: save_specialist(self._file(), run.study.spec, trained.members, notes))
 
     def _file(self) -> Path:
-        return self._run.folder.begin_round(self._index, keep=True) / f"training-{self._training}.pt"
+        return self._run.folder.open_round(self._index) / f"training-{self._training}.pt"
 
     def _is_whole(self) -> bool:
         if not self._file().is_file():

@@ -89,7 +89,7 @@ def propagate_study(run: Context) -> FinishedRound:
     Raises:
         UserError: when no human label can be used or all are sparse, or there are other scans and none can be read.
     """
-    part = run.folder.begin_round(0, keep=True)
+    part = run.folder.open_round(0)
     run.reporter.begin("propagation", 0)
     read_templates(run)
     run.study.need_dense()
@@ -180,7 +180,7 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> di
         )
     prepared = study.prepare(name, scan, part_of(frame_of(scan), inside, soft.frame, study.spec), own)
     target = soft.on(prepared.frame)
-    part = run.folder.begin_round(0, keep=True)
+    part = run.folder.open_round(0)
     study.write_target(part, name, target.probabilities, target.confidence)
     facts = uncertainty_facts(target.probabilities, normalised_entropy(target.probabilities))
     facts |= {
@@ -203,7 +203,7 @@ def prepare_study(run: Context) -> FinishedRound:
     Raises:
         UserError: when no human label can be used, or there are other scans and none can be read.
     """
-    run.folder.begin_round(0, keep=True)
+    run.folder.open_round(0)
     run.reporter.begin("propagation", 0)
     read_templates(run)
 

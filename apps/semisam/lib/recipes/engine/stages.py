@@ -215,7 +215,7 @@ def label_by(
         predict: gives, for a scan's name, probabilities ``[1 + N, D, H, W]`` on its working grid and its label map on
             its own grid.
     """
-    part = run.folder.begin_round(index, keep=True)
+    part = run.folder.open_round(index)
     run.reporter.begin("prediction", index)
     names = run.study.unlabelled()
     count = counter(run, "prediction", names)

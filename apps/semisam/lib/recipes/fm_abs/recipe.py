@@ -44,7 +44,7 @@ def run_fm_abs(run: Context, finished: FinishedRound | None) -> FinishedRound:
     plan = replace(plan_of(run), objective=PartialObjective())
     assistant = assistant_of(run, SliceOptions(fusion=cast("Fusion", run.options.fusion)))
     for index in range(finished.index + 1, run.budget.rounds + 1):
-        run.folder.begin_round(index, keep=KEPT_TRAININGS)
+        run.folder.new_round(index, keep=KEPT_TRAININGS)
         trained = train_round(
             run,
             index,

@@ -61,7 +61,7 @@ def run_sc_sam(run: Context, finished: FinishedRound | None) -> FinishedRound:
     if run.options.network != "unet2d":
         run.study.spec = replace(run.study.spec, network=kind)
     for index in range(finished.index + 1, run.budget.rounds + 1):
-        part = run.folder.begin_round(index, keep=COTRAINING)
+        part = run.folder.new_round(index, keep=COTRAINING)
         if run.ranks.once(partial(packed_whole, part / COTRAINING)):  # killed while it labelled the study
             training.restore(_read_state(part / COTRAINING))
             training.pair.eval()

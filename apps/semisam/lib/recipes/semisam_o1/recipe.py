@@ -29,7 +29,7 @@ def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRoun
         finished = propagate_study(run)
     while finished.index < run.budget.rounds and not settled(finished):
         index = finished.index + 1
-        run.folder.begin_round(index, keep=KEPT_TRAININGS)
+        run.folder.new_round(index, keep=KEPT_TRAININGS)
         members = train_networks(run, index, plan_of(run))
         predict_study(run, index, members, refinement)
         labels = refine_study(run, index, refinement)

@@ -36,7 +36,7 @@ def predict_study(run: Context, index: int, members: Sequence[nn.Module], option
         members: networks whose probabilities are averaged.
         options: how to refine.
     """
-    part = run.folder.begin_round(index, keep=True)
+    part = run.folder.open_round(index)
     run.reporter.begin("prediction", index)
     outlined, names = run.study.dense(), run.study.unlabelled()
     seed = run.options.seed * 1009 + index
@@ -76,7 +76,7 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> dict[s
     Returns:
         The params of every pseudo-label.
     """
-    part = run.folder.begin_round(index, keep=True)
+    part = run.folder.open_round(index)
     run.reporter.begin("refinement", index)
     study = run.study
     names = study.unlabelled()

@@ -56,7 +56,7 @@ def run_semisam_plus(
 
 def run_round(run: Context, index: int, assistant: Assistant) -> FinishedRound:
     """Train with the generalists' help, then label the study anew."""
-    run.folder.begin_round(index, keep=KEPT_TRAININGS)
+    run.folder.new_round(index, keep=KEPT_TRAININGS)
     members = train_networks(run, index, plan_of(run), assistant)
     labels = label_study(run, index, lambda _: members)
     return run.end_round(index, labels, members)

@@ -66,7 +66,7 @@ class NnunetBackEnd:
         """See ``ssl_medsam2.BackEnd``."""
         run.reporter.begin("training", index)
         release_generalist(run)
-        folder = run.folder.begin_round(index, keep=True) / _FOLDER
+        folder = run.folder.open_round(index) / _FOLDER
         _write_scans(run, index, folder, folds)
         device = run.options.device
         configuration = plan_dataset(folder, device)

@@ -109,7 +109,7 @@ def run_ssl_medsam2(
         finished = propagate_study(run)
     parts = choose_folds(run.study.unlabelled(), folds, run.options.seed)
     for index in range(finished.index + 1, run.budget.rounds + 1):
-        run.folder.begin_round(index, keep=True)
+        run.folder.open_round(index)
         files = train_folds(run, back_end, index, parts)
         trained = [load_specialist(file, run.options.device) for file in files]
         labels = back_end.label(run, index, out_of_fold(parts, trained))
@@ -130,7 +130,7 @@ def train_folds(run: Context, back_end: BackEnd, index: int, folds: Sequence[Fol
 
 def train_fold(run: Context, back_end: BackEnd, index: int, fold: Fold, folds: int) -> Path:
     """Train the networks of a fold and write them to a file in the round's folder, unless a killed run has done so."""
-    file = run.folder.begin_round(index, keep=True) / f"fold-{fold.number}.pt"
+    file = run.folder.open_round(index) / f"fold-{fold.number}.pt"
     cases = {
         "held_out": list(fold.held_out),
         "human": list(back_end.templates(run)),
@@ -170,7 +170,7 @@ def joined(parts: list[Specialist]) -> Specialist:
 
 def publish(run: Context, index: int, labels: dict[str, dict[str, object]], trained: list[Specialist]) -> FinishedRound:
     """Complete the round with the mean of all networks as its specialist, and note who has learned from what."""
-    part = run.folder.begin_round(index, keep=True)
+    part = run.folder.open_round(index)
     whole = joined(trained)
     notes = {"recipe": run.options.recipe, "round": index, "seed": run.options.seed, "folds": len(trained)}
     if run.ranks.first:
