@@ -80,14 +80,17 @@ class PseudoLabel:
 
     Args:
         path: NIfTI label map on the scan's own grid.
-        params: what to store beside it: ``label_names`` (name to value, in index order), ``confidence`` (mean over the
-            structures' voxels, 0..1), ``uncertainty`` (mean over the voxels in and around the structures, 0..1),
-            ``volume_ml`` (by name), ``templates`` (names of the outlined scans it comes from), ``recipe``, ``round``,
-            ``source`` (``propagation`` or ``specialist``); ``agreement`` with the round before (mean Dice, 0..1).
+        params: what to store beside it: ``PseudoLabelFacts`` as plain types.
     """
 
     path: Path
     params: Mapping[str, object]
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean Dice with the label of the round before, 0..1; None where there was none."""
+        value = self.params.get("agreement")
+        return float(value) if isinstance(value, (int, float)) else None
 
 
 @dataclass(frozen=True)

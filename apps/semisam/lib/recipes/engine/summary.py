@@ -112,12 +112,11 @@ def _facts(run: Context, index: int) -> RoundFacts | None:
     facts = RoundFacts(index, {}, {}, {})
     agreement, confidence, volumes = dict(facts.agreement), dict(facts.confidence), dict(facts.volume_ml)
     for name in record.names:
-        params = run.kept_params(folder, name) or {}
-        if isinstance(params.get("agreement"), float):
-            agreement[name] = float(str(params["agreement"]))
-        confidence[name] = float(str(params.get("confidence", 0.0)))
-        volume = params.get("volume_ml")
-        volumes[name] = dict(volume) if isinstance(volume, dict) else {}
+        known = run.kept_facts(folder, name)
+        if known is not None and known.agreement is not None:
+            agreement[name] = known.agreement
+        confidence[name] = known.confidence if known else 0.0
+        volumes[name] = dict(known.volume_ml) if known else {}
     return RoundFacts(index, agreement, confidence, volumes)
 
 

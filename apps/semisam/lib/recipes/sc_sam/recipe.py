@@ -26,12 +26,14 @@ from lib.generalists.sam2d.adapter import MODELS
 from lib.generalists.sam2d.networks import SamNetwork
 from lib.generalists.slices import acquisition_view
 from lib.recipes.engine.context import Context
+from lib.recipes.engine.kept_training import TrainingNumber
+from lib.recipes.engine.labelling import label_study
 from lib.recipes.engine.prepared_study import Study, load_tensors, packed_whole, save_tensors
 from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.record import COTRAINING
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import prepare_study
-from lib.recipes.engine.stages import follow, label_study, plan_of, release_generalist
+from lib.recipes.engine.stages import follow, plan_of, release_generalist
 from lib.specialists.networks.sam.build import build_sam
 from lib.specialists.spec import SpecialistSpec
 from lib.training.sample import Sample
@@ -140,7 +142,7 @@ def _train(run: Context, index: int, training: CoTraining) -> None:
     generator = torch.Generator().manual_seed(run.options.seed * 1009 + index)
     source = SliceSource(StudyScans(run.study), spec.channels, spec.slice_axis, generator)
     plan = plan_of(run)
-    training.run(source, size, plan.steps, generator, follow(run, index, plan))
+    training.run(source, size, plan.steps, generator, follow(run, TrainingNumber(index), plan))
 
 
 def _count_as_done(run: Context, index: int) -> None:

@@ -16,8 +16,9 @@ from lib.recipes.engine.kept_training import KEPT_TRAININGS
 from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import propagate_study
-from lib.recipes.engine.stages import plan_of, settled, train_networks, with_earlier_members
+from lib.recipes.engine.stages import plan_of, train_networks
 
+from .earlier_rounds import settled, with_earlier_members
 from .refinement import RefinementOptions
 from .rounds import predict_study, refine_study
 

@@ -18,10 +18,11 @@ from lib.generalists.base import Promptable
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.each_scan import stored_image
 from lib.recipes.engine.kept_training import KEPT_TRAININGS
+from lib.recipes.engine.labelling import label_study
 from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import propagate_study
-from lib.recipes.engine.stages import label_study, plan_of, train_networks
+from lib.recipes.engine.stages import plan_of, train_networks
 from lib.training.assistance import Assistant
 from lib.training.scan_view import ScanView
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -21,8 +21,11 @@ from lib.formats.label_files import read_label
 from lib.nnunet import NnunetPlan, need_nnunet, plan_dataset, stock_trainer, train_fold, write_case, write_dataset
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.each_scan import each_scan
+from lib.recipes.engine.kept_training import TrainingNumber
+from lib.recipes.engine.label_facts import PseudoLabelFacts
+from lib.recipes.engine.labelling import label_by
 from lib.recipes.engine.options import RecipeOptions
-from lib.recipes.engine.stages import label_by, release_generalist
+from lib.recipes.engine.stages import release_generalist
 from lib.report.history import Entry
 from lib.specialists.checkpoint import Specialist
 from lib.specialists.predict import predict
@@ -74,14 +77,14 @@ class NnunetBackEnd:
         log.info(
             "nnU-Net trains %s with %s: %d epochs of %d steps", configuration, plan.trainer, plan.epochs, plan.steps
         )
-        progress = _Progress(run, plan.epochs * plan.steps, index, fold.number, folds)
+        progress = _Progress(run, plan.epochs * plan.steps, TrainingNumber(index, fold.number, folds))
         seed = run.options.seed * 1009 + index + fold.number * 101
         scheme, network = train_fold(folder, configuration, fold.number, plan, device, seed, progress.step)
         return Specialist(run.study.spec, (network,), nnunet=scheme)
 
     def label(
         self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
-    ) -> dict[str, dict[str, object]]:
+    ) -> Mapping[str, PseudoLabelFacts]:
         """See ``ssl_medsam2.BackEnd``."""
 
         def one(name: str) -> tuple[Tensor, np.ndarray]:
@@ -108,20 +111,16 @@ class _Progress:
     Args:
         run: the run.
         steps: nnU-Net's steps of the training.
-        index: of the round.
-        training: number of this training in the round, from 0.
-        trainings: trainings in a round.
+        number: which training of the run it is.
     """
 
-    def __init__(self, run: Context, steps: int, index: int, training: int, trainings: int) -> None:
+    def __init__(self, run: Context, steps: int, number: TrainingNumber) -> None:
         self._run = run
         self._steps = steps
-        self._index = index
-        self._training = training
-        self._before = (index - 1) * trainings + training
+        self._number = number
         self._done = self._told = 0
         self._losses: list[float] = []
-        run.history.forget(index, training)
+        run.history.forget(number.round, number.number)
 
     def step(self, loss: float) -> None:
         """One more step is done."""
@@ -133,9 +132,9 @@ class _Progress:
             epochs, rest = divmod(self._told, budget.iterations)
             if not rest:
                 losses = {"loss": fmean(self._losses)} if self._losses else {}
-                self._run.history.add(Entry(self._index, self._training, epochs, losses))
+                self._run.history.add(Entry(self._number.round, self._number.number, epochs, losses))
                 self._losses.clear()
-                reporter.finished_epochs(self._before * budget.epochs + epochs)
+                reporter.finished_epochs(self._number.before * budget.epochs + epochs)
             reporter.advance("training", {"loss": loss}, force=not rest)
 
 

@@ -16,7 +16,7 @@ Several processes share the trainings of a round, each of them whole.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,11 +26,14 @@ from lib.core.errors import UserError
 from lib.core.json_files import write_json
 from lib.parallel.ranks import Ranks
 from lib.recipes.engine.context import Context
+from lib.recipes.engine.kept_training import TrainingNumber
+from lib.recipes.engine.label_facts import PseudoLabelFacts
+from lib.recipes.engine.labelling import label_study
 from lib.recipes.engine.options import NNUNET, RecipeOptions
 from lib.recipes.engine.recipe import ALL_NETWORKS, ALL_REGULARISERS, Recipe, default_first
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import propagate_study
-from lib.recipes.engine.stages import label_study, plan_of, train_round
+from lib.recipes.engine.stages import TrainingParts, plan_of, train_round
 from lib.specialists.checkpoint import Specialist, load_specialist, save_specialist
 from lib.training.objectives import LabelObjective
 
@@ -55,8 +58,8 @@ class BackEnd(Protocol):
 
     def label(
         self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
-    ) -> dict[str, dict[str, object]]:
-        """Predict every scan without a human label; see ``stages.label_study``."""
+    ) -> Mapping[str, PseudoLabelFacts]:
+        """Predict every scan without a human label; see ``labelling.label_study``."""
         ...
 
 
@@ -70,13 +73,13 @@ class OwnBackEnd:
     def train(self, run: Context, index: int, fold: Fold, folds: int) -> Specialist:
         """See ``BackEnd``."""
         plan = replace(plan_of(run), objective=LabelObjective(pseudo_ramp=0.0))
-        source = FoldSource(run.study, fold)
-        trained = train_round(run, index, plan, source=source, training=fold.number, trainings=folds, ranks=Ranks())
+        parts = TrainingParts(source=FoldSource(run.study, fold))
+        trained = train_round(run, TrainingNumber(index, fold.number, folds), plan, parts, ranks=Ranks())
         return Specialist(run.study.spec, tuple(trained.members))
 
     def label(
         self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
-    ) -> dict[str, dict[str, object]]:
+    ) -> Mapping[str, PseudoLabelFacts]:
         """See ``BackEnd``."""
         return label_study(run, index, lambda name: specialist_of(name).members)
 
@@ -168,7 +171,9 @@ def joined(parts: list[Specialist]) -> Specialist:
     return replace(parts[0], members=tuple(member for part in parts for member in part.members))
 
 
-def publish(run: Context, index: int, labels: dict[str, dict[str, object]], trained: list[Specialist]) -> FinishedRound:
+def publish(
+    run: Context, index: int, labels: Mapping[str, PseudoLabelFacts], trained: list[Specialist]
+) -> FinishedRound:
     """Complete the round with the mean of all networks as its specialist, and note who has learned from what."""
     part = run.folder.open_round(index)
     whole = joined(trained)
