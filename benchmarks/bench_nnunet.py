@@ -68,7 +68,7 @@ def main() -> int:
     from lib.generalists import create_generalist
     from lib.nnunet import MissingPackageError, need_nnunet
     from lib.propagation import create_propagator
-    from lib.recipes import Case, RecipeSettings, parse_options, registry, run_recipe
+    from lib.recipes import Case, RecipeSettings, RunRequest, parse_options, registry, run_recipe
     from lib.recipes.ssl_medsam2.recipe import NNUNET, run_ssl_medsam2
 
     if options.network == NNUNET:
@@ -100,16 +100,18 @@ def main() -> int:
     request = {"recipe": "ssl_medsam2", "rounds": 1, **{k: chosen[k] for k in ("network", "max_epochs", "device")}}
     if "minutes" not in store.data:
         run_recipe(
-            [
-                Case(template, data.image(template), data.label(template)),
-                *(Case(scan, data.image(scan)) for scan in unlabelled),
-            ],
-            LabelSchema(LABELS),
-            parse_options(request),
-            RecipeSettings(),
+            RunRequest(
+                [
+                    Case(template, data.image(template), data.label(template)),
+                    *(Case(scan, data.image(scan)) for scan in unlabelled),
+                ],
+                LabelSchema(LABELS),
+                parse_options(request),
+                RecipeSettings(),
+                work / "runs",
+            ),
             generalist=create_generalist("mind"),
             propagator=create_propagator("registration"),
-            folder=work / "runs",
             observer=Watch(data, store),
         )
         store.data["minutes"] = store.data["seconds"] / 60

@@ -298,19 +298,21 @@ def _recipe(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, An
     """A whole training; the last round's labels."""
     from lib.core.labels import LabelSchema
     from lib.propagation import create_propagator
-    from lib.recipes import RecipeOptions, RecipeSettings, SilentObserver, run_recipe
+    from lib.recipes import RecipeOptions, RecipeSettings, RunRequest, SilentObserver, run_recipe
 
     options = RecipeOptions(
         recipe=job["recipe"], preset=job["preset"], max_epochs=job["epochs"] or None, rounds=job["rounds"] or None
     )
     result = run_recipe(
-        cases,
-        LabelSchema(tuple(job["labels"])),
-        options,
-        RecipeSettings(),
+        RunRequest(
+            cases,
+            LabelSchema(tuple(job["labels"])),
+            options,
+            RecipeSettings(),
+            Path(job["folder"]) / "runs",
+        ),
         generalist=generalist,
         propagator=create_propagator("registration"),
-        folder=Path(job["folder"]) / "runs",
         observer=SilentObserver(),
         ranks=ranks,
     )

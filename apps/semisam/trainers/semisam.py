@@ -24,6 +24,7 @@ from lib.recipes import (
     RECIPES,
     RecipeOptions,
     RecipeSettings,
+    RunRequest,
     network_2d,
     parse_options,
     resolve,
@@ -126,13 +127,9 @@ class SemiSamTrainer(TrainTask):
                 ranks.gather(job)
             unwrap(study.generalist)  # weights that cannot be loaded are no fault of the scans
             result = run_recipe(
-                job.cases,
-                job.schema,
-                job.options,
-                job.settings,
+                job.request,
                 generalist=study.generalist,
                 propagator=study.propagator,
-                folder=job.folder,
                 observer=observer,
                 ranks=ranks,
             )
@@ -168,12 +165,14 @@ class SemiSamTrainer(TrainTask):
             if name not in used:
                 observer.leave_out(name, self._unusable(name))
         return Job(
-            cases=cases,
-            schema=study.schema,
-            options=options,
-            settings=RecipeSettings(spacing=study.settings.spacing, roi_size=study.settings.roi_size),
+            request=RunRequest(
+                cases=cases,
+                schema=study.schema,
+                options=options,
+                settings=RecipeSettings(spacing=study.settings.spacing, roi_size=study.settings.roi_size),
+                folder=study.folder / "runs",
+            ),
             tools=study.tools,
-            folder=study.folder / "runs",
         )
 
     def _unusable(self, name: str) -> str:

@@ -10,6 +10,7 @@ from .engine.report import (
     Progress,
     PseudoLabel,
     RecipeSettings,
+    RunRequest,
     RunResult,
     SilentObserver,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "PseudoLabel",
     "RecipeOptions",
     "RecipeSettings",
+    "RunRequest",
     "RunResult",
     "SilentObserver",
     "network_2d",

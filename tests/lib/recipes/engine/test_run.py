@@ -24,7 +24,7 @@ from lib.formats.volumes import read_volume
 from lib.generalists import Generalist, create_generalist
 from lib.propagation import SoftLabels, Template, create_propagator
 from lib.propagation.registration import RegistrationPropagator
-from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, run_recipe
+from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunRequest, run_recipe
 from lib.recipes.engine import round_zero
 from lib.recipes.engine import stages as stages_module
 from lib.recipes.engine.context import Context
@@ -338,13 +338,15 @@ def large_scans(folder: Path) -> list[Case]:
 def test_of_large_scans_a_part_is_learned_and_labelled(tmp_path: Path, recipe: str) -> None:
     listener = Listener()
     result = run_recipe(
-        large_scans(tmp_path),
-        LabelSchema(("nodule",)),
-        RecipeOptions(recipe=recipe, rounds=1, max_epochs=1),
-        RecipeSettings(),
+        RunRequest(
+            large_scans(tmp_path),
+            LabelSchema(("nodule",)),
+            RecipeOptions(recipe=recipe, rounds=1, max_epochs=1),
+            RecipeSettings(),
+            tmp_path / "runs",
+        ),
         generalist=create_generalist("mind"),
         propagator=RegistrationPropagator(voxels=16_000, device="cpu"),
-        folder=tmp_path / "runs",
         observer=listener,
     )
     assert load_specialist(result.checkpoint, "cpu").spec.part is not None
@@ -370,13 +372,15 @@ def test_a_large_scan_without_any_trace_of_the_structure_is_left_out(tmp_path: P
             return soft
 
     result = run_recipe(
-        large_scans(tmp_path),
-        LabelSchema(("nodule",)),
-        RecipeOptions(rounds=1, max_epochs=1),
-        RecipeSettings(),
+        RunRequest(
+            large_scans(tmp_path),
+            LabelSchema(("nodule",)),
+            RecipeOptions(rounds=1, max_epochs=1),
+            RecipeSettings(),
+            tmp_path / "runs",
+        ),
         generalist=create_generalist("mind"),
         propagator=Finds2(),
-        folder=tmp_path / "runs",
         observer=Listener(),
     )
     assert set(result.pseudo_labels) == {"2"}

@@ -15,7 +15,7 @@ from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.generalists import Generalist, create_generalist
 from lib.generalists.mind import Mind
-from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunRequest, RunResult, run_recipe
 from lib.recipes.engine.options import Preset
 from lib.recipes.engine.recipe import Recipe
 from lib.recipes.registry import RECIPES
@@ -322,13 +322,9 @@ def run(
     generalist: Generalist | None = None,
 ) -> RunResult:
     return run_recipe(
-        cases_of(study),
-        SCHEMA,
-        options,
-        RecipeSettings(),
+        RunRequest(cases_of(study), SCHEMA, options, RecipeSettings(), folder),
         generalist=generalist or create_generalist("mind"),
         propagator=CopyPropagator(),
-        folder=folder,
         observer=listener or Listener(),
     )
 
