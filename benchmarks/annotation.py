@@ -167,7 +167,7 @@ def train(training: Training) -> dict[str, Any]:
     from lib.core.metrics import mean_dice
     from lib.generalists.mind import Mind
     from lib.propagation.registration import RegistrationPropagator
-    from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, run_recipe
+    from lib.recipes import Case, RecipeOptions, RecipeSettings, RunRequest, SilentObserver, run_recipe
     from lib.specialists import load_specialist, predict
     from propagated_once import KeptPropagator
 
@@ -182,15 +182,17 @@ def train(training: Training) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     edge = simulation.spacing
     result = run_recipe(
-        [Case(n, data.image(n), data.label(n) if n in training.outlined else None) for n in names],
-        schema,
-        RecipeOptions(
-            preset="quick", rounds=1, max_epochs=max(1, simulation.steps // STEPS_OF_AN_EPOCH), seed=training.seed
+        RunRequest(
+            [Case(n, data.image(n), data.label(n) if n in training.outlined else None) for n in names],
+            schema,
+            RecipeOptions(
+                preset="quick", rounds=1, max_epochs=max(1, simulation.steps // STEPS_OF_AN_EPOCH), seed=training.seed
+            ),
+            RecipeSettings(spacing=(edge, edge, edge)),
+            folder,
         ),
-        RecipeSettings(spacing=(edge, edge, edge)),
         generalist=Mind(),
         propagator=propagator,
-        folder=folder,
         observer=SilentObserver(),
     )
     specialist = load_specialist(result.checkpoint, "cpu")

@@ -68,7 +68,7 @@ def main() -> int:
     from lib.generalists import create_generalist
     from lib.nnunet import MissingPackageError, need_nnunet
     from lib.propagation import create_propagator
-    from lib.recipes import Case, RecipeOptions, RecipeSettings, registry, run_recipe
+    from lib.recipes import Case, RecipeSettings, RunRequest, parse_options, registry, run_recipe
     from lib.recipes.ssl_medsam2.recipe import NNUNET, run_ssl_medsam2
 
     if options.network == NNUNET:
@@ -91,25 +91,27 @@ def main() -> int:
         shutil.rmtree(work)
     store = Store(work / "results.json")
     recipe = replace(
-        registry.IMPLEMENTATIONS["ssl_medsam2"],
+        registry.RECIPES["ssl_medsam2"],
         run=partial(run_ssl_medsam2, folds=options.folds),
         trainings=options.folds,
     )
     # The number of folds is the paper's and no option of the recipe.
-    registry.IMPLEMENTATIONS["ssl_medsam2"] = recipe  # type: ignore[index]
+    registry.RECIPES["ssl_medsam2"] = recipe  # type: ignore[index]
     request = {"recipe": "ssl_medsam2", "rounds": 1, **{k: chosen[k] for k in ("network", "max_epochs", "device")}}
     if "minutes" not in store.data:
         run_recipe(
-            [
-                Case(template, data.image(template), data.label(template)),
-                *(Case(scan, data.image(scan)) for scan in unlabelled),
-            ],
-            LabelSchema(LABELS),
-            RecipeOptions.parse(request),
-            RecipeSettings(),
+            RunRequest(
+                [
+                    Case(template, data.image(template), data.label(template)),
+                    *(Case(scan, data.image(scan)) for scan in unlabelled),
+                ],
+                LabelSchema(LABELS),
+                parse_options(request),
+                RecipeSettings(),
+                work / "runs",
+            ),
             generalist=create_generalist("mind"),
             propagator=create_propagator("registration"),
-            folder=work / "runs",
             observer=Watch(data, store),
         )
         store.data["minutes"] = store.data["seconds"] / 60

@@ -137,8 +137,8 @@ class Bench:
     def run(self, name: str, seed: int) -> dict[str, Any]:
         """Dice of specialist and pseudo-labels, seconds and memory of one training."""
         from lib.generalists.mind import Mind
-        from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, resolve, run_recipe
-        from lib.recipes.registry import trainings_of
+        from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, RunRequest, resolve, run_recipe
+        from lib.recipes.choices import trainings_of
 
         alone = name in BASELINES
         rounds = 1 if alone else self._options.rounds
@@ -158,13 +158,9 @@ class Bench:
         augmentation = plain_augmentation() if name == "one_scan plain" else nullcontext()
         with augmentation:
             result = run_recipe(
-                cases,
-                self._schema,
-                asked,
-                RecipeSettings(),
+                RunRequest(cases, self._schema, asked, RecipeSettings(), folder),
                 generalist=Mind(),
                 propagator=self._propagator,
-                folder=folder,
                 observer=watcher,
             )
         seconds = time.monotonic() - begun - watcher.seconds

@@ -247,17 +247,17 @@ def _propagation(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[st
     from lib.recipes.engine.run_folder import RunFolder
     from lib.specialists.spec import SpecialistSpec, choose_roi, choose_spacing
 
-    schema, amount = LabelSchema(tuple(job["labels"])), PRESETS[job["preset"]]
+    schema, budget = LabelSchema(tuple(job["labels"])), PRESETS[job["preset"]]
     frame = frame_of(read_volume(cases[0].image))
-    spacing = choose_spacing([frame.extent], [frame.spacing], amount.scan_voxels)
-    roi = choose_roi([frame.extent], spacing, amount.roi_voxels, flat=False)
-    spec = SpecialistSpec(schema.names, amount.widths, spacing, roi, "unet3d", inputs=1, flat=False)
+    spacing = choose_spacing([frame.extent], [frame.spacing], budget.scan_voxels)
+    roi = choose_roi([frame.extent], spacing, budget.roi_voxels, flat=False)
+    spec = SpecialistSpec(schema.names, budget.widths, spacing, roi, "unet3d", inputs=1, flat=False)
     folder = RunFolder(Path(job["folder"]) / "run", ranks)
     with Reporter(SilentObserver(), 1, 1, {"propagation": len(cases)}) as reporter:
         run = Context(
             Study(cases, schema, spec, folder.prepared),
             RecipeOptions(preset=job["preset"]),
-            amount,
+            budget,
             generalist,
             create_propagator("registration"),
             folder,
@@ -298,19 +298,21 @@ def _recipe(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[str, An
     """A whole training; the last round's labels."""
     from lib.core.labels import LabelSchema
     from lib.propagation import create_propagator
-    from lib.recipes import RecipeOptions, RecipeSettings, SilentObserver, run_recipe
+    from lib.recipes import RecipeOptions, RecipeSettings, RunRequest, SilentObserver, run_recipe
 
     options = RecipeOptions(
         recipe=job["recipe"], preset=job["preset"], max_epochs=job["epochs"] or None, rounds=job["rounds"] or None
     )
     result = run_recipe(
-        cases,
-        LabelSchema(tuple(job["labels"])),
-        options,
-        RecipeSettings(),
+        RunRequest(
+            cases,
+            LabelSchema(tuple(job["labels"])),
+            options,
+            RecipeSettings(),
+            Path(job["folder"]) / "runs",
+        ),
         generalist=generalist,
         propagator=create_propagator("registration"),
-        folder=Path(job["folder"]) / "runs",
         observer=SilentObserver(),
         ranks=ranks,
     )

@@ -278,7 +278,7 @@ def train_many(place: Path, count: int) -> Result:
     from lib.core.labels import LabelSchema
     from lib.generalists import create_generalist
     from lib.propagation import create_propagator
-    from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, run_recipe
+    from lib.recipes import Case, RecipeOptions, RecipeSettings, RunRequest, SilentObserver, run_recipe
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     keep_freed_memory()
@@ -295,13 +295,15 @@ def train_many(place: Path, count: int) -> Result:
 
     begun = time.process_time()
     run_recipe(
-        cases,
-        LabelSchema(LABELS),
-        RecipeOptions(preset="quick", rounds=2, max_epochs=1),
-        RecipeSettings(),
+        RunRequest(
+            cases,
+            LabelSchema(LABELS),
+            RecipeOptions(preset="quick", rounds=2, max_epochs=1),
+            RecipeSettings(),
+            place / f"run_{count}",
+        ),
         generalist=create_generalist("mind"),
         propagator=create_propagator("prototype"),
-        folder=place / f"run_{count}",
         observer=Watch(),
     )
     return {"scans": count, "peaks": peaks, "cpu": time.process_time() - begun}

@@ -147,7 +147,7 @@ def train(work: Path, names: list[str], *, part: bool) -> dict[str, Any]:
     from lib.formats.volumes import read_volume
     from lib.generalists.mind import Mind
     from lib.propagation import Template
-    from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, run_recipe
+    from lib.recipes import Case, RecipeOptions, RecipeSettings, RunRequest, SilentObserver, run_recipe
     from lib.specialists import load_specialist
     from lib.specialists import spec as module
     from lib.specialists.predict_in_roi import predict_located
@@ -159,13 +159,15 @@ def train(work: Path, names: list[str], *, part: bool) -> dict[str, Any]:
     begun = time.monotonic()
     with _constant(module, "_MOST_OF_SCAN", None if part else 0.0):
         result = run_recipe(
-            cases,
-            schema,
-            RecipeOptions(preset="quick"),
-            RecipeSettings(),
+            RunRequest(
+                cases,
+                schema,
+                RecipeOptions(preset="quick"),
+                RecipeSettings(),
+                work / ("run-part" if part else "run-whole"),
+            ),
             generalist=Mind(),
             propagator=KeptPropagator(work / "propagated"),
-            folder=work / ("run-part" if part else "run-whole"),
             observer=SilentObserver(),
         )
     minutes = (time.monotonic() - begun) / 60

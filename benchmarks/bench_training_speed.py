@@ -78,9 +78,9 @@ class Phantoms:
 
 def spec_of(preset: str) -> SpecialistSpec:
     """A cubic window of the preset's size, two structures."""
-    amount = PRESETS[preset]
-    edge = round(amount.roi_voxels ** (1 / 3) / 8) * 8
-    return SpecialistSpec(("one", "two"), amount.widths, (1.0, 1.0, 1.0), (edge, edge, edge))
+    budget = PRESETS[preset]
+    edge = round(budget.roi_voxels ** (1 / 3) / 8) * 8
+    return SpecialistSpec(("one", "two"), budget.widths, (1.0, 1.0, 1.0), (edge, edge, edge))
 
 
 def recipe(spec: SpecialistSpec, plan: TrainingPlan, device: str) -> float:

@@ -61,12 +61,12 @@ class Trained:
 def specialist(data: DataSet, options: argparse.Namespace) -> list[Trained]:
     """Our product through its server: what it propagates, and what it has trained on that; see ``training.stage``."""
     from lib.recipes import RecipeOptions
-    from lib.recipes.registry import amount_of, trainings_of
+    from lib.recipes.choices import budget_of, trainings_of
 
     outcome = training.stage(data, _training_options(data, options))
     asked = RecipeOptions(preset=options.preset)
-    amount = amount_of(asked)
-    steps = amount.rounds * trainings_of(asked) * amount.epochs * amount.iterations
+    budget = budget_of(asked)
+    steps = budget.rounds * trainings_of(asked) * budget.epochs * budget.iterations
     name = f"semisam_o1, preset {options.preset}"
     cost = (outcome.unlabelled, steps, outcome.seconds / 60, outcome.peak_mib)
     return [

@@ -38,7 +38,7 @@ def test_a_window_is_cut_alike_on_the_cpu_and_on_the_gpu() -> None:
     quiet = Augmentation(noise=0.0)  # a GPU draws other noise, all else is the same
     here, there = drawn("cpu", quiet), drawn("cuda", quiet)
     assert there.images.device.type == "cuda"
-    assert there.human.device.type == "cpu"
+    assert there.labelled.device.type == "cpu"
     torch.testing.assert_close(there.images.cpu(), here.images, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(there.targets.cpu(), here.targets, atol=1e-3, rtol=1e-3)
 

@@ -14,7 +14,7 @@ from lib.core.labels import LabelSchema
 from lib.core.resampling import resize
 from lib.generalists import Generalist, create_generalist
 from lib.propagation import Propagator, SoftLabels, Template
-from lib.recipes import Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes import Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunRequest, RunResult, run_recipe
 from tiny_study import TINY_LABELS
 
 SCHEMA = LabelSchema(TINY_LABELS)
@@ -72,12 +72,8 @@ def run(
     propagator: Propagator | None = None,
 ) -> RunResult:
     return run_recipe(
-        cases,
-        SCHEMA,
-        options,
-        settings or RecipeSettings(),
+        RunRequest(cases, SCHEMA, options, settings or RecipeSettings(), folder),
         generalist=create_generalist("mind"),
         propagator=propagator or CopyPropagator(),
-        folder=folder,
         observer=listener or Listener(),
     )

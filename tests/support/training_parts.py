@@ -76,7 +76,7 @@ def observe(
         images=images,
         targets=torch.full_like(logits, 1.0 / classes) if targets is None else targets,
         weights=torch.ones(batch, 1, *size) if weights is None else weights,
-        human=torch.tensor(human),
+        labelled=torch.tensor(human),
         extra=torch.zeros(batch, 0, *size) if extra is None else extra,
         features=features,
         logits=logits,

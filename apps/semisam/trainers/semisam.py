@@ -19,10 +19,19 @@ from lib.core.negatives import only_negative
 from lib.formats.pictures import PICTURES
 from lib.generalists import unwrap
 from lib.parallel.ranks import Ranks, end_with_the_others
-from lib.recipes import CHOICES, RECIPES, RecipeOptions, RecipeSettings, network_2d, resolve, run_recipe
+from lib.recipes import (
+    CHOICES,
+    RECIPES,
+    RecipeOptions,
+    RecipeSettings,
+    RunRequest,
+    network_2d,
+    parse_options,
+    resolve,
+    run_recipe,
+)
 from lib.recipes.engine.job import Job
 from lib.recipes.engine.options import NNUNET, preset_names
-from lib.recipes.registry import IMPLEMENTATIONS
 from server.jobs.launch import launch, processes
 from server.jobs.records import true_stats
 from server.options import TRAIN, check_keys
@@ -79,7 +88,7 @@ class SemiSamTrainer(TrainTask):
         # The deprecated POST /train/ sends the options of each trainer under the trainer's name, and once more flat.
         flat = {k: v for k, v in request.items() if k != "semisam" or not isinstance(v, Mapping)}
         check_keys(flat, self.config(), TRAIN, "The trainer 'semisam'")
-        options = resolve(RecipeOptions.parse(flat))
+        options = resolve(parse_options(flat))
         if options.network == NNUNET and processes(flat, options.device) > 1:
             raise UserError("multi_gpu: nnU-Net trains on one GPU. Switch multi_gpu off, or choose another network.")
         self.study.check_generalist()
@@ -89,7 +98,7 @@ class SemiSamTrainer(TrainTask):
             network_2d(options)
         if all(self.study.check(item).empty for item in outlined):
             raise UserError(only_negative(sorted(usable)), status=409)
-        if IMPLEMENTATIONS[options.recipe].propagates:
+        if RECIPES[options.recipe].propagates:
             self.study.dense()
         if not set(self.study.datastore.list_images()) - usable:
             logger.info("Every scan has a final label: the training has no pseudo-labels to make")
@@ -118,13 +127,9 @@ class SemiSamTrainer(TrainTask):
                 ranks.gather(job)
             unwrap(study.generalist)  # weights that cannot be loaded are no fault of the scans
             result = run_recipe(
-                job.cases,
-                job.schema,
-                job.options,
-                job.settings,
+                job.request,
                 generalist=study.generalist,
                 propagator=study.propagator,
-                folder=job.folder,
                 observer=observer,
                 ranks=ranks,
             )
@@ -160,12 +165,14 @@ class SemiSamTrainer(TrainTask):
             if name not in used:
                 observer.leave_out(name, self._unusable(name))
         return Job(
-            cases=cases,
-            schema=study.schema,
-            options=options,
-            settings=RecipeSettings(spacing=study.settings.spacing, roi_size=study.settings.roi_size),
+            request=RunRequest(
+                cases=cases,
+                schema=study.schema,
+                options=options,
+                settings=RecipeSettings(spacing=study.settings.spacing, roi_size=study.settings.roi_size),
+                folder=study.folder / "runs",
+            ),
             tools=study.tools,
-            folder=study.folder / "runs",
         )
 
     def _unusable(self, name: str) -> str:

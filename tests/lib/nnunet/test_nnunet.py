@@ -58,9 +58,9 @@ def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(ExperimentPlanner, "__init__", narrow)
     monkeypatch.setitem(PRESETS, "quick", Preset(1, 1, 4, 2, (4, 8, 8), 120_000, 14_000))
-    recipe = registry.IMPLEMENTATIONS["ssl_medsam2"]
+    recipe = registry.RECIPES["ssl_medsam2"]
     short = partial(run_ssl_medsam2, folds=2, nnunet=NnunetBackEnd(SHORT))
-    monkeypatch.setitem(registry.IMPLEMENTATIONS, "ssl_medsam2", replace(recipe, run=short, trainings=2))
+    monkeypatch.setitem(registry.RECIPES, "ssl_medsam2", replace(recipe, run=short, trainings=2))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from lib.core.json_files import read_json
 from lib.core.labels import LabelSchema
 from lib.generalists import create_generalist
 from lib.parallel.ranks import LostRankError, Ranks, was_launched
-from lib.recipes import PRESETS, RecipeOptions, RecipeSettings, run_recipe
+from lib.recipes import PRESETS, RecipeOptions, RecipeSettings, RunRequest, run_recipe
 from lib.recipes.engine.options import Preset
 from lib.recipes.sc_sam.cotraining import CoTraining, CoTrainingPlan
 from lib.recipes.semisam_o1 import rounds as refined
@@ -73,13 +73,9 @@ def recipe(study: Path, folder: Path, name: str = "semisam_o1", **more: Any) -> 
     def run(ranks: Ranks) -> Report:
         listener = Listener()
         result = run_recipe(
-            cases_of(study),
-            SCHEMA,
-            RecipeOptions(recipe=name, seed=3),
-            RecipeSettings(),
+            RunRequest(cases_of(study), SCHEMA, RecipeOptions(recipe=name, seed=3), RecipeSettings(), folder),
             generalist=create_generalist("mind"),
             propagator=more.get("propagator", CopyPropagator()),
-            folder=folder,
             observer=listener,
             ranks=ranks,
         )

@@ -71,7 +71,7 @@ def test_human_labels_get_their_share_of_the_windows(batch: int, share: float) -
     drawn = [source.draw() for _ in range(20)]
     assert drawn[0].images.shape == (batch, 1, 12, 12, 12)
     assert drawn[0].targets.shape == (batch, 2, 12, 12, 12)
-    assert sum(int(d.human.sum()) for d in drawn) == round(20 * batch * share)
+    assert sum(int(d.labelled.sum()) for d in drawn) == round(20 * batch * share)
 
 
 def test_without_pseudo_labels_all_is_human() -> None:
@@ -79,7 +79,7 @@ def test_without_pseudo_labels_all_is_human() -> None:
         def pseudo(self) -> Sequence[str]:
             return []
 
-    assert bool(streams(2, 0.5, OnlyHuman()).draw().human.all())
+    assert bool(streams(2, 0.5, OnlyHuman()).draw().labelled.all())
 
 
 def test_same_seed_same_batches() -> None:

@@ -39,7 +39,7 @@ def inside_and_around(probabilities: Tensor) -> tuple[Tensor, Tensor]:
     return inside, box_mean(inside[None].float(), _AROUND)[0] > 0
 
 
-def uncertainty_facts(probabilities: Tensor, uncertainty: Tensor) -> dict[str, object]:
+def uncertainty_facts(probabilities: Tensor, uncertainty: Tensor) -> dict[str, float]:
     """A scan's mean confidence inside the structures, and mean uncertainty in and around them, both 0..1.
 
     Args:

@@ -1,7 +1,8 @@
 """Recipes: the collaborative training procedures, made of the parts in the sister packages."""
 
+from .choices import CHOICES, parse_options, resolve
 from .engine.grid import network_2d
-from .engine.options import CHOICES, PRESETS, RECIPES, RecipeOptions
+from .engine.options import PRESETS, RecipeOptions
 from .engine.report import (
     Case,
     FinishedRound,
@@ -9,11 +10,12 @@ from .engine.report import (
     Progress,
     PseudoLabel,
     RecipeSettings,
+    RunRequest,
     RunResult,
     SilentObserver,
 )
 from .engine.run import run_recipe
-from .registry import resolve
+from .registry import RECIPES
 
 __all__ = [
     "CHOICES",
@@ -26,9 +28,11 @@ __all__ = [
     "PseudoLabel",
     "RecipeOptions",
     "RecipeSettings",
+    "RunRequest",
     "RunResult",
     "SilentObserver",
     "network_2d",
+    "parse_options",
     "resolve",
     "run_recipe",
 ]

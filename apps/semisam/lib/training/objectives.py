@@ -36,7 +36,7 @@ class LabelObjective:
         total = seen.logits.new_zeros(())
         metrics: dict[str, Tensor] = {}
         ramp = self.pseudo_weight * linear_ramp(seen.step + 1, self.pseudo_ramp * seen.steps)
-        for name, chosen, weight in (("human", seen.human, 1.0), ("pseudo", ~seen.human, ramp)):
+        for name, chosen, weight in (("human", seen.labelled, 1.0), ("pseudo", ~seen.labelled, ramp)):
             if weight == 0 or not bool(chosen.any()):
                 continue
             overlap = soft_dice if name == "human" else noise_tolerant_dice

@@ -26,14 +26,14 @@ class Batch:
         images: ``[B, inputs, *size]``.
         targets: ``[B, 1 + N, *size]``.
         weights: ``[B, 1, *size]``.
-        human: ``[B]`` boolean: whether the label is a human's. Always on the CPU: to look at it there takes no waiting.
+        labelled: ``[B]`` boolean: whether the label is a human's. Always on the CPU: reading it there takes no waiting.
         extra: ``[B, K, *size]``; K is 0 where the samples bring no further maps.
     """
 
     images: Tensor
     targets: Tensor
     weights: Tensor
-    human: Tensor
+    labelled: Tensor
     extra: Tensor
 
 
@@ -108,7 +108,7 @@ class TwoStreams:
             images=images.contiguous(memory_format=torch.channels_last_3d),
             targets=torch.stack([w[1] for w, _ in windows]),
             weights=torch.stack([w[2] for w, _ in windows]),
-            human=torch.tensor([human for _, human in windows]),
+            labelled=torch.tensor([human for _, human in windows]),
             extra=torch.stack([w[3] for w, _ in windows]),
         )
 

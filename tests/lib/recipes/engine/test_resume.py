@@ -16,7 +16,17 @@ import torch
 from lib.core.labels import LabelSchema
 from lib.generalists import create_generalist
 from lib.propagation import SoftLabels, Template
-from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes import (
+    PRESETS,
+    Case,
+    FinishedRound,
+    Progress,
+    RecipeOptions,
+    RecipeSettings,
+    RunRequest,
+    RunResult,
+    run_recipe,
+)
 from lib.recipes.engine import run as run_module
 from lib.recipes.engine.options import Preset
 from lib.specialists import SpecialistSpec, build_network, check_checkpoint, save_specialist
@@ -60,13 +70,9 @@ def run(study: Path, folder: Path, listener: Killed | None = None, options: Reci
         label = study / "labels" / "final" / image.name
         cases.append(Case(image.name.removesuffix(".nii.gz"), image, label if label.exists() else None))
     return run_recipe(
-        cases,
-        LabelSchema(TINY_LABELS),
-        options,
-        RecipeSettings(),
+        RunRequest(cases, LabelSchema(TINY_LABELS), options, RecipeSettings(), folder),
         generalist=create_generalist("mind"),
         propagator=CopyPropagator(),
-        folder=folder,
         observer=listener or Killed(),
     )
 

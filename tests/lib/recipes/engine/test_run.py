@@ -24,12 +24,14 @@ from lib.formats.volumes import read_volume
 from lib.generalists import Generalist, create_generalist
 from lib.propagation import SoftLabels, Template, create_propagator
 from lib.propagation.registration import RegistrationPropagator
-from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, run_recipe
+from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunRequest, run_recipe
 from lib.recipes.engine import round_zero
 from lib.recipes.engine import stages as stages_module
 from lib.recipes.engine.context import Context
+from lib.recipes.engine.kept_training import TrainingNumber
 from lib.recipes.engine.options import Preset
 from lib.recipes.engine.prepared_study import SoftTarget
+from lib.recipes.semisam_o1.earlier_rounds import with_earlier
 from lib.specialists import SpecialistSpec, load_specialist, predict
 from lib.specialists.networks.base import SpecialistNetwork
 from lib.training import loop as training_module
@@ -287,7 +289,7 @@ def test_a_specialist_that_misses_a_structure_is_trained_again(
 def test_rounds_end_when_the_labels_no_longer_change(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.recipes.engine.stages.SETTLED", 0.0)  # any agreement will do
+    monkeypatch.setattr("lib.recipes.semisam_o1.earlier_rounds.SETTLED", 0.0)  # any agreement will do
     result = run(cases_of(study), tmp_path / "runs")
     assert result.rounds == 1
     assert load_specialist(result.checkpoint).notes["round"] == 1
@@ -327,11 +329,11 @@ def test_pseudo_labels_keep_a_share_of_the_round_before() -> None:
     def at(target: SoftTarget | None) -> Any:
         return SimpleNamespace(study=SimpleNamespace(current=lambda _: target))
 
-    joined = stages_module.with_earlier(at(SoftTarget(old.half(), torch.ones(2, 1, 1).half())), "case", new)
+    joined = with_earlier(at(SoftTarget(old.half(), torch.ones(2, 1, 1).half())), "case", new)
     torch.testing.assert_close(joined.sum(0), torch.ones(2, 1, 1))
     assert torch.equal(joined.argmax(0), new.argmax(0))
     assert 0.2 < float(joined[1, 0]) < 0.5  # where both differ, the label is unsure
-    assert stages_module.with_earlier(at(None), "case", new) is new
+    assert with_earlier(at(None), "case", new) is new
 
 
 def large_scans(folder: Path) -> list[Case]:
@@ -350,13 +352,15 @@ def large_scans(folder: Path) -> list[Case]:
 def test_of_large_scans_a_part_is_learned_and_labelled(tmp_path: Path, recipe: str) -> None:
     listener = Listener()
     result = run_recipe(
-        large_scans(tmp_path),
-        LabelSchema(("nodule",)),
-        RecipeOptions(recipe=recipe, rounds=1, max_epochs=1),
-        RecipeSettings(),
+        RunRequest(
+            large_scans(tmp_path),
+            LabelSchema(("nodule",)),
+            RecipeOptions(recipe=recipe, rounds=1, max_epochs=1),
+            RecipeSettings(),
+            tmp_path / "runs",
+        ),
         generalist=create_generalist("mind"),
         propagator=RegistrationPropagator(voxels=16_000, device="cpu"),
-        folder=tmp_path / "runs",
         observer=listener,
     )
     assert load_specialist(result.checkpoint, "cpu").spec.part is not None
@@ -383,13 +387,15 @@ def test_a_large_scan_without_any_trace_of_the_structure_is_left_out(tmp_path: P
             return soft
 
     result = run_recipe(
-        large_scans(tmp_path),
-        LabelSchema(("nodule",)),
-        RecipeOptions(rounds=1, max_epochs=1),
-        RecipeSettings(),
+        RunRequest(
+            large_scans(tmp_path),
+            LabelSchema(("nodule",)),
+            RecipeOptions(rounds=1, max_epochs=1),
+            RecipeSettings(),
+            tmp_path / "runs",
+        ),
         generalist=create_generalist("mind"),
         propagator=Finds2(),
-        folder=tmp_path / "runs",
         observer=Listener(),
     )
     assert set(result.pseudo_labels) == {"2"}
@@ -434,11 +440,11 @@ def test_a_preset_may_have_several_networks_a_round(
 
 
 def test_of_several_networks_the_best_of_each_training_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def train_round(*_: object, training: int, trainings: int, **__: object) -> SimpleNamespace:
-        return SimpleNamespace(members=(f"teacher {training} of {trainings}", f"student {training}"))
+    def train_round(run: object, number: TrainingNumber, *_: object) -> SimpleNamespace:
+        return SimpleNamespace(members=(f"teacher {number.number} of {number.count}", f"student {number.number}"))
 
     monkeypatch.setattr(stages_module, "train_round", train_round)
-    run = cast("Context", SimpleNamespace(amount=SimpleNamespace(networks=2)))
+    run = cast("Context", SimpleNamespace(budget=SimpleNamespace(networks=2)))
     found = stages_module.train_networks(run, 1, TrainingPlan(1, 1))
     assert list(found) == ["teacher 0 of 2", "teacher 1 of 2", "student 0", "student 1"]
 

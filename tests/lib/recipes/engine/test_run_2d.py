@@ -14,7 +14,7 @@ from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.generalists import create_generalist
 from lib.propagation import create_propagator
-from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, RunResult, SilentObserver, run_recipe
+from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, RunRequest, RunResult, SilentObserver, run_recipe
 from lib.recipes.engine.grid import network_2d
 from lib.recipes.engine.options import Preset
 from lib.specialists import load_specialist, predict
@@ -47,14 +47,11 @@ def volume(folder: Path, *, outlined: bool) -> Case:
 
 
 def run(cases: Sequence[Case], folder: Path, **options: str) -> RunResult:
+    chosen = RecipeOptions(**options)  # type: ignore[arg-type]
     return run_recipe(
-        cases,
-        SCHEMA,
-        RecipeOptions(**options),  # type: ignore[arg-type]
-        RecipeSettings(),
+        RunRequest(cases, SCHEMA, chosen, RecipeSettings(), folder),
         generalist=create_generalist("mind"),
         propagator=create_propagator("prototype"),
-        folder=folder,
         observer=SilentObserver(),
     )
 

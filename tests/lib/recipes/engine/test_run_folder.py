@@ -24,7 +24,7 @@ from lib.recipes.engine.run_folder import fingerprint, only_one, open_run
 def test_an_unfinished_run_with_the_same_input_is_continued(tmp_path: Path) -> None:
     run = open_run(tmp_path, {"cases": ["a"], "seed": 1})
     assert run.finished_round() is None
-    part = run.begin_round(0)
+    part = run.new_round(0)
     (part / "x").write_text("x")
     assert run.finished_round() is None
     run.end_round(0)
@@ -40,7 +40,7 @@ def test_an_unfinished_run_with_the_same_input_is_continued(tmp_path: Path) -> N
 
 def test_a_finished_run_is_not_continued(tmp_path: Path) -> None:
     run = open_run(tmp_path, {"seed": 1})
-    run.begin_round(0)
+    run.new_round(0)
     run.end_round(0)
     run.end_run()
     state = read_json(run.path / "state.json") or {}
@@ -50,9 +50,9 @@ def test_a_finished_run_is_not_continued(tmp_path: Path) -> None:
 
 def test_half_a_round_is_thrown_away_unless_wanted(tmp_path: Path) -> None:
     run = open_run(tmp_path, {})
-    (run.begin_round(1) / "half").write_text("")
-    assert (run.begin_round(1, keep=True) / "half").exists()
-    assert not (run.begin_round(1) / "half").exists()
+    (run.new_round(1) / "half").write_text("")
+    assert (run.open_round(1) / "half").exists()
+    assert not (run.new_round(1) / "half").exists()
 
 
 def test_only_the_last_runs_are_kept(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_json_is_written_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"digest": 5}', '{"digest": "x", "seed": 2}', None])
 def test_a_run_whose_notes_are_damaged_goes_on_all_the_same(tmp_path: Path, damage: str | None) -> None:
     run = open_run(tmp_path, {"seed": 1})
-    run.begin_round(0)
+    run.new_round(0)
     run.end_round(0)
     for name in ("run.json", "state.json"):
         if damage is None:
@@ -140,7 +140,7 @@ def test_a_run_whose_notes_are_damaged_goes_on_all_the_same(tmp_path: Path, dama
 
 def test_a_run_with_damaged_notes_is_not_taken_for_another_one(tmp_path: Path) -> None:
     run = open_run(tmp_path, {"seed": 1})
-    run.begin_round(0)
+    run.new_round(0)
     run.end_round(0)
     (run.path / "run.json").write_text("{")
     assert open_run(tmp_path, {"seed": 2}) != run
@@ -149,19 +149,19 @@ def test_a_run_with_damaged_notes_is_not_taken_for_another_one(tmp_path: Path) -
 def test_rounds_from_one_on_are_forgotten_whole(tmp_path: Path) -> None:
     run = open_run(tmp_path, {})
     for index in range(3):
-        (run.begin_round(index) / "x").write_text("x")
+        (run.new_round(index) / "x").write_text("x")
         run.end_round(index)
-    run.begin_round(3)
+    run.new_round(3)
     run.drop_rounds(1)
     assert [path.name for path in sorted((run.path / "rounds").iterdir())] == ["0"]
 
 
 def test_of_half_a_round_may_stay_what_is_named(tmp_path: Path) -> None:
-    part = open_run(tmp_path, {}).begin_round(1)
+    part = open_run(tmp_path, {}).new_round(1)
     (part / "training-0.pt").write_text("")
     (part / "evidence").mkdir()
     run = open_run(tmp_path, {})
-    assert [path.name for path in run.begin_round(1, keep="training-*.pt").iterdir()] == ["training-0.pt"]
+    assert [path.name for path in run.new_round(1, keep="training-*.pt").iterdir()] == ["training-0.pt"]
 
 
 # --- temporary files --------------------------------------------------------------------------------------------------

@@ -20,7 +20,17 @@ from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.generalists import Generalist, create_generalist
 from lib.propagation import Propagator, SoftLabels, Template, create_propagator
-from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes import (
+    PRESETS,
+    Case,
+    FinishedRound,
+    Progress,
+    RecipeOptions,
+    RecipeSettings,
+    RunRequest,
+    RunResult,
+    run_recipe,
+)
 from lib.recipes.engine.learned import learned_by
 from lib.recipes.engine.options import Preset
 from lib.recipes.engine.prepared_study import Study
@@ -90,13 +100,9 @@ def run(
     options: RecipeOptions = OPTIONS,
 ) -> RunResult:
     return run_recipe(
-        cases,
-        SCHEMA,
-        options,
-        RecipeSettings(),
+        RunRequest(cases, SCHEMA, options, RecipeSettings(), folder),
         generalist=create_generalist("mind"),
         propagator=propagator or Copies(),
-        folder=folder,
         observer=Nobody(after),
     )
 
@@ -194,13 +200,9 @@ def test_pseudo_labels_that_look_wrong_say_so(study: Path, tmp_path: Path) -> No
                 warned.update({name: label.params.get("warnings") for name, label in finished.pseudo_labels.items()})
 
     run_recipe(
-        cases_of(study),
-        SCHEMA,
-        OPTIONS,
-        RecipeSettings(),
+        RunRequest(cases_of(study), SCHEMA, OPTIONS, RecipeSettings(), tmp_path / "runs"),
         generalist=create_generalist("mind"),
         propagator=Copies(),
-        folder=tmp_path / "runs",
         observer=Looks(),
     )
     assert warned["case_2"] is None

@@ -15,9 +15,19 @@ from lib.core.labels import LabelSchema
 from lib.core.sparse_labels import Planes
 from lib.generalists import create_generalist
 from lib.propagation import create_propagator
-from lib.recipes import PRESETS, Case, FinishedRound, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes import (
+    PRESETS,
+    Case,
+    FinishedRound,
+    Progress,
+    RecipeOptions,
+    RecipeSettings,
+    RunRequest,
+    RunResult,
+    run_recipe,
+)
+from lib.recipes.choices import resolve
 from lib.recipes.engine.options import Preset
-from lib.recipes.registry import resolve
 from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,13 +90,9 @@ def run(
     cases: Sequence[Case], folder: Path, listener: Listener | None = None, options: RecipeOptions = OPTIONS
 ) -> RunResult:
     return run_recipe(
-        cases,
-        SCHEMA,
-        options,
-        RecipeSettings(),
+        RunRequest(cases, SCHEMA, options, RecipeSettings(), folder),
         generalist=create_generalist("mind"),
         propagator=create_propagator("registration"),
-        folder=folder,
         observer=listener or Listener(),
     )
 

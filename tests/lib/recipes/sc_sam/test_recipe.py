@@ -16,7 +16,7 @@ from torch import Tensor
 from lib.core.errors import UserError
 from lib.formats.volumes import read_volume
 from lib.generalists.sam2d.adapter import SliceGeneralist
-from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunResult, resolve, run_recipe
+from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunRequest, RunResult, resolve, run_recipe
 from lib.recipes.engine.options import Preset
 from lib.recipes.sc_sam import recipe as recipe_module
 from lib.recipes.sc_sam.cotraining import CoTraining, CoTrainingPlan, segmentation_loss
@@ -308,13 +308,15 @@ def test_a_pretrained_sam_is_where_the_training_starts(
     generalist = SliceGeneralist(tiny_model("mobile_sam"), state)
     with caplog.at_level(logging.INFO, logger="semisam.train"):
         result = run_recipe(
-            cases_of(study),
-            SCHEMA,
-            replace(OPTIONS, network="sam", rounds=1),
-            RecipeSettings(),
+            RunRequest(
+                cases_of(study),
+                SCHEMA,
+                replace(OPTIONS, network="sam", rounds=1),
+                RecipeSettings(),
+                tmp_path / "runs",
+            ),
             generalist=generalist,
             propagator=CopyPropagator(),
-            folder=tmp_path / "runs",
             observer=Listener(),
         )
     assert "SAM starts from the weights of mobile_sam" in caplog.text

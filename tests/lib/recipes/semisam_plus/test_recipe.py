@@ -15,9 +15,10 @@ from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.generalists import Generalist, create_generalist
 from lib.generalists.mind import Mind
-from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunResult, run_recipe
+from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunRequest, RunResult, run_recipe
 from lib.recipes.engine.options import Preset
-from lib.recipes.registry import IMPLEMENTATIONS, Recipe
+from lib.recipes.engine.recipe import Recipe
+from lib.recipes.registry import RECIPES
 from lib.recipes.semisam_plus.assistant import CollaborationOptions, GeneralistAssistant
 from lib.recipes.semisam_plus.question import Question
 from lib.recipes.semisam_plus.recipe import run_semisam_plus
@@ -88,7 +89,7 @@ def seen(logits: Tensor, extra: Tensor, human: Sequence[bool], *, step: int = 10
         images=weights,
         targets=logits.detach().softmax(dim=1),
         weights=weights,
-        human=torch.tensor(human),
+        labelled=torch.tensor(human),
         extra=extra,
         features=logits,
         logits=logits,
@@ -321,13 +322,9 @@ def run(
     generalist: Generalist | None = None,
 ) -> RunResult:
     return run_recipe(
-        cases_of(study),
-        SCHEMA,
-        options,
-        RecipeSettings(),
+        RunRequest(cases_of(study), SCHEMA, options, RecipeSettings(), folder),
         generalist=generalist or create_generalist("mind"),
         propagator=CopyPropagator(),
-        folder=folder,
         observer=listener or Listener(),
     )
 
@@ -386,7 +383,7 @@ def test_a_promptable_model_with_random_weights(study: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_two_generalists(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(lambda context, last: run_semisam_plus(context, last, [Mind(), tiny()]))
-    monkeypatch.setitem(IMPLEMENTATIONS, "semisam_plus", recipe)
+    monkeypatch.setitem(RECIPES, "semisam_plus", recipe)
     listener = Listener()
     result = run(study, tmp_path / "runs", listener, replace(OPTIONS, rounds=1, prompts="mask"))
     assert min(gradients(result, listener), default=0.0) > 0.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from lib.report.history import History
 from lib.specialists.check import check_checkpoint
 from lib.specialists.checkpoint import save_specialist
 
+from .label_facts import PseudoLabelFacts
 from .learned import learned
 from .options import Preset, RecipeOptions
 from .prepared_study import Study
@@ -40,7 +41,7 @@ class Context:
     Args:
         study: the scans and their current labels.
         options: what the user chose.
-        amount: how much training that is.
+        budget: how much training that is.
         generalist: frozen features.
         propagator: carries human labels over.
         folder: the run's files.
@@ -52,7 +53,7 @@ class Context:
 
     study: Study
     options: RecipeOptions
-    amount: Preset
+    budget: Preset
     generalist: Generalist
     propagator: Propagator
     folder: RunFolder
@@ -97,46 +98,51 @@ class Context:
         name: str,
         label: np.ndarray,
         affine: np.ndarray,
-        facts: Mapping[str, object],
-    ) -> dict[str, object]:
-        """Write a pseudo-label ``[D, H, W]`` uint8 on the scan's grid with its params; see ``PseudoLabel``.
+        facts: PseudoLabelFacts,
+    ) -> PseudoLabelFacts:
+        """Write a pseudo-label ``[D, H, W]`` uint8 on the scan's grid, and beside it what is known about it.
 
         Args:
             part: folder of the round.
             name: of the case.
             label: voxel values of the schema.
             affine: ``[4, 4]`` of the scan.
-            facts: what to add to the params.
+            facts: what is known so far.
+
+        Returns:
+            The facts with names, volumes and recipe.
         """
         file = self.study.file_name(name)
         voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
         counts = count_values(label)
-        params: dict[str, object] = {
-            "label_names": self.schema.as_dict(),
-            "volume_ml": {n: round(float(counts[v]) * voxel_ml, 4) for n, v in self.schema.as_dict().items()},
-            "recipe": self.options.recipe,
-            **facts,
-        }
+        volumes = {n: round(float(counts[v]) * voxel_ml, 4) for n, v in self.schema.as_dict().items()}
+        facts = replace(facts, label_names=self.schema.as_dict(), volume_ml=volumes, recipe=self.options.recipe)
         write_label(part / f"{file}.nii.gz", label, affine)
         sums = {each: sum_of(part / each) for each in (f"{file}.nii.gz", f"{file}.npz")}
-        write_sealed(part / f"{file}.json", {"params": params, "files": sums})  # last: with it the scan counts as done
-        return params
+        # Last: with it the scan counts as done.
+        write_sealed(part / f"{file}.json", {"params": facts.to_json(), "files": sums})
+        return facts
 
-    def kept_params(self, part: Path, name: str, *, whole: bool = False) -> dict[str, object] | None:
-        """The params of a scan that is done in this folder, None otherwise; if ``whole``, its files are looked at."""
+    def kept_facts(self, part: Path, name: str, *, whole: bool = False) -> PseudoLabelFacts | None:
+        """What is known about a scan's label in this folder, None without one; if ``whole``, its files are checked."""
         content = read_sealed(part / f"{self.study.file_name(name)}.json") or {}
-        params, sums = content.get("params"), content.get("files")
-        if not isinstance(params, dict) or not isinstance(sums, dict):
+        plain, sums = content.get("params"), content.get("files")
+        if not isinstance(plain, dict) or not isinstance(sums, dict):
             return None
         damage = damage_in(part, sums) if whole else None
         if damage is not None:
             log.warning("%s is labelled anew: %s", name, damage)
-        return None if damage else params
+            return None
+        try:
+            return PseudoLabelFacts.from_json(plain)
+        except ValueError as error:
+            log.warning("what is known about the label of %s cannot be read: %s", name, error)
+            return None
 
     def end_round(
         self,
         index: int,
-        params: Mapping[str, Mapping[str, object]],
+        names: Iterable[str],
         members: Sequence[nn.Module] | None,
         notes: Mapping[str, object] | None = None,
     ) -> FinishedRound:
@@ -144,13 +150,13 @@ class Context:
 
         Args:
             index: of the round.
-            params: of every pseudo-label of the round.
+            names: of the scans that have a pseudo-label of this round.
             members: the round's networks, the best one first; None in round 0.
             notes: what else to write into the checkpoint.
         """
 
         def complete() -> None:
-            part = self.folder.begin_round(index, keep=True)
+            part = self.folder.open_round(index)
             if members is not None:
                 about = {"recipe": self.options.recipe, "round": index, "seed": self.options.seed, **(notes or {})}
                 about |= learned(self.study)
@@ -158,7 +164,7 @@ class Context:
             if (part / CHECKPOINT).exists():
                 self._check(index, part / CHECKPOINT)
             record = RoundRecord(
-                tuple(params),
+                tuple(names),
                 dict(self.skipped),
                 self.reporter.best_metric,
                 sums_of(part, PASSING),
@@ -173,7 +179,7 @@ class Context:
             raise RuntimeError(f"round {index} was written, but cannot be read")
         if self.ranks.first:
             self._tidy(index)
-        log.info("round %d of %d is finished", index, self.amount.rounds)
+        log.info("round %d of %d is finished", index, self.budget.rounds)
         return finished
 
     def take_up(self, index: int | None) -> FinishedRound | None:
@@ -185,11 +191,12 @@ class Context:
         for name, reason in record.skipped.items():
             self.skipped[name] = reason
             self.study.drop(name)
-        labels = {}
-        for name in record.names:
-            params = self.kept_params(folder, name) or {}
-            labels[name] = PseudoLabel(folder / f"{self.study.file_name(name)}.nii.gz", params)
-        self.study.use_round(folder, [name for name in record.names if _holds_structure(labels[name].params)])
+        known = {name: self.kept_facts(folder, name) for name in record.names}
+        labels = {
+            name: PseudoLabel(folder / f"{self.study.file_name(name)}.nii.gz", facts.to_json() if facts else {})
+            for name, facts in known.items()
+        }
+        self.study.use_round(folder, [name for name, facts in known.items() if facts and facts.holds_structure])
         self.reporter.best(record.best_metric)
         checkpoint = folder / CHECKPOINT
         finished = FinishedRound(index, checkpoint if checkpoint.exists() else None, labels, self.reporter.best_metric)
@@ -229,8 +236,3 @@ class Context:
                 for pattern in LARGE:
                     for file in self.folder.round(old).glob(pattern):
                         file.unlink()
-
-
-def _holds_structure(params: Mapping[str, object]) -> bool:
-    volumes = params.get("volume_ml")
-    return isinstance(volumes, dict) and any(isinstance(v, (int, float)) and v > 0 for v in volumes.values())

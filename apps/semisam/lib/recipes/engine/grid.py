@@ -17,7 +17,7 @@ from lib.core.labels import LabelSchema
 from lib.core.sealed import read_sealed, write_sealed
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
-from lib.recipes.registry import IMPLEMENTATIONS
+from lib.recipes.registry import RECIPES
 from lib.specialists.networks import NETWORKS
 from lib.specialists.spec import (
     BY_SLICE,
@@ -52,24 +52,24 @@ def choose_grid(
     kept = read_sealed(file)
     if kept is not None:
         return SpecialistSpec.from_plain(kept), int(str(kept["voxels"]))
-    amount = options.amount
+    budget = options.budget
     spacing, roi = settings.spacing, settings.roi_size
     looks = _some_looks(cases, schema, _LOOKED_AT if spacing is None or roi is None else 1)
     frames, flat = [look.frame for look in looks], looks[0].frame.flat
     extents = [f.extent for f in frames]
     boxes = [look.structures for look in looks if look.structures is not None]
     # Where the structures of other scans are says the propagation.
-    partly = IMPLEMENTATIONS[options.recipe].propagates and options.network != NNUNET and not flat
+    partly = RECIPES[options.recipe].propagates and options.network != NNUNET and not flat
     part = part_of_interest(extents, boxes) if partly else None
     used = extents if part is None else [part]
-    spacing = spacing or choose_spacing(used, [f.spacing for f in frames], amount.scan_voxels)
-    roi = roi or choose_roi(used, spacing, amount.roi_voxels, flat=flat)
+    spacing = spacing or choose_spacing(used, [f.spacing for f in frames], budget.scan_voxels)
+    roi = roi or choose_roi(used, spacing, budget.roi_voxels, flat=flat)
     network = options.network
     if flat:
         network, roi = network_2d(options), (roi[0], roi[1], 1)
     # A window that was asked for must do for the preset itself; only the further level of a GPU may be left out.
     least = len(PRESETS[options.preset].widths) if settings.roi_size else 2
-    widths = fitting_widths(amount.widths, roi, network, least)
+    widths = fitting_widths(budget.widths, roi, network, least)
     check_roi(roi, len(widths), network)
     inputs = 3 if any(look.colour for look in looks) else 1
     spec = SpecialistSpec(schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat, part=part)
@@ -84,7 +84,7 @@ def network_2d(options: RecipeOptions) -> str:
     Raises:
         UserError: (409) when the chosen one does not see images as ours do.
     """
-    fit = [name for name in IMPLEMENTATIONS[options.recipe].networks if name in BY_SLICE]
+    fit = [name for name in RECIPES[options.recipe].networks if name in BY_SLICE]
     if options.network in fit:
         return options.network
     if options.network not in NETWORKS:

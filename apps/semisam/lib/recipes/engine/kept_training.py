@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -19,23 +20,45 @@ KEPT_TRAININGS = "training-*.pt"
 """Their files in the round's folder; ``record.PASSING`` has them removed when the round has ended."""
 
 
+@dataclass(frozen=True)
+class TrainingNumber:
+    """Which training of a run.
+
+    Args:
+        round: its round, from 1.
+        number: in the round, from 0.
+        count: trainings of a round.
+    """
+
+    round: int
+    number: int = 0
+    count: int = 1
+
+    @property
+    def before(self) -> int:
+        """Trainings of the run before it."""
+        return (self.round - 1) * self.count + self.number
+
+    def seed(self, seed: int) -> int:
+        """Seed of the training in a run with the seed ``seed``."""
+        return seed * 1009 + self.round + self.number * 101
+
+
 class KeptTraining:
     """The file of one training.
 
     Args:
         run: the run.
-        index: of the round.
+        number: which training of the run it is.
         plan: how it trains.
-        training: number of the training in the round, from 0.
-        trainings: trainings in a round.
     """
 
-    def __init__(self, run: Context, index: int, plan: TrainingPlan, training: int, trainings: int) -> None:
+    def __init__(self, run: Context, number: TrainingNumber, plan: TrainingPlan) -> None:
         self._run = run
-        self._index = index
+        self._index = number.round
         self._plan = plan
-        self._training = training
-        self._epochs = ((index - 1) * trainings + training + 1) * plan.epochs
+        self._training = number.number
+        self._epochs = (number.before + 1) * plan.epochs
 
     def take_up(self) -> Trained | None:
         """What the training gave, None when it has not ended yet; its work counts as done."""
@@ -59,7 +82,7 @@ class KeptTraining:
         run.ranks.once(lambda: save_specialist(self._file(), run.study.spec, trained.members, notes))
 
     def _file(self) -> Path:
-        return self._run.folder.begin_round(self._index, keep=True) / f"training-{self._training}.pt"
+        return self._run.folder.open_round(self._index) / f"training-{self._training}.pt"
 
     def _is_whole(self) -> bool:
         if not self._file().is_file():

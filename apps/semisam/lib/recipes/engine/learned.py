@@ -45,7 +45,6 @@ def learned_by(specialist: Specialist) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def missing_in(study: Study, label: np.ndarray) -> dict[str, object]:
-    """For the params of a specialist's pseudo-label ``[D, H, W]`` uint8: ``warnings``, if there are any."""
-    warnings = nothing_found(label, study.schema.names, learned_names(study))
-    return {"warnings": list(warnings)} if warnings else {}
+def missing_in(study: Study, label: np.ndarray) -> tuple[str, ...]:
+    """Warnings about a specialist's pseudo-label ``[D, H, W]`` uint8: structures it has learned and did not find."""
+    return tuple(nothing_found(label, study.schema.names, learned_names(study)))

@@ -1,9 +1,8 @@
-"""What a user may choose for one training, and what the presets mean."""
+"""The options of one training, and the budget that each preset stands for."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -13,22 +12,16 @@ from lib.core.errors import UserError
 
 log = logging.getLogger("semisam.train")
 
-RECIPES = ("semisam_o1", "semisam_plus", "fm_abs", "ssl_medsam2", "sc_sam")
-"""Names a request may give as ``recipe``; the first is the default. ``registry.py`` says what they stand for."""
-
 AUTO = "auto"
 """What is best for the recipe."""
 
 NNUNET = "nnunetv2"
 """The network that nnU-Net plans and trains by itself."""
 
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "network": (AUTO, "unet3d", "vnet", "dynunet", "unet2d", "sam", NNUNET),
-    "regulariser": (AUTO, "mean_teacher", "ua_mt", "dan", "dtc", "ac_mt", "supervised"),
-    "prompts": ("both", "mask", "points"),
-    "fusion": ("majority", "unanimous"),
-}
-"""Further choices by option, the default first. Which recipe knows which of them stands in ``registry.py``."""
+PROMPTS = ("both", "mask", "points")
+"""How ``semisam_plus`` may ask the generalists, the default first."""
+FUSIONS = ("majority", "unanimous")
+"""How many of three views must agree in ``fm_abs``, the default first."""
 
 MOST_ROUNDS = 20
 MOST_EPOCHS = 10_000
@@ -48,7 +41,7 @@ class Preset:
         scan_voxels: most voxels of a scan at the specialist's spacing when the settings leave the spacing open.
         roi_voxels: most voxels of the specialist's window when the settings leave it open.
         networks: networks of a round, each trained from other random weights; their answers are averaged. Recipes that
-            do not do that train one for as long as all of them, see ``registry.amount_of``.
+            do not do that train one for as long as all of them, see ``lib.recipes.choices.budget_of``.
     """
 
     rounds: int
@@ -84,7 +77,7 @@ class RecipeOptions:
     """The options of one training.
 
     Args:
-        recipe: one of ``RECIPES``.
+        recipe: one of ``lib.recipes.RECIPES``.
         preset: one of ``PRESETS``.
         rounds: rounds after the propagation, None for the preset's.
         max_epochs: epochs of each training, None for the preset's.
@@ -92,11 +85,11 @@ class RecipeOptions:
         device: ``cpu`` or ``cuda[:n]``.
         network: kind of specialist.
         regulariser: semi-supervised loss.
-        prompts: how ``semisam_plus`` asks the generalists.
-        fusion: how many of three views must agree in ``fm_abs``.
+        prompts: one of ``PROMPTS``.
+        fusion: one of ``FUSIONS``.
     """
 
-    recipe: str = RECIPES[0]
+    recipe: str = "semisam_o1"
     preset: str = "quick"
     rounds: int | None = None
     max_epochs: int | None = None
@@ -104,32 +97,11 @@ class RecipeOptions:
     device: str = "cpu"
     network: str = AUTO
     regulariser: str = AUTO
-    prompts: str = CHOICES["prompts"][0]
-    fusion: str = CHOICES["fusion"][0]
-
-    @classmethod
-    def parse(cls, request: Mapping[str, object]) -> RecipeOptions:
-        """Read the options of a training request; keys that are none of ours are left to others.
-
-        Whole numbers may come as int, float or text; 0, "" and None mean the preset's default. Clients send a list
-        where the server offered a choice and nothing was chosen: its first entry counts.
-
-        Raises:
-            UserError: (400) when a value is not allowed; the text says what is.
-        """
-        device = choose_device(_text(request, "device") or "auto")
-        return cls(
-            recipe=_choice(request, "recipe", RECIPES, RECIPES[0]),
-            preset=_choice(request, "preset", tuple(PRESETS), preset_names(device)[0]),
-            rounds=_whole(request, "rounds", MOST_ROUNDS) or None,
-            max_epochs=_whole(request, "max_epochs", MOST_EPOCHS) or None,
-            seed=_whole(request, "seed", MOST_SEED),
-            device=device,
-            **{name: _choice(request, name, allowed, allowed[0]) for name, allowed in CHOICES.items()},
-        )
+    prompts: str = PROMPTS[0]
+    fusion: str = FUSIONS[0]
 
     @property
-    def amount(self) -> Preset:
+    def budget(self) -> Preset:
         """The preset as it is on the device, with ``rounds`` and ``max_epochs`` in place."""
         preset = PRESETS[self.preset]
         if self.device != "cpu":
@@ -176,30 +148,3 @@ def choose_device(text: str) -> str:
         log.warning("device: there is no %s, using cuda:0.", text)
         return "cuda:0"
     return f"cuda:{int(number or 0)}"
-
-
-def _text(request: Mapping[str, object], key: str) -> str:
-    value = request.get(key)
-    if isinstance(value, (list, tuple)):
-        value = value[0] if value else ""
-    return "" if value is None else str(value).strip()
-
-
-def _choice(request: Mapping[str, object], key: str, allowed: tuple[str, ...], default: str) -> str:
-    text = _text(request, key) or default
-    if text not in allowed:
-        raise UserError(f"{key}: {text!r} is not known. Allowed: {', '.join(allowed)}.")
-    return text
-
-
-def _whole(request: Mapping[str, object], key: str, most: int) -> int:
-    text = _text(request, key)
-    if not text:
-        return 0
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if isinstance(request.get(key), bool) or not number.is_integer() or not 0 <= number <= most:
-        raise UserError(f"{key}: {text!r} is not allowed. Give a whole number from 0 to {most} (0 = the default).")
-    return int(number)

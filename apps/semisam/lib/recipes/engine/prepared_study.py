@@ -265,6 +265,10 @@ class Study:
         arrays = {"probabilities": probabilities.half().numpy(), "confidence": confidence.half().numpy()}
         write_whole(folder / f"{self._files[name]}.npz", lambda temporary: _save_arrays(temporary, arrays))
 
+    def drop_target(self, folder: Path, name: str) -> None:
+        """Remove what ``write_target`` wrote."""
+        (folder / f"{self._files[name]}.npz").unlink(missing_ok=True)
+
     def use_round(self, folder: Path, useful: Sequence[str]) -> None:
         """From now on pseudo-labels come from ``folder``; the training draws the ``useful`` ones."""
         self._round = folder

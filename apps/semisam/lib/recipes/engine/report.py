@@ -1,17 +1,20 @@
 """What a recipe takes, what it reports while it runs, and what it gives back.
 
-A server adapter needs four things of this package: ``RecipeOptions.parse`` (options.py), ``Case`` and
-``RecipeSettings`` to describe the study, an ``Observer`` of its own, and ``run_recipe`` (run.py).
+A server needs four things of this package: ``parse_options`` (choices.py), a ``RunRequest`` that describes the study,
+an ``Observer`` of its own, and ``run_recipe`` (run.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from lib.core.labels import LabelSchema
 from lib.core.sparse_labels import Annotated
+
+from .options import RecipeOptions
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,25 @@ class RecipeSettings:
 
     spacing: tuple[float, float, float] | None = None
     roi_size: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What is to be run; all of it can be sent to other processes.
+
+    Args:
+        cases: every scan of the study that may be used, with names that are unique.
+        schema: the structures.
+        options: what the user chose.
+        settings: what the administrator chose.
+        folder: where run folders are kept.
+    """
+
+    cases: Sequence[Case]
+    schema: LabelSchema
+    options: RecipeOptions
+    settings: RecipeSettings
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -80,14 +102,17 @@ class PseudoLabel:
 
     Args:
         path: NIfTI label map on the scan's own grid.
-        params: what to store beside it: ``label_names`` (name to value, in index order), ``confidence`` (mean over the
-            structures' voxels, 0..1), ``uncertainty`` (mean over the voxels in and around the structures, 0..1),
-            ``volume_ml`` (by name), ``templates`` (names of the outlined scans it comes from), ``recipe``, ``round``,
-            ``source`` (``propagation`` or ``specialist``); ``agreement`` with the round before (mean Dice, 0..1).
+        params: what to store beside it: ``PseudoLabelFacts`` as plain types.
     """
 
     path: Path
     params: Mapping[str, object]
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean Dice with the label of the round before, 0..1; None where there was none."""
+        value = self.params.get("agreement")
+        return float(value) if isinstance(value, (int, float)) else None
 
 
 @dataclass(frozen=True)
@@ -126,10 +151,10 @@ class SilentObserver:
     """An observer that does nothing."""
 
     def progress(self, progress: Progress) -> None:
-        """See ``Observer``."""
+        """Do nothing."""
 
     def round_finished(self, finished: FinishedRound) -> None:
-        """See ``Observer``."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)

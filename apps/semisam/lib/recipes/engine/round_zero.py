@@ -26,8 +26,9 @@ from lib.specialists.roi import part_of
 
 from .context import Context
 from .each_scan import each_scan, some_scans
+from .label_facts import PseudoLabelFacts
+from .labelling import counter
 from .report import FinishedRound
-from .stages import counter
 
 T = TypeVar("T")
 
@@ -89,21 +90,18 @@ def propagate_study(run: Context) -> FinishedRound:
     Raises:
         UserError: when no human label can be used or all are sparse, or there are other scans and none can be read.
     """
-    part = run.folder.begin_round(0, keep=True)
+    part = run.folder.open_round(0)
     run.reporter.begin("propagation", 0)
     read_templates(run)
     run.study.need_dense()
     templates: dict[str, Template] = {}
 
-    def carry_over(name: str) -> dict[str, object]:
-        kept = run.kept_params(part, name, whole=True) if run.study.is_prepared(name) else None
+    def carry_over(name: str) -> PseudoLabelFacts:
+        kept = run.kept_facts(part, name, whole=True) if run.study.is_prepared(name) else None
         return propagate_one(run, name, templates) if kept is None else kept
 
-    def metrics(params: dict[str, object]) -> dict[str, float]:
-        return {"confidence": float(str(params["confidence"]))}
-
-    params = _over_unlabelled(run, carry_over, metrics)
-    return run.end_round(0, params, None)
+    facts = _over_unlabelled(run, carry_over, lambda each: {"confidence": each.confidence})
+    return run.end_round(0, facts, None)
 
 
 def _over_unlabelled(
@@ -158,7 +156,7 @@ def _templates_for(run: Context, own: Tensor, templates: dict[str, Template]) ->
     return chosen
 
 
-def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> dict[str, object]:
+def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> PseudoLabelFacts:
     """Carry the human labels over to a scan, and put it on the specialist's grid; ``templates`` keeps what is read."""
     study = run.study
     scan = study.read(name)
@@ -180,21 +178,18 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> di
         )
     prepared = study.prepare(name, scan, part_of(frame_of(scan), inside, soft.frame, study.spec), own)
     target = soft.on(prepared.frame)
-    part = run.folder.begin_round(0, keep=True)
+    part = run.folder.open_round(0)
     study.write_target(part, name, target.probabilities, target.confidence)
-    facts = uncertainty_facts(target.probabilities, normalised_entropy(target.probabilities))
-    facts |= {
-        "confidence": round(soft.mean_confidence(), 4),
-        "templates": list(soft.templates),
-        "round": 0,
-        "source": "propagation",
-    }
     label = soft.labels()
-    warnings = [
-        *scan.notes,
-        *doubts(label, scan, chosen, run.schema.names, soft.similarity),
-    ]
-    return run.keep_label(part, name, label, scan.affine, facts | ({"warnings": warnings} if warnings else {}))
+    facts = PseudoLabelFacts(
+        confidence=round(soft.mean_confidence(), 4),
+        uncertainty=uncertainty_facts(target.probabilities, normalised_entropy(target.probabilities))["uncertainty"],
+        templates=tuple(soft.templates),
+        round=0,
+        source="propagation",
+        warnings=(*scan.notes, *doubts(label, scan, chosen, run.schema.names, soft.similarity)),
+    )
+    return run.keep_label(part, name, label, scan.affine, facts)
 
 
 def prepare_study(run: Context) -> FinishedRound:
@@ -203,7 +198,7 @@ def prepare_study(run: Context) -> FinishedRound:
     Raises:
         UserError: when no human label can be used, or there are other scans and none can be read.
     """
-    run.folder.begin_round(0, keep=True)
+    run.folder.open_round(0)
     run.reporter.begin("propagation", 0)
     read_templates(run)
 
@@ -213,4 +208,4 @@ def prepare_study(run: Context) -> FinishedRound:
             run.study.prepare(name, scan, frame_of(scan))
 
     _over_unlabelled(run, prepare)
-    return run.end_round(0, {}, None)
+    return run.end_round(0, (), None)

@@ -75,26 +75,24 @@ class RunFolder:
             if number.isdecimal() and int(number) >= first:
                 _remove(folder)
 
-    def begin_round(self, index: int, *, keep: bool | str = False) -> Path:
-        """The folder to write the round ``index`` into.
+    def new_round(self, index: int, keep: str | None = None) -> Path:
+        """Begin a round: an empty folder, but for those files of a killed run that match the pattern ``keep``."""
+        self.ranks.once(lambda: _clear(self._part(index), keep))
+        return self.open_round(index)
 
-        Args:
-            index: of the round.
-            keep: what of a killed run's files stays: nothing, all, or those whose names match a pattern.
-        """
-        part = self.path / "rounds" / f"{_PART}{index}"
-        if keep is not True:
-            self.ranks.once(lambda: _clear(part, keep or None))
+    def open_round(self, index: int) -> Path:
+        """The folder of a round that is not finished, with all that is in it."""
+        part = self._part(index)
         part.mkdir(parents=True, exist_ok=True)
         return part
 
     def drop_part(self, index: int) -> None:
         """Forget what was written for a round that is not finished."""
-        _remove(self.path / "rounds" / f"{_PART}{index}")
+        _remove(self._part(index))
 
     def end_round(self, index: int) -> Path:
         """Declare the round finished: from now on it is at ``round(index)``."""
-        os.replace(self.path / "rounds" / f"{_PART}{index}", self.round(index))
+        os.replace(self._part(index), self.round(index))
         self._note(finished_round=index, finished=False)
         return self.round(index)
 
@@ -105,6 +103,9 @@ class RunFolder:
     def end_run(self) -> None:
         """Declare the run finished: it will not be continued."""
         self._note(finished_round=self.finished_round(), finished=True)
+
+    def _part(self, index: int) -> Path:
+        return self.path / "rounds" / f"{_PART}{index}"
 
     def _note(self, **facts: object) -> None:
         write_json(self.path / "state.json", {"digest": self.digest(), **facts})

@@ -76,9 +76,9 @@ def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]
     return {
         "recipe": options.recipe,
         "preset": options.preset,
-        "rounds": run.amount.rounds,
-        "epochs of a training": f"{run.amount.epochs} of {run.amount.iterations} steps, batch {run.amount.batch}"
-        + (f", {run.amount.networks} of them in a round" if run.amount.networks > 1 else "")
+        "rounds": run.budget.rounds,
+        "epochs of a training": f"{run.budget.epochs} of {run.budget.iterations} steps, batch {run.budget.batch}"
+        + (f", {run.budget.networks} of them in a round" if run.budget.networks > 1 else "")
         if options.network != NNUNET
         else "nnU-Net's own, see its log in the run folder",
         "seed": options.seed,
@@ -112,12 +112,11 @@ def _facts(run: Context, index: int) -> RoundFacts | None:
     facts = RoundFacts(index, {}, {}, {})
     agreement, confidence, volumes = dict(facts.agreement), dict(facts.confidence), dict(facts.volume_ml)
     for name in record.names:
-        params = run.kept_params(folder, name) or {}
-        if isinstance(params.get("agreement"), float):
-            agreement[name] = float(str(params["agreement"]))
-        confidence[name] = float(str(params.get("confidence", 0.0)))
-        volume = params.get("volume_ml")
-        volumes[name] = dict(volume) if isinstance(volume, dict) else {}
+        known = run.kept_facts(folder, name)
+        if known is not None and known.agreement is not None:
+            agreement[name] = known.agreement
+        confidence[name] = known.confidence if known else 0.0
+        volumes[name] = dict(known.volume_ml) if known else {}
     return RoundFacts(index, agreement, confidence, volumes)
 
 

@@ -27,10 +27,10 @@ class PartialObjective:
 
     def __call__(self, seen: Observation) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``Objective``."""
-        human = seen.human
-        if not bool(human.any()):
+        labelled = seen.labelled
+        if not bool(labelled.any()):
             return seen.logits.sum() * 0.0, {}
-        logits, targets, weights = seen.logits[human], seen.targets[human], seen.weights[human]
+        logits, targets, weights = seen.logits[labelled], seen.targets[labelled], seen.weights[labelled]
         loss = (1.0 - self.overlap) * partial_cross_entropy(logits, targets, weights)
         if self.overlap > 0:
             loss = loss + self.overlap * soft_dice(logits.softmax(dim=1), targets, weights)

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.each_scan import stored_image
-from lib.recipes.engine.kept_training import KEPT_TRAININGS
+from lib.recipes.engine.kept_training import KEPT_TRAININGS, TrainingNumber
+from lib.recipes.engine.labelling import label_study
+from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import prepare_study
-from lib.recipes.engine.stages import label_study, plan_of, train_round
+from lib.recipes.engine.stages import TrainingParts, plan_of, train_round
 from lib.specialists.regularisers import build_regulariser
 from lib.specialists.regularisers.perturbed_teacher import PerturbedTeacher
 from lib.specialists.regularisers.teacher import TeacherRegulariser
@@ -42,16 +44,10 @@ def run_fm_abs(run: Context, finished: FinishedRound | None) -> FinishedRound:
         finished = prepare_study(run)
     plan = replace(plan_of(run), objective=PartialObjective())
     assistant = assistant_of(run, SliceOptions(fusion=cast("Fusion", run.options.fusion)))
-    for index in range(finished.index + 1, run.amount.rounds + 1):
-        run.folder.begin_round(index, keep=KEPT_TRAININGS)
-        trained = train_round(
-            run,
-            index,
-            plan,
-            source=WholeStudy(run.study),
-            assistant=assistant,
-            regulariser=teacher_of(run, plan.steps),
-        )
+    for index in range(finished.index + 1, run.budget.rounds + 1):
+        run.folder.new_round(index, keep=KEPT_TRAININGS)
+        parts = TrainingParts(WholeStudy(run.study), assistant, teacher_of(run, plan.steps))
+        trained = train_round(run, TrainingNumber(index), plan, parts)
         labels = label_study(run, index, partial(_same, trained.members))
         finished = run.end_round(index, labels, trained.members)
     return finished
@@ -78,3 +74,6 @@ def assistant_of(run: Context, options: SliceOptions) -> SliceAssistant:
 
 def _same(members: Sequence[nn.Module], name: str) -> Sequence[nn.Module]:
     return members
+
+
+RECIPE = Recipe(run_fm_abs, regularisers=("mean_teacher",), propagates=False)

@@ -140,7 +140,7 @@ class CoTraining:
     def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         """Learn from one batch; the slices that are not a human's have no targets yet."""
         self._set_rates()
-        labelled = batch.human
+        labelled = batch.labelled
         images, other = batch.images[labelled], None
         if not bool(labelled.all()):
             changed, from_unet, from_sam = self.teach(batch.images[~labelled], generator)

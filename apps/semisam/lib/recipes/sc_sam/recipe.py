@@ -26,11 +26,14 @@ from lib.generalists.sam2d.adapter import MODELS
 from lib.generalists.sam2d.networks import SamNetwork
 from lib.generalists.slices import acquisition_view
 from lib.recipes.engine.context import Context
+from lib.recipes.engine.kept_training import TrainingNumber
+from lib.recipes.engine.labelling import label_study
 from lib.recipes.engine.prepared_study import Study, load_tensors, packed_whole, save_tensors
+from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.record import COTRAINING
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import prepare_study
-from lib.recipes.engine.stages import follow, label_study, plan_of, release_generalist
+from lib.recipes.engine.stages import follow, plan_of, release_generalist
 from lib.specialists.networks.sam.build import build_sam
 from lib.specialists.spec import SpecialistSpec
 from lib.training.sample import Sample
@@ -51,7 +54,7 @@ def run_sc_sam(run: Context, finished: FinishedRound | None) -> FinishedRound:
     run.study.spec = replace(run.study.spec, slice_axis=slice_axis(run.study.spec))
     if finished is None:
         finished = prepare_study(run)
-    if finished.index >= run.amount.rounds:
+    if finished.index >= run.budget.rounds:
         return finished
     kind, training = _begin(run)
     if finished.index:
@@ -59,8 +62,8 @@ def run_sc_sam(run: Context, finished: FinishedRound | None) -> FinishedRound:
     published = training.pair.unet if run.options.network == "unet2d" else training.pair
     if run.options.network != "unet2d":
         run.study.spec = replace(run.study.spec, network=kind)
-    for index in range(finished.index + 1, run.amount.rounds + 1):
-        part = run.folder.begin_round(index, keep=COTRAINING)
+    for index in range(finished.index + 1, run.budget.rounds + 1):
+        part = run.folder.new_round(index, keep=COTRAINING)
         if run.ranks.once(partial(packed_whole, part / COTRAINING)):  # killed while it labelled the study
             training.restore(_read_state(part / COTRAINING))
             training.pair.eval()
@@ -120,12 +123,12 @@ def _begin(run: Context) -> tuple[str, CoTraining]:
 
 def plan_for(run: Context, kind: str) -> CoTrainingPlan:
     """The plan of all rounds together."""
-    amount = plan_of(run)
+    budget = plan_of(run)
     blank = kind == WEIGHTLESS
     return CoTrainingPlan(
-        steps=run.amount.rounds * amount.steps,
-        batch=SLICES * amount.batch,
-        unet_rate=amount.rate,
+        steps=run.budget.rounds * budget.steps,
+        batch=SLICES * budget.batch,
+        unet_rate=budget.rate,
         sam_rate=1e-3 if blank else 5e-4,
         ramp_to_unet=blank,
     )
@@ -139,13 +142,13 @@ def _train(run: Context, index: int, training: CoTraining) -> None:
     generator = torch.Generator().manual_seed(run.options.seed * 1009 + index)
     source = SliceSource(StudyScans(run.study), spec.channels, spec.slice_axis, generator)
     plan = plan_of(run)
-    training.run(source, size, plan.steps, generator, follow(run, index, plan))
+    training.run(source, size, plan.steps, generator, follow(run, TrainingNumber(index), plan))
 
 
 def _count_as_done(run: Context, index: int) -> None:
     """The training of a round has ended before."""
     run.reporter.begin("training", index)
-    run.reporter.skip("training", plan_of(run).steps, index * run.amount.epochs)
+    run.reporter.skip("training", plan_of(run).steps, index * run.budget.epochs)
     for entry in run.history.read():
         if entry.round == index and "agreement" in entry.metrics:
             run.reporter.best(entry.metrics["agreement"])
@@ -178,3 +181,6 @@ def _read_state(path: Path) -> dict[str, object]:
             f"({type(error).__name__}). Delete the folder {path.parents[2].name} among the runs and train again.",
             status=422,
         ) from error
+
+
+RECIPE = Recipe(run_sc_sam, networks=("unet2d", "sam"), regularisers=("supervised",), propagates=False)

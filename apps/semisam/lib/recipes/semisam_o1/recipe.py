@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.kept_training import KEPT_TRAININGS
+from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import propagate_study
-from lib.recipes.engine.stages import plan_of, settled, train_networks, with_earlier_members
+from lib.recipes.engine.stages import plan_of, train_networks
 
+from .earlier_rounds import settled, with_earlier_members
 from .refinement import RefinementOptions
 from .rounds import predict_study, refine_study
 
@@ -26,11 +28,14 @@ def run_semisam_o1(run: Context, finished: FinishedRound | None) -> FinishedRoun
     refinement = RefinementOptions()
     if finished is None:
         finished = propagate_study(run)
-    while finished.index < run.amount.rounds and not settled(finished):
+    while finished.index < run.budget.rounds and not settled(finished):
         index = finished.index + 1
-        run.folder.begin_round(index, keep=KEPT_TRAININGS)
+        run.folder.new_round(index, keep=KEPT_TRAININGS)
         members = train_networks(run, index, plan_of(run))
         predict_study(run, index, members, refinement)
         labels = refine_study(run, index, refinement)
         finished = run.end_round(index, labels, with_earlier_members(run, index, members))
     return finished
+
+
+RECIPE = Recipe(run_semisam_o1, ensembles=True, refines=True)

@@ -117,7 +117,7 @@ class GeneralistAssistant:
         Logged, where any generalist is sure of anything: the sum, the share of the voxels it is about, and the norm of
         the weighted term's gradient with respect to the student's logits.
         """
-        chosen = ~seen.human
+        chosen = ~seen.labelled
         nothing = seen.logits.new_zeros(())
         if not bool(chosen.any()):
             return nothing, {}

@@ -18,9 +18,11 @@ from lib.generalists.base import Promptable
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.each_scan import stored_image
 from lib.recipes.engine.kept_training import KEPT_TRAININGS
+from lib.recipes.engine.labelling import label_study
+from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import propagate_study
-from lib.recipes.engine.stages import label_study, plan_of, train_networks
+from lib.recipes.engine.stages import plan_of, train_networks
 from lib.training.assistance import Assistant
 from lib.training.scan_view import ScanView
 
@@ -48,14 +50,14 @@ def run_semisam_plus(
     if finished is None:
         finished = propagate_study(run)
     assistant = assistant_of(run, generalists or [run.generalist])
-    for index in range(finished.index + 1, run.amount.rounds + 1):
+    for index in range(finished.index + 1, run.budget.rounds + 1):
         finished = run_round(run, index, assistant)
     return finished
 
 
 def run_round(run: Context, index: int, assistant: Assistant) -> FinishedRound:
     """Train with the generalists' help, then label the study anew."""
-    run.folder.begin_round(index, keep=KEPT_TRAININGS)
+    run.folder.new_round(index, keep=KEPT_TRAININGS)
     members = train_networks(run, index, plan_of(run), assistant)
     labels = label_study(run, index, lambda _: members)
     return run.end_round(index, labels, members)
@@ -79,3 +81,6 @@ def answerer_of(generalist: Generalist, mode: PromptMode) -> Answerer:
 def view_of(run: Context, name: str) -> ScanView:
     """A scan on the specialist's grid with its intensities as they are stored, as foundation models know them."""
     return ScanView(stored_image(run, name), run.study.prepared(name).frame.spacing)
+
+
+RECIPE = Recipe(run_semisam_plus, ensembles=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -21,8 +21,11 @@ from lib.formats.label_files import read_label
 from lib.nnunet import NnunetPlan, need_nnunet, plan_dataset, stock_trainer, train_fold, write_case, write_dataset
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.each_scan import each_scan
+from lib.recipes.engine.kept_training import TrainingNumber
+from lib.recipes.engine.label_facts import PseudoLabelFacts
+from lib.recipes.engine.labelling import label_by
 from lib.recipes.engine.options import RecipeOptions
-from lib.recipes.engine.stages import label_by, release_generalist
+from lib.recipes.engine.stages import release_generalist
 from lib.report.history import Entry
 from lib.specialists.checkpoint import Specialist
 from lib.specialists.predict import predict
@@ -66,22 +69,22 @@ class NnunetBackEnd:
         """See ``ssl_medsam2.BackEnd``."""
         run.reporter.begin("training", index)
         release_generalist(run)
-        folder = run.folder.begin_round(index, keep=True) / _FOLDER
+        folder = run.folder.open_round(index) / _FOLDER
         _write_scans(run, index, folder, folds)
         device = run.options.device
         configuration = plan_dataset(folder, device)
-        plan = self._plan or stock_trainer(run.amount.epochs)
+        plan = self._plan or stock_trainer(run.budget.epochs)
         log.info(
             "nnU-Net trains %s with %s: %d epochs of %d steps", configuration, plan.trainer, plan.epochs, plan.steps
         )
-        progress = _Progress(run, plan.epochs * plan.steps, index, fold.number, folds)
+        progress = _Progress(run, plan.epochs * plan.steps, TrainingNumber(index, fold.number, folds))
         seed = run.options.seed * 1009 + index + fold.number * 101
         scheme, network = train_fold(folder, configuration, fold.number, plan, device, seed, progress.step)
         return Specialist(run.study.spec, (network,), nnunet=scheme)
 
     def label(
         self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
-    ) -> dict[str, dict[str, object]]:
+    ) -> Mapping[str, PseudoLabelFacts]:
         """See ``ssl_medsam2.BackEnd``."""
 
         def one(name: str) -> tuple[Tensor, np.ndarray]:
@@ -108,34 +111,30 @@ class _Progress:
     Args:
         run: the run.
         steps: nnU-Net's steps of the training.
-        index: of the round.
-        training: number of this training in the round, from 0.
-        trainings: trainings in a round.
+        number: which training of the run it is.
     """
 
-    def __init__(self, run: Context, steps: int, index: int, training: int, trainings: int) -> None:
+    def __init__(self, run: Context, steps: int, number: TrainingNumber) -> None:
         self._run = run
         self._steps = steps
-        self._index = index
-        self._training = training
-        self._before = (index - 1) * trainings + training
+        self._number = number
         self._done = self._told = 0
         self._losses: list[float] = []
-        run.history.forget(index, training)
+        run.history.forget(number.round, number.number)
 
     def step(self, loss: float) -> None:
         """One more step is done."""
-        amount, reporter = self._run.amount, self._run.reporter
+        budget, reporter = self._run.budget, self._run.reporter
         self._done += 1
         self._losses.append(loss)
-        while self._told < self._done * amount.epochs * amount.iterations // self._steps:
+        while self._told < self._done * budget.epochs * budget.iterations // self._steps:
             self._told += 1
-            epochs, rest = divmod(self._told, amount.iterations)
+            epochs, rest = divmod(self._told, budget.iterations)
             if not rest:
                 losses = {"loss": fmean(self._losses)} if self._losses else {}
-                self._run.history.add(Entry(self._index, self._training, epochs, losses))
+                self._run.history.add(Entry(self._number.round, self._number.number, epochs, losses))
                 self._losses.clear()
-                reporter.finished_epochs(self._before * amount.epochs + epochs)
+                reporter.finished_epochs(self._number.before * budget.epochs + epochs)
             reporter.advance("training", {"loss": loss}, force=not rest)
 
 

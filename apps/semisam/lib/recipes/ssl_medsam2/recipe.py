@@ -16,7 +16,7 @@ Several processes share the trainings of a round, each of them whole.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,10 +26,14 @@ from lib.core.errors import UserError
 from lib.core.json_files import write_json
 from lib.parallel.ranks import Ranks
 from lib.recipes.engine.context import Context
+from lib.recipes.engine.kept_training import TrainingNumber
+from lib.recipes.engine.label_facts import PseudoLabelFacts
+from lib.recipes.engine.labelling import label_study
 from lib.recipes.engine.options import NNUNET, RecipeOptions
+from lib.recipes.engine.recipe import ALL_NETWORKS, ALL_REGULARISERS, Recipe, default_first
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import propagate_study
-from lib.recipes.engine.stages import label_study, plan_of, train_round
+from lib.recipes.engine.stages import TrainingParts, plan_of, train_round
 from lib.specialists.checkpoint import Specialist, load_specialist, save_specialist
 from lib.training.objectives import LabelObjective
 
@@ -54,8 +58,8 @@ class BackEnd(Protocol):
 
     def label(
         self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
-    ) -> dict[str, dict[str, object]]:
-        """Predict every scan without a human label; see ``stages.label_study``."""
+    ) -> Mapping[str, PseudoLabelFacts]:
+        """Predict every scan without a human label; see ``labelling.label_study``."""
         ...
 
 
@@ -69,13 +73,13 @@ class OwnBackEnd:
     def train(self, run: Context, index: int, fold: Fold, folds: int) -> Specialist:
         """See ``BackEnd``."""
         plan = replace(plan_of(run), objective=LabelObjective(pseudo_ramp=0.0))
-        source = FoldSource(run.study, fold)
-        trained = train_round(run, index, plan, source=source, training=fold.number, trainings=folds, ranks=Ranks())
+        parts = TrainingParts(source=FoldSource(run.study, fold))
+        trained = train_round(run, TrainingNumber(index, fold.number, folds), plan, parts, ranks=Ranks())
         return Specialist(run.study.spec, tuple(trained.members))
 
     def label(
         self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
-    ) -> dict[str, dict[str, object]]:
+    ) -> Mapping[str, PseudoLabelFacts]:
         """See ``BackEnd``."""
         return label_study(run, index, lambda name: specialist_of(name).members)
 
@@ -107,8 +111,8 @@ def run_ssl_medsam2(
     if finished is None:
         finished = propagate_study(run)
     parts = choose_folds(run.study.unlabelled(), folds, run.options.seed)
-    for index in range(finished.index + 1, run.amount.rounds + 1):
-        run.folder.begin_round(index, keep=True)
+    for index in range(finished.index + 1, run.budget.rounds + 1):
+        run.folder.open_round(index)
         files = train_folds(run, back_end, index, parts)
         trained = [load_specialist(file, run.options.device) for file in files]
         labels = back_end.label(run, index, out_of_fold(parts, trained))
@@ -122,23 +126,23 @@ def train_folds(run: Context, back_end: BackEnd, index: int, folds: Sequence[Fol
     files = run.ranks.each(list(by_name), lambda name: train_fold(run, back_end, index, by_name[name], len(folds)))
     if run.ranks.first:
         run.collect_history(index)
-        others, epochs = len(folds) - len(run.ranks.share(folds)), run.amount.epochs
-        run.reporter.skip("training", others * epochs * run.amount.iterations, index * len(folds) * epochs)
+        others, epochs = len(folds) - len(run.ranks.share(folds)), run.budget.epochs
+        run.reporter.skip("training", others * epochs * run.budget.iterations, index * len(folds) * epochs)
     return list(files.values())
 
 
 def train_fold(run: Context, back_end: BackEnd, index: int, fold: Fold, folds: int) -> Path:
     """Train the networks of a fold and write them to a file in the round's folder, unless a killed run has done so."""
-    file = run.folder.begin_round(index, keep=True) / f"fold-{fold.number}.pt"
+    file = run.folder.open_round(index) / f"fold-{fold.number}.pt"
     cases = {
         "held_out": list(fold.held_out),
         "human": list(back_end.templates(run)),
         "pseudo": list(FoldSource(run.study, fold).pseudo()),
     }
     if _holds(file, cases):
-        epochs = run.amount.epochs
+        epochs = run.budget.epochs
         done = ((index - 1) * folds + fold.number + 1) * epochs
-        run.reporter.skip("training", epochs * run.amount.iterations, done)
+        run.reporter.skip("training", epochs * run.budget.iterations, done)
     else:
         log.info("round %d, fold %d of %d: %d scans held out", index, fold.number + 1, folds, len(fold.held_out))
         trained = back_end.train(run, index, fold, folds)
@@ -167,9 +171,11 @@ def joined(parts: list[Specialist]) -> Specialist:
     return replace(parts[0], members=tuple(member for part in parts for member in part.members))
 
 
-def publish(run: Context, index: int, labels: dict[str, dict[str, object]], trained: list[Specialist]) -> FinishedRound:
+def publish(
+    run: Context, index: int, labels: Mapping[str, PseudoLabelFacts], trained: list[Specialist]
+) -> FinishedRound:
     """Complete the round with the mean of all networks as its specialist, and note who has learned from what."""
-    part = run.folder.begin_round(index, keep=True)
+    part = run.folder.open_round(index)
     whole = joined(trained)
     notes = {"recipe": run.options.recipe, "round": index, "seed": run.options.seed, "folds": len(trained)}
     if run.ranks.first:
@@ -177,3 +183,13 @@ def publish(run: Context, index: int, labels: dict[str, dict[str, object]], trai
         write_json(part / "folds.json", {"folds": [dict(one.notes) for one in trained]})
         NnunetBackEnd.tidy(part)
     return run.end_round(index, labels, None)
+
+
+RECIPE = Recipe(
+    run_ssl_medsam2,
+    networks=(*default_first("dynunet", ALL_NETWORKS), NNUNET),
+    regularisers=default_first("supervised", ALL_REGULARISERS),
+    trainings=FOLDS,
+    check=check_ssl_medsam2,
+    versions=versions_of_ssl_medsam2,
+)

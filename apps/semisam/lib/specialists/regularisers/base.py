@@ -20,7 +20,7 @@ class Observation:
         images: ``[B, inputs, D, H, W]``.
         targets: soft labels ``[B, C, D, H, W]``, sum 1.
         weights: how much each voxel of the target counts, ``[B, 1, D, H, W]`` in 0..1.
-        human: ``[B]`` boolean: whether the label is a human's. On the CPU.
+        labelled: ``[B]`` boolean: whether the label is a human's. On the CPU.
         extra: further maps cut alike, ``[B, K, D, H, W]``; K may be 0.
         features: of the student, ``[B, width, D, H, W]``, with gradient; ``width`` is 0 for a regulariser that has no
             parameters of its own.
@@ -32,7 +32,7 @@ class Observation:
     images: Tensor
     targets: Tensor
     weights: Tensor
-    human: Tensor
+    labelled: Tensor
     extra: Tensor
     features: Tensor
     logits: Tensor

@@ -47,10 +47,10 @@ class DeepAdversarial(Supervised):
         """``-log sigmoid(score)`` of the scans without a human label."""
         shown = torch.cat([seen.logits.softmax(dim=1), seen.images.float()], dim=1)
         for kind in (True, False):
-            chosen = seen.human == kind
+            chosen = seen.labelled == kind
             if bool(chosen.any()):
                 self._newest[kind] = shown[chosen].detach()
-        others = ~seen.human
+        others = ~seen.labelled
         if not self._trained or not bool(others.any()):
             return seen.logits.new_zeros(())
         judge = self._discriminator(shown).eval().requires_grad_(False)

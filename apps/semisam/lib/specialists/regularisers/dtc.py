@@ -63,7 +63,7 @@ class DualTask(Supervised):
         ramp = sigmoid_ramp(seen.step, seen.steps)
         total = self.weight * ramp * dual_task_consistency(seen.logits.softmax(dim=1), distances, self.sharpness)
         # How far a voxel is from a border is only known where the whole window is annotated.
-        whole = seen.human.to(seen.weights.device) & (seen.weights.flatten(1).amin(dim=1) > 0)
+        whole = seen.labelled.to(seen.weights.device) & (seen.weights.flatten(1).amin(dim=1) > 0)
         if bool(whole.any()):
             truth = signed_distance_maps(seen.targets[whole])
             total = total + self.distance_weight * signed_distance_mse(distances[whole], truth)

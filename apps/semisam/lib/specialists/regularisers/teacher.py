@@ -72,7 +72,7 @@ class TeacherRegulariser(ABC):
 
     def loss(self, seen: Observation) -> Tensor:
         """See ``Regulariser``."""
-        chosen = ~seen.human
+        chosen = ~seen.labelled
         if seen.step % self.every or not bool(chosen.any()):
             return seen.logits.new_zeros(())
         ramp = sigmoid_ramp(seen.step, seen.steps)

@@ -1,0 +1,53 @@
+"""What a recipe is: a function that runs rounds, and what it offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from lib.specialists.networks import NETWORKS
+from lib.specialists.networks.sam.build import SAM_KINDS
+from lib.specialists.regularisers import REGULARISERS
+
+from .context import Context
+from .options import RecipeOptions
+from .report import FinishedRound
+
+Run = Callable[[Context, "FinishedRound | None"], FinishedRound]
+"""Runs all rounds after the given one (None: from the start) and returns the last one."""
+
+ALL_NETWORKS = tuple(name for name in NETWORKS if name not in SAM_KINDS)
+"""Networks that any recipe can train; a SAM is trained together with its U-Net only."""
+ALL_REGULARISERS = tuple(REGULARISERS)
+
+
+def default_first(default: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The same names with ``default`` in front."""
+    return (default, *(name for name in names if name != default))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe and what it offers.
+
+    Args:
+        run: the algorithm.
+        networks: kinds of specialist it can train, its default first.
+        regularisers: semi-supervised losses it can use, its default first.
+        trainings: trainings in a round.
+        ensembles: whether it does each of them for all of the preset's ``networks``.
+        refines: whether it refines its predictions after each round.
+        propagates: whether it begins by carrying labels over, which takes a scan that is outlined wholly.
+        check: raises UserError when it cannot do what was chosen.
+        versions: of further packages that the results depend on, by name.
+    """
+
+    run: Run
+    networks: tuple[str, ...] = ALL_NETWORKS
+    regularisers: tuple[str, ...] = ALL_REGULARISERS
+    trainings: int = 1
+    ensembles: bool = False
+    refines: bool = False
+    propagates: bool = True
+    check: Callable[[RecipeOptions], None] = lambda options: None
+    versions: Callable[[RecipeOptions], Mapping[str, str]] = lambda options: {}
