@@ -222,7 +222,7 @@ def click(server: AskedServer, data: DataSet, scan: str, answers: Path, source: 
     Raises:
         FailedError: when anything but ``source`` answers.
     """
-    from lib.prompting import next_click
+    from simulated_clicks import next_click
 
     image = nibabel.load(data.image(scan))
     truth = np.asarray(nibabel.load(data.label(scan)).dataobj) == 1
