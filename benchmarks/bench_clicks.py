@@ -39,7 +39,8 @@ def click_through(data: DataSet, scan: str, clicks: int) -> list[tuple[float, fl
 
     from lib.core.metrics import overlap
     from lib.formats.volumes import read_volume
-    from lib.prompting import Clicks, GraphCut, OpenScan, next_click
+    from lib.prompting import Clicks, GraphCut, OpenScan
+    from simulated_clicks import next_click
 
     start = time.perf_counter()
     volume = read_volume(data.image(scan))

@@ -37,12 +37,12 @@ def make_weights(model: str, folder: Path) -> None:
     """A random checkpoint of ``model`` in ``folder``, as its official file is laid out; nothing for ``mind``."""
     from lib.generalists import find_entry
     from lib.generalists.entries import adapter_of
-    from lib.generalists.weights.files import write_official
+    from official_weights import write_official
 
     entry = find_entry(model)
     if entry.weights is not None:
         state = adapter_of(entry).random_state(model, 0)
-        write_official(model, state, folder / entry.weights.name, entry.weights.layout)
+        write_official(state, folder / entry.weights.name, entry.weights.layout)
 
 
 def work(model: str, data: DataSet, scans: Sequence[str], folder: Path, runs: int) -> list[Result]:

@@ -164,11 +164,11 @@ def command(*words: str | Path) -> None:
 def make_weights(name: str, file: Path) -> None:
     """Write a checkpoint with random weights as the authors of a model would; nothing for a model without a file."""
     from lib.generalists.entries import ENTRIES, adapter_of
-    from lib.generalists.weights.files import write_official
+    from official_weights import write_official
 
     entry = ENTRIES[name]
     if entry.weights is not None:
-        write_official(name, adapter_of(entry).random_state(name, SEED), file, entry.weights.layout)
+        write_official(adapter_of(entry).random_state(name, SEED), file, entry.weights.layout)
 
 
 def bring_weights(name: str, folder: Path) -> None:
@@ -222,7 +222,7 @@ def click(server: AskedServer, data: DataSet, scan: str, answers: Path, source: 
     Raises:
         FailedError: when anything but ``source`` answers.
     """
-    from lib.prompting import next_click
+    from simulated_clicks import next_click
 
     image = nibabel.load(data.image(scan))
     truth = np.asarray(nibabel.load(data.label(scan)).dataobj) == 1

@@ -26,7 +26,7 @@ THREADS = 2
 STRUCTURES = {"la": ("left_atrium",), "hippocampus": ("anterior", "posterior")}
 """Names of the structures 1..N in each data set."""
 
-sys.path.insert(0, str(APP))
+sys.path[:0] = [str(APP), str(ROOT / "tests" / "support")]
 
 
 def limit_threads(threads: int = THREADS) -> dict[str, str]:

@@ -142,7 +142,7 @@ def _measure(worker: Worker, data: DataSet, scan: str) -> Result:
 
 def evaluate(prediction: np.ndarray, data: DataSet, scan: str) -> list[dict[str, float | None]]:
     """Scores of a label map on the scan's own grid, a dict a structure; distances in mm, None where there is none."""
-    from lib.core.metrics import score_labels
+    from lib.core.metrics import score
 
     image = nibabel.load(data.label(scan))
     truth = np.asarray(image.dataobj)
@@ -154,7 +154,7 @@ def evaluate(prediction: np.ndarray, data: DataSet, scan: str) -> list[dict[str,
             "hd95_mm": None if s.missed else s.hd95_mm,
             "assd_mm": None if s.missed else s.assd_mm,
         }
-        for s in score_labels(prediction, truth, spacing, len(data.labels))
+        for s in (score(prediction == n, truth == n, spacing) for n in range(1, len(data.labels) + 1))
     ]
 
 

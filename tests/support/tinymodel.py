@@ -15,7 +15,7 @@ from torch import Tensor
 from lib.core.errors import UserError
 from lib.generalists.base import Generalist
 from lib.generalists.entries import ENTRIES, Entry, Layout, WeightsFile
-from lib.generalists.weights.files import write_official
+from official_weights import write_official
 
 
 class TinyGeneralist:
@@ -65,5 +65,5 @@ def register(monkeypatch: pytest.MonkeyPatch, layout: Layout = "model", **facts:
 
 def official(path: Path, seed: int = 0, layout: Layout = "model") -> Path:
     """An official file of ``tiny``."""
-    write_official("tiny", random_state("tiny", seed), path, layout)
+    write_official(random_state("tiny", seed), path, layout)
     return path

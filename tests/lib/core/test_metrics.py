@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lib.core.metrics import LabelScores, mean_dice, overlap, score, score_labels, summarise
+from lib.core.metrics import LabelScores, mean_dice, overlap, score
 
 
 def cube(shape: tuple[int, int, int], low: tuple[int, int, int], high: tuple[int, int, int]) -> np.ndarray:
@@ -99,30 +99,12 @@ def test_empty_masks_have_a_defined_answer() -> None:
         assert found.missed
 
 
-def test_labels_are_scored_one_by_one() -> None:
+def test_mean_dice_counts_a_missed_structure_as_0_and_one_in_neither_map_as_1() -> None:
     truth = np.zeros((6, 4, 4), dtype=np.uint8)
     truth[:2], truth[2:4] = 1, 2
     prediction = truth.copy()
     prediction[truth == 2] = 0
-    first, second, third = score_labels(prediction, truth, (1.0, 1.0, 1.0), 3)
-    assert first.dice == 1.0
-    assert second.dice == 0.0
-    assert second.missed
-    assert third.dice == 1.0  # in neither of them
     assert mean_dice(prediction, truth, 3) == pytest.approx(2 / 3)
-
-
-def test_summary_counts_misses_and_keeps_them_out_of_distances() -> None:
-    found = summarise(
-        [LabelScores(1.0, 1.0, 2.0, 1.0), LabelScores(0.5, 0.3, 4.0, 3.0), LabelScores(0, 0, *[math.nan] * 2)]
-    )
-    assert found.count == 3
-    assert found.missed == 1
-    assert found.dice == pytest.approx(0.5)
-    assert found.hd95_mm == pytest.approx(3.0)
-    assert found.assd_mm == pytest.approx(2.0)
-    with pytest.raises(ValueError, match="no scores"):
-        summarise([])
 
 
 def test_masks_that_do_not_belong_together_are_refused() -> None:

@@ -159,7 +159,7 @@ def test_a_new_file_is_loaded_in_place_of_the_old(tmp_path: Path, monkeypatch: p
     generalist = ResidentGeneralist("tiny", weights=tmp_path, residents=Residents())
     image = torch.ones(1, 2, 2, 2)
     before = generalist.encode(image, (1, 1, 1))
-    from lib.generalists.weights.files import import_weights
+    from lib.generalists.weights.intake import import_weights
 
     import_weights(entry, official(tmp_path / "new.pt", 1), tmp_path, unofficial=True)
     assert not torch.equal(generalist.encode(image, (1, 1, 1)), before)

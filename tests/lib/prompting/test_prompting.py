@@ -16,12 +16,13 @@ from lib.core.errors import UserError
 from lib.core.geometry import Volume
 from lib.formats.volumes import read_volume
 from lib.generalists.base import Promptable, PromptKind, Prompts
-from lib.prompting import Clicks, GraphCut, OpenScan, OpenScans, next_click
+from lib.prompting import Clicks, GraphCut, OpenScan, OpenScans
 from lib.setup.settings import Settings
 from phantoms import blobs
 from realdata import folder_of, scans_of
 from server.store.folder_store import StudyDatastore
 from server.store.study import Study
+from simulated_clicks import next_click
 from tiny_study import make_tiny_study
 
 SHAPE = (44, 52, 36)

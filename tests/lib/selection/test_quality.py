@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import pairwise
 
@@ -208,14 +207,6 @@ def test_equal_estimates_and_missing_values_are_survived() -> None:
     assert found(0.7) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="zip"):
         Calibration.fit([0.1, 0.2], [0.1])
-
-
-def test_it_is_kept_as_json_and_a_damaged_one_is_the_identity() -> None:
-    found = Calibration.fit([0.2 + 0.03 * n for n in range(20)], [0.1 + 0.03 * n for n in range(20)])
-    assert Calibration.from_plain(json.loads(json.dumps(found.as_plain()))) == found
-    for damaged in ({}, {"knots": [0.1], "values": []}, {"knots": ["a"], "values": [1]}):
-        assert Calibration.from_plain(damaged) == Calibration()
-    assert Calibration.from_plain({"knots": [0.5, 0.1], "values": [0.1, 0.2]}) == Calibration()
 
 
 def test_a_calibrated_estimate_keeps_the_raw_one() -> None:

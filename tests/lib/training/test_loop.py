@@ -13,7 +13,7 @@ import torch
 
 from lib.core.errors import UserError
 from lib.specialists import SpecialistSpec
-from lib.specialists.augment import Augmentation, plain_window
+from lib.specialists.augment import Augmentation
 from lib.specialists.regularisers import MeanTeacher, Observation
 from lib.training import metrics_queue as readings
 from lib.training.assistance import Predict
@@ -50,7 +50,8 @@ def streams(batch: int, share: float, source: Cubes | None = None) -> TwoStreams
 
 def test_a_window_without_changes_is_a_crop() -> None:
     image = torch.arange(1000.0).reshape(1, 10, 10, 10)
-    window, maps = plain_window(image, -image, (5.5, 4.5, 3.5), (4, 4, 4))
+    still = Augmentation(rotation=0, scale=0, elastic=0, contrast=0, brightness=0, noise=0, bias=0)
+    window, maps = still.window(image, -image, (5.5, 4.5, 3.5), (4, 4, 4), torch.Generator())
     torch.testing.assert_close(window, image[:, 4:8, 3:7, 2:6], atol=1e-2, rtol=0)
     torch.testing.assert_close(maps, -window)
 

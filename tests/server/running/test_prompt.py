@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import requests
 
-from lib.prompting import next_click
 from server_process import Server, detail
+from simulated_clicks import next_click
 from tiny_study import dice, make_tiny_study, save_nifti, tiny_scan
 
 pytestmark = pytest.mark.server

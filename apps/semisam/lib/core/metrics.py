@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,27 +34,6 @@ class LabelScores:
     def missed(self) -> bool:
         """Whether only one of prediction and truth has the structure, so that distances are undefined."""
         return math.isnan(self.assd_mm)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Means over many ``LabelScores``.
-
-    Args:
-        count: number of scores that went in.
-        dice: mean Dice, misses counted as 0.
-        jaccard: mean Jaccard, misses counted as 0.
-        hd95_mm: mean HD95 in mm over the scores that have a distance (NaN when none has).
-        assd_mm: mean average symmetric surface distance in mm, likewise.
-        missed: number of scores without a distance.
-    """
-
-    count: int
-    dice: float
-    jaccard: float
-    hd95_mm: float
-    assd_mm: float
-    missed: int
 
 
 def overlap(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -97,47 +76,9 @@ def score(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -
     return LabelScores(dice, jaccard, float(hd95), float(assd))
 
 
-def score_labels(
-    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float], count: int
-) -> tuple[LabelScores, ...]:
-    """Compare two label maps structure by structure.
-
-    Args:
-        prediction: ``[D, H, W]`` voxel values 0..count.
-        truth: ``[D, H, W]`` voxel values 0..count.
-        spacing: voxel size in mm along D, H, W.
-        count: number of structures; values 1..count are compared, in this order.
-    """
-    return tuple(score(prediction == value, truth == value, spacing) for value in range(1, count + 1))
-
-
 def mean_dice(prediction: np.ndarray, truth: np.ndarray, count: int) -> float:
     """Mean Dice over the structures 1..count of two label maps ``[D, H, W]``."""
     return sum(overlap(prediction == value, truth == value)[0] for value in range(1, count + 1)) / count
-
-
-def summarise(scores: Iterable[LabelScores]) -> Summary:
-    """Means of scores; distances over those that have one, the others are counted as ``missed``.
-
-    Raises:
-        ValueError: when there are no scores.
-    """
-    items = list(scores)
-    if not items:
-        raise ValueError("no scores to summarise")
-    near = [s for s in items if not s.missed]
-    return Summary(
-        count=len(items),
-        dice=_mean([s.dice for s in items]),
-        jaccard=_mean([s.jaccard for s in items]),
-        hd95_mm=_mean([s.hd95_mm for s in near]),
-        assd_mm=_mean([s.assd_mm for s in near]),
-        missed=len(items) - len(near),
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
 
 
 def _union_box(a: np.ndarray, b: np.ndarray) -> tuple[slice, ...]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from .base import Generalist
 from .entries import ENTRIES, adapter_of, find_entry
 from .mind import Mind
-from .weights.files import default_folder, load_weights, need_weights, record_weights
+from .weights.files import default_folder, need_weights
+from .weights.hashes import record_weights
+from .weights.state_dicts import load_weights
 
 
 def available_generalists() -> tuple[str, ...]:

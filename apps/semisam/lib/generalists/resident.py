@@ -14,7 +14,8 @@ from torch import Tensor
 from .base import Generalist
 from .entries import adapter_of, find_entry
 from .registry import create_generalist
-from .weights.files import default_folder, weights_hash
+from .weights.files import default_folder
+from .weights.hashes import weights_hash
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,5 @@
 
 from .graph_cut import GraphCut, GraphCutOptions
 from .session import Clicks, OpenScan, OpenScans
-from .simulate import next_click
 
-__all__ = ["Clicks", "GraphCut", "GraphCutOptions", "OpenScan", "OpenScans", "next_click"]
+__all__ = ["Clicks", "GraphCut", "GraphCutOptions", "OpenScan", "OpenScans"]

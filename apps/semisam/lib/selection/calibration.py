@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,22 +66,6 @@ class Calibration:
         x = [-1e-9, *self.knots, 1.0 + 1e-9]
         y = [0.0, *self.values, 1.0]
         return float(np.interp(estimate, x, y))
-
-    def as_plain(self) -> dict[str, list[float]]:
-        """For JSON."""
-        return {"knots": list(self.knots), "values": list(self.values)}
-
-    @classmethod
-    def from_plain(cls, content: Mapping[str, object]) -> Calibration:
-        """What ``as_plain`` gave; the identity when it is damaged."""
-        knots, values = content.get("knots"), content.get("values")
-        if not (isinstance(knots, list) and isinstance(values, list) and len(knots) == len(values)):
-            return cls()
-        if not all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in [*knots, *values]):
-            return cls()
-        if knots != sorted(knots) or values != sorted(values):
-            return cls()
-        return cls(tuple(map(float, knots)), tuple(map(float, values)))
 
 
 IDENTITY = Calibration()

@@ -129,7 +129,9 @@ def _state(entry: Entry, folder: Path) -> tuple[str, str]:
 
 def _fetch(chosen: argparse.Namespace) -> int:
     from lib.generalists import find_entry
-    from lib.generalists.weights.files import fetch_weights, file_of, weights_hash
+    from lib.generalists.weights.files import file_of
+    from lib.generalists.weights.hashes import weights_hash
+    from lib.generalists.weights.intake import fetch_weights
 
     entry, folder = find_entry(chosen.name), _folder(chosen)
     weights = file_of(entry)
@@ -175,7 +177,9 @@ def _agreed() -> bool:
 
 def _import(chosen: argparse.Namespace) -> int:
     from lib.generalists import find_entry
-    from lib.generalists.weights.files import file_of, import_weights, weights_hash
+    from lib.generalists.weights.files import file_of
+    from lib.generalists.weights.hashes import weights_hash
+    from lib.generalists.weights.intake import import_weights
 
     entry, folder = find_entry(chosen.name), _folder(chosen)
     file_of(entry)
@@ -188,7 +192,9 @@ def _import(chosen: argparse.Namespace) -> int:
 
 def _verify(chosen: argparse.Namespace) -> int:
     from lib.generalists import ENTRIES, find_entry
-    from lib.generalists.weights.files import is_official, path_of, verify_weights
+    from lib.generalists.weights.files import path_of
+    from lib.generalists.weights.hashes import is_official
+    from lib.generalists.weights.intake import verify_weights
 
     folder = _folder(chosen)
     if chosen.name:

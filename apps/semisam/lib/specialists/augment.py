@@ -102,12 +102,6 @@ class Augmentation:
         return changed + normal_like(image, generator) * (abs(noise) * self.noise)
 
 
-def plain_window(image: Tensor, maps: Tensor, centre: Sequence[float], size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Cut a window without any change; see ``Augmentation.window``."""
-    still = Augmentation(rotation=0, scale=0, elastic=0, contrast=0, brightness=0, noise=0, bias=0)
-    return still.window(image, maps, centre, size, torch.Generator())
-
-
 def _uniform(count: int, generator: torch.Generator) -> Tensor:
     """Values in -1..1."""
     return torch.rand(count, generator=generator) * 2 - 1

@@ -29,13 +29,9 @@ class MixedPrecision:
         # bfloat16 has the range of float32, its gradients need no scaling.
         self._scaler = torch.amp.GradScaler(self._kind, enabled=cuda and not brain)
 
-    def __call__(self, *, cache: bool = True) -> AbstractContextManager[object]:
-        """The context for everything that runs a network.
-
-        Args:
-            cache: whether weights are converted once for all passes in the context; not where passes are recorded.
-        """
-        return torch.autocast(self._kind, dtype=self._type, enabled=self._on, cache_enabled=cache)
+    def __call__(self) -> AbstractContextManager[object]:
+        """The context for everything that runs a network."""
+        return torch.autocast(self._kind, dtype=self._type, enabled=self._on)
 
     def state(self) -> dict[str, object]:
         """What ``restore`` needs: how gradients are scaled."""

@@ -45,7 +45,6 @@ class SpecialistSpec:
         spacing: voxel size of the working grid in mm (right, anterior, superior).
         roi_size: voxels of the sliding window along the same axes.
         network: kind of network, see ``networks.build_network``.
-        normalisation: how intensities are scaled, see ``prepare.normalise``.
         dropout: share of features dropped while training.
         inputs: channels of an image: 1, or 3 for pictures in colour.
         slice_axis: axis that networks for slices leave alone: 0, 1 or 2 of the working grid.
@@ -58,7 +57,6 @@ class SpecialistSpec:
     spacing: tuple[float, float, float]
     roi_size: tuple[int, int, int]
     network: str = "unet3d"
-    normalisation: str = "percentile_zscore"
     dropout: float = 0.1
     inputs: int = 1
     slice_axis: int = 2

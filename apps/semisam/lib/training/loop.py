@@ -19,7 +19,6 @@ from lib.specialists.networks import SpecialistNetwork, build_network
 from lib.specialists.precision import MixedPrecision, repeatable_convolutions
 from lib.specialists.predict import predict_prepared
 from lib.specialists.ramps import linear_ramp, poly_decay
-from lib.specialists.recorded import Pass, StudentPass, recorded
 from lib.specialists.regularisers import Observation, Regulariser
 from lib.specialists.spec import SpecialistSpec
 
@@ -203,25 +202,28 @@ class _Pass:
     def __init__(
         self, student: SpecialistNetwork, precision: MixedPrecision, pieces: Pieces | None, heads: bool
     ) -> None:
-        self._student = StudentPass(student, precision, heads)
+        self._student = student
+        self._heads = heads
         self._precision = precision
         self._pieces = pieces
-        self._whole: Pass | None = None
 
     def forward(self, images: Tensor, classes: int, step: int) -> tuple[Tensor, Tensor]:
         """Features and logits; no features where nobody has a head on them."""
         if self._pieces is None:
-            if self._whole is None:
-                self._whole = recorded(self._student, images)
-            logits, features = self._whole(images)
-            return features, logits
+            return self._compute(images)
 
         def compute(part: slice) -> Tensor:
-            logits, features = self._student(images[part])
+            features, logits = self._compute(images[part])
             return torch.cat([logits, features.float()], dim=1)
 
         whole = self._pieces.forward(len(images), step, compute)
         return whole[:, classes:], whole[:, :classes]
+
+    def _compute(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        with self._precision():
+            features = self._student.features(images)
+            logits = self._student.classify(features).float()
+        return features if self._heads else logits[:, :0], logits
 
     def descend(self, loss: Tensor, optimiser: torch.optim.Optimizer, clip: float) -> None:
         """Go down the gradient of the loss once."""

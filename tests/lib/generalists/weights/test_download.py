@@ -9,9 +9,9 @@ import pytest
 
 from lib.core.errors import UserError
 from lib.generalists.entries import Entry
-from lib.generalists.weights import files as weights_module
+from lib.generalists.weights import intake
 from lib.generalists.weights.download import download
-from lib.generalists.weights.files import fetch_weights
+from lib.generalists.weights.intake import fetch_weights
 from tinymodel import official, register
 from weight_contents import content
 from weight_site import Site
@@ -93,7 +93,7 @@ def test_a_kill_between_download_and_check_needs_no_second_download(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(weights_module, "_settle", stop)
+        killed.setattr(intake, "_settle", stop)
         with pytest.raises(KeyboardInterrupt):
             fetch_weights(entry, folder)
     assert "tiny.pt" not in content(folder)

@@ -16,13 +16,10 @@ from filelock import FileLock
 
 from lib.core.errors import UserError
 from lib.generalists import create_generalist, registry
-from lib.generalists.weights.files import (
-    import_weights,
-    load_weights,
-    verify_weights,
-    weights_hash,
-    write_official,
-)
+from lib.generalists.weights.hashes import weights_hash
+from lib.generalists.weights.intake import import_weights, verify_weights
+from lib.generalists.weights.state_dicts import load_weights
+from official_weights import write_official
 from tinymodel import official, random_state, register
 from weight_contents import content
 
@@ -82,8 +79,8 @@ def test_a_file_that_cannot_be_used_is_refused_and_leaves_nothing(
     bad = {name: tmp_path / f"{name}.pt" for name in ("code", "cut", "other", "key", "page", "empty", "list")}
     torch.save({"model": random_state("tiny", 0), "extra": Trap(mark)}, bad["code"])
     bad["cut"].write_bytes(good.read_bytes()[:-200])
-    write_official("tiny", {"scale": torch.rand(5)}, bad["other"], "model")
-    write_official("tiny", random_state("tiny", 0), bad["key"], "flat")
+    write_official({"scale": torch.rand(5)}, bad["other"], "model")
+    write_official(random_state("tiny", 0), bad["key"], "flat")
     bad["page"].write_text("<!doctype html><title>Log in</title>")
     bad["empty"].write_bytes(b"")
     torch.save({"model": [1, 2]}, bad["list"])

@@ -20,9 +20,6 @@ class SpecialistNetwork(nn.Module, ABC):
     layout: torch.memory_format = torch.channels_last_3d
     """The layout of the weights. Channels last is the faster one for narrow convolutions, on CPUs by up to a half."""
 
-    recordable: bool = True
-    """Whether a pass is the same computations whatever the image holds, so that a GPU can replay it."""
-
     @abstractmethod
     def features(self, image: Tensor) -> Tensor:
         """The last features before the head: ``[B, inputs, D, H, W]`` to ``[B, width, D, H, W]``."""

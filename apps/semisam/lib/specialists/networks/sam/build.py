@@ -73,7 +73,6 @@ class SamSpecialist(SpecialistNetwork):
     """
 
     layout = torch.channels_last
-    recordable = False
 
     def __init__(
         self, unet: SpecialistNetwork, sam: TunedSam, slice_axis: int = 2, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)

@@ -84,8 +84,3 @@ def add_adapters(encoder: nn.Module) -> None:
             found += 1
     if not found:
         raise ValueError("there are no transformer blocks to adapt")
-
-
-def adapter_parameters(encoder: nn.Module) -> list[nn.Parameter]:
-    """The weights of all adapters."""
-    return [p for module in encoder.modules() if isinstance(module, Adapter) for p in module.parameters()]
