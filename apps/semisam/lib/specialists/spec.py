@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from lib.core.errors import UserError
 
-BY_SLICE = ("unet2d", "sam", "sam_vit_b", "medsam", "mobile_sam")
+BY_SLICE = ("unet2d", "sam", "sam_vit_b", "medsam", "mobile_sam", "lite_medsam")
 """Networks that see every slice on its own; the window may be of any size along their ``slice_axis``."""
 
 _ROI_STEP = 8

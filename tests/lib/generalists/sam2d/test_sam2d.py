@@ -256,15 +256,35 @@ def test_what_the_networks_see() -> None:
             seen.append(images)
             return super().features(images)
 
-    for name in ("sam_vit_b", "medsam"):
+    for name in ("sam_vit_b", "medsam", "lite_medsam"):
         SliceGeneralist(MODELS[name], Look(), views="one").encode(image, ISO)
         assert seen[-1].shape[1:] == (3, 64, 64)
         assert bool((seen[-1][..., 32:, :] == 0).all())  # 16 rows to 32 columns
         assert bool((seen[-1][..., :32, :].abs().sum((1, 2, 3)) > 0).all())
-    sam, medsam = seen[0], seen[-1]
+    sam, medsam, lite = seen[:: len(seen) // 3]
+    assert torch.equal(lite, medsam)
     assert 0 <= float(medsam.min()) <= float(medsam.max()) <= 1
     assert float(sam[:, 0].min()) == pytest.approx(-123.675 / 58.395, abs=0.3)
     assert float(sam[:, 2].max()) == pytest.approx((255 - 103.53) / 57.375, abs=0.3)
+
+
+def test_boxes_models_see_every_slice_from_dark_to_bright() -> None:
+    image = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    image[..., 1] = image[..., 1] * 0.1 + 0.4
+    image[..., 2] = 0.3
+    seen: list[Tensor] = []
+
+    class Look(Flood):
+        def features(self, images: Tensor) -> Tensor:
+            seen.extend(images)
+            return super().features(images)
+
+    SliceGeneralist(MODELS["lite_medsam"], Look(), views="one").encode(image, (1.0, 1.0, 20.0))
+    ends = [(round(float(s.min()), 3), round(float(s.max()), 3)) for s in seen]
+    assert ends == [(0.0, 1.0), (0.0, 1.0), (0.0, 0.0)]
+    seen.clear()
+    SliceGeneralist(MODELS["mobile_sam"], Look(), views="one").encode(image, (1.0, 1.0, 20.0))
+    assert float(seen[1].max() - seen[1].min()) < 0.3 * float(seen[0].max() - seen[0].min())
 
 
 def test_smaller_batches_when_memory_runs_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -383,7 +403,7 @@ def test_only_negative_clicks_segment_nothing() -> None:
     assert float(session.segment(clicks((20, 18, 21), positive=(False,))).max()) == 0
 
 
-@pytest.mark.parametrize("name", ["sam_vit_b", "medsam"])
+@pytest.mark.parametrize("name", ["sam_vit_b", "medsam", "lite_medsam"])
 def test_a_box_bounds_the_answer(name: str) -> None:
     image = balls((20, 18, 21), (38, 30, 34), radius=8)
     box = torch.tensor([[12.0, 10.0, 16.0], [28.0, 26.0, 27.0]])
@@ -398,7 +418,7 @@ def test_a_box_bounds_the_answer(name: str) -> None:
     assert float(answer[21:].max()) == 0
 
 
-@pytest.mark.parametrize("name", ["sam_vit_b", "medsam"])
+@pytest.mark.parametrize("name", ["sam_vit_b", "medsam", "lite_medsam"])
 def test_a_mask_alone_is_refined_where_it_is(name: str) -> None:
     image = balls((20, 18, 21))
     truth = bright(image)

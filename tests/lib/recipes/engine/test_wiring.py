@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
@@ -20,7 +21,7 @@ MEBIBYTE = 2**20
 class Never(CopyPropagator):
     """Must not be reached."""
 
-    def propagate(self, *_: object) -> None:  # type: ignore[override]
+    def propagate(self, *_: object) -> NoReturn:
         raise AssertionError("the training has begun")
 
 

@@ -1,4 +1,4 @@
-"""SAM, MedSAM and MobileSAM: 2D networks that look at a volume slice by slice."""
+"""SAM, MedSAM, MobileSAM and LiteMedSAM: 2D networks that look at a volume slice by slice."""
 
 from .adapter import MODELS, SliceGeneralist, build, random_state
 

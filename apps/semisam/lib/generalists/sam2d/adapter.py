@@ -1,4 +1,4 @@
-"""SAM, MedSAM and MobileSAM as generalists for volumes."""
+"""SAM, MedSAM, MobileSAM and LiteMedSAM as generalists for volumes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lib.generalists.base import PromptKind
 from lib.generalists.pace import Pace
 from lib.generalists.slices import Canvas, View, Views, choose_views, mean_of_views, window
 
-from .networks import SamNetwork, SliceNetwork, load, mobile, random_weights, vit_b
+from .networks import SamNetwork, SliceNetwork, lite, load, mobile, random_weights, vit_b
 from .session import SliceSession
 
 MAX_SLICES = 36
@@ -33,6 +33,7 @@ class SliceModel:
         mean: per colour, of the intensities 0..255 that the network expects, or None when it expects 0..1.
         deviation: per colour, likewise.
         min_score: an answer on a neighbouring slice that the network gives less than this is not believed, 0..1.
+        stretch: each slice reaches from 0 to 1, however bright it is.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SliceModel:
     mean: tuple[float, float, float] | None
     deviation: tuple[float, float, float] | None
     min_score: float
+    stretch: bool = False
 
 
 _ALL: frozenset[PromptKind] = frozenset({"points", "box", "mask"})
@@ -53,14 +55,17 @@ MODELS = {
         SliceModel("mobile_sam", mobile, _ALL, _MEAN, _DEVIATION, 0.5),
         # MedSAM's training had no use for the predicted score, so it says nothing (Ma et al., "Segment anything in
         # medical images", Nature Communications 2024, https://doi.org/10.1038/s41467-024-44824-z).
-        SliceModel("medsam", vit_b, _BOX, None, None, 0.0),
+        # Its published inference stretches each slice, as LiteMedSAM's does.
+        SliceModel("medsam", vit_b, _BOX, None, None, 0.0, stretch=True),
+        # Distilled from MedSAM: the branch LiteMedSAM of https://github.com/bowang-lab/MedSAM.
+        SliceModel("lite_medsam", lite, _BOX, None, None, 0.0, stretch=True),
     )
 }
 """By name."""
 
 
 def _preprocessing(views: Views, max_slices: int) -> str:
-    return f"sam2d 2 views={views} slices={max_slices}"
+    return f"sam2d 3 views={views} slices={max_slices}"
 
 
 PREPROCESSING = _preprocessing("auto", MAX_SLICES)
@@ -162,7 +167,11 @@ class SliceGeneralist:
 
     def _images(self, slices: Tensor, canvas: Canvas) -> Tensor:
         """Slices in 0..1 as normalised, padded colour images ``[N, 3, size, size]``."""
-        images = canvas.scaled(slices.to(self.device))[:, None].expand(-1, 3, -1, -1)
+        scaled = canvas.scaled(slices.to(self.device))
+        if self.model.stretch:
+            low, high = scaled.amin((1, 2), keepdim=True), scaled.amax((1, 2), keepdim=True)
+            scaled = (scaled - low) / (high - low).clamp_min(1e-6)  # a slice of one value stays 0
+        images = scaled[:, None].expand(-1, 3, -1, -1)
         if self.model.mean is not None and self.model.deviation is not None:
             mean, deviation = (images.new_tensor(v).view(3, 1, 1) for v in (self.model.mean, self.model.deviation))
             images = (images * 255 - mean) / deviation
@@ -210,7 +219,7 @@ def build(
     """The generalist ``name`` with the weights of its official checkpoint.
 
     Args:
-        name: ``sam_vit_b``, ``medsam`` or ``mobile_sam``.
+        name: one of ``MODELS``.
         state: flat state dict; every key and shape has to fit.
         device: as PyTorch names it.
         views: see ``SliceGeneralist``.

@@ -1,9 +1,9 @@
-"""Tiny-ViT, the image encoder of MobileSAM.
+"""Tiny-ViT, the image encoder of MobileSAM and LiteMedSAM.
 
 Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", ECCV 2022,
 https://arxiv.org/abs/2207.10666; Zhang et al., "Faster Segment Anything", 2023, https://arxiv.org/abs/2306.14289
-(stage 4 keeps the resolution, and SAM's neck follows). The names of all parts are those of the published checkpoint,
-whose classifier (``norm_head``, ``head``) is there and not used.
+(stage 4 keeps the resolution, and SAM's neck follows). The names of all parts are those of the published checkpoints;
+MobileSAM's has a classifier (``norm_head``, ``head``), which is not used.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ class ConvNorm(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Two strided convolutions: a quarter of the resolution."""
+    """Two convolutions, each coarser by ``stride``."""
 
-    def __init__(self, inner: int, outer: int) -> None:
+    def __init__(self, inner: int, outer: int, width: int = 3, stride: int = 2) -> None:
         super().__init__()
-        self.seq = nn.Sequential(ConvNorm(inner, outer // 2, 3, 2), nn.GELU(), ConvNorm(outer // 2, outer, 3, 2))
+        self.seq = nn.Sequential(
+            ConvNorm(inner, outer // 2, width, stride), nn.GELU(), ConvNorm(outer // 2, outer, width, stride)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, inner, h, w]`` to ``[B, outer, h / 4, w / 4]``."""
+        """``[B, inner, h, w]`` to ``[B, outer, h / stride**2, w / stride**2]``."""
         result: Tensor = self.seq(x)
         return result
 
@@ -173,6 +175,8 @@ class TinyViT(nn.Module):
         windows: side of the attention windows.
         strides: of the passages between the stages.
         outer: channels of the features.
+        embedding: width and stride of the two convolutions in front.
+        classifier: whether there is one, as in MobileSAM's checkpoint.
     """
 
     def __init__(
@@ -183,9 +187,12 @@ class TinyViT(nn.Module):
         windows: Sequence[int] = (7, 7, 14, 7),
         strides: Sequence[int] = (2, 2, 1),
         outer: int = 256,
+        *,
+        embedding: tuple[int, int] = (3, 2),
+        classifier: bool = True,
     ) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(3, channels[0])
+        self.patch_embed = PatchEmbed(3, channels[0], *embedding)
         self.layers = nn.ModuleList()
         for n, width in enumerate(channels):
             blocks = [
@@ -194,8 +201,9 @@ class TinyViT(nn.Module):
             ]
             last = n + 1 == len(channels)
             self.layers.append(Stage(blocks, None if last else PatchMerging(width, channels[n + 1], strides[n])))
-        self.norm_head = nn.LayerNorm(channels[-1])
-        self.head = nn.Linear(channels[-1], 1000)
+        if classifier:
+            self.norm_head = nn.LayerNorm(channels[-1])
+            self.head = nn.Linear(channels[-1], 1000)
         self.neck = nn.Sequential(
             nn.Conv2d(channels[-1], outer, 1, bias=False),
             LayerNorm2d(outer),

@@ -21,6 +21,9 @@ from lib.core.json_files import read_json, write_json
 Progress = Callable[[int, "int | None"], None]
 """Told how many bytes are there, and of how many when that is known."""
 
+Get = Callable[..., requests.Response]
+"""``requests.get``, or what takes its place."""
+
 _PIECE = 2**16
 """Bytes taken at a time; a cut loses no more than these."""
 _SECONDS = (20, 60)
@@ -36,7 +39,13 @@ def forget(part: Path) -> None:
 
 
 def download(
-    url: str, part: Path, *, size: int | None = None, pinned: bool = False, progress: Progress | None = None
+    url: str,
+    part: Path,
+    *,
+    size: int | None = None,
+    pinned: bool = False,
+    progress: Progress | None = None,
+    get: Get = requests.get,
 ) -> None:
     """Download into ``part``, going on where an earlier download of the same address ended.
 
@@ -47,6 +56,7 @@ def download(
         pinned: the caller knows the file's hash, so going on is safe even if the server does not say whether its file
             has changed.
         progress: told of what has come.
+        get: asks the server; for another way there than the usual one.
 
     Raises:
         UserError: (502) with a reason; what came is kept in ``part`` if it is of use. (507) when the disk is full.
@@ -67,11 +77,11 @@ def download(
         if isinstance(validator, str):
             headers["If-Range"] = validator
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=_SECONDS) as reply:
+        with get(url, headers=headers, stream=True, timeout=_SECONDS) as reply:
             # 416: the server's file has shrunk, so it is another one.
             again = (have and reply.status_code == 416) or not _receive(reply, url, part, have, size, progress)
     except requests.RequestException as error:
-        raise _cut(part, _reason(error)) from error
+        raise _cut(part, reason_of(error)) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
@@ -81,7 +91,7 @@ def download(
         raise UserError(f"Nothing can be written into {part.parent} ({error.strerror}).") from error
     if again:
         forget(part)
-        download(url, part, size=size, pinned=pinned, progress=progress)
+        download(url, part, size=size, pinned=pinned, progress=progress, get=get)
 
 
 def _receive(
@@ -175,7 +185,8 @@ def _cut(part: Path, reason: str) -> UserError:
     )
 
 
-def _reason(error: requests.RequestException) -> str:
+def reason_of(error: requests.RequestException) -> str:
+    """Why a server could not be asked, in a few words."""
     if isinstance(error, requests.Timeout):
         return "no answer in time"
     if isinstance(error, requests.exceptions.SSLError):

