@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ import pytest
 
 from lib.generalists import available_generalists
 from lib.propagation import available_propagators
-from lib.recipes import CHOICES, PRESETS, RECIPES
-from lib.recipes.registry import IMPLEMENTATIONS
+from lib.recipes import CHOICES, PRESETS, RECIPES, registry
 from lib.setup.settings import STRATEGIES, Settings
 from server.options import INFER
 
@@ -238,7 +238,7 @@ def test_the_options_of_the_trainer_are_those_it_offers(tmp_path: Path) -> None:
         for row in _table(DOCS / "reference" / "tasks.md", "| option | values, the default first |")
     }
     assert set(rows) == set(offered)
-    assert rows["recipe"] == RECIPES
+    assert rows["recipe"] == tuple(RECIPES)
     assert set(rows["preset"]) >= set(PRESETS)
     for option, values in CHOICES.items():
         assert rows[option] == values
@@ -258,12 +258,13 @@ def test_the_table_of_presets_has_their_numbers() -> None:
         ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", tuple(RECIPES))
 def test_the_table_of_recipes_has_their_networks_and_regularisers(recipe: str) -> None:
     rows = {_names(row[0])[0]: row for row in _table(DOCS / "reference" / "tasks.md", "| recipe | `network` |")}
     networks, regularisers = _names(rows[recipe][1]), _names(rows[recipe][2].partition(";")[0])
-    assert networks == tuple(IMPLEMENTATIONS[recipe].networks)
-    assert regularisers == tuple(IMPLEMENTATIONS[recipe].regularisers)
+    found = next(table for table in vars(registry).values() if isinstance(table, Mapping) and recipe in table)[recipe]
+    assert networks == tuple(found.networks)
+    assert regularisers == tuple(found.regularisers)
 
 
 def test_every_strategy_is_explained() -> None:
