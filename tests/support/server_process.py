@@ -160,5 +160,5 @@ class Server:
             status: dict[str, Any] = self.get(path).json()
             if status["status"] not in ("SUBMITTED", "RUNNING"):
                 return status
-            time.sleep(0.3)
+            time.sleep(0.5)  # each question takes the job's time
         raise AssertionError(f"{path} did not end within {seconds} s:\n{self.tail()}")

@@ -13,20 +13,12 @@ from lib.recipes import FinishedRound, Progress, PseudoLabel, RecipeOptions, Run
 from lib.setup.settings import Settings
 from lib.specialists import SpecialistSpec, build_network, load_specialist, previous_of, save_specialist
 from server.scores.scores import Scores
-from server.store.folder_store import StudyDatastore
 from server.store.study import Study
-from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
+from tiny_study import TINY_LABELS, save_nifti, tiny_scan
 from trainers.observer import TrainingObserver
 
 SPEC = SpecialistSpec(TINY_LABELS, (4, 8), (3.0, 3.0, 3.0), (16, 16, 16))
 NAMES = {name: value for value, name in enumerate(TINY_LABELS, start=1)}
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    folder = make_tiny_study(tmp_path / "study", scans=3)
-    settings = Settings(labels=LabelSchema(tuple(TINY_LABELS)))
-    return Study(str(folder), StudyDatastore(str(folder)), settings, tmp_path / "models")
 
 
 def finished(folder: Path, index: int) -> FinishedRound:

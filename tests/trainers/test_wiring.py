@@ -8,23 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from lib.core.labels import LabelSchema
 from lib.recipes import FinishedRound, PseudoLabel, RecipeOptions
-from lib.setup.settings import Settings
 from lib.specialists import SpecialistSpec, build_network, load_specialist, save_specialist
 from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study
-from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
+from tiny_study import TINY_LABELS, save_nifti, tiny_scan
 from trainers.observer import TrainingObserver
 
 SPEC = SpecialistSpec(TINY_LABELS, (4, 8), (3.0, 3.0, 3.0), (16, 16, 16))
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    folder = make_tiny_study(tmp_path / "study", scans=2)
-    settings = Settings(labels=LabelSchema(TINY_LABELS))
-    return Study(str(folder), StudyDatastore(str(folder)), settings, tmp_path / "models")
 
 
 def finished(folder: Path, index: int) -> FinishedRound:

@@ -92,7 +92,7 @@ def test_killed_training_leaves_the_last_model_in_service(server: Server) -> Non
         status = server.get("/train/").json()
         assert status["status"] in ("SUBMITTED", "RUNNING"), "\n".join(status["details"])
         assert time.monotonic() < until, server.tail()
-        time.sleep(0.1)
+        time.sleep(0.3)
     os.kill(training_process(server).pid, signal.SIGKILL)
     assert slowest < 2
     assert seen["total_epochs"] == 4

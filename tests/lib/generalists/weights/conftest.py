@@ -1,7 +1,3 @@
-"""Fixtures of the downloads: a site, a folder for weights, and the entry of a model whose file is on the site."""
+"""The site that weights come from, for every test here."""
 
-from __future__ import annotations
-
-from weight_site import entry, folder, site
-
-__all__ = ["entry", "folder", "site"]
+from weight_site import entry, folder, site  # noqa: F401 (fixtures)

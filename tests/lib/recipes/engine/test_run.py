@@ -38,7 +38,7 @@ from lib.training import loop as training_module
 from lib.training.loop import TrainingPlan
 from phantoms import dice, texture
 from recipe_runs import OPTIONS, SCHEMA, CopyPropagator, KilledError, Listener, cases_of, run
-from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
+from tiny_study import TINY_LABELS, save_nifti, tiny_scan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,11 +46,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "quick", Preset(2, 2, 4, 2, (4, 8, 8), 120_000, 14_000))
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    return make_tiny_study(tmp_path / "study")
 
 
 def digests(folder: Path) -> dict[str, str]:

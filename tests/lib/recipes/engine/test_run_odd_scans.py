@@ -77,11 +77,6 @@ def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "quick", Preset(1, 1, 2, 2, (4, 8, 8), 60_000, 14_000))
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    return make_tiny_study(tmp_path / "study")
-
-
 def cases_of(study: Path, negative: Sequence[str] = ()) -> list[Case]:
     """The scans of a folder; labels of the ``negative`` ones are empty on purpose."""
     found = []

@@ -29,7 +29,6 @@ from lib.training.sample import Sample
 from lib.training.scan_view import ScanView
 from recipe_runs import SCHEMA, CopyPropagator, KilledError, Listener, cases_of
 from tiny_sam3d import tiny
-from tiny_study import make_tiny_study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -307,11 +306,6 @@ def test_memory_for_encoded_scans_is_bounded() -> None:
 @pytest.fixture(autouse=True)
 def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "quick", Preset(2, 2, 6, 2, (4, 8, 8), 6_000, 6_000))
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    return make_tiny_study(tmp_path / "study")
 
 
 def run(
