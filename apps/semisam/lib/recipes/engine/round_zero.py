@@ -135,7 +135,7 @@ def _over_unlabelled(
 
 
 def _templates_for(run: Context, described: Tensor, templates: dict[str, Template]) -> list[Template]:
-    """The outlined scans most similar to the one with the signature ``described``; those whose file has gone are skipped.
+    """The outlined scans most similar to one with the signature ``described``; those whose file has gone are skipped.
 
     Raises:
         UserError: (422) when none can be read any more.
