@@ -12,7 +12,7 @@ from lib.core.frames import Frame
 from lib.core.geometry import Volume
 from lib.generalists import Generalist
 from lib.propagation import Propagator, SoftLabels, Template, create_propagator
-from lib.recipes.engine.prepared_study import load_tensors, save_tensors
+from lib.recipes.engine.tensor_files import load_tensors, save_tensors
 
 
 class KeptPropagator:

@@ -1,4 +1,4 @@
-"""Work on scan after scan that no single one of them can end."""
+"""Work on one scan after the other; one that fails is left out, and the run goes on."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def each_scan(
 def some_scans(
     run: Context, names: Sequence[str], work: Callable[[str], T], done: Callable[[T | None], None] | None = None
 ) -> dict[str, T]:
-    """The same for scans without a human label.
+    """``each_scan`` for scans without a human label: at least one must work.
 
     Returns:
         What the work gave, by scan.

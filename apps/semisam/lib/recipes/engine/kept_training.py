@@ -1,4 +1,4 @@
-"""Trainings that have ended in a round that has not: a run that is killed meanwhile does not repeat them."""
+"""Networks of a round that is not finished: a killed run takes them up instead of training again."""
 
 from __future__ import annotations
 

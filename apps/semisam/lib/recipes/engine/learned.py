@@ -1,4 +1,4 @@
-"""Which structures a training has seen outlined: only those can be missed in an answer."""
+"""Which structures a training has seen in human labels: only those can be reported as missing in an answer."""
 
 from __future__ import annotations
 

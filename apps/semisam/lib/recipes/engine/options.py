@@ -56,14 +56,9 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = {
     # 16 channels at full resolution: with 8 a training of a few hundred steps fails for some seeds.
-    # The window covers most of a scan, at a coarser spacing if need be, and a round has 400 steps at least. Left
-    # atrium, one outlined scan, Dice on unseen scans (propagation 0.818): two rounds of 200 steps with windows of 66 mm
-    # end at 0.739, with windows of most of a scan at 0.790; one round of 400 steps with these at 0.843. A network that
-    # has learned too little blurs what it is taught, and the next round learns from that. From 1000 steps on a further
-    # round gives more than longer ones: pseudo-labels 0.875 after one of 1000, 0.870 of 2000, 0.884 after two of 1000.
-    # A third one gave nothing (0.883; hippocampus 0.803, 0.812, 0.815), nor did a grid of 1.2 mm for one of 1.6 (both
-    # 0.875 after a round). Three networks of a round together: 0.879 for 0.877 (14 scans), after both rounds no more
-    # (0.884); what seeds do is evened out.
+    # The window covers most of a scan, at a coarser spacing if need be, and a round has 400 steps at least: a network
+    # that has learned too little blurs what it is taught, and the next round learns from that. From 1000 steps on a
+    # further round gives more than longer ones. What was tried: docs/how-to/benchmarks.md.
     "quick": Preset(1, 20, 20, 2, (16, 32, 64, 128), 65_000, 68_000),
     "standard": Preset(2, 50, 20, 2, (16, 32, 64, 128), 130_000, 130_000),
     "full": Preset(2, 50, 20, 2, (16, 32, 64, 128), 130_000, 130_000, 3),

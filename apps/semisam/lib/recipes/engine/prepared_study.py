@@ -6,11 +6,9 @@ import logging
 import re
 import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,6 +31,7 @@ from lib.specialists.spec import SpecialistSpec
 from lib.training.sample import Sample
 
 from .report import Case
+from .tensor_files import TensorCache, load_tensors, packed_whole, save_arrays, save_tensors
 
 log = logging.getLogger("semisam.train")
 
@@ -101,7 +100,7 @@ class Study:
         self.spec = spec
         self._folder = folder
         self._files = {case.name: _file_name(n, case.name) for n, case in enumerate(cases)}
-        self._cache = _Cache(cache_bytes)
+        self._cache = TensorCache(cache_bytes)
         self._round: Path | None = None
         self._pseudo: list[str] = []
         self._dense: dict[str, bool] = {}
@@ -118,7 +117,7 @@ class Study:
         return self._pseudo
 
     def sample(self, name: str) -> Sample:
-        """See ``SampleSource``."""
+        """A prepared scan with its human label, else its current pseudo-label."""
         target = self.target(name)
         return Sample(self.prepared(name).image, target.probabilities, target.confidence[None])
 
@@ -263,7 +262,7 @@ class Study:
     def write_target(self, folder: Path, name: str, probabilities: Tensor, confidence: Tensor) -> None:
         """Keep soft labels ``[1 + N, D, H, W]`` and confidence ``[D, H, W]`` in ``folder``."""
         arrays = {"probabilities": probabilities.half().numpy(), "confidence": confidence.half().numpy()}
-        write_whole(folder / f"{self._files[name]}.npz", lambda temporary: _save_arrays(temporary, arrays))
+        write_whole(folder / f"{self._files[name]}.npz", lambda temporary: save_arrays(temporary, arrays))
 
     def drop_target(self, folder: Path, name: str) -> None:
         """Remove what ``write_target`` wrote."""
@@ -279,65 +278,5 @@ class Study:
         return self._files[name]
 
 
-def save_tensors(path: Path, content: object) -> None:
-    """Write tensors and plain types, whole or not at all."""
-
-    def write(temporary: str) -> None:
-        # Through a file object: torch turns a full disk into a RuntimeError when it writes to a path itself.
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-
-    write_whole(path, write)
-
-
-def packed_whole(path: Path) -> bool:
-    """Whether a file of ``save_tensors`` is there, and holds what was written."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
-        return False
-
-
-def load_tensors(path: Path) -> dict[str, Any]:
-    """Read what ``save_tensors`` wrote."""
-    return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _save_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
-    """What ``np.savez_compressed`` writes, in less than half of the time and a fiftieth larger."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
-
-
 def _file_name(number: int, name: str) -> str:
     return f"{number:05d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:80]}"
-
-
-T = TypeVar("T")
-
-
-class _Cache:
-    """The most recently used values, up to a number of bytes."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._used = 0
-        self._items: OrderedDict[str, tuple[object, int]] = OrderedDict()
-
-    def get(self, key: str, load: Callable[[], T], tensor: Callable[[T], Tensor]) -> T:
-        """The value of ``key``, loaded if it is not there; ``tensor`` gives its largest part."""
-        if key in self._items:
-            self._items.move_to_end(key)
-            return cast("T", self._items[key][0])
-        value = load()
-        main = tensor(value)
-        size = int(main.numel() * main.element_size() * 1.5)
-        self._items[key] = (value, size)
-        self._used += size
-        while self._used > self._most and len(self._items) > 1:
-            _, (_, freed) = self._items.popitem(last=False)
-            self._used -= freed
-        return value

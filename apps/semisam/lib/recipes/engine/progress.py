@@ -1,4 +1,4 @@
-"""Where a run stands, told to the log at least every few seconds and to the observer."""
+"""Progress of a run, reported to the log at least every few seconds, and to the observer."""
 
 from __future__ import annotations
 

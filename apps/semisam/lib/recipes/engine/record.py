@@ -1,4 +1,4 @@
-"""What a finished round notes of itself, beside its files."""
+"""The record of a finished round: its scans, its metric and the sums of its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGE = ("*.npz", COTRAINING)
 """What a run needs of a round only to go on from it."""
 
 PASSING = ("fold-*.pt", "training-*.pt")
-"""What is there for a killed round only: once it is finished, these networks are in its specialist."""
+"""Files that only an unfinished round needs: once it is finished, these networks are in its specialist."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What all rounds share, made anew where it is damaged when a killed run goes on."""
+"""Repair of the prepared scans: damaged files are made again when a killed run goes on."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def repair_prepared(run: Context) -> None:
             propagate_one(run, name, templates)
 
     templates: dict[str, Template] = {}
-    for some in ([n for n in damaged if n in outlined], [n for n in damaged if n not in outlined]):
-        run.ranks.each(some, again)
+    for names in ([n for n in damaged if n in outlined], [n for n in damaged if n not in outlined]):
+        run.ranks.each(names, again)
     run.ranks.once(lambda: run.folder.drop_part(0))

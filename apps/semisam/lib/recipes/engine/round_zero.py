@@ -59,7 +59,12 @@ def read_template(run: Context, name: str) -> None:
 
 
 def _keep_outlined(run: Context, name: str) -> bool:
-    """The same, unless only other scans can say where the part of this one is, because it holds no structure."""
+    """Check a scan's human label and put both on the specialist's grid.
+
+    Returns:
+        False, with nothing done, for a scan without any structure of which only a part matters: where that lies, only
+        other scans can tell.
+    """
     template = run.study.template(name)
     if run.study.cases[name].negative and run.study.spec.part is not None:
         return False
@@ -71,7 +76,7 @@ def _keep_outlined(run: Context, name: str) -> bool:
 
 
 def _keep_negative(run: Context, name: str) -> None:
-    """The same for a scan without any structure: its part is where the structures of another one would lie."""
+    """Put a scan without any structure on the grid: its part is where the structures of another one would lie."""
     study = run.study
     template = study.template(name)
     held = next(other for other in study.human() if not study.cases[other].negative)
@@ -129,14 +134,14 @@ def _over_unlabelled(
     return some_scans(run, names, work, done)
 
 
-def _templates_for(run: Context, own: Tensor, templates: dict[str, Template]) -> list[Template]:
-    """The outlined scans that are most like the one with the signature ``own``; whose file has gone is passed over.
+def _templates_for(run: Context, described: Tensor, templates: dict[str, Template]) -> list[Template]:
+    """The outlined scans most similar to one with the signature ``described``; those whose file has gone are skipped.
 
     Raises:
         UserError: (422) when none can be read any more.
     """
     study = run.study
-    ranked = sorted(study.need_dense(), key=lambda t: (-float(study.prepared(t).signature @ own), t))
+    ranked = sorted(study.need_dense(), key=lambda t: (-float(study.prepared(t).signature @ described), t))
     chosen: list[Template] = []
     for name in ranked:
         if len(chosen) == MOST_TEMPLATES:
@@ -160,8 +165,8 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> Ps
     """Carry the human labels over to a scan, and put it on the specialist's grid; ``templates`` keeps what is read."""
     study = run.study
     scan = study.read(name)
-    own = signature(scan)
-    chosen = _templates_for(run, own, templates)
+    described = signature(scan)
+    chosen = _templates_for(run, described, templates)
     soft = propagate_from(
         chosen,
         scan,
@@ -176,7 +181,7 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> Ps
             "nothing of what is outlined was found in it by the propagation; outline it, or remove it from the study",
             status=422,
         )
-    prepared = study.prepare(name, scan, part_of(frame_of(scan), inside, soft.frame, study.spec), own)
+    prepared = study.prepare(name, scan, part_of(frame_of(scan), inside, soft.frame, study.spec), described)
     target = soft.on(prepared.frame)
     part = run.folder.open_round(0)
     study.write_target(part, name, target.probabilities, target.confidence)

@@ -174,8 +174,8 @@ def _changes(before: Mapping[str, object], now: Mapping[str, object]) -> str:
                 if isinstance(old, dict) and isinstance(new, dict)
                 else []
             )
-            more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
-            changed.append(key + (f" ({', '.join(parts[:3])}{more})" if parts else ""))
+            others = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+            changed.append(key + (f" ({', '.join(parts[:3])}{others})" if parts else ""))
     return f"{', '.join(changed)} changed" if before and changed else "its notes were damaged"
 
 

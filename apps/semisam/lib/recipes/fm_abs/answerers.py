@@ -26,7 +26,7 @@ _FEATURE_CHANNELS = 256
 
 
 class ScanAnswers(Protocol):
-    """A scan that waits for prompts on its slices."""
+    """An opened scan that answers prompts on its slices."""
 
     def answer(self, view: View, prompts: Sequence[SlicePrompt]) -> Tensor:
         """Answer the prompts of one structure in one view.
@@ -43,13 +43,13 @@ class ScanAnswers(Protocol):
 
 
 class SliceAnswerer(Protocol):
-    """Gets scans ready."""
+    """Opens scans for prompts on their slices."""
 
     pace: int
     """Steps of a training for each question about a scan. It bounds what questions cost."""
 
     def open(self, scan: ScanView) -> ScanAnswers:
-        """Get a scan ready for prompts in any view."""
+        """Open a scan for prompts in any view."""
         ...
 
 
@@ -67,8 +67,7 @@ def answerer_of(generalist: Generalist) -> SliceAnswerer:
 class CutAnswerer:
     """Graph cuts of single slices; see ``slice_cut``.
 
-    A question takes less than two steps of a training, and fresh answers are better ones: of 40 scans each was asked
-    once at a pace of five (hippocampus, 200 steps: 0.754 Dice against 0.771).
+    A question takes less than two steps of a training, so scans are asked more often than a foundation model is.
 
     Args:
         options: weights.
@@ -80,7 +79,7 @@ class CutAnswerer:
         self.options = options or CutOptions()
 
     def open(self, scan: ScanView) -> CutAnswers:
-        """See ``SliceAnswerer``."""
+        """Bring the intensities to 0..1."""
         return CutAnswers(window(scan.image[0].float()), self.options)
 
 
@@ -92,12 +91,12 @@ class CutAnswers:
         self._options = options
 
     def answer(self, view: View, prompts: Sequence[SlicePrompt]) -> Tensor:
-        """See ``ScanAnswers``."""
+        """1 where a cut of any prompt's slice says so, 0 elsewhere; ``[D, H, W]``."""
         stack = view.stack(self._volume).numpy()
         found = np.zeros(stack.shape, dtype=np.float32)
         for prompt in prompts:
-            own = found[prompt.index]
-            np.maximum(own, cut_slice(stack[prompt.index], prompt, self._options), out=own)
+            answer = found[prompt.index]
+            np.maximum(answer, cut_slice(stack[prompt.index], prompt, self._options), out=answer)
         return view.volume(torch.from_numpy(found))
 
 
@@ -114,7 +113,7 @@ class SliceModelAnswerer:
         self.model = model
 
     def open(self, scan: ScanView) -> SliceModelAnswers:
-        """See ``SliceAnswerer``."""
+        """Bring the intensities to 0..1; slices are encoded when they are asked about."""
         return SliceModelAnswers(self.model, window(scan.image[0].float()), scan.spacing)
 
 
@@ -133,7 +132,7 @@ class SliceModelAnswers:
 
     @torch.no_grad()
     def answer(self, view: View, prompts: Sequence[SlicePrompt]) -> Tensor:
-        """See ``ScanAnswers``."""
+        """The largest probability that any prompt gives, ``[D, H, W]``; each slice is asked by itself."""
         answers, canvas = self._open(view)
         found = torch.zeros(view.stack(self._volume).shape)
         indices = sorted({prompt.index for prompt in prompts})
@@ -150,8 +149,8 @@ class SliceModelAnswers:
                 mask=None,
             )
             logits, _ = answers.decide(prompt.index, asked, None, ahead=[n for n in indices if n > prompt.index])
-            own = found[prompt.index]
-            torch.maximum(own, canvas.from_mask(logits).sigmoid(), out=own)
+            answer = found[prompt.index]
+            torch.maximum(answer, canvas.from_mask(logits).sigmoid(), out=answer)
         return view.volume(found)
 
     def _open(self, view: View) -> tuple[SliceAnswers, Canvas]:
@@ -180,7 +179,7 @@ class VolumeModelAnswerer:
         self.points = points
 
     def open(self, scan: ScanView) -> VolumeModelAnswers:
-        """See ``SliceAnswerer``."""
+        """Encode the whole scan."""
         session = self.model.open(scan.image.float(), scan.spacing)
         return VolumeModelAnswers(session, scan.image.shape[1:], "box" in self.model.prompts, self.points)
 
@@ -196,7 +195,7 @@ class VolumeModelAnswers:
 
     @torch.no_grad()
     def answer(self, view: View, prompts: Sequence[SlicePrompt]) -> Tensor:
-        """See ``ScanAnswers``."""
+        """The answer to all prompts at once, ``[D, H, W]``: some of their points, and one box around all boxes."""
         places = torch.cat([_placed(prompt.index, prompt.points) for prompt in prompts])
         # Spread over the slices: those of one slice lie together.
         chosen = places[torch.linspace(0, len(places) - 1, min(self._points, len(places))).round().long()]

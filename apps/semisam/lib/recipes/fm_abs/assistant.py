@@ -38,11 +38,8 @@ class SliceOptions:
         fusion: how many views must agree.
         weight: lambda_sam at the start.
         gamma: of Eq. 2.
-        warm_up: share of the steps before the first question, unless the scan has a pseudo-label to begin with: until
-            then the teacher does not know what to ask. Answers about a bad prediction are bad, and what is learned from
-            them comes back as the next one. (Hippocampus, 20 outlined scans, 200 steps: after a fifth of them the
-            teacher saw a structure eight times as large as it is. Asking cuts from then on ended at 0.704 Dice, from
-            two fifths on at 0.771, never at 0.742.)
+        warm_up: share of the steps before the first question, unless the scan has a pseudo-label to begin with. Early
+            predictions contain false positives; prompting with them would reinforce them.
         every: an answer is asked anew when it is older than this share of the steps and its scan is drawn. The paper
             refreshes all scans "in a few task-specific rounds".
         answer_bytes: memory for answers.
@@ -100,7 +97,7 @@ class SliceAssistant:
         self._steps = 1
 
     def start(self, predict: Predict, steps: int, generator: torch.Generator) -> None:
-        """See ``Assistant``; answers to an earlier specialist are forgotten."""
+        """Get ready for a training; answers to an earlier specialist are forgotten."""
         self._predict = predict
         self._steps = steps
         self._generator = generator

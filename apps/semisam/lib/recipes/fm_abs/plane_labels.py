@@ -1,4 +1,4 @@
-"""Learning from sparse human labels alone, and a study whose other scans have no label at all."""
+"""FM-ABS's supervised loss on annotated planes, and a study whose other scans have no label at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PartialObjective:
     overlap: float = 0.5
 
     def __call__(self, seen: Observation) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``Objective``."""
+        """The loss and its part for the log; 0 where no window has a human label."""
         labelled = seen.labelled
         if not bool(labelled.any()):
             return seen.logits.sum() * 0.0, {}
@@ -40,7 +40,7 @@ class PartialObjective:
 class WholeStudy:
     """A ``SampleSource`` that draws scans without a human label whether they have a pseudo-label or not.
 
-    Their voxels have weight 0: what is learned about them, a recipe has to say otherwise.
+    Their voxels have weight 0, so that only the assistant and the regulariser teach anything about them.
 
     Args:
         study: the scans.
@@ -51,15 +51,15 @@ class WholeStudy:
         self._human = frozenset(study.human())
 
     def human(self) -> Sequence[str]:
-        """See ``SampleSource``."""
+        """Names of scans with a human label."""
         return self._study.human()
 
     def pseudo(self) -> Sequence[str]:
-        """See ``SampleSource``: all scans without a human label."""
+        """Names of all scans without a human label."""
         return self._study.unlabelled()
 
     def sample(self, name: str) -> Sample:
-        """See ``SampleSource``."""
+        """A scan with its human label, or with background of weight 0."""
         if name in self._human:
             return self._study.sample(name)
         image = self._study.prepared(name).image

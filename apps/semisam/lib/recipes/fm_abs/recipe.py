@@ -1,13 +1,20 @@
-"""FM-ABS: three outlined slices a scan, and a generalist that is asked about the rest slice by slice.
+"""FM-ABS as an algorithm; the package says what deviates from the paper.
 
-"FM-ABS: Promptable Foundation Model Drives Active Barely Supervised Learning for 3D Medical Image Segmentation", MICCAI
-2024. A training minimises Eq. 1 and 3, ``L_sup^cross(labelled) + lambda_sam L_sup^SAM(all) + lambda_c L_c(all)``:
-partial cross-entropy on the annotated planes, noise-tolerant Dice (Eq. 2) on what the generalist says in three views,
-and consistency with a mean teacher, who also makes the prompts. In an active study, each training takes the labels that
-are there; the selection strategies say which scan to outline next.
+::
 
-The paper trains once. Here a further round begins with questions about the round before's predictions, which the
-first one cannot ask until its teacher has warmed up.
+    round 0   every scan on the working grid, no pseudo-labels                       engine/round_zero.prepare_study
+    round r   minimise Eq. 1 with Eq. 3:
+                  L_sup^cross(annotated planes)                                      plane_labels.PartialObjective
+                  + lambda_sam(t) L_sup^SAM(all scans), Eq. 2                        assistant.SliceAssistant.loss
+                  + lambda_c(t) L_c(all scans)                                       regularisers/perturbed_teacher.py
+              where, for a scan that is drawn,
+                  P^t <- the mean teacher's prediction
+                  boxes and points <- the slices of three views of P^t               prompts.prompts_of
+                  Y_c, Y_a, Y_s <- the frozen generalist's answers                   answerers.py
+                  Y_f <- majority vote (MV) or unanimous agreement (UA)              fusion.fuse
+              pseudo-labels <- predict all scans                                     engine/labelling.py
+
+Eq. 2 itself is ``lib.specialists.losses.noise_tolerant_dice``. Active selection (LC, HE, HER) is ``lib/selection``.
 """
 
 from __future__ import annotations
@@ -73,6 +80,7 @@ def assistant_of(run: Context, options: SliceOptions) -> SliceAssistant:
 
 
 def _same(members: Sequence[nn.Module], name: str) -> Sequence[nn.Module]:
+    """The networks for every scan."""
     return members
 
 

@@ -1,11 +1,15 @@
-"""SC-SAM: a U-Net for slices and a SAM that is tuned to the study train each other.
+"""SC-SAM as an algorithm; the package says what deviates from the paper.
 
-Vu et al., "From specialist to generalist: unlocking SAM's learning potential on unlabeled medical images". The slices
-of the human labels are learned by both; on all other slices the U-Net learns what SAM says from the start, and SAM
-learns what the U-Net says with a weight that rises (``cotraining``). Points from the U-Net's answer prompt SAM.
+::
 
-The paper trains once. Here one round is a part of that one training, not a training of its own: after each round the
-study has newer pseudo-labels, and a killed run goes on.
+    round 0   every scan on the working grid, no pseudo-labels                       engine/round_zero.prepare_study
+    round r   some of the steps of one training:
+                  labelled and unlabelled slices                                     slices.SliceSource
+                  P_UNet <- U-Net, Eq. 1; points, Eq. 2; P_SAM <- SAM, Eq. 3         lib/specialists/networks/sam/
+                  minimise Eq. 7 = Eq. 4 + Eq. 5 with w(t) of Eq. 6                  cotraining.CoTraining.step
+              pseudo-labels <- predict all scans                                     engine/labelling.py
+
+Rounds are parts of one training, so that after each of them the study has newer pseudo-labels and a killed run goes on.
 """
 
 from __future__ import annotations
@@ -28,12 +32,13 @@ from lib.generalists.slices import acquisition_view
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.kept_training import TrainingNumber
 from lib.recipes.engine.labelling import label_study
-from lib.recipes.engine.prepared_study import Study, load_tensors, packed_whole, save_tensors
+from lib.recipes.engine.prepared_study import Study
 from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.record import COTRAINING
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import prepare_study
 from lib.recipes.engine.stages import follow, plan_of, release_generalist
+from lib.recipes.engine.tensor_files import load_tensors, packed_whole, save_tensors
 from lib.specialists.networks.sam.build import build_sam
 from lib.specialists.spec import SpecialistSpec
 from lib.training.sample import Sample
@@ -92,11 +97,11 @@ class StudyScans:
         self.unlabelled = study.unlabelled
 
     def sample(self, name: str) -> Sample:
-        """See ``Scans``."""
+        """A scan with its human label."""
         return self._study.sample(name)
 
     def image(self, name: str) -> Tensor:
-        """See ``Scans``."""
+        """A scan ``[inputs, D, H, W]``, with or without a label."""
         return self._study.prepared(name).image
 
 

@@ -35,7 +35,7 @@ class Scans(Protocol):
 
 
 class SliceSource:
-    """A ``SampleSource`` whose samples are single slices; those without a label count nothing.
+    """A ``SampleSource`` whose samples are single slices; those without a label have weight 0.
 
     Annotated slices only are drawn from a human label that is sparse (``Sample.weight``).
 
@@ -54,7 +54,7 @@ class SliceSource:
         self._held: dict[str, Tensor] = {}
 
     def human(self) -> Sequence[str]:
-        """See ``SampleSource``."""
+        """Names of scans with a human label."""
         return self._scans.human()
 
     def pseudo(self) -> Sequence[str]:
@@ -75,14 +75,14 @@ class SliceSource:
 
     def _choose(self, name: str, whole: Sample) -> int:
         """Which slice to draw from a labelled scan."""
-        held = self._held.get(name)
-        if held is None:
-            held = self._held[name] = _held_by_slice(whole, self._axis)
-        present = held[1:].any(dim=1).nonzero()[:, 0]
+        slices_of = self._held.get(name)
+        if slices_of is None:
+            slices_of = self._held[name] = _held_by_slice(whole, self._axis)
+        present = slices_of[1:].any(dim=1).nonzero()[:, 0]
         if len(present) and float(torch.rand(1, generator=self._generator)) < _AIMED:
-            row = held[1 + int(present[self._draw(len(present))])]
+            row = slices_of[1 + int(present[self._draw(len(present))])]
         else:
-            row = held[0]
+            row = slices_of[0]
         slices = row.nonzero()[:, 0]
         return int(slices[self._draw(len(slices))])
 

@@ -11,7 +11,7 @@ from lib.core.devices import with_room
 from lib.generalists.mind import Mind
 from lib.propagation import encoding_grid, features_on
 from lib.recipes.engine.context import Context
-from lib.recipes.engine.prepared_study import load_tensors, save_tensors
+from lib.recipes.engine.tensor_files import load_tensors, save_tensors
 
 from .refinement import Evidence, RefinementOptions, gather
 

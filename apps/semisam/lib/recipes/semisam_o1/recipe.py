@@ -1,12 +1,15 @@
-"""SemiSAM-O1: from one outlined scan to a specialist.
+"""SemiSAM-O1 as an algorithm; the package says what deviates from the paper.
 
-"SemiSAM-O1", https://arxiv.org/abs/2604.24109. Round 0 carries the human labels over to the whole study with frozen
-features. Each further round trains the specialist from scratch on human labels and current pseudo-labels, lets it
-predict all scans with voxel-wise uncertainty, and corrects the unsure voxels from the most similar confident places of
-the whole study in the generalist's feature space. The rounds end early when the labels hardly change any more.
+::
 
-No label but the outlined scans' is looked at, so a checkpoint cannot be chosen by its score: it is the teachers of all
-rounds together, each an average over its training's last steps, with a learning rate that has fallen to zero.
+    stage 1   pseudo-labels <- propagate the human labels by frozen features         engine/round_zero.py
+    stage 2   until the labels settle, at most as many rounds as the preset has:     earlier_rounds.settled
+                  train from scratch on human labels and pseudo-labels:
+                      0.5 (CE + Dice) + w 0.5 (CE + Dice') + lambda L_unsup          lib/training/objectives.py
+                  predict all scans with voxel-wise uncertainty                      rounds.predict_study
+                  correct uncertain voxels from similar confident places             refinement.refine
+                  pseudo-labels <- 2/3 corrected + 1/3 of the round before           earlier_rounds.with_earlier
+              publish the teachers of all rounds                                     earlier_rounds.with_earlier_members
 """
 
 from __future__ import annotations

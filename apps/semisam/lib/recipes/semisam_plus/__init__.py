@@ -1,4 +1,26 @@
-"""SemiSAM+: a specialist in training asks frozen foundation models about unlabelled scans."""
+"""SemiSAM+: a specialist in training prompts frozen foundation models about unlabelled scans.
+
+[SemiSAM+](https://arxiv.org/abs/2502.20749), sections 3.4 and 3.5. A training minimises Eq. 13, with several generalists
+Eq. 14: `L_sup + lambda L_unsup + beta sum L_sam`. The specialist's prediction becomes prompts (Eq. 10), several random
+ones; how much the generalist's answers differ is its uncertainty U (Eq. 11); the student is drawn to the mean answer
+where U is low (Eq. 12 with Eq. 4 and 5). `lambda L_unsup` is one of the [regularisers](#regularisers).
+
+| paper | here | why |
+|---|---|---|
+| starts without any label of the other scans | starts from propagated labels, which are learned as well, with a weight; further rounds start from the last predictions | one outlined scan is too little to prompt with |
+| random 128³ windows are asked about | whole scans, once each; answers are kept for a quarter of the training, then asked again when the scan is drawn | an encoding is used many times; a CPU can follow |
+| the prompt is the current prediction | the first question about a scan is about its current label, later ones about the current prediction | a network that has just begun cannot prompt |
+| Eq. 11: a statistical discrepancy D of n answers | n = 4; D is twice the largest standard deviation of a class, 0..1 | the paper leaves both open |
+| Eq. 5: threshold u_th | U < 0.2 | the paper leaves it open |
+| beta, not stated (the code: 0.01, falling) | rises to 2 over the first 40 % of the steps | early answers are about poor prompts |
+| points and mask from the coarse segmentation | points where the specialist is most certain; masks randomly widened or narrowed | different prompts are what Eq. 11 needs |
+| promptable models only | a generalist that takes no prompts is asked by a random walk over its features; the mean answer then keeps the structures' sizes | `mind` needs no weights; features tell where a structure ends, not how large it is |
+| one target | all structures at once; where one was not asked about, the answer says nothing | studies have several structures |
+| Eq. 8 (DAN): `-BCE(E(S(x), x), 0)` | the non-saturating form: minus log of the probability of "outlined" | it has a gradient where the discriminator is sure; usual since 2014 |
+| UA-MT: one teacher pass is the target, eight give the entropy | the mean of the eight passes is both | it is there already, and less noisy |
+| teacher asked in every step | in every third, counting three times | the same pull on average, a third of the time |
+| the code divides the generalist's term by itself: its gradient is zero; uncertain voxels count more | as in the paper; the norm of the term's gradient is logged | else the foundation model has no say |
+"""  # noqa: E501
 
 from .recipe import RECIPE
 

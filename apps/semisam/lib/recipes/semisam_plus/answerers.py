@@ -1,4 +1,4 @@
-"""What an assistant wants of a generalist: answers about whole scans on the specialist's grid."""
+"""The contract between SemiSAM+'s assistant and a generalist: answers about whole scans on the specialist's grid."""
 
 from __future__ import annotations
 

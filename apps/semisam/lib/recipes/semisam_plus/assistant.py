@@ -59,9 +59,8 @@ class CollaborationOptions:
 class GeneralistAssistant:
     """Asks generalists about the unlabelled scans that are drawn; see ``Assistant``.
 
-    The first question about a scan comes from its label so far, the last specialist's word (in the first round what was
-    carried over from the human labels): a fresh specialist does not know yet what to ask. Later ones come from the
-    prediction of the specialist in training.
+    The first question about a scan is about its current label (in the first round the propagated one): a specialist
+    that has just begun cannot prompt. Later questions are about the prediction of the specialist in training.
 
     Answers are kept and asked anew only when their scan is drawn and they are too old, so that their cost depends on
     the steps of a training, not on the size of the study (``Schedule``). Each scan is encoded once, as far as memory
@@ -70,7 +69,7 @@ class GeneralistAssistant:
     Args:
         answerers: the generalists.
         view: gives a scan by name.
-        human: names of scans with a human label, which nobody is asked about.
+        labelled: names of scans with a human label, which nobody is asked about.
         classes: structures and background.
         options: how they help.
     """
@@ -79,14 +78,14 @@ class GeneralistAssistant:
         self,
         answerers: Sequence[Answerer],
         view: Callable[[str], ScanView],
-        human: Sequence[str],
+        labelled: Sequence[str],
         classes: int,
         options: CollaborationOptions,
     ) -> None:
         self.channels = len(answerers) * (classes + 1)
         self._answerers = tuple(answerers)
         self._view = view
-        self._human = frozenset(human)
+        self._labelled = frozenset(labelled)
         self._classes = classes
         self._options = options
         self._opened: Kept[OpenedScan] = Kept(options.open_bytes, lambda scan: scan.bytes)
@@ -95,14 +94,14 @@ class GeneralistAssistant:
         self._generator = torch.Generator()
 
     def start(self, predict: Predict, steps: int, generator: torch.Generator) -> None:
-        """See ``Assistant``; answers to another specialist are forgotten, encoded scans stay."""
+        """Get ready for a training; answers to another specialist are forgotten, encoded scans stay."""
         self._predict = predict
         self._generator = generator
         self._schedule.start(steps)
 
     def maps(self, name: str, sample: Sample, step: int) -> Tensor:
         """For each generalist the answer ``[1 + N, D, H, W]`` and its uncertainty ``[1, D, H, W]``."""
-        if name in self._human:
+        if name in self._labelled:
             return self._silence(sample.image.shape[1:])
         if not self._schedule.asked(name):
             self._schedule.put(name, step, self._ask(name, sample.target.float()), paced=False)
@@ -146,7 +145,11 @@ class GeneralistAssistant:
         return self._predict(image)
 
     def _ask(self, name: str, prediction: Tensor) -> Tensor | None:
-        """Ask everyone about a scan that is seen like this.
+        """Ask all generalists about a scan.
+
+        Args:
+            name: of the scan.
+            prediction: the specialist's, ``[1 + N, D, H, W]``, sum 1.
 
         Returns:
             Maps ``[K, D, H, W]`` float16, or None when no structure is seen.

@@ -34,7 +34,7 @@ class PromptableAnswerer:
         self._model = model
 
     def open(self, scan: ScanView) -> PromptableScan:
-        """See ``Answerer``."""
+        """Encode a scan."""
         return PromptableScan(self._model.open(scan.image, scan.spacing), scan.image)
 
 
@@ -48,11 +48,11 @@ class PromptableScan:
 
     @property
     def bytes(self) -> int:
-        """See ``OpenedScan``."""
+        """Memory of the encoded scan, as far as its session says."""
         return int(getattr(self._session, "bytes", 2 * self._image_bytes + _UNKNOWN))
 
     def answer(self, question: Question) -> Tensor:
-        """See ``OpenedScan``; what no prompt marks (a mask may be narrowed to nothing) counts as not there."""
+        """Probabilities ``[1 + N, D, H, W]``, sum 1; a structure that no prompt marks counts as not there."""
         found = torch.zeros(question.channels, *self._shape)
         for value in question.asked:
             positive = question.classes == value

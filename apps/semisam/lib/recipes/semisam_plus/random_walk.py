@@ -76,7 +76,7 @@ class WalkAnswerer:
         self._options = options or WalkOptions()
 
     def open(self, scan: ScanView) -> WalkScan:
-        """See ``Answerer``."""
+        """Encode a scan."""
         features = resize(self._generalist.encode(scan.image, scan.spacing), scan.image.shape[1:])
         return WalkScan(normalise(scan.image), features, self._options)
 
@@ -99,11 +99,11 @@ class WalkScan:
 
     @property
     def bytes(self) -> int:
-        """See ``OpenedScan``."""
+        """Memory of image and features."""
         return self._local.nbytes + sum(link.nbytes for link in self._links)
 
     def answer(self, question: Question) -> Tensor:
-        """See ``OpenedScan``."""
+        """Probabilities ``[1 + N, D, H, W]``, sum 1, after the last step of the walk."""
         shape = self._local.shape[1:]
         answer = torch.zeros(question.channels, *shape)
         answer[0] = 1.0

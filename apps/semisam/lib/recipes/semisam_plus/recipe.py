@@ -1,11 +1,18 @@
-"""SemiSAM+: a specialist that asks frozen generalists about unlabelled scans while it learns.
+"""SemiSAM+ as an algorithm; the package says what deviates from the paper.
 
-"SemiSAM+: Rethinking semi-supervised medical image segmentation in the era of foundation models",
-https://arxiv.org/abs/2502.20749. Each round minimises Eq. 14,
-``L_sup(human labels) + lambda L_unsup(unlabelled scans) + beta sum over generalists L_sam(unlabelled scans)``.
+::
 
-The paper begins without any label of the other scans. Here they begin with what round 0 carries over from the human
-labels, and take the specialist's own prediction after each further round.
+    round 0   pseudo-labels <- propagate the human labels                            engine/round_zero.py
+    round r   minimise Eq. 14, with one generalist Eq. 13:
+                  L_sup(human labels)                                                lib/training/objectives.py
+                  + lambda L_unsup(unlabelled), e.g. Eq. 4-8                         lib/specialists/regularisers/
+                  + beta sum over generalists L_sam(unlabelled), Eq. 12              assistant.GeneralistAssistant.loss
+              where, for a scan that is drawn,
+                  Eq. 10   prompts <- the specialist's prediction                    question.Questioner.draw
+                  Eq. 9    answers <- the frozen generalist, n times                 promptable.py, random_walk.py
+                  Eq. 11   U <- how much the answers differ                          consensus.consensus
+                  Eq. 5    mask <- U < u_th                                          consensus.confident
+              pseudo-labels <- predict all scans                                     engine/labelling.py
 """
 
 from __future__ import annotations

@@ -55,15 +55,15 @@ class FoldSource:
         self._held_out = frozenset(fold.held_out)
 
     def human(self) -> Sequence[str]:
-        """See ``SampleSource``."""
+        """Names of scans with a human label."""
         return self._source.human()
 
     def pseudo(self) -> Sequence[str]:
-        """See ``SampleSource``."""
+        """Names of scans with a pseudo-label that are not held out."""
         return [name for name in self._source.pseudo() if name not in self._held_out]
 
     def sample(self, name: str) -> Sample:
-        """See ``SampleSource``.
+        """A scan that is not held out.
 
         Raises:
             KeyError: for a scan of the fold.

@@ -62,11 +62,11 @@ class NnunetBackEnd:
         self._plan = plan
 
     def templates(self, run: Context) -> Sequence[str]:
-        """See ``ssl_medsam2.BackEnd``; scans of which only some slices are annotated are left out."""
+        """Names of the scans it learns from; those of which only some slices are annotated are left out."""
         return run.study.dense()
 
     def train(self, run: Context, index: int, fold: Fold, folds: int) -> Specialist:
-        """See ``ssl_medsam2.BackEnd``."""
+        """Write the scans, plan, and train nnU-Net on all but those of ``fold``."""
         run.reporter.begin("training", index)
         release_generalist(run)
         folder = run.folder.open_round(index) / _FOLDER
@@ -85,7 +85,7 @@ class NnunetBackEnd:
     def label(
         self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
     ) -> Mapping[str, PseudoLabelFacts]:
-        """See ``ssl_medsam2.BackEnd``."""
+        """Predict every scan without a human label at its own resolution."""
 
         def one(name: str) -> tuple[Tensor, np.ndarray]:
             found = predict(specialist_of(name), run.study.read(name))

@@ -1,16 +1,17 @@
-"""SSL-MedSAM2: pseudo-labels without training, then fully supervised cycles with out-of-fold relabelling.
+"""SSL-MedSAM2 as an algorithm; the package says what deviates from the paper.
 
-Gong and Chen, "SSL-MedSAM2: A semi-supervised medical image segmentation framework powered by few-shot learning of
-SAM2", Algorithm 1 and section 2.2. Round 0 carries the human labels over with the server's propagator (the paper's is
-``video``). In each cycle the scans without a human label are parted into five folds; five networks learn from all human
-labels and the pseudo-labels of four folds each, and relabel the fold they have not seen. Their mean is the specialist.
+::
 
-Each of the five trainings has the epochs of the preset, not a fifth of them: they start from scratch, and a fifth of
-``quick`` would be 80 steps. So a round takes five times as long as that of another recipe; ``max_epochs`` shortens it.
-(The paper: two or three cycles of five trainings with 1000 epochs.) Ours learn from probabilities, weighted by their
-confidence, where the paper's nnU-Net learns from hard labels.
+    Algorithm 1
+    Y_u <- pseudo-labels by the propagator (Algorithm 2: ``video``)                  engine/round_zero.py
+    for each round:
+        split the unlabelled scans into five folds                                   folds.choose_folds
+        for each fold: train on human labels and Y_u of the other folds              train_fold
+        Y_u <- each scan's prediction by the network that has not seen it            out_of_fold
+    return the mean of the five networks                                             publish
 
-Several processes share the trainings of a round, each of them whole.
+Who trains is a ``BackEnd``: the networks and the training of all recipes, or nnU-Net (``nnunet_folds``). Several
+processes share the trainings of a round, each of them whole.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ FOLDS = 5
 
 
 class BackEnd(Protocol):
-    """Who trains and predicts."""
+    """What trains the networks of a fold and predicts with them."""
 
     def templates(self, run: Context) -> Sequence[str]:
         """Names of the scans whose human label it learns from."""
@@ -67,11 +68,11 @@ class OwnBackEnd:
     """The networks and the training that all recipes share, without a semi-supervised loss unless one is chosen."""
 
     def templates(self, run: Context) -> Sequence[str]:
-        """See ``BackEnd``."""
+        """Names of all scans with a human label."""
         return run.study.human()
 
     def train(self, run: Context, index: int, fold: Fold, folds: int) -> Specialist:
-        """See ``BackEnd``."""
+        """Train by ``train_round`` on all scans but those of ``fold``."""
         plan = replace(plan_of(run), objective=LabelObjective(pseudo_ramp=0.0))
         parts = TrainingParts(source=FoldSource(run.study, fold))
         trained = train_round(run, TrainingNumber(index, fold.number, folds), plan, parts, ranks=Ranks())
@@ -80,7 +81,7 @@ class OwnBackEnd:
     def label(
         self, run: Context, index: int, specialist_of: Callable[[str], Specialist]
     ) -> Mapping[str, PseudoLabelFacts]:
-        """See ``BackEnd``."""
+        """Predict every scan without a human label; see ``labelling.label_study``."""
         return label_study(run, index, lambda name: specialist_of(name).members)
 
 
@@ -163,7 +164,7 @@ def _holds(file: Path, cases: dict[str, list[str]]) -> bool:
 
 def out_of_fold(folds: list[Fold], trained: list[Specialist]) -> Callable[[str], Specialist]:
     """Gives, for the name of a scan, the mean of the networks that have not seen it."""
-    return lambda name: joined([one for fold, one in zip(folds, trained, strict=True) if name in fold.held_out])
+    return lambda name: joined([each for fold, each in zip(folds, trained, strict=True) if name in fold.held_out])
 
 
 def joined(parts: list[Specialist]) -> Specialist:
@@ -180,7 +181,7 @@ def publish(
     notes = {"recipe": run.options.recipe, "round": index, "seed": run.options.seed, "folds": len(trained)}
     if run.ranks.first:
         save_specialist(part / "specialist.pt", whole.spec, whole.members, notes, whole.nnunet)
-        write_json(part / "folds.json", {"folds": [dict(one.notes) for one in trained]})
+        write_json(part / "folds.json", {"folds": [dict(each.notes) for each in trained]})
         NnunetBackEnd.tidy(part)
     return run.end_round(index, labels, None)
 
