@@ -28,7 +28,12 @@ def next_click(
 
 
 def _deepest(error: np.ndarray, spacing: Sequence[float]) -> tuple[tuple[int, int, int], float]:
-    """The voxel farthest from the border, and how far in mm; what lies beyond the scan is no error."""
-    depth = distance_transform_edt(np.pad(error, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    """The voxel farthest from the border, and how far in mm.
+
+    What lies beyond the scan is no error; across a single slice nothing lies beyond.
+    """
+    around = [(1, 1) if length > 1 else (0, 0) for length in error.shape]
+    inner = tuple(slice(first, first + length) for (first, _), length in zip(around, error.shape, strict=True))
+    depth = distance_transform_edt(np.pad(error, around), sampling=spacing)[inner]
     i, j, k = np.unravel_index(int(depth.argmax()), depth.shape)
     return (int(i), int(j), int(k)), float(depth[i, j, k])

@@ -289,6 +289,13 @@ def test_threads_open_a_scan_once_and_an_error_is_not_kept() -> None:
     assert scans.get("b", slow) is scans.get("b", slow)
 
 
+def test_simulated_clicks_on_a_picture_go_to_the_middle_too() -> None:
+    truth = np.zeros((40, 30, 1), dtype=bool)
+    truth[10:21, 5:16] = True
+    assert next_click(np.zeros_like(truth), truth, (1, 1, 1)) == ((15, 10, 0), True)
+    assert next_click(truth, truth, (1, 1, 1)) is None
+
+
 def test_simulated_clicks_go_to_the_middle_of_the_largest_error() -> None:
     truth = np.zeros((20, 20, 20), dtype=bool)
     truth[4:11, 4:11, 4:11] = True

@@ -67,7 +67,10 @@ class OpenScan:
 
     def __post_init__(self) -> None:
         self._frame = whole_frame(self.scan)
-        self._session = self.model.open(self._frame.image(self.scan.clipped), self._frame.spacing)
+        colour = self.scan.colour if getattr(self.model, "colours", False) else None
+        channels = [self.scan.clipped] if colour is None else list(colour)
+        image = torch.cat([self._frame.image(channel) for channel in channels])
+        self._session = self.model.open(image, self._frame.spacing)
 
     @property
     def bytes(self) -> int:

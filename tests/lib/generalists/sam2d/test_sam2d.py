@@ -364,7 +364,8 @@ def test_kept_features_are_bounded() -> None:
     generalist = model(Flood())
     session = SliceSession(generalist, window(image[0]), ISO, kept=3)
     answer = session.segment(clicks((20, 18, 21)))
-    assert session.bytes == image.nbytes + 3 * 16 * 16**2 * 2  # slices, and 16 channels on a grid of 16 in half floats
+    # Slices; in half floats, 16 channels on a grid of 16, and answers of 64 x 64.
+    assert session.bytes == image.nbytes + 3 * 16 * 16**2 * 2 + 3 * 64**2 * 2
     assert overlap(answer, bright(image)) > 0.9
 
 

@@ -96,6 +96,9 @@ class SliceGeneralist:
         batch: slices encoded at a time; by default 8 on CUDA, 1 on a CPU. Halved, for good, when memory runs out.
     """
 
+    colours = True
+    """``open`` also takes images in colour."""
+
     def __init__(
         self,
         model: SliceModel,
@@ -132,8 +135,14 @@ class SliceGeneralist:
         return mean_of_views(views, grid, lambda view: self._view_features(volume, spacing, view, budget))
 
     def open(self, image: Tensor, spacing: Sequence[float]) -> SliceSession:
-        """Get a scan ready for prompts; nothing is encoded before the first one."""
-        return SliceSession(self, window(image[0].float().cpu()), spacing)
+        """Get a scan ready for prompts; nothing is encoded before the first one.
+
+        Args:
+            image: ``[1, D, H, W]``; or ``[3, D, H, W]`` in colour: red, green and blue in 0..255, taken as they are.
+            spacing: voxel size in mm.
+        """
+        image = image.float().cpu()
+        return SliceSession(self, window(image[0]) if len(image) == 1 else (image / 255).clamp(0, 1), spacing)
 
     def canvas(self, shape: Sequence[float], spacing: Sequence[float], view: View) -> Canvas:
         """The canvas of a volume's slices."""
@@ -142,7 +151,11 @@ class SliceGeneralist:
         return Canvas.of(int(rows), int(columns), row_mm, column_mm, self.network.size, self.network.patch)
 
     def embed(self, slices: Tensor, canvas: Canvas) -> Tensor:
-        """Features of slices ``[N, rows, columns]`` in 0..1: ``[N, C, g, g]`` float32 on the device, with padding.
+        """Features of slices: ``[N, C, g, g]`` float32 on the device, with padding.
+
+        Args:
+            slices: ``[N, rows, columns]``, or ``[N, 3, rows, columns]`` in colour, in 0..1.
+            canvas: what they lie on.
 
         Raises:
             UserError: when the GPU's memory does not suffice for a single slice.
@@ -167,11 +180,13 @@ class SliceGeneralist:
 
     def _images(self, slices: Tensor, canvas: Canvas) -> Tensor:
         """Slices in 0..1 as normalised, padded colour images ``[N, 3, size, size]``."""
-        scaled = canvas.scaled(slices.to(self.device))
+        if slices.ndim == 3:
+            slices = slices[:, None]
+        scaled = canvas.scaled(slices.to(self.device).flatten(0, 1)).unflatten(0, slices.shape[:2])
         if self.model.stretch:
-            low, high = scaled.amin((1, 2), keepdim=True), scaled.amax((1, 2), keepdim=True)
+            low, high = scaled.amin((1, 2, 3), keepdim=True), scaled.amax((1, 2, 3), keepdim=True)
             scaled = (scaled - low) / (high - low).clamp_min(1e-6)  # a slice of one value stays 0
-        images = scaled[:, None].expand(-1, 3, -1, -1)
+        images = scaled.expand(-1, 3, -1, -1)
         if self.model.mean is not None and self.model.deviation is not None:
             mean, deviation = (images.new_tensor(v).view(3, 1, 1) for v in (self.model.mean, self.model.deviation))
             images = (images * 255 - mean) / deviation

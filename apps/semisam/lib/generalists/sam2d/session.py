@@ -33,7 +33,8 @@ class SliceSession:
 
     1. *Anchors* are the slices with a positive click; a box without one is asked about in its middle slice; a slice
        with a negative click is an anchor where something is segmented so far. The network answers the clicks, the box
-       and, as a mask prompt, what is known of the slice so far.
+       and, as a mask prompt, what is known of the slice so far: its own logits where that is an answer of this session.
+       Of the masks it offers, the one is taken that contradicts the fewest clicks and does not fill the slice.
     2. From each anchor the mask is carried to the next slices, about ``STEP_MM`` apart and on the slices of all
        clicks: the network is given the neighbour's mask, a box around it, the points deepest inside its parts, and the
        clicks on the slice. This ends at the end of the box, at the next anchor, when the answer is empty, when the
@@ -49,7 +50,7 @@ class SliceSession:
 
     Args:
         model: answers.
-        volume: ``[D, H, W]`` in 0..1.
+        volume: ``[D, H, W]`` in 0..1, or ``[3, D, H, W]`` in colour.
         spacing: voxel size in mm.
         kept: how many slices' features are kept; the least recently used go first.
     """
@@ -58,13 +59,15 @@ class SliceSession:
         self, model: SliceGeneralist, volume: Tensor, spacing: Sequence[float], *, kept: int = KEPT_SLICES
     ) -> None:
         self._min_score = model.model.min_score
-        self._shape = tuple(volume.shape)
+        self._shape = tuple(volume.shape[-3:])
         self._view = acquisition_view(spacing)
         self._canvas = model.canvas(self._shape, spacing, self._view)
         step_mm, row_mm, _ = self._view.sizes(spacing)
         self._step = max(1, round(STEP_MM / step_mm))
         pixel_mm = row_mm * self._canvas.rows / self._canvas.height
-        self._answers = SliceAnswers(model, self._view.stack(volume).contiguous(), self._canvas, pixel_mm, kept)
+        stack = self._view.stack(volume)
+        slices = stack if stack.ndim == 3 else stack.movedim(0, 1)
+        self._answers = SliceAnswers(model, slices.contiguous(), self._canvas, pixel_mm, kept)
 
     @property
     def bytes(self) -> int:
@@ -84,7 +87,10 @@ class SliceSession:
         else:
             answers, ended = self._carried(asked, known, anchors, keys)
         found = self._volume(asked, known, answers, keys, ended)
-        return found if prompts.box is None else within_box(found, prompts.box)
+        if prompts.box is not None:
+            found = within_box(found, prompts.box)
+        self._answers.remember(self._view.stack(found), answers)
+        return found
 
     def _carried(
         self, asked: Asked, known: dict[int, Tensor], anchors: list[int], keys: list[int]

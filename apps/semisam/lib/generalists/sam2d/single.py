@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +15,7 @@ from lib.generalists.slices import Canvas
 
 from .asked import Asked
 from .boxes import box_of, common, deepest, enclosing
+from .candidates import Candidates
 
 if TYPE_CHECKING:
     from .adapter import SliceGeneralist
@@ -25,12 +28,22 @@ LOGIT = 8.0
 """Certainty is cut off here: no voxel is more certain than 0.9997."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """Prompts of a slice: places ``[P, 2]`` and a box ``[4]`` in canvas pixels, and logits ``[4g, 4g]``."""
+
+    points: Tensor
+    positive: Tensor
+    box: Tensor | None
+    hint: Tensor | None
+
+
 class SliceAnswers:
     """Asks the network about slices; each is encoded when it is first needed.
 
     Args:
         model: answers.
-        slices: ``[S, rows, columns]`` in 0..1.
+        slices: ``[S, rows, columns]`` in 0..1, or ``[S, 3, rows, columns]`` in colour.
         canvas: what they lie on.
         pixel_mm: side of a canvas' pixel.
         kept: how many slices' features are kept; the least recently used go first.
@@ -43,14 +56,17 @@ class SliceAnswers:
         self._pixel_mm = pixel_mm
         self._kept = max(1, kept)
         self._features: OrderedDict[int, Tensor] = OrderedDict()
+        self._decoded: dict[int, Tensor] = {}
+        self._own: OrderedDict[tuple[int, bytes], Tensor] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._features)
 
     @property
     def bytes(self) -> int:
-        """Memory that the slices and their features take."""
-        return self._slices.nbytes + sum(features.nbytes for features in self._features.values())
+        """Memory that the slices, their features and the answers that may go back take."""
+        kept = (*self._features.values(), *self._own.values())
+        return self._slices.nbytes + sum(tensor.nbytes for tensor in kept)
 
     def nothing(self) -> Tensor:
         """The logits ``[h, w]`` of a slice on which nothing is segmented."""
@@ -60,6 +76,10 @@ class SliceAnswers:
         self, index: int, asked: Asked, before: Tensor | None, *, carried: bool = False, ahead: Sequence[int] = ()
     ) -> tuple[Tensor, float]:
         """Ask the network about a slice.
+
+        A network that takes masks gets its own logits back where ``before`` is an answer of its own to this slice
+        (``remember``), as in its training; a mask from elsewhere goes in as logits made from it. Clicks on the slice
+        decide with the score which mask is the answer (``candidates``).
 
         Args:
             index: the slice.
@@ -79,31 +99,78 @@ class SliceAnswers:
             before = None
         scale = self._canvas.patch / 4  # canvas pixels a mask's pixel
         around = None if before is None else box_of(before, scale)
+        hint = None
         if "points" in self._model.prompts:
             if before is not None and around is not None and (carried or not clicks):
                 inside = (deepest(before) + 0.5) * scale - 0.5
                 points = torch.cat([points, inside])
                 positive = torch.cat([positive, torch.ones(len(inside), dtype=torch.bool)])
                 box = around if box is None else common(around, box)
-            hint = None if before is None else self._padded(before)
+            if before is not None:
+                own = None if carried or asked.mask is None else self._remembered(index, asked.mask[index])
+                hint = self._padded(before) if own is None else own
         else:
-            box, hint = self._only_box(points, positive, box, around, carried), None
-            points = points[:0]
+            box = self._only_box(points, positive, box, around, carried)
+            points, positive = points[:0], positive[:0]
         if box is None and hint is None and not bool(positive.any()):
             return self.nothing(), 0.0
-        several = len(points) == 1 and box is None and hint is None
+        found = self._offered(self._embedding(index, ahead), _Question(points, positive, box, hint), len(clicks))
+        best = found.best
+        self._decoded[index] = found.decoded[best].half()
+        return found.logits[best].clamp(-LOGIT, LOGIT), float(found.scores[best])
+
+    def remember(self, answer: Tensor, indices: Iterable[int]) -> None:
+        """Note what the decoder gave for slices, so that the answer can go back to it as it came.
+
+        Args:
+            answer: probabilities ``[S, rows, columns]`` as they were handed out.
+            indices: the slices whose answer is that of the last ``decide``.
+        """
+        for index in set(indices) & set(self._decoded):
+            key = _key(index, answer[index])
+            self._own[key] = self._decoded[index]
+            self._own.move_to_end(key)
+        self._decoded.clear()
+        while len(self._own) > self._kept:
+            self._own.popitem(last=False)
+
+    def _remembered(self, index: int, mask: Tensor) -> Tensor | None:
+        """The decoder's logits ``[4g, 4g]`` of which a mask ``[rows, columns]`` was made, None for another's mask."""
+        found = self._own.get(_key(index, mask))
+        return None if found is None else found.float()
+
+    def _offered(self, features: Tensor, question: _Question, clicks: int) -> Candidates:
+        """The network's answers to a question of which the first points are ``clicks`` of a person.
+
+        One mask, or three for a single click, which may mean a part or the whole. Where that contradicts a click, the
+        network is asked for three, and then without what was segmented so far, which may have led it astray.
+        """
+        points = len(question.points)
+        alone = points == 1 and question.box is None and question.hint is None
+        found = self._answers(features, question, clicks, several=alone)
+        if not points:
+            return found
+        for again, several in ((question, True), (replace(question, hint=None), True)):
+            if not found.contradicted:
+                break
+            if (again is question and alone) or (again is not question and question.hint is None):
+                continue  # asked already
+            found = found.and_others(self._answers(features, again, clicks, several=several))
+        return found
+
+    def _answers(self, features: Tensor, question: _Question, clicks: int, *, several: bool) -> Candidates:
         device = self._model.device
-        logits, scores = self._model.network.masks(
-            self._embedding(index, ahead),
+        points, positive, box, hint = question.points, question.positive, question.box, question.hint
+        decoded, scores = self._model.network.masks(
+            features,
             points.to(device) if len(points) else None,
             positive.to(device) if len(points) else None,
             None if box is None else box.to(device),
             None if hint is None else hint.to(device),
             several=several,
         )
-        best = int(scores.argmax())
-        high, wide = self._canvas.mask
-        return logits[best, :high, :wide].float().cpu().clamp(-LOGIT, LOGIT), float(scores[best])
+        places = (points[:clicks] + 0.5) * 4 / self._canvas.patch - 0.5
+        return Candidates.of(decoded.float().cpu(), scores.float().cpu(), self._canvas.mask, places, positive[:clicks])
 
     def _embedding(self, index: int, ahead: Sequence[int]) -> Tensor:
         """Features of a slice ``[C, g, g]``; those of ``ahead`` are encoded along on a GPU."""
@@ -139,3 +206,8 @@ class SliceAnswers:
         if not parts:
             return None
         return enclosing(parts, (self._canvas.height, self._canvas.width), inside, points[~positive])
+
+
+def _key(index: int, mask: Tensor) -> tuple[int, bytes]:
+    """A slice, and what is segmented on it (0.5 and above)."""
+    return index, hashlib.sha1((mask >= 0.5).numpy().tobytes(), usedforsecurity=False).digest()
