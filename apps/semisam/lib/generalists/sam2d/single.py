@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from lib.generalists.slices import Canvas
 
 from .asked import Asked
 from .boxes import box_of, common, deepest, enclosing
-
-if TYPE_CHECKING:
-    from .adapter import SliceGeneralist
+from .encoder import SliceEncoder
 
 AHEAD = 4
 """Slices encoded at once on a GPU when a mask is carried along."""
@@ -36,13 +33,14 @@ class SliceAnswers:
         kept: how many slices' features are kept; the least recently used go first.
     """
 
-    def __init__(self, model: SliceGeneralist, slices: Tensor, canvas: Canvas, pixel_mm: float, kept: int) -> None:
+    def __init__(self, model: SliceEncoder, slices: Tensor, canvas: Canvas, pixel_mm: float, kept: int) -> None:
         self._model = model
         self._slices = slices
         self._canvas = canvas
         self._pixel_mm = pixel_mm
         self._kept = max(1, kept)
-        self._features: OrderedDict[int, Tensor] = OrderedDict()
+        self._features: LRUCache[int, Tensor] = LRUCache(self._kept)
+        self._feature_bytes = 0
 
     def __len__(self) -> int:
         return len(self._features)
@@ -50,7 +48,7 @@ class SliceAnswers:
     @property
     def bytes(self) -> int:
         """Memory that the slices and their features take."""
-        return self._slices.nbytes + sum(features.nbytes for features in self._features.values())
+        return self._slices.nbytes + len(self._features) * self._feature_bytes
 
     def nothing(self) -> Tensor:
         """The logits ``[h, w]`` of a slice on which nothing is segmented."""
@@ -113,9 +111,7 @@ class SliceAnswers:
             new = new[: self._kept]
             for n, features in zip(new, self._model.embed(self._slices[new], self._canvas), strict=True):
                 self._features[n] = features.half()
-            while len(self._features) > self._kept:
-                self._features.popitem(last=False)
-        self._features.move_to_end(index)
+            self._feature_bytes = self._features[index].nbytes
         return self._features[index].float()
 
     def _padded(self, logits: Tensor) -> Tensor:
