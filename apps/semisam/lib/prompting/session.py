@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from lib.core.frames import Frame, frame_of
@@ -62,7 +63,9 @@ class OpenScan:
     use_mask: bool = True
     _frame: Frame = field(init=False)
     _session: PromptSession = field(init=False)
-    _latest: OrderedDict[Hashable, tuple[Clicks, Tensor]] = field(init=False, default_factory=OrderedDict)
+    _latest: LRUCache[Hashable, tuple[Clicks, Tensor]] = field(
+        init=False, default_factory=lambda: LRUCache(_MOST_DIALOGUES)
+    )
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -103,9 +106,6 @@ class OpenScan:
                 inside = answer
             if self.use_mask and "mask" in self.model.prompts:
                 self._latest[who] = clicks, inside
-                self._latest.move_to_end(who)
-                while len(self._latest) > _MOST_DIALOGUES:
-                    self._latest.popitem(last=False)
         # Nothing is resampled: the frame only swaps and flips axes, which takes a boolean mask no floats.
         flips = [axis for axis in range(3) if self._frame.flips[axis]]
         stored = np.flip(inside.numpy(), flips).transpose(np.argsort(self._frame.axes))
@@ -124,6 +124,8 @@ class OpenScan:
 
 class OpenScans:
     """The scans that were asked for last. Safe for threads.
+
+    No cache of ``cachetools``: those bound a number or a size, not both, and keep nothing larger than the bound.
 
     Args:
         most: how many are kept.

@@ -122,6 +122,11 @@ class SliceGeneralist:
         self._pace = Pace(self.name, self.device, max_slices)
 
     @property
+    def min_score(self) -> float:
+        """An answer on a neighbouring slice that the network gives less than this is not believed, 0..1."""
+        return self.model.min_score
+
+    @property
     def preprocessing(self) -> str:
         """What features depend on beside scan and weights, for the key of a cache."""
         return _preprocessing(self.views, self.max_slices)

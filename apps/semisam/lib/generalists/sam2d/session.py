@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +12,8 @@ from lib.generalists.prompt_checks import within_box
 from lib.generalists.slices import acquisition_view
 
 from .asked import Asked
+from .encoder import SliceEncoder
 from .single import SliceAnswers
-
-if TYPE_CHECKING:
-    from .adapter import SliceGeneralist
 
 STEP_MM = 3.0
 """About how far apart the slices are that the network is asked about; those in between are interpolated."""
@@ -56,9 +53,9 @@ class SliceSession:
     """
 
     def __init__(
-        self, model: SliceGeneralist, volume: Tensor, spacing: Sequence[float], *, kept: int = KEPT_SLICES
+        self, model: SliceEncoder, volume: Tensor, spacing: Sequence[float], *, kept: int = KEPT_SLICES
     ) -> None:
-        self._min_score = model.model.min_score
+        self._min_score = model.min_score
         self._shape = tuple(volume.shape[-3:])
         self._view = acquisition_view(spacing)
         self._canvas = model.canvas(self._shape, spacing, self._view)

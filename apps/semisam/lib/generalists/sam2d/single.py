@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from lib.generalists.slices import Canvas
@@ -16,9 +15,7 @@ from lib.generalists.slices import Canvas
 from .asked import Asked
 from .boxes import box_of, common, deepest, enclosing
 from .candidates import Candidates
-
-if TYPE_CHECKING:
-    from .adapter import SliceGeneralist
+from .encoder import SliceEncoder
 
 AHEAD = 4
 """Slices encoded at once on a GPU when a mask is carried along."""
@@ -49,15 +46,16 @@ class SliceAnswers:
         kept: how many slices' features are kept; the least recently used go first.
     """
 
-    def __init__(self, model: SliceGeneralist, slices: Tensor, canvas: Canvas, pixel_mm: float, kept: int) -> None:
+    def __init__(self, model: SliceEncoder, slices: Tensor, canvas: Canvas, pixel_mm: float, kept: int) -> None:
         self._model = model
         self._slices = slices
         self._canvas = canvas
         self._pixel_mm = pixel_mm
         self._kept = max(1, kept)
-        self._features: OrderedDict[int, Tensor] = OrderedDict()
+        self._features: LRUCache[int, Tensor] = LRUCache(self._kept)
+        self._feature_bytes = self._own_bytes = 0
         self._decoded: dict[int, Tensor] = {}
-        self._own: OrderedDict[tuple[int, bytes], Tensor] = OrderedDict()
+        self._own: LRUCache[tuple[int, bytes], Tensor] = LRUCache(self._kept)
 
     def __len__(self) -> int:
         return len(self._features)
@@ -65,8 +63,8 @@ class SliceAnswers:
     @property
     def bytes(self) -> int:
         """Memory that the slices, their features and the answers that may go back take."""
-        kept = (*self._features.values(), *self._own.values())
-        return self._slices.nbytes + sum(tensor.nbytes for tensor in kept)
+        each = len(self._features) * self._feature_bytes + len(self._own) * self._own_bytes
+        return self._slices.nbytes + each
 
     def nothing(self) -> Tensor:
         """The logits ``[h, w]`` of a slice on which nothing is segmented."""
@@ -127,12 +125,9 @@ class SliceAnswers:
             indices: the slices whose answer is that of the last ``decide``.
         """
         for index in set(indices) & set(self._decoded):
-            key = _key(index, answer[index])
-            self._own[key] = self._decoded[index]
-            self._own.move_to_end(key)
+            self._own[_key(index, answer[index])] = self._decoded[index]
+            self._own_bytes = self._decoded[index].nbytes
         self._decoded.clear()
-        while len(self._own) > self._kept:
-            self._own.popitem(last=False)
 
     def _remembered(self, index: int, mask: Tensor) -> Tensor | None:
         """The decoder's logits ``[4g, 4g]`` of which a mask ``[rows, columns]`` was made, None for another's mask."""
@@ -180,9 +175,7 @@ class SliceAnswers:
             new = new[: self._kept]
             for n, features in zip(new, self._model.embed(self._slices[new], self._canvas), strict=True):
                 self._features[n] = features.half()
-            while len(self._features) > self._kept:
-                self._features.popitem(last=False)
-        self._features.move_to_end(index)
+            self._feature_bytes = self._features[index].nbytes
         return self._features[index].float()
 
     def _padded(self, logits: Tensor) -> Tensor:

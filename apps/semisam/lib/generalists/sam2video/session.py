@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +12,8 @@ from lib.generalists.base import Prompts
 from lib.generalists.prompt_checks import check_prompts, within_box
 from lib.generalists.slices import acquisition_view
 
+from .encoder import FrameEncoder
 from .tracker import Memory, Piece
-
-if TYPE_CHECKING:
-    from .adapter import Sam2Video
 
 SLICES = 48
 """Slices a session works on at most; those of a scan with more are averaged."""
@@ -45,7 +42,7 @@ class Session:
         spacing: voxel size in mm.
     """
 
-    def __init__(self, model: Sam2Video, volume: Tensor, spacing: Sequence[float]) -> None:
+    def __init__(self, model: FrameEncoder, volume: Tensor, spacing: Sequence[float]) -> None:
         self._model = model
         self._shape = tuple(volume.shape)
         self._view = acquisition_view(spacing)

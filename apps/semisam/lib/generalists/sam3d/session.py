@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from lib.core.resampling import resize
 from lib.generalists.base import Prompts
 from lib.generalists.prompt_checks import check_prompts, within_box
 
+from .encoder import CubeEncoder
 from .intensity import normalise, statistics
 from .windows import Mosaic, Start, clamp_start, cut, tile
-
-if TYPE_CHECKING:
-    from .adapter import SamMed3d
 
 _SURE = 1e-3
 """A mask's probabilities are kept this far from 0 and 1, so that their logits stay in the range of the model's own."""
@@ -47,11 +44,11 @@ class Session:
         shape: voxels ``D, H, W`` of the scan that was opened.
     """
 
-    def __init__(self, model: SamMed3d, working: Tensor, shape: tuple[int, int, int]) -> None:
+    def __init__(self, model: CubeEncoder, working: Tensor, shape: tuple[int, int, int]) -> None:
         self._model = model
         self._working = working
         self._shape = shape
-        self._features: dict[Start, Tensor] = {}
+        self._features: LRUCache[Start, Tensor] = LRUCache(_KEPT)
 
     def segment(self, prompts: Prompts) -> Tensor:
         """Answer to all prompts given so far; see ``PromptSession``."""
@@ -123,13 +120,11 @@ class Session:
 
     def _encoded(self, start: Start) -> Tensor:
         """Features of a cube, from memory if it was looked at before."""
-        features = self._features.pop(start, None)
+        features = self._features.get(start)
         if features is None:
             cube = cut(self._working, start, self._model.layout.image)
             features = self._model.encode_cubes(normalise(cube, *statistics(cube))[None])[0]
-        self._features[start] = features  # the one used last is the last
-        while len(self._features) > _KEPT:
-            del self._features[next(iter(self._features))]
+            self._features[start] = features
         return features
 
     def _answer(self, features: Tensor, points: Tensor, positive: Tensor, mask: Tensor | None) -> Tensor:

@@ -10,7 +10,6 @@ from lib.specialists.spec import SpecialistSpec
 from .base import SpecialistNetwork
 from .cpu_convolution import use_cpu_convolutions
 from .dynunet import DynUNetSpecialist
-from .gpu_norm import use_gpu_norms
 from .sam.build import SAM_KINDS, build_sam
 from .unet2d import UNet2d
 from .unet3d import UNet3d
@@ -38,5 +37,4 @@ def build_network(spec: SpecialistSpec) -> SpecialistNetwork:
         raise UserError(f"There is no network {spec.network!r}. Known: {', '.join(NETWORKS)}.")
     network = NETWORKS[spec.network](spec)
     use_cpu_convolutions(network)
-    use_gpu_norms(network)
     return network.to(memory_format=network.layout)  # type: ignore[call-overload]
