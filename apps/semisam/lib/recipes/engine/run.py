@@ -20,6 +20,7 @@ from lib.generalists import Generalist
 from lib.parallel.ranks import Ranks
 from lib.propagation import Propagator
 from lib.recipes.registry import IMPLEMENTATIONS, amount_of, resolve, trainings_of
+from lib.training.loop import shared_iterations
 
 from .context import Context
 from .grid import choose_grid
@@ -112,6 +113,8 @@ def run_recipe(
         if not unlabelled:
             # Without pseudo-labels a second round would repeat the first.
             amount = replace(amount, rounds=1)
+        if recipe.trainings == 1:  # processes share each training; of several trainings, each process does its own
+            amount = replace(amount, iterations=shared_iterations(amount.epochs, amount.iterations, ranks.world))
         ranks.once(lambda: check_space(folder, _bytes_needed(voxels, spec.channels, len(usable))))
         study = Study(usable, schema, spec, run_folder.prepared)
         rounds = amount.rounds

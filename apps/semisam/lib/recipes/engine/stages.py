@@ -17,8 +17,9 @@ from lib.specialists.checkpoint import load_specialist
 from lib.specialists.networks import SpecialistNetwork
 from lib.specialists.predict import predict_prepared
 from lib.specialists.regularisers import Regulariser, build_regulariser
+from lib.training.agreement import agreement
 from lib.training.assistance import Assistant
-from lib.training.loop import StepListener, Trained, TrainingPlan, agreement, train
+from lib.training.loop import StepListener, Trained, Trainer, TrainingPlan
 from lib.training.sampling import SampleSource
 
 from .context import Context
@@ -104,16 +105,18 @@ def train_round(
         release_generalist(run)
     done = run.reporter.done("training")
     for attempt in range(1, MOST_TRAININGS + 1):
-        trained = train(
+        trainer = Trainer(
             run.study.spec,
             source or run.study,
             regulariser or build_regulariser(run.options.regulariser, plan.steps),
             plan,
-            device=run.options.device,
-            seed=run.options.seed * 1009 + index + training * 101 + (attempt - 1) * 10_007,
-            listener=follow(run, index, plan, training, trainings, together=ranks is None),
-            assistant=assistant,
-            ranks=ranks or run.ranks,
+            run.options.device,
+            assistant,
+            ranks or run.ranks,
+        )
+        trained = trainer.train(
+            run.options.seed * 1009 + index + training * 101 + (attempt - 1) * 10_007,
+            follow(run, index, plan, training, trainings, together=ranks is None),
         )
         if not trained.missed or plan.steps < ENOUGH_STEPS:
             break

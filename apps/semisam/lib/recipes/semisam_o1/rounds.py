@@ -45,7 +45,7 @@ def predict_study(run: Context, index: int, members: Sequence[nn.Module], option
 
     def random(name: str) -> torch.Generator:
         # Processes that share the scans cannot share one row of random numbers.
-        if not run.ranks.launched:
+        if run.ranks.world == 1:
             return one_after_another
         return torch.Generator().manual_seed(seed * 1_000_003 + numbers[name])
 
