@@ -179,7 +179,7 @@ def _measure(
     from lib.specialists.regularisers import build_regulariser
     from lib.specialists.regularisers.perturbed_teacher import PerturbedTeacher
     from lib.specialists.regularisers.teacher import TeacherRegulariser
-    from lib.training.loop import TrainingPlan, train
+    from lib.training.loop import Trainer, TrainingPlan
     from lib.training.scan_view import ScanView
 
     torch.set_num_threads(options.threads)
@@ -206,16 +206,9 @@ def _measure(
     begun = time.process_time()
     usual = build_regulariser("mean_teacher", plan.steps)
     assert isinstance(usual, TeacherRegulariser)
-    trained = train(
-        spec,
-        WholeStudy(study),
-        PerturbedTeacher(variant.consistency, usual.most),
-        plan,
-        device="cpu",
-        seed=seed,
-        listener=lambda step, metrics: None,
-        assistant=assistant,
-    )
+    teacher = PerturbedTeacher(variant.consistency, usual.most)
+    trainer = Trainer(spec, WholeStudy(study), teacher, plan, assistant=assistant)
+    trained = trainer.train(seed, lambda step, metrics: None)
     seconds = time.process_time() - begun
     specialist = Specialist(spec, tuple(trained.members[:1]))
     scores = {}

@@ -39,7 +39,7 @@ from lib.specialists.prepare import prepare
 from lib.specialists.ramps import linear_ramp, poly_decay
 from lib.specialists.spec import SpecialistSpec
 from lib.training.sample import Sample
-from lib.training.sampling import TwoStreams
+from lib.training.sampling import TwoStreams, WindowOptions
 
 FIRST_HELD_OUT = 16
 """Sequences from this number on are held out: 110 of 426 frames."""
@@ -235,7 +235,7 @@ def sam_alone(study: Study, options: argparse.Namespace) -> dict[str, dict[str, 
     optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], weight_decay=plan.decay)
     generator = torch.Generator().manual_seed(options.seed)
     source = SliceSource(study.frames(unlabelled=False), 2, 2, generator)
-    streams = TwoStreams(source, study.spec.roi_size, plan.batch, 1.0, plan.weak, generator)
+    streams = TwoStreams(source, study.spec.roi_size, WindowOptions(plan.batch, 1.0, plan.weak), generator)
     for step in range(plan.steps):
         for group in optimiser.param_groups:
             rise = linear_ramp(step + 1, plan.warm_up * plan.steps)

@@ -211,7 +211,7 @@ def work(job: dict[str, Any]) -> int:
     found["seconds"] = time.perf_counter() - begun
     if ranks.first:
         common.write_json(folder / _RESULT, found)
-    if ranks.launched:
+    if ranks.world > 1:
         ignite.distributed.finalize()
     return 0
 

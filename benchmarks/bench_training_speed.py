@@ -27,10 +27,9 @@ sys.path.insert(0, str(common.APP))
 from lib.core.allocator import keep_freed_memory
 from lib.recipes.engine.options import PRESETS
 from lib.specialists import SpecialistSpec, build_network
-from lib.specialists.augment import Augmentation
 from lib.specialists.precision import MixedPrecision
 from lib.specialists.regularisers import Observation, build_regulariser
-from lib.training.loop import TrainingPlan, train
+from lib.training.loop import Trainer, TrainingPlan
 from lib.training.objectives import LabelObjective
 from lib.training.sample import Sample
 from lib.training.sampling import TwoStreams
@@ -92,7 +91,7 @@ def recipe(spec: SpecialistSpec, plan: TrainingPlan, device: str) -> float:
         times.append(time.perf_counter())
 
     regulariser = build_regulariser("mean_teacher", plan.steps)
-    train(spec, Phantoms(spec), regulariser, plan, device=device, seed=0, listener=listen)
+    Trainer(spec, Phantoms(spec), regulariser, plan, device).train(0, listen)
     return (times[-1] - times[_WARM_UP - 1]) / (len(times) - _WARM_UP)
 
 
@@ -102,7 +101,7 @@ def plain(spec: SpecialistSpec, plan: TrainingPlan, device: str) -> float:
     network = build_network(spec).to(device).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=plan.decay)
     generator = torch.Generator().manual_seed(0)
-    streams = TwoStreams(Phantoms(spec), spec.roi_size, plan.batch, plan.human_share, Augmentation(), generator, device)
+    streams = TwoStreams(Phantoms(spec), spec.roi_size, plan.windows, generator, device)
     batches = [streams.draw() for _ in range(4)]
     objective, precision = LabelObjective(), MixedPrecision(device)
     times: list[float] = []

@@ -11,8 +11,8 @@ from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation
 from lib.specialists.networks import build_network
 from lib.specialists.regularisers import build_regulariser
-from lib.training.loop import Trained, TrainingPlan, train
-from lib.training.sampling import Batch, TwoStreams
+from lib.training.loop import Trained, Trainer, TrainingPlan
+from lib.training.sampling import Batch, TwoStreams, WindowOptions
 from training_parts import Shapes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -22,13 +22,13 @@ SPEC = SpecialistSpec(("block", "plate"), (8, 16, 32), (1.0, 1.0, 1.0), (16, 16,
 
 def drawn(device: str, augmentation: Augmentation) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    return TwoStreams(Shapes(), (16, 16, 16), 4, 0.5, augmentation, generator, device).draw()
+    return TwoStreams(Shapes(), (16, 16, 16), WindowOptions(4, 0.5, augmentation), generator, device).draw()
 
 
 def trained(regulariser: str, metrics: list[dict[str, float]]) -> Trained:
     plan = TrainingPlan(epochs=2, iterations=15)  # no multiple of the steps whose metrics are fetched together
     learner = build_regulariser(regulariser, plan.steps)
-    return train(SPEC, Shapes(), learner, plan, device="cuda", seed=0, listener=lambda _, found: metrics.append(found))
+    return Trainer(SPEC, Shapes(), learner, plan, "cuda").train(0, lambda _, found: metrics.append(found))
 
 
 def test_a_window_is_cut_alike_on_the_cpu_and_on_the_gpu() -> None:

@@ -28,7 +28,7 @@ def score_study(study: Study, methods: Sequence[StudyScoring], request: Mapping[
         UserError: as ``run_pass`` does; (500) when the new processes have ended before their time.
     """
     ranks = Ranks.current()
-    count = 1 if ranks.launched else processes(request, choose_device(str(request.get("device") or "auto")))
+    count = processes(request, choose_device(str(request.get("device") or "auto")))
     if count == 1:
         return run_pass(study, methods, request, ranks)
     logger.info("Scoring with %d processes", count)

@@ -115,7 +115,7 @@ class SemiSamTrainer(TrainTask):
         study = self.study
         ranks = Ranks.current()
         observer = TrainingObserver(study, options)
-        count = 1 if ranks.launched else processes(request, options.device)
+        count = processes(request, options.device)
         if count > 1:
             return self._by_several(count, request, observer)
         try:

@@ -15,12 +15,13 @@ from lib.core.errors import UserError
 from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation
 from lib.specialists.regularisers import MeanTeacher, Observation
-from lib.training import metrics_queue as readings
+from lib.training import metrics_queue
+from lib.training.agreement import agreement, holds_structure, overlap_counts
 from lib.training.assistance import Predict
-from lib.training.loop import TrainingPlan, agreement, holds_structure, overlap_counts, train
+from lib.training.loop import Trainer, TrainingPlan
 from lib.training.objectives import LabelObjective
 from lib.training.sample import Sample
-from lib.training.sampling import TwoStreams
+from lib.training.sampling import TwoStreams, WindowOptions
 from training_parts import TinyNetwork, gradient, observe
 
 SPEC = SpecialistSpec(("cube",), (4, 8), (1.0, 1.0, 1.0), (12, 12, 12))
@@ -45,7 +46,8 @@ class Cubes:
 
 
 def streams(batch: int, share: float, source: Cubes | None = None) -> TwoStreams:
-    return TwoStreams(source or Cubes(), (12, 12, 12), batch, share, Augmentation(), torch.Generator().manual_seed(0))
+    options = WindowOptions(batch, share, Augmentation())
+    return TwoStreams(source or Cubes(), (12, 12, 12), options, torch.Generator().manual_seed(0))
 
 
 def test_a_window_without_changes_is_a_crop() -> None:
@@ -121,9 +123,7 @@ def test_training_learns_a_cube_and_is_repeatable() -> None:
 
     def run() -> tuple[float, torch.Tensor, list[int]]:
         steps: list[int] = []
-        trained = train(
-            SPEC, Cubes(), MeanTeacher(most=0.8), plan, device="cpu", seed=5, listener=lambda n, _: steps.append(n)
-        )
+        trained = Trainer(SPEC, Cubes(), MeanTeacher(most=0.8), plan).train(5, lambda n, _: steps.append(n))
         return trained.agreement, next(iter(trained.members[0].parameters())).clone(), steps
 
     value, weights, steps = run()
@@ -140,7 +140,7 @@ def test_a_training_leaves_nothing_in_memory_but_its_networks() -> None:
     try:
         source = Cubes()
         kept = weakref.ref(source)
-        train(SPEC, source, MeanTeacher(), plan, device="cpu", seed=0, listener=lambda *_: None)
+        Trainer(SPEC, source, MeanTeacher(), plan).train(0, lambda *_: None)
         del source
         assert kept() is None
     finally:
@@ -149,15 +149,7 @@ def test_a_training_leaves_nothing_in_memory_but_its_networks() -> None:
 
 def test_a_loss_that_is_no_number_stops_with_a_text() -> None:
     with pytest.raises(UserError, match="no longer a number"):
-        train(
-            SPEC,
-            Cubes(value=math.inf),
-            MeanTeacher(),
-            TrainingPlan(epochs=1, iterations=2),
-            device="cpu",
-            seed=0,
-            listener=lambda *_: None,
-        )
+        Trainer(SPEC, Cubes(math.inf), MeanTeacher(), TrainingPlan(epochs=1, iterations=2)).train(0, lambda *_: None)
 
 
 class Bystander:
@@ -189,11 +181,9 @@ def test_what_is_told_in_bursts_is_what_is_told_step_by_step(monkeypatch: pytest
     told: list[list[tuple[int, dict[str, float]]]] = []
     agreements = []
     for together in (1, 3):
-        monkeypatch.setattr(readings, "_STEPS", {"cpu": together})
+        monkeypatch.setattr(metrics_queue, "_STEPS", {"cpu": together})
         log: list[tuple[int, dict[str, float]]] = []
-        trained = train(
-            SPEC, Cubes(), MeanTeacher(), plan, device="cpu", seed=1, listener=lambda *step, log=log: log.append(step)
-        )
+        trained = Trainer(SPEC, Cubes(), MeanTeacher(), plan).train(1, lambda *step, log=log: log.append(step))
         told.append(log)
         agreements.append(trained.agreement)
     assert [step for step, _ in told[1]] == list(range(1, 15))
@@ -203,39 +193,24 @@ def test_what_is_told_in_bursts_is_what_is_told_step_by_step(monkeypatch: pytest
 
 
 def test_in_a_burst_the_step_that_went_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readings, "_STEPS", {"cpu": 10})
+    monkeypatch.setattr(metrics_queue, "_STEPS", {"cpu": 10})
     told: list[int] = []
 
     class Breaks(MeanTeacher):
         def loss(self, seen: Observation) -> torch.Tensor:
             return super().loss(seen) + (math.nan if seen.step == 3 else 0.0)
 
+    trainer = Trainer(SPEC, Cubes(), Breaks(), TrainingPlan(epochs=1, iterations=20))
     with pytest.raises(UserError, match="step 4 of 20"):
-        train(
-            SPEC,
-            Cubes(),
-            Breaks(),
-            TrainingPlan(epochs=1, iterations=20),
-            device="cpu",
-            seed=1,
-            listener=lambda n, _: told.append(n),
-        )
+        trainer.train(1, lambda n, _: told.append(n))
     assert told == [1, 2, 3]
 
 
 def test_an_assistant_is_asked_about_every_scan_that_is_drawn() -> None:
     bystander = Bystander()
     logged: list[dict[str, float]] = []
-    train(
-        SPEC,
-        Cubes(),
-        MeanTeacher(),
-        TrainingPlan(epochs=1, iterations=3),
-        device="cpu",
-        seed=0,
-        listener=lambda _, metrics: logged.append(metrics),
-        assistant=bystander,
-    )
+    trainer = Trainer(SPEC, Cubes(), MeanTeacher(), TrainingPlan(epochs=1, iterations=3), assistant=bystander)
+    trainer.train(0, lambda _, metrics: logged.append(metrics))
     assert sorted(step for _, step in bystander.asked) == [0, 0, 1, 1, 2, 2]
     assert {name for name, _ in bystander.asked} == {"h", "p", "q"}
     assert bystander.seen == pytest.approx([1.0, 1.0, 1.0])

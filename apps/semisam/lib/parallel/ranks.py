@@ -1,10 +1,10 @@
-"""Several processes that share the work of one run.
+"""The processes that share the work of one run.
 
-Ignite's launcher on PyTorch's own engine: ``torchrun``, ``srun`` or ``ignite.distributed.Parallel`` start the
-processes, gloo (CPU) or NCCL (one GPU each) connects them. What they share is the run's folder: results are files that
-each writes whole. They tell each other only small facts, and parts of a training step.
+``torchrun`` or ``srun`` starts them; Ignite (``ignite.distributed``) connects them by gloo on CPUs and by NCCL on GPUs,
+one GPU for each process. Scans are shared out by rank, and results are files that each process writes whole into the
+run's folder. A training is shared by PyTorch's DistributedDataParallel: see ``lib.training.loop``.
 
-Every process walks through the same calls of ``Ranks`` in the same order; an error of one reaches all at the next call.
+All processes make the same calls of ``Ranks`` in the same order. An error of one reaches the others at the next call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import ignite.distributed as idist
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.core.devices import memory_error, out_of_memory
 from lib.core.errors import UserError
@@ -32,10 +32,15 @@ log = logging.getLogger("semisam.distributed")
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=24)
-"""How long one waits for the others: shares of a large study may take that much longer than others. A process that has
+"""Time limit of all communication: one process may need hours longer for its scans than another. A process that has
 died is noticed at once, by its closed connection or by the launcher."""
 _TORCHRUN, _SRUN = "RANK", "SLURM_STEP_NUM_TASKS"
-"""Variables of the environment that say who has started this process; a script of sbatch has Slurm's other ones."""
+"""Environment variables that tell which launcher started this process. The script of an sbatch job has Slurm's other
+variables, but not this one."""
+_SEEDS_APART = 0x9E3779B1
+"""Distance of the seeds of two processes. PyTorch's generator takes the lowest 32 bits of a seed."""
+_LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+"""Parts of the messages of errors that mean a lost connection, in lower case."""
 
 
 class LostRankError(UserError):
@@ -61,25 +66,22 @@ class Ranks:
         rank: number of this process, from 0. The first one ends rounds, reports and publishes.
         world: how many there are.
         local: number of this process on its machine.
-        launched: started by a launcher. Then trainings go piece by piece (``lib.training.shared_step``), whatever
-            ``world`` is, so that any number of processes gives the same weights.
     """
 
     rank: int = 0
     world: int = 1
     local: int = 0
-    launched: bool = False
     _facts: Any = None
 
     @classmethod
     def current(cls) -> Ranks:
-        """What ``start`` has joined; a process that was not launched is alone. To be called once, by all."""
-        if not torch.distributed.is_initialized():
-            return cls()
+        """The processes that ``start`` has joined, or this one alone. To be called once, by all."""
         world = idist.get_world_size()
+        if world == 1:
+            return cls()
         # Facts go over gloo also beside GPUs: waiting for them must not keep a GPU busy.
         facts = idist.new_group(list(range(world)), backend="gloo", timeout=_PATIENCE)
-        return cls(idist.get_rank(), world, idist.get_local_rank(), True, facts)
+        return cls(idist.get_rank(), world, idist.get_local_rank(), facts)
 
     @property
     def first(self) -> bool:
@@ -91,27 +93,27 @@ class Ranks:
         return items[self.rank :: self.world]
 
     def device(self, device: str) -> str:
-        """Where this process works when the first one works on ``device``: each on a GPU of its own."""
+        """This process's device when the first one's is ``device``: each process has a GPU of its own."""
         return f"cuda:{self.local}" if device.startswith("cuda") and self.world > 1 else device
 
     def gather(self, fact: T) -> list[T]:
         """The facts of all processes, by rank. Waits for all.
 
         Args:
-            fact: small; plain types, or what can be pickled.
+            fact: something small that can be pickled.
 
         Raises:
             LostRankError: when one of them has died.
         """
         if self.world == 1:
             return [fact]
-        with _lost():
+        with connection():
             # As an object, whatever it is: Ignite would put numbers and texts on the GPU.
             wrapped = cast("list[tuple[T]]", idist.all_gather((fact,), group=self._facts))
         return [each for (each,) in wrapped]
 
     def once(self, work: Callable[[], T]) -> T:
-        """Let the first process do something; all get its result, or an error.
+        """Let the first process do something; all get its result or its error.
 
         Raises:
             UserError: when it has failed there; elsewhere with the same text.
@@ -133,7 +135,7 @@ class Ranks:
 
         Args:
             names: the same for all.
-            work: gives a small fact; what is large goes into files.
+            work: returns something small; large results belong into files.
 
         Returns:
             All facts, in the order of ``names``.
@@ -155,38 +157,43 @@ class Ranks:
         found = {name: fact for facts, _ in results for name, fact in facts.items()}
         return {name: found[name] for name in names}
 
-    def exchange(self, own: Sequence[Tensor], sizes: Sequence[int], like: Tensor) -> list[Tensor]:
-        """All parts of something, of which each process has its share.
+    # --- a training that all processes share --------------------------------------------------------------------------
+
+    def own_seed(self, seed: int) -> int:
+        """The seed of this process's own random numbers; for the first process it is ``seed`` itself."""
+        return seed + self.rank * _SEEDS_APART
+
+    def generator(self, seed: int) -> torch.Generator:
+        """A source of random numbers on the CPU, another one in each process; see ``own_seed``."""
+        return torch.Generator().manual_seed(self.own_seed(seed))
+
+    def synchronised(self, network: nn.Module, **options: bool) -> nn.Module:
+        """The network with the first process's weights, and gradients that are the mean over all processes.
 
         Args:
-            own: ``share`` of the parts ``[size, ...]``, on the device.
-            sizes: of all parts along the first axis.
-            like: any tensor of the parts' device and type, ``[?, ...]`` with their other axes.
-
-        Returns:
-            All parts, in order; one's own as they came.
+            network: on this process's device.
+            options: of ``torch.nn.parallel.DistributedDataParallel``.
         """
         if self.world == 1:
-            return list(own)
-        most, slots = max(sizes), -(-len(sizes) // self.world)
-        sent = like.new_zeros(slots, most, *like.shape[1:])
-        for slot, part in enumerate(own):
-            sent[slot, : len(part)] = part
-        on_gpu = torch.distributed.get_backend() == "nccl"
-        home = sent.device
-        sent = sent if on_gpu else sent.cpu()
-        got = [torch.empty_like(sent) for _ in range(self.world)]
-        with _lost():
-            torch.distributed.all_gather(got, sent)
-        return [got[n % self.world][n // self.world, :size].to(home) for n, size in enumerate(sizes)]
+            return network
+        with connection():
+            return idist.auto_model(network, **options)
 
-    def agree(self, tensors: Sequence[Tensor]) -> None:
+    def total(self, counts: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.world == 1:
+            return counts
+        with connection():
+            return cast("Tensor", idist.all_reduce(counts))
+
+    def same(self, tensors: Sequence[Tensor]) -> None:
         """Give all processes the first one's values of these tensors, in place."""
         if self.world == 1:
             return
-        for tensor in tensors:
-            (value,) = self.exchange([tensor[None]] if self.first else [], [1], tensor[None])
-            tensor.copy_(value[0])
+        with connection():
+            for tensor in tensors:
+                # In one layout: weights may lie channels last.
+                tensor.copy_(cast("Tensor", idist.broadcast(tensor.contiguous())))
 
     def _raise(self, told: Sequence[tuple[str, int] | None], own: Exception | None) -> None:
         """Raise this process's own error, else the first of the others'."""
@@ -238,7 +245,7 @@ def start(device: str) -> bool:
 
 
 def end_with_the_others() -> None:
-    """When the launcher ends this process, as another has died, let its main thread end by a LostRankError."""
+    """Raise a ``LostRankError`` in the main thread when the launcher ends this process because another has died."""
     if threading.current_thread() is not threading.main_thread():
         return
 
@@ -249,11 +256,13 @@ def end_with_the_others() -> None:
 
 
 @contextmanager
-def _lost() -> Iterator[None]:
-    """Say in plain words that a connection has ended."""
+def connection() -> Iterator[None]:
+    """In this context a lost connection to another process is a ``LostRankError``."""
     try:
         yield
     except RuntimeError as error:
+        if not any(part in str(error).lower() for part in _LOST):
+            raise
         log.warning("A connection to another process has ended: %s", str(error)[:300])
         raise LostRankError("Another process of this run has ended") from error
 

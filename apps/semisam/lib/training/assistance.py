@@ -1,8 +1,8 @@
-"""Generalists that help while a specialist trains: what they say about a scan joins the scan's windows.
+"""Generalists that help to train a specialist: their answers about a scan are cut along with its windows.
 
-Asking a generalist about each deformed window would need a fresh encoding every time. Here the specialist's current
-prediction of the whole scan is the prompt, the generalist answers once on the scan's own grid, where its encoding can
-be kept, and the answer is deformed together with the scan. It is asked anew when the specialist has moved on.
+A generalist would have to encode every deformed window afresh. Instead it is prompted with the specialist's current
+prediction of the whole scan and answers on the scan's own grid, whose encoding can be kept; the answer is deformed
+together with the scan. It is asked again when the specialist has changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .sample import Sample
 from .sampling import SampleSource
 
 Predict = Callable[[Tensor], Tensor]
-"""The network in training, as it is now: ``[inputs, D, H, W]`` to probabilities ``[1 + N, D, H, W]`` on the CPU."""
+"""The network in its present state: ``[inputs, D, H, W]`` to probabilities ``[1 + N, D, H, W]`` on the CPU."""
 
 
 class Assistant(Protocol):
@@ -29,20 +29,20 @@ class Assistant(Protocol):
     """K, the number of maps."""
 
     def start(self, predict: Predict, steps: int, generator: torch.Generator) -> None:
-        """Get ready for a training of ``steps`` steps.
+        """Prepare for a training.
 
         Args:
             predict: the network in training.
-            steps: of the whole training.
+            steps: steps of the whole training.
             generator: source of all random numbers (CPU).
         """
         ...
 
     def maps(self, name: str, sample: Sample, step: int) -> Tensor:
-        """What there is to say about a scan now, ``[K, D, H, W]``; called each time the scan is drawn.
+        """The maps of a scan, ``[K, D, H, W]``; called each time a window is drawn from it.
 
         Args:
-            name: of the scan.
+            name: the scan's name.
             sample: the scan on the specialist's grid.
             step: steps done.
         """
@@ -58,24 +58,24 @@ class AssistedSource:
 
     Args:
         source: the scans.
-        assistant: who is asked.
-        step: gives the number of steps done.
+        assistant: asked about each scan that is drawn.
     """
 
-    def __init__(self, source: SampleSource, assistant: Assistant, step: Callable[[], int]) -> None:
+    def __init__(self, source: SampleSource, assistant: Assistant) -> None:
         self._source = source
         self._assistant = assistant
-        self._step = step
+        self.step = 0
+        """Steps done; the training keeps it up to date."""
 
     def human(self) -> Sequence[str]:
-        """See ``SampleSource``."""
+        """Names of scans with a human label."""
         return self._source.human()
 
     def pseudo(self) -> Sequence[str]:
-        """See ``SampleSource``."""
+        """Names of scans with a pseudo-label that is of use."""
         return self._source.pseudo()
 
     def sample(self, name: str) -> Sample:
-        """See ``SampleSource``."""
+        """The scan ``name`` with the assistant's maps."""
         sample = self._source.sample(name)
-        return Sample(sample.image, sample.target, sample.weight, self._assistant.maps(name, sample, self._step()))
+        return Sample(sample.image, sample.target, sample.weight, self._assistant.maps(name, sample, self.step))

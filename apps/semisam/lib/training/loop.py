@@ -1,19 +1,22 @@
-"""Train one specialist from scratch on human labels and pseudo-labels."""
+"""Train one specialist from scratch on human labels and pseudo-labels.
+
+Several processes share a training by PyTorch's DistributedDataParallel: each draws windows of its own, from its share
+of the scans, and all follow the mean of their gradients. A step of N processes sees N times more windows, so a training
+takes N times fewer steps (``shared_iterations``) at a higher learning rate (``shared_rate``).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
-from ignite.engine import Engine, Events
 from torch import Tensor
 
 from lib.core.devices import torch_seeded
 from lib.core.errors import UserError
-from lib.parallel.ranks import Ranks
+from lib.parallel.ranks import Ranks, connection
 from lib.specialists.augment import Augmentation
 from lib.specialists.networks import SpecialistNetwork, build_network
 from lib.specialists.precision import MixedPrecision, repeatable_convolutions
@@ -22,11 +25,13 @@ from lib.specialists.ramps import linear_ramp, poly_decay
 from lib.specialists.regularisers import Observation, Regulariser
 from lib.specialists.spec import SpecialistSpec
 
+from .agreement import mean_dice, overlap_counts
 from .assistance import Assistant, AssistedSource, Predict
-from .metrics_queue import Metrics, Readings
+from .metrics_queue import Metrics, MetricsQueue, Step
 from .objectives import LabelObjective, Objective
-from .sampling import SampleSource, TwoStreams
-from .shared_step import Pieces
+from .sampling import SampleSource, TwoStreams, WindowOptions
+from .shared_scans import SharedScans
+from .student_pass import StudentPass
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,9 @@ class TrainingPlan:
     Args:
         epochs: epochs, each ``iterations`` steps long.
         iterations: steps of an epoch.
-        batch: windows in a step.
-        human_share: share of the windows with a human label where both kinds are there. Half, as in the paper: in
-            short trainings a tenth was worse (hippocampus, 300 steps: 0.816 against 0.839 Dice on six scans).
-        rate: learning rate of AdamW at the start; it falls to 0 polynomially.
+        batch: windows in a step, in each of the processes that share a training.
+        human_share: share of the windows with a human label where both kinds are there. Half, as in the paper.
+        rate: learning rate of AdamW at the start; it falls to 0 polynomially. For one process, see ``shared_rate``.
         decay: weight decay.
         warm_up: share of the steps in which the learning rate rises.
         clip: largest norm of the gradient.
@@ -63,6 +67,37 @@ class TrainingPlan:
         """Steps of the whole training."""
         return self.epochs * self.iterations
 
+    @property
+    def windows(self) -> WindowOptions:
+        """How a step's windows are drawn."""
+        return WindowOptions(self.batch, self.human_share, self.augmentation)
+
+
+LEAST_STEPS = 200
+"""Steps of a training that several processes share, unless one process would take fewer. Too few steps make a worse
+network however many windows each sees."""
+
+
+def shared_iterations(epochs: int, iterations: int, world: int) -> int:
+    """Steps of an epoch by ``world`` processes: at least the windows that one process sees, and ``LEAST_STEPS`` in all.
+
+    Args:
+        epochs: of the training.
+        iterations: steps of an epoch by one process.
+        world: how many processes share each step.
+    """
+    least = -(-LEAST_STEPS // epochs)
+    return min(iterations, max(-(-iterations // world), least))
+
+
+def shared_rate(rate: float, world: int) -> float:
+    """The learning rate of ``world`` processes, whose gradients are means over ``world`` times more windows.
+
+    It grows with the root of the batch, as it should for optimisers that divide by the gradient's deviation: Malladi
+    et al., "On the SDEs and scaling rules for adaptive gradient algorithms", https://arxiv.org/abs/2205.10287.
+    """
+    return rate * math.sqrt(world)
+
 
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -83,154 +118,128 @@ StepListener = Callable[[int, "dict[str, float]"], None]
 """Called after each step with the number of steps done and the step's metrics."""
 
 
-def train(
-    spec: SpecialistSpec,
-    source: SampleSource,
-    regulariser: Regulariser,
-    plan: TrainingPlan,
-    *,
-    device: str,
-    seed: int,
-    listener: StepListener,
-    assistant: Assistant | None = None,
-    ranks: Ranks | None = None,
-) -> Trained:
-    """Train a fresh network; no label of any other scan is looked at, and the last weights are taken.
+@dataclass(eq=False)
+class Trainer:
+    """Trains a fresh network; no label of any other scan is looked at, and the last weights are taken.
 
     Args:
         spec: the network and its grid.
-        source: the scans.
-        regulariser: what else the student is asked for; may keep a teacher.
+        source: the scans, the same in all processes.
+        regulariser: a further loss, which may keep a teacher. One object serves one training.
         plan: how to train.
         device: ``cpu`` or ``cuda[:n]``.
-        seed: of all random numbers.
-        listener: told about each step.
-        assistant: generalists that help, None without any.
-        ranks: who shares the work of each step, None for this process alone. All draw the same windows and work out
-            the same loss; what they share is the student's pass there and back, see ``pieces``.
-
-    Raises:
-        UserError: when the loss is no longer a number.
+        assistant: asks generalists meanwhile, None without any.
+        ranks: the processes that share this training.
     """
-    generator = torch.Generator().manual_seed(seed)
-    precision = MixedPrecision(device)
-    with torch_seeded(seed, device), repeatable_convolutions():
-        student = build_network(spec).to(device).train()
-        regulariser.start(student, spec.channels, plan.steps, generator)
-        done = 0
-        if assistant is not None:
-            assistant.start(_predictor(spec, regulariser, student), plan.steps, generator)
-            source = AssistedSource(source, assistant, lambda: done)
-        streams = TwoStreams(source, spec.roi_size, plan.batch, plan.human_share, plan.augmentation, generator, device)
-        heads = list(regulariser.parameters())
-        trained = [*student.parameters(), *heads]
-        optimiser = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=plan.decay, fused=device != "cpu" or None)
-        pieces = None
-        if ranks is not None and ranks.launched:
-            pieces = Pieces(ranks, seed, precision, student, heads)
-        there_and_back = _Pass(student, precision, pieces, bool(heads))
 
-        def step(engine: Engine, _: object) -> Metrics:
-            nonlocal done
-            done = engine.state.iteration - 1
-            for group in optimiser.param_groups:
-                rise = linear_ramp(done + 1, plan.warm_up * plan.steps)
-                group["lr"] = plan.rate * rise * poly_decay(done, plan.steps)
-            batch = streams.draw()
-            optimiser.zero_grad(set_to_none=True)
-            features, logits = there_and_back.forward(batch.images, spec.channels, done)
-            seen = Observation(**vars(batch), features=features, logits=logits, step=done, steps=plan.steps)
-            with precision():
-                extra = regulariser.loss(seen)
-            loss, learned = plan.objective(seen)
-            # For the log only: every second voxel of each axis tells as much.
-            few = [t.detach()[..., ::2, ::2, ::2] for t in (logits, batch.targets, batch.weights)]
-            counts = overlap_counts(*few)
-            seen_of_labels.add_(counts)
-            metrics: dict[str, Tensor | float] = {**learned, "agreement": _of_held(counts), "regulariser": extra}
-            total = loss + extra
-            if assistant is not None:
-                help_, facts = assistant.loss(seen)
-                total = total + help_
-                metrics |= facts
-            metrics["loss"] = total
-            there_and_back.descend(total, optimiser, plan.clip)
-            return {name: value.detach() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+    spec: SpecialistSpec
+    source: SampleSource
+    regulariser: Regulariser
+    plan: TrainingPlan
+    device: str = "cpu"
+    assistant: Assistant | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
-        def tell(number: int, metrics: dict[str, float]) -> None:
-            check_finite(metrics["loss"], number - 1, plan.steps)
+    def train(self, seed: int, listener: StepListener) -> Trained:
+        """Train.
+
+        Args:
+            seed: of all random numbers.
+            listener: told about each step.
+
+        Raises:
+            UserError: when the loss is no longer a number, or another process has ended.
+        """
+        queue = MetricsQueue(self.device, self.ranks)
+        with torch_seeded(seed, self.device), repeatable_convolutions():
+            self._begin(seed)
+            for epoch in range(self.plan.epochs):
+                self._agreements: list[float] = []
+                self._seen.zero_()
+                for number in range(1, self.plan.iterations + 1):
+                    done = epoch * self.plan.iterations + number
+                    with connection():
+                        metrics = self._step(done - 1)
+                    self._log(queue.add(done, metrics), listener)
+                self._log(queue.flush(), listener)
+            return self._finish()
+
+    def _begin(self, seed: int) -> None:
+        """The network with all that follows it, and where its windows come from."""
+        spec, plan = self.spec, self.plan
+        self._precision = MixedPrecision(self.device)
+        self._student = build_network(spec).to(self.device).train()
+        generator = self.ranks.generator(seed)
+        self.regulariser.start(self._student, spec.channels, plan.steps, generator)
+        self._assisted: AssistedSource | None = None
+        source = self.source if self.ranks.world == 1 else SharedScans(self.source, self.ranks)
+        if self.assistant is not None:
+            self.assistant.start(predictor(spec, self.regulariser, self._student), plan.steps, generator)
+            source = self._assisted = AssistedSource(source, self.assistant)
+        self._streams = TwoStreams(source, spec.roi_size, plan.windows, generator, self.device)
+        heads = list(self.regulariser.parameters())
+        self._pass = self.ranks.synchronised(StudentPass(self._student, self._precision, heads))
+        trained = [*self._student.parameters(), *heads]
+        fused = self.device != "cpu" or None
+        self._optimiser = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=plan.decay, fused=fused)
+        self._seen = torch.zeros(spec.channels - 1, 3, dtype=torch.long, device=self.device)
+        if self.ranks.world > 1:  # the weights are the same, dropout is not
+            torch.manual_seed(self.ranks.own_seed(seed))
+
+    def _step(self, done: int) -> Metrics:
+        """Learn from one batch, after ``done`` steps."""
+        plan = self.plan
+        rise = linear_ramp(done + 1, plan.warm_up * plan.steps)
+        for group in self._optimiser.param_groups:
+            group["lr"] = shared_rate(plan.rate, self.ranks.world) * rise * poly_decay(done, plan.steps)
+        if self._assisted is not None:
+            self._assisted.step = done
+        batch = self._streams.draw()
+        self._optimiser.zero_grad(set_to_none=True)
+        features, logits = self._pass(batch.images)
+        seen = Observation(**vars(batch), features=features, logits=logits, step=done, steps=plan.steps)
+        loss, metrics = self._loss(seen)
+        self._precision.step(loss, self._optimiser, plan.clip)
+        self.regulariser.after_step(self._student, done)
+        return metrics
+
+    def _loss(self, seen: Observation) -> tuple[Tensor, Metrics]:
+        """All terms together, and what to log."""
+        with self._precision():
+            regularised = self.regulariser.loss(seen)
+        loss, metrics = self.plan.objective(seen)
+        # For the log only: every second voxel of each axis tells as much.
+        thinned = [t.detach()[..., ::2, ::2, ::2] for t in (seen.logits, seen.targets, seen.weights)]
+        counts = overlap_counts(*thinned)
+        self._seen.add_(counts)
+        found: dict[str, Tensor | float] = {**metrics, "agreement": mean_dice(counts), "regulariser": regularised}
+        loss = loss + regularised
+        if self.assistant is not None:
+            term, facts = self.assistant.loss(seen)
+            loss = loss + term
+            found |= facts
+        found["loss"] = loss
+        return loss, {name: v.detach() if isinstance(v, Tensor) else v for name, v in found.items()}
+
+    def _log(self, steps: Iterable[Step], listener: StepListener) -> None:
+        for number, metrics in steps:
+            check_finite(metrics["loss"], number - 1, self.plan.steps)
             if math.isnan(metrics["agreement"]):
                 del metrics["agreement"]
             else:
-                agreements.append(metrics["agreement"])
+                self._agreements.append(metrics["agreement"])
             listener(number, metrics)
 
-        engine = Engine(step)
-        agreements: list[float] = []
-        seen_of_labels = torch.zeros(spec.channels - 1, 3, dtype=torch.long, device=device)
-        readings = Readings(device, tell)
-
-        @engine.on(Events.EPOCH_STARTED)
-        def forget() -> None:
-            agreements.clear()
-            seen_of_labels.zero_()
-
-        @engine.on(Events.ITERATION_COMPLETED)
-        def follow(engine: Engine) -> None:  # not the one around it: a circle would keep all in memory for a while
-            regulariser.after_step(student, engine.state.iteration - 1)
-            readings.add(engine.state.iteration, cast("Metrics", engine.state.output))
-
-        engine.on(Events.EPOCH_COMPLETED)(readings.flush)
-        engine.run(max_epochs=plan.epochs, epoch_length=plan.iterations)
-        members = tuple(m.eval() for m in regulariser.members(student))
-        if ranks is not None:
-            ranks.agree([value for member in members for value in member.state_dict().values()])
-        missed = [n for n, (_, held, found) in enumerate(seen_of_labels.tolist(), start=1) if held and not found]
-        return Trained(members, _mean(agreements), missed)
+    def _finish(self) -> Trained:
+        members = tuple(member.eval() for member in self.regulariser.members(self._student))
+        self.ranks.same([value for member in members for value in member.state_dict().values()])
+        counts = self.ranks.total(self._seen).tolist()
+        missed = [n for n, (_, held, found) in enumerate(counts, start=1) if held and not found]
+        agreements = self._agreements
+        return Trained(members, sum(agreements) / len(agreements) if agreements else 0.0, missed)
 
 
-class _Pass:
-    """The student's way from images to logits, and the step down the gradient.
-
-    Args:
-        student: the network in training.
-        precision: in which it passes.
-        pieces: to share the work; None for the whole batch at once.
-        heads: whether anybody has a head on the student's features.
-    """
-
-    def __init__(
-        self, student: SpecialistNetwork, precision: MixedPrecision, pieces: Pieces | None, heads: bool
-    ) -> None:
-        self._student = student
-        self._heads = heads
-        self._precision = precision
-        self._pieces = pieces
-
-    def forward(self, images: Tensor, classes: int, step: int) -> tuple[Tensor, Tensor]:
-        """Features and logits; no features where nobody has a head on them."""
-        if self._pieces is None:
-            return self._compute(images)
-
-        def compute(part: slice) -> Tensor:
-            features, logits = self._compute(images[part])
-            return torch.cat([logits, features.float()], dim=1)
-
-        whole = self._pieces.forward(len(images), step, compute)
-        return whole[:, classes:], whole[:, :classes]
-
-    def _compute(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        with self._precision():
-            features = self._student.features(images)
-            logits = self._student.classify(features).float()
-        return features if self._heads else logits[:, :0], logits
-
-    def descend(self, loss: Tensor, optimiser: torch.optim.Optimizer, clip: float) -> None:
-        """Go down the gradient of the loss once."""
-        (self._precision.step if self._pieces is None else self._pieces.descend)(loss, optimiser, clip)
-
-
-def _predictor(spec: SpecialistSpec, regulariser: Regulariser, student: SpecialistNetwork) -> Predict:
+def predictor(spec: SpecialistSpec, regulariser: Regulariser, student: SpecialistNetwork) -> Predict:
     """Predicts with the first of the regulariser's members, which goes on training afterwards."""
 
     def predict(image: Tensor) -> Tensor:
@@ -252,48 +261,3 @@ def check_finite(loss: float, done: int, steps: int) -> None:
             "finished are kept.",
             status=500,
         )
-
-
-def agreement(probabilities: Tensor, target: Tensor, weights: Tensor | None = None) -> float:
-    """Mean hard Dice of the structures between two soft labels ``[B, C, D, H, W]``; 1 when both have none.
-
-    The first may be logits as well: only the largest class counts. Voxels whose weight ``[B, 1, D, H, W]`` is 0 are
-    left out.
-    """
-    own, held, both = overlap_counts(probabilities, target, weights).double().T
-    there = own + held > 0
-    return float((2.0 * both / (own + held))[there].mean()) if bool(there.any()) else 1.0
-
-
-def overlap_counts(probabilities: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Voxels of each structure in one soft label, in another, and in both; arguments as for ``agreement``.
-
-    Returns:
-        ``[N, 3]`` integers, on the device of the labels.
-    """
-    own, other = probabilities.argmax(dim=1), target.argmax(dim=1)
-    if weights is not None:
-        known = weights[:, 0] > 0
-        own, other = own * known, other * known
-    rows = []
-    for value in range(1, target.shape[1]):  # one at a time: a study may have a hundred structures
-        mine, theirs = own == value, other == value
-        rows.append(torch.stack([mine.sum(), theirs.sum(), (mine & theirs).sum()]))
-    return torch.stack(rows)
-
-
-def _of_held(counts: Tensor) -> Tensor:
-    """Mean Dice of the structures, by ``overlap_counts``; not a number where the second label holds none."""
-    own, held, both = counts.float().T
-    total = own + held
-    dice = torch.where(total > 0, 2.0 * both / total, torch.nan).nanmean()
-    return torch.where(held.sum() > 0, dice, torch.nan)
-
-
-def holds_structure(target: Tensor, weights: Tensor) -> bool:
-    """Whether a soft label ``[B, C, D, H, W]`` holds a structure where its weight ``[B, 1, D, H, W]`` is not 0."""
-    return bool(((target.argmax(dim=1, keepdim=True) > 0) & (weights > 0)).any())
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

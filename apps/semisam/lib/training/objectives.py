@@ -1,4 +1,4 @@
-"""What a specialist learns from labels: human ones and pseudo-labels."""
+"""The supervised loss, on human labels and pseudo-labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lib.specialists.ramps import linear_ramp
 from lib.specialists.regularisers import Observation, rows
 
 Objective = Callable[[Observation], "tuple[Tensor, dict[str, Tensor]]"]
-"""Gives the loss, and its parts for the log, tensors of one value."""
+"""Returns the loss and its parts for the log, all scalar tensors."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class LabelObjective:
 
     Args:
         pseudo_ramp: share of the steps in which the weight w of the pseudo-labels rises to ``pseudo_weight``.
-        pseudo_weight: w at last; 0 leaves the pseudo-labels out.
+        pseudo_weight: w at the end of the ramp; 0 ignores the pseudo-labels.
     """
 
     pseudo_ramp: float = 0.1
     pseudo_weight: float = 1.0
 
     def __call__(self, seen: Observation) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``Objective``."""
+        """The loss of one step."""
         probabilities = seen.logits.softmax(dim=1)
         total = seen.logits.new_zeros(())
         metrics: dict[str, Tensor] = {}

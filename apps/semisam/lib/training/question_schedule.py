@@ -1,42 +1,42 @@
-"""When a generalist is asked about which scan in a training, and what it said last.
+"""Decides when a generalist is asked about which scan in a training, and keeps its latest answers.
 
-A question takes as long as several steps: without a bound, a training would spend its time on questions, the more so
-the more scans a study has.
+A question takes as long as several training steps. Without a limit, a training would spend most of its time on
+questions, and more so the more scans the study has.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from .kept import Kept
+from .memory_cache import MemoryLimitedCache
 
 
 class Schedule:
-    """Whose turn it is, and the last answers.
+    """When to ask about a scan, and the latest answers.
 
-    A scan is asked about when it is drawn and its last question is too old, as far as the pace allows. What is not used
-    of the pace may be used later. While there are more such scans than that, those go first that were drawn in vain
-    most often: their answers will be used most.
+    A scan is due when a window is drawn from it and its last question is older than ``every``. The pace limits the
+    number of questions; unused questions may be asked later. While more scans are due than the pace allows, those that
+    were due and not asked about most often go first, as their answers will be used most.
 
-    The answers are kept while there is memory. One that had to go leaves its scan without an answer until its turn.
+    Answers are kept as far as memory allows. A scan whose answer had to be dropped has none until it is asked again.
 
     Args:
         every: share of the steps after which a question is too old.
-        pace: steps for each question, counted from the start of the training: after t of them at most 1 + t / ``pace``.
+        pace: steps for each question: after t steps, at most 1 + t / ``pace`` questions have been asked.
         most: bytes for answers.
     """
 
     def __init__(self, every: float, pace: int, most: int) -> None:
         self._every = every
         self._pace = pace
-        self._answers: Kept[Tensor] = Kept(most, lambda answer: answer.nbytes)
+        self._answers: MemoryLimitedCache[Tensor] = MemoryLimitedCache(most, lambda answer: answer.nbytes)
         self._asked: dict[str, int] = {}
         self._vain: dict[str, int] = {}
         self._steps = 1
         self._paced = 0
 
     def start(self, steps: int) -> None:
-        """Forget all answers and get ready for a training of so many steps."""
+        """Forget all answers and prepare for a training of ``steps`` steps."""
         self._steps = steps
         self._paced = 0
         self._asked.clear()
@@ -44,13 +44,13 @@ class Schedule:
         self._answers.clear()
 
     def asked(self, name: str) -> bool:
-        """Whether a scan was asked about in this training, also where nothing is left of the answer."""
+        """Whether a question about a scan was asked in this training, even if its answer is no longer kept."""
         return name in self._asked
 
     def turn(self, name: str, step: int) -> bool:
-        """Whether to ask now about a scan that is drawn after ``step`` steps; to be called once a draw.
+        """Whether to ask now about a scan that is drawn after ``step`` steps.
 
-        Whoever is told to ask calls ``put``.
+        Called once for each draw. The caller asks and then calls ``put``.
         """
         if self.asked(name) and step - self._asked[name] < self._every * self._steps:
             return False
@@ -59,15 +59,22 @@ class Schedule:
         return often and self._paced * self._pace <= step
 
     def put(self, name: str, step: int, answer: Tensor | None, *, paced: bool = True) -> None:
-        """Keep an answer, None when there was nothing to ask; what was not ``paced`` leaves the pace as it is."""
+        """Keep an answer.
+
+        Args:
+            name: the scan's name.
+            step: steps done.
+            answer: None when there was nothing to ask.
+            paced: whether the question counts for the pace.
+        """
         self._asked[name] = step
         self._vain[name] = 0
         self._paced += paced
         if answer is None:
-            self._answers.drop(name)
+            self._answers.pop(name, None)
         else:
-            self._answers.put(name, answer)
+            self._answers[name] = answer
 
     def answer(self, name: str) -> Tensor | None:
-        """The last answer about a scan, None when there is none, or none left."""
+        """The latest answer about a scan, None when there is none or it is no longer kept."""
         return self._answers.get(name)

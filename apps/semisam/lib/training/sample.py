@@ -1,4 +1,4 @@
-"""What a scan brings to a training."""
+"""A scan with its label, as a training draws windows from it."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Samples in a GPU's memory: each scan goes there once, not once for every window."""
+"""Samples kept in a GPU's memory, so that each scan is copied there once and not for every window."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .memory_cache import MemoryLimitedCache
 from .sample import Sample
 
 _SHARE = 0.25
@@ -19,20 +19,20 @@ _MOST = 1_500_000_000
 class OnDevice:
     """Copies of samples on a device; the most recently used ones stay there.
 
-    What a sample brings again (the same memory) is not copied again. Further maps are copied each time and never kept:
-    they are made anew for most windows, such as a generalist's answer.
+    A tensor is copied again only when it lies elsewhere in memory than before. Further maps are never kept: most of
+    them are made for one window, such as a generalist's answer.
 
     Args:
         device: ``cpu`` or ``cuda[:n]``.
-        most: bytes to keep; None for 1.5 GB, or a share of what is free on a GPU if that is less. What a part of a
-            larger tensor holds in the CPU's memory counts whole.
+        most: bytes to keep; None for 1.5 GB, or for a share of a GPU's free memory if that is less. A view counts with
+            the whole tensor that it keeps in the CPU's memory.
     """
 
     def __init__(self, device: str, most: int | None = None) -> None:
         self._device = device
         self._here = device == "cpu"
-        self._most = _room(device) if most is None else most
-        self._kept: OrderedDict[str, dict[str, _Copy]] = OrderedDict()
+        self._kept: MemoryLimitedCache[dict[str, _Copy]]
+        self._kept = MemoryLimitedCache(_room(device) if most is None else most, _bytes)
 
     def copy(self, name: str, sample: Sample) -> Sample:
         """The sample of a scan on the device; on the CPU the sample itself. Its tensors must not change."""
@@ -40,10 +40,7 @@ class OnDevice:
             return sample
         given = {"image": sample.image, "target": sample.target, "weight": sample.weight}
         kept = self._kept.pop(name, {})
-        copies = {part: self._copy(value, kept.get(part)) for part, value in given.items()}
-        self._kept[name] = copies
-        while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self._most:
-            self._kept.popitem(last=False)
+        copies = self._kept[name] = {part: self._copy(value, kept.get(part)) for part, value in given.items()}
         extra = None if sample.extra is None else sample.extra.to(self._device)
         return Sample(**{part: copy.there for part, copy in copies.items()}, extra=extra)
 
@@ -55,14 +52,14 @@ class OnDevice:
 
 @dataclass(frozen=True, eq=False)
 class _Copy:
-    """A tensor, which is held so that its memory is not used again, and its copy on the device."""
+    """A tensor, held so that its memory is not used for another one, and its copy on the device."""
 
     here: Tensor
     there: Tensor
 
 
 def _room(device: str) -> int:
-    """Bytes to keep on a device, 0 on the CPU."""
+    """How many bytes may be kept on a device, 0 on the CPU."""
     if device == "cpu":
         return 0
     torch.cuda.empty_cache()  # what PyTorch holds in reserve would not count as free
@@ -74,5 +71,5 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _bytes(copies: dict[str, _Copy]) -> int:
-    """What copies hold, on the device or, where that is more, on the CPU."""
+    """Memory that copies take on the device, or on the CPU where that is more."""
     return sum(max(copy.there.nbytes, copy.here.untyped_storage().nbytes()) for copy in copies.values())

@@ -53,6 +53,21 @@ class SampleSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class WindowOptions:
+    """How windows are drawn.
+
+    Args:
+        batch: windows in a batch.
+        human_share: share of the windows taken from human labels, over many batches.
+        augmentation: random changes.
+    """
+
+    batch: int
+    human_share: float
+    augmentation: Augmentation
+
+
 class TwoStreams:
     """Draws batches without end.
 
@@ -61,9 +76,7 @@ class TwoStreams:
     Args:
         source: the scans.
         size: voxels of a window.
-        batch: windows in a batch.
-        human_share: share of the windows taken from human labels, over many batches.
-        augmentation: random changes.
+        options: how windows are drawn.
         generator: source of the random numbers (CPU).
         device: where the windows are cut: ``cpu`` or ``cuda[:n]``.
     """
@@ -72,36 +85,34 @@ class TwoStreams:
         self,
         source: SampleSource,
         size: Sequence[int],
-        batch: int,
-        human_share: float,
-        augmentation: Augmentation,
+        options: WindowOptions,
         generator: torch.Generator,
         device: str = "cpu",
     ) -> None:
         self._source = source
         self._there = OnDevice(device)
         self._size = tuple(size)
-        self._augmentation = augmentation
+        self._augmentation = options.augmentation
         self._generator = generator
         self._streams = (list(source.human()), list(source.pseudo()))
         self._left: tuple[list[str], list[str]] = ([], [])
         if all(self._streams):
-            self._human_share = human_share
+            self._human_share = options.human_share
         else:
             self._human_share = 1.0 if self._streams[0] else 0.0
-        self._batch = batch
+        self._batch = options.batch
         self._owed = 0.0
 
     def draw(self) -> Batch:
-        """The next batch, human labels first, the images in the layout that narrow convolutions like best."""
+        """The next batch, windows with a human label first; the images lie channels last."""
         windows = []
         for _ in range(self._batch):
-            # The share is paid exactly over the batches, also where it is less than one window of a batch.
+            # Over many batches the share is exact, also where it is less than one window of a batch.
             self._owed += self._human_share
             stream = 0 if self._owed >= 1.0 - 1e-9 else 1
             self._owed -= 1 - stream
             windows.append((self._window(self._next(stream)), stream == 0))
-        # Each kind in one piece: a part of a tensor is a view, any other choice of windows a copy there and back.
+        # So that each kind is a slice of the batch, which is a view; any other selection would be a copy.
         windows.sort(key=lambda window: not window[1])
         images = torch.stack([w[0] for w, _ in windows])
         return Batch(
@@ -130,7 +141,7 @@ class TwoStreams:
         return image, cut[:classes], cut[classes : classes + 1], cut[classes + 1 :]
 
     def _centre(self, sample: Sample) -> list[float]:
-        """Where to cut: anywhere in a range that keeps the window inside, or around a structure."""
+        """The centre of a window in voxels: anywhere that keeps it inside the scan, or near a structure."""
         extent = sample.image.shape[1:]
         jitter = torch.rand(4, generator=self._generator)
         centre = []

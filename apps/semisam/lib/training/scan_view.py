@@ -1,4 +1,4 @@
-"""A scan as assistants of a training give it to a generalist."""
+"""A scan as a generalist sees it during a training."""
 
 from __future__ import annotations
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,11 +14,13 @@ import torch
 
 from server.options import is_true
 
+from .system_processes import SERVER, born
+
 PROCESSES = "SEMISAM_PROCESSES"
-"""Variable of the environment: processes of a job with ``multi_gpu`` on the CPU."""
+"""Environment variable: how many processes a job with ``multi_gpu`` has on the CPU."""
 
 _APP = Path(__file__).resolve().parents[2]
-_DIE_WITH_PARENT = 1
+_LAUNCHER = Path(__file__).resolve().with_name("launcher.py")
 
 
 def processes(request: Mapping[str, Any], device: str) -> int:
@@ -43,27 +43,27 @@ def processes(request: Mapping[str, Any], device: str) -> int:
 def launch(count: int, command: str, request: Mapping[str, Any], more: Sequence[str] = ()) -> int:
     """Run a command of ``main.py`` in ``count`` processes until it ends; they end with this one.
 
-    The study and the settings go along in the environment, as the server has put them there.
+    The environment tells them the study and the settings, as the server has put them there.
 
     Args:
         count: how many.
         command: ``train`` or ``score``.
-        request: what is asked for.
+        request: the request.
         more: further words of the command line.
 
     Returns:
         The exit status.
     """
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    words = [sys.executable, str(_LAUNCHER), "--standalone", f"--nproc-per-node={count}"]
     words += [str(_APP / "main.py"), command, "--request", json.dumps(dict(request)), *more]
+    return subprocess.run(words, env=_environment(count), check=False).returncode
+
+
+def _environment(count: int) -> dict[str, str]:
+    """This process's environment, and what the launcher and its processes need to know."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {"OMP_NUM_THREADS": str(max(1, cores // count)), **os.environ}
-    linux = sys.platform == "linux"
-    if linux:  # names of hosts in hospitals need not lead anywhere
+    environment[SERVER] = f"{os.getpid()} {born(os.getpid()) or 0.0}"
+    if sys.platform == "linux":  # names of hosts in hospitals need not lead anywhere
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    return subprocess.run(words, env=environment, check=False, preexec_fn=_follow if linux else None).returncode
-
-
-def _follow() -> None:
-    """End this process when its parent ends, however that happens."""
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+    return environment

@@ -28,6 +28,7 @@ from lib.recipes import (
 )
 from lib.recipes.choices import resolve
 from lib.recipes.engine.options import Preset
+from lib.training.loop import StepListener, Trained, Trainer
 from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,21 +133,17 @@ def test_the_generalists_term_has_a_gradient_in_a_real_training(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PRESETS, "quick", Preset(1, 1, 16, 2, (4, 8), 20_000, 14_000))
-    from lib.recipes.engine import stages
-
     metrics: list[dict[str, float]] = []
-    original = stages.train
+    original = Trainer.train
 
-    def listening(*args: object, **kwargs: object) -> object:
-        listener = kwargs["listener"]
-
+    def listening(trainer: Trainer, seed: int, listener: StepListener) -> Trained:
         def listen(step: int, found: dict[str, float]) -> None:
             metrics.append(found)
-            listener(step, found)  # type: ignore[operator]
+            listener(step, found)
 
-        return original(*args, **{**kwargs, "listener": listen})  # type: ignore[arg-type]
+        return original(trainer, seed, listen)
 
-    monkeypatch.setattr(stages, "train", listening)
+    monkeypatch.setattr(Trainer, "train", listening)
     run(cases_of(study), tmp_path / "runs")
     assert len(metrics) == 16
     asked = [m["generalist_gradient"] for m in metrics if "generalist_gradient" in m]

@@ -24,7 +24,6 @@ from lib.recipes.semisam_plus.question import Question
 from lib.recipes.semisam_plus.recipe import run_semisam_plus
 from lib.specialists import load_specialist
 from lib.specialists.regularisers import Observation
-from lib.training.kept import Kept
 from lib.training.sample import Sample
 from lib.training.scan_view import ScanView
 from recipe_runs import SCHEMA, CopyPropagator, KilledError, Listener, cases_of
@@ -293,11 +292,6 @@ def test_memory_for_encoded_scans_is_bounded() -> None:
     assert len(model.opened) == 3
     helper.maps("a", sample(), 90)
     assert len(model.opened) == 4
-    one: Kept[int] = Kept(10, lambda value: value)
-    one.put("large", 50)
-    assert one.get("large") == 50
-    one.put("small", 1)
-    assert (one.get("large"), one.get("small"), len(one)) == (None, 1, 1)
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from lib.specialists.networks.dynunet import plan_levels
 from lib.specialists.networks.slices import fold_slices, unfold_slices
 from lib.specialists.precision import MixedPrecision
 from lib.specialists.regularisers import build_regulariser
-from lib.training.loop import TrainingPlan, train
+from lib.training.loop import Trainer, TrainingPlan
 from training_parts import Shapes
 
 SPEC = SpecialistSpec(("ball", "rod"), (4, 8, 8), (3.0, 3.0, 3.0), (16, 16, 16))
@@ -100,15 +100,8 @@ def test_any_network_trains_with_teachers_and_further_heads(network: str, regula
     own = spec(network, (12, 12, 8))
     plan = TrainingPlan(epochs=1, iterations=4)  # a teacher is not asked in each step
     losses: list[float] = []
-    trained = train(
-        own,
-        Shapes(),
-        build_regulariser(regulariser, plan.steps),
-        plan,
-        device="cpu",
-        seed=0,
-        listener=lambda _, metrics: losses.append(metrics["regulariser"]),
-    )
+    trainer = Trainer(own, Shapes(), build_regulariser(regulariser, plan.steps), plan)
+    trained = trainer.train(0, lambda _, metrics: losses.append(metrics["regulariser"]))
     assert losses[-1] > 0
     assert predict_prepared(trained.members, own, torch.randn(1, 16, 16, 16)).isfinite().all()
 

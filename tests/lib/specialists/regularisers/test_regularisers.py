@@ -25,7 +25,7 @@ from lib.specialists.regularisers import (
     build_regulariser,
 )
 from lib.specialists.regularisers.teacher import TeacherRegulariser
-from lib.training.loop import Trained, TrainingPlan, train
+from lib.training.loop import Trained, Trainer, TrainingPlan
 from training_parts import Shapes, TinyNetwork, gradient, observe
 
 SPEC = SpecialistSpec(("block", "plate"), (4, 8), (1.0, 1.0, 1.0), (12, 12, 12))
@@ -267,7 +267,7 @@ def trained(name: str, source: Shapes, *, steps: int, batch: int = 2) -> tuple[T
 
     plan = TrainingPlan(epochs=1, iterations=steps, batch=batch, augmentation=QUIET, rate=1e-2)
     regulariser = build_regulariser(name, steps)
-    return train(SPEC, source, regulariser, plan, device="cpu", seed=3, listener=listen), losses
+    return Trainer(SPEC, source, regulariser, plan).train(3, listen), losses
 
 
 def weights(network: SpecialistNetwork) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.core.uncertainty import normalised_entropy, uncertainty_facts
 from lib.specialists.predict import predict_prepared
-from lib.training.loop import agreement
+from lib.training.agreement import agreement
 
 from .context import Context
 from .each_scan import some_scans

@@ -12,6 +12,7 @@ from lib.parallel.ranks import Ranks
 from lib.propagation import Propagator
 from lib.recipes.choices import budget_of, trainings_of
 from lib.recipes.registry import RECIPES
+from lib.training.loop import shared_iterations
 
 from .context import Context
 from .grid import choose_grid
@@ -79,14 +80,16 @@ class Models:
     propagator: Propagator
 
 
-def plan_work(request: RunRequest, cases: Sequence[Case]) -> Plan:
-    """The work of a run over the usable cases."""
+def plan_work(request: RunRequest, cases: Sequence[Case], processes: int = 1) -> Plan:
+    """The work of a run over the usable cases, shared by some processes."""
     options = request.options
     budget = budget_of(options)
     unlabelled = sum(case.label is None for case in cases)
     if not unlabelled:
         # Without pseudo-labels a second round would repeat the first.
         budget = replace(budget, rounds=1)
+    if RECIPES[options.recipe].trainings == 1:  # of several trainings, each process does its own
+        budget = replace(budget, iterations=shared_iterations(budget.epochs, budget.iterations, processes))
     return Plan(budget, trainings_of(options), unlabelled, RECIPES[options.recipe].refines)
 
 
@@ -103,7 +106,7 @@ def plan_run(
         lambda: choose_grid(cases, request.schema, request.options, request.settings, folder.prepared)
     )
     ranks.once(lambda: check_space(folder.path.parent, bytes_needed(voxels, spec.channels, len(cases))))
-    plan = plan_work(request, cases)
+    plan = plan_work(request, cases, ranks.world)
     run = Context(
         study=Study(cases, request.schema, spec, folder.prepared),
         options=replace(request.options, device=ranks.device(request.options.device)),

@@ -12,7 +12,7 @@ from lib.report.history import Entry
 from lib.specialists.networks import SpecialistNetwork
 from lib.specialists.regularisers import Regulariser, build_regulariser
 from lib.training.assistance import Assistant
-from lib.training.loop import StepListener, Trained, TrainingPlan, train
+from lib.training.loop import StepListener, Trained, Trainer, TrainingPlan
 from lib.training.sampling import SampleSource
 
 from .context import Context
@@ -84,16 +84,18 @@ def train_round(
         release_generalist(run)
     done = run.reporter.done("training")
     for attempt in range(1, MOST_TRAININGS + 1):
-        trained = train(
+        trainer = Trainer(
             run.study.spec,
             parts.source or run.study,
             parts.regulariser or build_regulariser(run.options.regulariser, plan.steps),
             plan,
-            device=run.options.device,
-            seed=number.seed(run.options.seed) + (attempt - 1) * 10_007,
-            listener=follow(run, number, plan, together=ranks is None),
-            assistant=parts.assistant,
-            ranks=ranks or run.ranks,
+            run.options.device,
+            parts.assistant,
+            ranks or run.ranks,
+        )
+        trained = trainer.train(
+            number.seed(run.options.seed) + (attempt - 1) * 10_007,
+            follow(run, number, plan, together=ranks is None),
         )
         if not trained.missed or plan.steps < ENOUGH_STEPS:
             break

@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib.core.devices import torch_seeded
-from lib.parallel.ranks import Ranks
+from lib.parallel.ranks import Ranks, connection
 from lib.specialists.augment import Augmentation
 from lib.specialists.losses import soft_cross_entropy, soft_dice
 from lib.specialists.networks.sam.build import SamSpecialist
+from lib.specialists.networks.sam.point_prompts import Points
 from lib.specialists.precision import MixedPrecision, repeatable_convolutions
 from lib.specialists.ramps import linear_ramp, poly_decay, sigmoid_ramp
-from lib.training.loop import StepListener, agreement, check_finite, holds_structure
-from lib.training.sampling import Batch, TwoStreams
-from lib.training.shared_step import Pieces
+from lib.training.agreement import agreement, holds_structure
+from lib.training.loop import StepListener, check_finite, shared_rate
+from lib.training.metrics_queue import mean_metrics
+from lib.training.sampling import Batch, SampleSource, TwoStreams, WindowOptions
+from lib.training.shared_scans import SharedScans
 
 from .slices import SliceSource
 
@@ -39,8 +42,9 @@ class CoTrainingPlan:
 
     Args:
         steps: of the whole co-training.
-        batch: slices with a human label in a step; as many without one where there are such scans.
-        unet_rate: learning rate of AdamW for the U-Net at the start; it falls to 0 polynomially.
+        batch: slices with a human label in a step, in each process; as many without one where there are such scans.
+        unet_rate: learning rate of AdamW for the U-Net at the start; it falls to 0 polynomially. For one process, see
+            ``shared_rate``.
         sam_rate: likewise for SAM.
         decay: weight decay.
         warm_up: share of the steps in which the learning rates rise.
@@ -90,7 +94,7 @@ class CoTraining:
         pair: both, on the device.
         plan: how to train.
         device: ``cpu`` or ``cuda[:n]``.
-        ranks: who shares the work of each step, None for this process alone; see ``pieces``.
+        ranks: the processes that share the training, each with slices of its own; None for this process alone.
     """
 
     def __init__(
@@ -105,11 +109,9 @@ class CoTraining:
         self._unet = _optimiser(pair.unet, plan.decay)
         self._sam = _optimiser(pair.sam, plan.decay)
         self._ranks = ranks or Ranks()
-        self._pieces: tuple[Pieces, Pieces] | None = None
-        if self._ranks.launched:
-            networks = (pair.unet, pair.sam)
-            first, second = (Pieces(self._ranks, n, self._precision, networks[n]) for n in (0, 1))
-            self._pieces = first, second
+        self._unet_pass = self._ranks.synchronised(pair.unet)
+        # SAM has parts that a prompt with points does not use.
+        self._sam_pass = self._ranks.synchronised(_SamPass(pair), find_unused_parameters=True)
 
     def run(
         self, source: SliceSource, size: Sequence[int], steps: int, generator: torch.Generator, listener: StepListener
@@ -127,14 +129,16 @@ class CoTraining:
             UserError: when a loss is no longer a number.
         """
         share = 2 if source.pseudo() else 1
-        streams = TwoStreams(
-            source, size, share * self.plan.batch, 1.0 / share, self.plan.weak, generator, self._device
-        )
+        scans: SampleSource = source if self._ranks.world == 1 else SharedScans(source, self._ranks)
+        options = WindowOptions(share * self.plan.batch, 1.0 / share, self.plan.weak)
+        streams = TwoStreams(scans, size, options, generator, self._device)
         dropout = int(torch.randint(2**31, (1,), generator=generator))
         with torch_seeded(dropout, self._device), repeatable_convolutions():
             for number in range(steps):
-                listener(number + 1, self.step(streams.draw(), generator))
-        self._ranks.agree(list(self.pair.state_dict().values()))
+                with connection():
+                    metrics = self.step(streams.draw(), generator)
+                listener(number + 1, metrics)
+        self._ranks.same(list(self.pair.state_dict().values()))
         self.pair.eval()
 
     def step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
@@ -168,40 +172,26 @@ class CoTraining:
             metrics |= {"unet_from_sam": float(learned.detach()), "sam_from_unet": float(taught.detach())}
             metrics["together"] = agreement(unet[count:].detach(), sam[count:].detach())
         metrics["loss"] = float((unet_loss + sam_loss).detach())
+        if self._ranks.world > 1:
+            metrics = mean_metrics(self._ranks.gather(metrics))
         check_finite(metrics["loss"], self.done, self.plan.steps)
         # The points are chosen by an argmax, so neither loss reaches the other network.
-        for n, (loss, optimiser) in enumerate(((unet_loss, self._unet), (sam_loss, self._sam))):
+        for loss, optimiser in ((unet_loss, self._unet), (sam_loss, self._sam)):
             optimiser.zero_grad(set_to_none=True)
-            descend = self._precision.step if self._pieces is None else self._pieces[n].descend
-            descend(loss, optimiser, self.plan.clip)
+            self._precision.step(loss, optimiser, self.plan.clip)
         self.done += 1
         return metrics
 
     def _both(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The logits of the U-Net, and those of SAM with points from them."""
-        if self._pieces is None:
-            unet = self.pair.unet(images).float()
-            return unet, self.pair.ask(images, unet.detach().argmax(dim=1), generator).float()
-        first, second = self._pieces
-        unet = first.forward(len(images), self.done, lambda part: self.pair.unet(images[part]).float())
+        unet = self._unet_pass(images).float()
         points = self.pair.points(unet.detach().argmax(dim=1), generator)
-        slices = len(points.places) // len(images)
-
-        def answer(part: slice) -> Tensor:
-            own = points.part(part.start * slices, part.stop * slices)
-            return self.pair.answer(images[part], own).float()
-
-        return unet, second.forward(len(images), self.done, answer)
+        return unet, self._sam_pass(images, points).float()
 
     def _classes(self, weak: Tensor) -> tuple[Tensor, Tensor]:
         """What both networks say, ``[B, D, H, W]`` integers each."""
-
-        def say(part: slice) -> Tensor:
-            unet = self.pair.unet(weak[part]).argmax(dim=1)
-            return torch.stack([unet, self.pair.ask(weak[part], unet).argmax(dim=1)], dim=1)
-
-        both = say(slice(None)) if self._pieces is None else self._pieces[0].forward(len(weak), self.done, say)
-        return both[:, 0], both[:, 1]
+        unet = self.pair.unet(weak).argmax(dim=1)
+        return unet, self.pair.ask(weak, unet).argmax(dim=1)
 
     @torch.no_grad()
     def teach(self, weak: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,6 +224,7 @@ class CoTraining:
         """Everything that ``restore`` needs; tensors and plain types."""
         return {
             "done": self.done,
+            "steps": self.plan.steps,
             "pair": {key: value.cpu() for key, value in self.pair.state_dict().items()},
             "unet": self._unet.state_dict(),
             "sam": self._sam.state_dict(),
@@ -242,7 +233,10 @@ class CoTraining:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken."""
-        self.done = state["done"]
+        # By another number of processes, the same part of the training has another number of steps. The version before
+        # did not write the number of steps; there it did not depend on the processes.
+        steps = state.get("steps", self.plan.steps * self._ranks.world)
+        self.done = round(state["done"] / steps * self.plan.steps)
         self.pair.load_state_dict(state["pair"])
         self._unet.load_state_dict(state["unet"])
         self._sam.load_state_dict(state["sam"])
@@ -253,7 +247,19 @@ class CoTraining:
         share = linear_ramp(self.done + 1, plan.warm_up * plan.steps) * poly_decay(self.done, plan.steps)
         for optimiser, rate in ((self._unet, plan.unet_rate), (self._sam, plan.sam_rate)):
             for group in optimiser.param_groups:
-                group["lr"] = rate * share
+                group["lr"] = shared_rate(rate, self._ranks.world) * share
+
+
+class _SamPass(nn.Module):
+    """A pair's SAM as a network of its own, without the U-Net's parameters; see ``SamSpecialist.answer``."""
+
+    def __init__(self, pair: SamSpecialist) -> None:
+        super().__init__()
+        self.sam = pair.sam
+        self._answer = pair.answer
+
+    def forward(self, images: Tensor, points: Points) -> Tensor:
+        return self._answer(images, points)
 
 
 def _optimiser(network: nn.Module, decay: float) -> torch.optim.Optimizer:

@@ -20,7 +20,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lib.core.devices import torch_seeded
@@ -144,7 +143,7 @@ def _train(run: Context, index: int, training: CoTraining) -> None:
     run.reporter.begin("training", index)
     spec = run.study.spec
     size = [1 if axis == spec.slice_axis else n for axis, n in enumerate(spec.roi_size)]
-    generator = torch.Generator().manual_seed(run.options.seed * 1009 + index)
+    generator = run.ranks.generator(run.options.seed * 1009 + index)
     source = SliceSource(StudyScans(run.study), spec.channels, spec.slice_axis, generator)
     plan = plan_of(run)
     training.run(source, size, plan.steps, generator, follow(run, TrainingNumber(index), plan))

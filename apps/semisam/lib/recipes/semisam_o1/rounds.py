@@ -141,7 +141,7 @@ def _random_numbers(run: Context, index: int, names: Sequence[str]) -> Callable[
 
     def random(name: str) -> torch.Generator:
         # Processes that share the scans cannot share one row of random numbers.
-        if not run.ranks.launched:
+        if run.ranks.world == 1:
             return one_after_another
         return torch.Generator().manual_seed(seed * 1_000_003 + numbers[name])
 

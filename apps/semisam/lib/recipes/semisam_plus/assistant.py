@@ -18,7 +18,7 @@ from lib.specialists.losses import masked_consistency
 from lib.specialists.ramps import sigmoid_ramp
 from lib.specialists.regularisers import Observation
 from lib.training.assistance import Predict
-from lib.training.kept import Kept
+from lib.training.memory_cache import MemoryLimitedCache
 from lib.training.question_schedule import Schedule
 from lib.training.sample import Sample
 from lib.training.scan_view import ScanView
@@ -88,7 +88,8 @@ class GeneralistAssistant:
         self._labelled = frozenset(labelled)
         self._classes = classes
         self._options = options
-        self._opened: Kept[OpenedScan] = Kept(options.open_bytes, lambda scan: scan.bytes)
+        self._opened: MemoryLimitedCache[OpenedScan]
+        self._opened = MemoryLimitedCache(options.open_bytes, lambda scan: scan.bytes)
         self._schedule = Schedule(options.every, options.pace, options.answer_bytes)
         self._predict: Predict | None = None
         self._generator = torch.Generator()
@@ -170,9 +171,9 @@ class GeneralistAssistant:
         return torch.cat(parts).half()
 
     def _open(self, number: int, name: str) -> OpenedScan:
-        key = (number, name)
-        found = self._opened.get(key)
-        return self._opened.put(key, self._answerers[number].open(self._view(name)) if found is None else found)
+        scan = self._opened.get((number, name)) or self._answerers[number].open(self._view(name))
+        self._opened[number, name] = scan  # again, as it may have grown
+        return scan
 
     def _silence(self, shape: Sequence[int]) -> Tensor:
         """Maps that say nothing."""
