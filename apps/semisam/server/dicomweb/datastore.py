@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
-from monailabel.config import settings as server_settings
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.core.errors import UserError
@@ -26,8 +25,10 @@ from lib.core.files import write_whole
 from lib.core.labels import LabelSchema
 from lib.formats.volumes import read_volume
 from lib.setup.settings import Settings
-from server.errors import http_answers
+from server.errors import http_answers, reason_of
 from server.store.folder_store import FINAL, ORIGINAL, plain_info
+from server.upstream import dicomweb_settings
+from server.upstream.datastore_file import file_name
 
 from .cache import Failures, SeriesCache, retry_after, stopwatch
 from .copies import EXTENSION, LabelCopies
@@ -35,7 +36,7 @@ from .labels import Source, meaning_of
 from .lists import Listed, Lists, is_newer, put_after
 from .segs import SegExchange, noted
 from .sending import SendingStudy, content_of, is_away
-from .server import DicomWebServer, reason_of
+from .server import DicomWebServer
 from .unsent import Retry
 
 logger = logging.getLogger("semisam.dicomweb")
@@ -49,8 +50,6 @@ _DELETE_SECONDS = 5.0
 """How long a deletion waits for labels that are being sent."""
 _MARKER = ".labels-by-seg"
 """In a cache whose copies of labels are named after their SEG."""
-_MONAI_FILTER = {"Modality": "CT"}
-_MONAI_EXPIRY = 7200
 
 
 def open_dicomweb(address: str, settings: Settings) -> DicomWebStudy:
@@ -63,17 +62,12 @@ def open_dicomweb(address: str, settings: Settings) -> DicomWebStudy:
     Raises:
         UserError: when the server cannot be asked and nothing is known from before.
     """
-    search: dict[str, Any] = dict(server_settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
-    age = float(server_settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY)
-    root = server_settings.MONAI_LABEL_DATASTORE_CACHE_PATH or server_settings.MONAI_LABEL_DICOMWEB_CACHE_PATH
-    caches = Path(root.strip()) if root.strip() else Path.home() / ".cache" / "monailabel" / "dicom"
     digest = hashlib.sha256(address.encode()).hexdigest()[:16]
     return DicomWebStudy(
         DicomWebServer.at(address),
-        caches.expanduser() / f"semisam-{digest}",
-        # What MONAI Label sets of itself cannot be told from what a person has set to the same.
-        search={} if search == _MONAI_FILTER else search,
-        age=LIST_SECONDS if age == _MONAI_EXPIRY else age,
+        dicomweb_settings.cache_folder() / f"semisam-{digest}",
+        search=dicomweb_settings.search_filter(),
+        age=dicomweb_settings.list_seconds(LIST_SECONDS),
         labels=settings.labels,
         pseudo_labels=settings.dicom_pseudo_labels,
     )
@@ -119,7 +113,7 @@ class DicomWebStudy(SendingStudy):
         logger.info("DICOMweb server %s, cache %s, search %s", server.address, folder, dict(search) or "all scans")
         error = self._fetch_lists()
         if error is not None:
-            if not self._datastore.objects:
+            if not self._list.objects:
                 raise UserError(
                     f"{error}: {self.name()}. Check its address and log-in, and start again. The lines above have more."
                 )
@@ -194,7 +188,7 @@ class DicomWebStudy(SendingStudy):
         """Fetch and adopt the lists; returns what went wrong with the server."""
         elapsed = stopwatch()
         try:
-            listed = self._lists.ask(self._datastore.objects)
+            listed = self._lists.ask(self._list.objects)
         except Exception as error:
             # Network, HTTP status, JSON: the client raises many kinds of errors. A silent server is not asked at once
             # again.
@@ -208,14 +202,14 @@ class DicomWebStudy(SendingStudy):
     def _adopt(self, listed: Listed) -> None:
         """Bring what is known in line with the lists of the server."""
         with self._transaction():
-            before = self._datastore.model_dump()
+            before = self._list.model_dump()
             self._adopt_scans(listed)
             self._adopt_labels(listed)
-            if self._datastore.model_dump() != before:
-                self._update_datastore_file()
+            if self._list.model_dump() != before:
+                self._write_list()
 
     def _adopt_scans(self, listed: Listed) -> None:
-        objects = self._datastore.objects
+        objects = self._list.objects
         for uid in set(objects) - set(listed.scans):
             # Pseudo-labels stay on the disk in case the series comes back.
             logger.info("Series %s is no longer listed by the server", uid)
@@ -236,7 +230,7 @@ class DicomWebStudy(SendingStudy):
     def _adopt_labels(self, listed: Listed) -> None:
         newest = listed.newest()
         uids = {seg.header.uid for seg in listed.segs}
-        for uid, item in self._datastore.objects.items():
+        for uid, item in self._list.objects.items():
             final, theirs = item.labels.get(FINAL), newest.get((uid, FINAL))
             if final is not None and final.info.get("SOPInstanceUID") in uids:
                 final.info["listed"] = True
@@ -264,7 +258,7 @@ class DicomWebStudy(SendingStudy):
 
     def _take_label(self, uid: str, tag: str, label: DataModel | None) -> None:
         """Note another label of a scan, or that there is none any more; in a transaction."""
-        labels = self._datastore.objects[uid].labels
+        labels = self._list.objects[uid].labels
         self._delete_file(uid, tag)
         if label is not None:
             labels[tag] = label
@@ -277,21 +271,21 @@ class DicomWebStudy(SendingStudy):
 
     def _drop_lost(self, uid: str) -> None:
         """Forget a label that was only here when its file is gone: somebody has deleted the cache."""
-        label = self._datastore.label(uid, ORIGINAL)
+        label = self._list.label(uid, ORIGINAL)
         if label is not None and not label.info.get("SOPInstanceUID") and not os.path.exists(self._own_file(uid)):
             logger.warning("The label of %s is lost: it was only in the cache, where its file is gone", uid)
-            del self._datastore.objects[uid].labels[ORIGINAL]
+            del self._list.objects[uid].labels[ORIGINAL]
 
     def _forget_older_copies(self, marker: Path) -> None:
         """Fetch labels anew that an older version has kept: what their values mean was in its memory only."""
         if marker.exists():
             return
         with self._transaction():
-            for uid, item in self._datastore.objects.items():
+            for uid, item in self._list.objects.items():
                 for tag in [tag for tag, label in item.labels.items() if label.info.get("SOPInstanceUID")]:
                     self._copies.delete(uid, tag)
                     del item.labels[tag]
-            self._update_datastore_file()
+            self._write_list()
         write_whole(marker, lambda name: Path(name).write_text("1", encoding="ascii"))
 
     def _drop_scan(self, uid: str) -> None:
@@ -300,20 +294,20 @@ class DicomWebStudy(SendingStudy):
 
     # --- the cache folder -----------------------------------------------------------------------------------------
 
-    def _add_non_existing_images(self) -> int:
+    def _take_up_scans(self) -> int:
         """Only the server says which scans there are."""
         return 0
 
-    def _add_non_existing_labels(self, tag: str) -> int:
+    def _take_up_labels(self, tag: str) -> int:
         """Only the server says which labels are people's."""
-        return 0 if tag == FINAL else int(super()._add_non_existing_labels(tag))
+        return 0 if tag == FINAL else int(super()._take_up_labels(tag))
 
-    def _remove_non_existing(self) -> int:
+    def _take_out_missing(self) -> int:
         """A file that is not there has not been fetched yet; only labels that are nowhere else are gone."""
         gone = 0
-        for uid, item in self._datastore.objects.items():
+        for uid, item in self._list.objects.items():
             for tag, label in list(item.labels.items()):
-                path = os.path.join(self._datastore.label_path(tag), self._filename(uid, label.ext))
+                path = os.path.join(self._list.label_path(tag), file_name(uid, label.ext))
                 if not label.info.get("SOPInstanceUID") and not os.path.exists(path):
                     del item.labels[tag]
                     gone += 1
@@ -327,7 +321,7 @@ class DicomWebStudy(SendingStudy):
         Raises:
             HTTPException: when it cannot be fetched.
         """
-        item = self._datastore.objects.get(image_id)
+        item = self._list.objects.get(image_id)
         if item is None:
             return ""
         path = Path(super().get_image_uri(image_id))
@@ -348,7 +342,7 @@ class DicomWebStudy(SendingStudy):
 
     def scan_stamp(self, image_id: str) -> tuple[str, int, int]:
         """Changes when images are added to a series or taken out: more cannot change. Nothing is fetched for this."""
-        item = self._datastore.objects.get(image_id)
+        item = self._list.objects.get(image_id)
         return image_id, int(item.image.info.get("instances") or 0) if item is not None else 0, 0
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
@@ -366,7 +360,7 @@ class DicomWebStudy(SendingStudy):
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """Path of a label, which is fetched if it is not there yet; one that cannot be fetched is not at its path."""
         tag = str(getattr(label_tag, "value", label_tag))
-        label = self._datastore.label(label_id, tag)
+        label = self._list.label(label_id, tag)
         if label is None:
             return ""
         uid = str(label.info.get("SOPInstanceUID") or "")
@@ -449,14 +443,14 @@ class DicomWebStudy(SendingStudy):
                 before = self._known(scan_id).labels.get(tag)
                 if tag == FINAL:
                     put_after(label.info, before)
-                self._datastore.objects[scan_id].labels[tag] = label
-            self._update_datastore_file()
+                self._list.objects[scan_id].labels[tag] = label
+            self._write_list()
         for scan_id, label in sent.items():
             self._copies.delete(scan_id, tag, keep=self._copies.path(scan_id, tag, label.info["SOPInstanceUID"]))
 
     def _send_own(self, scan_id: str, file: str, info: Mapping[str, Any]) -> dict[str, Any]:
         """Send a pseudo-label unless the server has the same already; returns what to note, also of a failure."""
-        known = self._datastore.label(scan_id, ORIGINAL)
+        known = self._list.label(scan_id, ORIGINAL)
         if known is not None and known.info.get("SOPInstanceUID") and known.info.get("content") == info["content"]:
             return noted(known.info)
         try:

@@ -66,7 +66,7 @@ class SendingStudy(StudyDatastore):
     def _kept_here(self) -> dict[str, dict[str, Any]]:
         return {
             uid: label.info
-            for uid, item in self._datastore.objects.items()
+            for uid, item in self._list.objects.items()
             if (label := self._unsent(item)) is not None and label.info.get("only_here")
         }
 
@@ -96,7 +96,7 @@ class SendingStudy(StudyDatastore):
         away = ""
         with self._sends_nothing():
             for uid in names:
-                label = self._unsent(self._datastore.objects.get(uid))
+                label = self._unsent(self._list.objects.get(uid))
                 file = self._own_file(uid) if label is not None else ""
                 if label is None or not os.path.isfile(file):
                     continue
@@ -126,7 +126,7 @@ class SendingStudy(StudyDatastore):
     def _note_if_same(self, uid: str, before: Mapping[str, Any], note: Mapping[str, Any]) -> None:
         """Note something of a pseudo-label, unless it was replaced or deleted meanwhile."""
         with self._transaction():
-            label = self._unsent(self._datastore.objects.get(uid))
+            label = self._unsent(self._list.objects.get(uid))
             same = ("ts", "content", "send_as")
             if label is None or any(label.info.get(k) not in (None, before.get(k)) for k in same):
                 return
@@ -137,7 +137,7 @@ class SendingStudy(StudyDatastore):
                 for key in ("only_here", "away"):
                     label.info.pop(key, None)
                 label.ext = EXTENSION
-            self._update_datastore_file()
+            self._write_list()
 
     @contextmanager
     def _sends_nothing(self, seconds: float = _SENDING_SECONDS) -> Iterator[None]:

@@ -24,6 +24,7 @@ from lib.formats.pictures import PICTURES
 from lib.formats.volumes import read_volume
 from server.errors import http_answers
 from server.options import check_plain, is_true, shown
+from server.upstream.datastore_file import file_name
 
 from .detached import HEADER, data_files
 from .label_facts import LabelFacts, said_by_client
@@ -81,28 +82,35 @@ class StudyDatastore(ListedDatastore):
 
     def get_image_uri(self, image_id: str) -> str:
         """Path of a scan; refused for what has become a link that leads out of the study."""
-        item = self._datastore.objects.get(image_id)
+        item = self._list.objects.get(image_id)
         if item is not None:
-            file = os.path.join(self._datastore.image_path(), self._filename(image_id, item.image.ext))
-            for each in (file, *data_files(Path(file))):
+            file = self._scan_path(image_id)
+            for each in (file, *data_files(file)):
                 self._links.check(each, f"Image {image_id!r}")
         return str(super().get_image_uri(image_id))
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of a label, empty when there is none; refused for what has become a link out of the study."""
         tag = str(getattr(label_tag, "value", label_tag))
-        if self._datastore.label(label_id, tag) is not None:
+        if self._list.label(label_id, tag) is not None:
             self._links.check_folders("labels")
             self._links.check(self._label_path(label_id, tag), f"The label of {label_id!r}")
         return super().get_label_uri(label_id, label_tag)
 
+    def labels_on_disk(self, tag: str) -> dict[str, Path]:
+        """Where the labels with a tag are or would be, by the scans' ids; nothing is fetched for this."""
+        names = [name for name, item in self._list.objects.items() if tag in item.labels]
+        return {name: Path(StudyDatastore.get_label_uri(self, name, tag)) for name in names}
+
     # --- files for viewers ----------------------------------------------------------------------------------------
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """See the base class. ``path`` and ``name`` are those of a file that a viewer can open."""
-        info = super().get_image_info(image_id)
+        """What is noted of a scan; ``path`` and ``name`` are those of a file that a viewer can open."""
+        info = dict(super().get_image_info(image_id))
         if not info:
-            return dict(info)
+            return info
+        if not isinstance(info.get("strategy", {}), Mapping):
+            del info["strategy"]  # a client's note under the name of MONAI Label's, which adds to it
         scan = Path(info["path"])
         file = self._viewer_files.file_of(image_id, scan)
         return {**info, "path": str(file), "name": info.get("name", scan.name) if file == scan else file.name}
@@ -153,8 +161,8 @@ class StudyDatastore(ListedDatastore):
 
     def _put_image(self, image_id: str, scan: Path, extension: str, notes: Mapping[str, Any], *, replace: bool) -> None:
         with self._transaction():
-            target = Path(self._datastore.image_path()) / self._filename(image_id, extension)
-            known = self._datastore.objects.get(image_id)
+            target = Path(self._list.image_path()) / file_name(image_id, extension)
+            known = self._list.objects.get(image_id)
             taken = known is not None or os.path.lexists(target)
             if taken:
                 if known is not None and _same_files(scan, self._scan_path(image_id)):
@@ -165,17 +173,17 @@ class StudyDatastore(ListedDatastore):
                     self._delete_scan(image_id, target)
                 os.replace(part, target)
             info = {**notes, "ts": int(time.time()), "name": target.name}
-            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
-            self._update_datastore_file()
+            self._list.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
+            self._write_list()
 
     def _check_replace(self, image_id: str, *, replace: bool) -> None:
         """Raise UserError (409) unless a client wants a scan replaced, and nobody has outlined it.
 
         Outlines are deleted by those who may delete scans, which is more than who may upload them.
         """
-        known = self._datastore.objects.get(image_id)
+        known = self._list.objects.get(image_id)
         tags_of = sorted(known.labels) if known is not None else []
-        if self._formats(Path(self._datastore.label_path(FINAL)), image_id):
+        if self._formats(Path(self._list.label_path(FINAL)), image_id):
             raise UserError(
                 f"The study has another image {image_id!r} with labels ({', '.join(tags_of) or FINAL}), one of them by "
                 "a person: it is not replaced. Save this one under another name, or delete the other one first "
@@ -196,18 +204,18 @@ class StudyDatastore(ListedDatastore):
         self._refuse_if_read_only()
         with self._transaction():
             item = self._known(image_id)
-            if FINAL in item.labels or self._formats(Path(self._datastore.label_path(FINAL)), image_id):
+            if FINAL in item.labels or self._formats(Path(self._list.label_path(FINAL)), image_id):
                 self._refuse_unless_serving()
             self._delete_scan(image_id, self._scan_path(image_id))
-            self._update_datastore_file()
+            self._write_list()
 
     def _delete_scan(self, image_id: str, path: Path) -> None:
         """Delete the labels of a scan, then the scan: what is left by a kill has no label of another scan."""
-        labels = Path(self._datastore.label_path(None))
+        labels = Path(self._list.label_path(None))
         for tag in tags(labels, {}):
             self._delete_label(image_id, tag)
-        item = self._datastore.objects.pop(image_id, None)
-        paths = {path} if item is None else {path, path.with_name(self._filename(image_id, item.image.ext))}
+        item = self._list.objects.pop(image_id, None)
+        paths = {path} if item is None else {path, path.with_name(file_name(image_id, item.image.ext))}
         for each in sorted(paths):
             for file in self._files.files_of(each.name) if os.path.lexists(each) else ():
                 _delete(str(file))
@@ -257,10 +265,14 @@ class StudyDatastore(ListedDatastore):
             infos = {name: plain_info(info) for name, (_, info) in labels.items()}
             for name, (file, _) in labels.items():
                 self._put_label(name, Path(file), tag, infos[name])
-            self._update_datastore_file()
+            self._write_list()
 
     def publish(self, image_ids: Iterable[str]) -> None:
         """The pseudo-labels of these scans will stay: a study on a DICOM server may have to send them."""
+
+    def unsent(self) -> dict[str, str]:
+        """Pseudo-labels that a server could not be given, by the scans' ids, each with the reason."""
+        return {}
 
     def _check_label(self, image_id: str, file: str) -> None:
         """Raise UserError when this cannot be the file of a label of this scan."""
@@ -270,7 +282,7 @@ class StudyDatastore(ListedDatastore):
         item = self._known(image_id)
         if extension.lower() in PICTURES and item.image.ext.lower() not in (*PICTURES, DICOM):
             raise UserError(f"{image_id} is a 3D scan: save its label as .nii.gz or .nrrd, not as {extension}.")
-        if split(self._filename(image_id, extension), LABEL_EXTENSIONS)[0] != image_id:
+        if split(file_name(image_id, extension), LABEL_EXTENSIONS)[0] != image_id:
             raise UserError(f"A label of {image_id} cannot be stored as {extension}. Save it as .nii.gz.")
 
     def _check_content(self, image_id: str, file: Path) -> None:
@@ -287,12 +299,12 @@ class StudyDatastore(ListedDatastore):
     def _put_label(self, image_id: str, file: Path, tag: str, info: Mapping[str, Any]) -> None:
         """Copy a checked label in, in place of those of other formats, and note it; in a transaction."""
         extension = split(file.name, LABEL_EXTENSIONS)[1]
-        folder = Path(self._datastore.label_path(tag))
-        target = folder / self._filename(image_id, extension)
+        folder = Path(self._list.label_path(tag))
+        target = folder / file_name(image_id, extension)
         facts = LabelFacts.from_info(info).of("", self._scan_mark(image_id), int(time.time()))
         known = self._place_label(image_id, file, target, facts)
         label = DataModel(info=known.to_info(target.name), ext=extension)
-        self._datastore.objects[image_id].labels[tag] = label
+        self._list.objects[image_id].labels[tag] = label
 
     def _place_label(self, image_id: str, file: Path, target: Path, facts: LabelFacts) -> LabelFacts:
         """Copy a label file to its place, its facts before it, and delete those of other formats after it."""
@@ -321,11 +333,11 @@ class StudyDatastore(ListedDatastore):
             if not self._delete_label(label_id, tag) and tag not in item.labels:
                 raise UserError(f"Image {label_id!r} has no label with the tag {tag!r}.", status=404)
             item.labels.pop(tag, None)
-            self._update_datastore_file()
+            self._write_list()
 
     def _delete_label(self, image_id: str, tag: str) -> bool:
         """Delete the files of a label, the one that counts last: what is left by a kill is no older one."""
-        folder = Path(self._datastore.label_path(tag))
+        folder = Path(self._list.label_path(tag))
         names = self._formats(folder, image_id)
         if names:
             last = self._notes.current(folder, image_id, names)
@@ -346,7 +358,7 @@ class StudyDatastore(ListedDatastore):
         with self._transaction():
             for image_id, info in infos.items():
                 self._known(image_id).image.info.update(plain_info(info))
-            self._update_datastore_file()
+            self._write_list()
 
     @http_answers()
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
@@ -368,7 +380,7 @@ class StudyDatastore(ListedDatastore):
                 mark = self._scan_mark(label_id) if before is None else before.scan
                 known = self._notes.note(path, label_id, facts.of("", mark, facts.saved))
                 label.info = known.to_info(path.name)
-            self._update_datastore_file()
+            self._write_list()
 
     @http_answers()
     def get_dataset_archive(self, limit_cases: int | None) -> str:
@@ -385,10 +397,10 @@ class StudyDatastore(ListedDatastore):
 
     def watch(self) -> None:
         """Take up files that others add to or remove from the study."""
-        watcher = PollingObserver() if self._is_on_mount(self._datastore.image_path()) else Observer()
+        watcher = PollingObserver() if self.on_mounted_drive else Observer()
         self._watch = Watch(self._look_again)
         try:
-            watcher.schedule(self._watch, self._datastore_path, recursive=True)
+            watcher.schedule(self._watch, str(self.folder), recursive=True)
             watcher.start()
         except OSError as error:
             logger.error("The study is not watched, new files need a restart: %s", error)

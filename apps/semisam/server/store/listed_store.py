@@ -19,12 +19,12 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.core.cache import stamp_of
 from lib.core.errors import UserError
+from server.upstream.datastore_file import SharedDatastore, file_name
 
 from .label_facts import LabelFacts
 from .label_notes import LabelNotes
-from .locked_store import SharedDatastore
 from .scan_marks import ScanMark, ScanMarks, Stamp, files_of, is_being_written, is_quiet, stamp_of_files
-from .study_files import DICOM, EXTENSIONS, SEG_NRRD, StudyFiles, formats_of, label_files, printable, split, tags
+from .study_files import DICOM, EXTENSIONS, StudyFiles, formats_of, label_files, printable, tags
 
 logger = logging.getLogger("semisam.store")
 
@@ -69,31 +69,28 @@ class ListedDatastore(SharedDatastore):
         more = len(names) - MOST_LEFT_OUT
         return told | ({"...": f"{more} more, see the server's log"} if more > 0 else {})
 
-    def _to_id(self, file: str) -> tuple[str, str]:
-        return split(file, (SEG_NRRD, *EXTENSIONS))
-
     def _barred(self, path: Path) -> str | None:
         """Why a file or folder of the study is not looked into though it could be; None when it is."""
         return None
 
-    def _reconcile_datastore(self) -> None:
+    def _look_at_files(self) -> None:
         """Bring the list in line with the files; what is left out is said once."""
         with self._transaction():
             self._leaving, self._unmarked = {}, False
-            before = self._datastore.model_dump()
-            self._remove_non_existing()
-            self._add_non_existing_images()
-            labels = Path(self._datastore.label_path(None))
+            before = self._list.model_dump()
+            self._take_out_missing()
+            self._take_up_scans()
+            labels = Path(self._list.label_path(None))
             try:
                 found = list(tags(labels, self._leaving))
             except OSError as error:  # what is known of labels stays known
                 self._leaving["labels"] = f"the folder cannot be read ({error.strerror})"
             else:
                 for tag in found:
-                    self._add_non_existing_labels(tag)
+                    self._take_up_labels(tag)
                 self._forget_tags(found)
-            if self._datastore.model_dump() != before:
-                self._update_datastore_file()
+            if self._list.model_dump() != before:
+                self._write_list()
             self._tell()
 
     def _tell(self) -> None:
@@ -102,10 +99,10 @@ class ListedDatastore(SharedDatastore):
                 logger.warning("Left out: %s: %s.", name, reason.rstrip("."))
         self._left_out = self._leaving
 
-    def _remove_non_existing(self) -> int:
+    def _take_out_missing(self) -> int:
         """Take out scans whose files are gone, and take up those whose file has another format now."""
-        objects = self._datastore.objects
-        known = {image_id: self._filename(image_id, item.image.ext) for image_id, item in objects.items()}
+        objects = self._list.objects
+        known = {image_id: file_name(image_id, item.image.ext) for image_id, item in objects.items()}
         found = self._files.look(known, self._was_drawn_on)
         self._leaving.update(found.left_out)
         self._scans = found.scans
@@ -115,8 +112,8 @@ class ListedDatastore(SharedDatastore):
             del objects[image_id]
         return len(gone)
 
-    def _add_non_existing_images(self) -> int:
-        objects = self._datastore.objects
+    def _take_up_scans(self) -> int:
+        objects = self._list.objects
         fresh = {image_id: name for image_id, name in self._scans.items() if image_id not in objects}
         for image_id, name in fresh.items():
             logger.info("New image: %s", image_id)
@@ -124,10 +121,10 @@ class ListedDatastore(SharedDatastore):
             objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=name[len(image_id) :]))
         return len(fresh)
 
-    def _add_non_existing_labels(self, tag: str) -> int:
+    def _take_up_labels(self, tag: str) -> int:
         """Bring the labels of a tag in line with its folder and with the notes there."""
-        folder = Path(self._datastore.label_path(tag))
-        objects = self._datastore.objects
+        folder = Path(self._list.label_path(tag))
+        objects = self._list.objects
         try:
             files = label_files(folder, self._leaving, self._barred)
         except OSError as error:
@@ -155,7 +152,7 @@ class ListedDatastore(SharedDatastore):
     def _forget_tags(self, found: Iterable[str]) -> None:
         """Take out the labels of tags that have no folder any more."""
         found = set(found)
-        for item in self._datastore.objects.values() if self._notes_in_files else ():
+        for item in self._list.objects.values() if self._notes_in_files else ():
             for tag in [t for t in item.labels if t not in found]:
                 del item.labels[tag]
 
@@ -229,8 +226,8 @@ class ListedDatastore(SharedDatastore):
     # --- which scan a label belongs to ----------------------------------------------------------------------------
 
     def _scan_path(self, image_id: str) -> Path:
-        item = self._datastore.objects[image_id]
-        return Path(self._datastore.image_path()) / self._filename(image_id, item.image.ext)
+        item = self._list.objects[image_id]
+        return Path(self._list.image_path()) / file_name(image_id, item.image.ext)
 
     def _scan_mark(self, image_id: str) -> ScanMark | None:
         """What tells this scan from others; None where ids alone do so."""
@@ -238,7 +235,7 @@ class ListedDatastore(SharedDatastore):
 
     def _was_drawn_on(self, image_id: str, scan: Path) -> bool:
         """Whether a scan's labels say that they were drawn on the scan in this file."""
-        labels = Path(self._datastore.label_path(None))
+        labels = Path(self._list.label_path(None))
         marks = [
             noted.facts.scan
             for tag in tags(labels, {})
@@ -265,7 +262,7 @@ class ListedDatastore(SharedDatastore):
 
     def check_drawn_on(self, image_id: str, tag: str) -> None:
         """Raise UserError (422) when a label was drawn on another scan than the scan's file holds now."""
-        item = self._datastore.objects.get(image_id)
+        item = self._list.objects.get(image_id)
         if item is None or tag not in item.labels:
             return
         reason = self._drawn_on_another(image_id, self._label_path(image_id, tag))
@@ -287,7 +284,7 @@ class ListedDatastore(SharedDatastore):
         So the label still counts when the scan is stored in another way. Nothing is noted when that cannot be: the
         label counts either way.
         """
-        if self._read_only or image_id not in self._datastore.objects or self._scan_mark(image_id) is None:
+        if self._read_only or image_id not in self._list.objects or self._scan_mark(image_id) is None:
             return
         file = self._label_path(image_id, tag)
         facts = self._notes.of(file, image_id)
@@ -306,16 +303,16 @@ class ListedDatastore(SharedDatastore):
     # --- reading --------------------------------------------------------------------------------------------------
 
     def _known(self, image_id: str) -> ImageLabelModel:
-        item = self._datastore.objects.get(image_id)
+        item = self._list.objects.get(image_id)
         if item is None:
             raise UserError(f"There is no image {image_id!r} in this study.", status=404)
         return item
 
     def _label_path(self, image_id: str, tag: str) -> Path:
         """The file of a label, whatever happened since the list was written."""
-        folder = Path(self._datastore.label_path(tag))
-        label = self._datastore.label(image_id, tag)
-        path = folder / self._filename(image_id, label.ext if label else ".nii.gz")
+        folder = Path(self._list.label_path(tag))
+        label = self._list.label(image_id, tag)
+        path = folder / file_name(image_id, label.ext if label else ".nii.gz")
         if path.is_file() and path.name not in self._notes.read(folder, image_id).replaces:
             return path
         names = self._formats(folder, image_id)
@@ -331,14 +328,14 @@ class ListedDatastore(SharedDatastore):
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of a label; empty when there is none."""
         tag = str(getattr(label_tag, "value", label_tag))
-        if self._datastore.label(label_id, tag) is None:
+        if self._list.label(label_id, tag) is None:
             return ""
         return os.path.realpath(self._label_path(label_id, tag))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is known of the content that a label's file has now."""
         tag = str(getattr(label_tag, "value", label_tag))
-        label = self._datastore.label(label_id, tag)
+        label = self._list.label(label_id, tag)
         if label is None:
             return {}
         if not self._notes_in_files:
