@@ -185,7 +185,7 @@ def test_folder_that_cannot_be_written_is_named(folder: Path, label: str, monkey
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "x")
 
-    monkeypatch.setattr("server.store.folder_store.write_whole", refuse)
+    monkeypatch.setattr("server.store.label_store.write_whole", refuse)
     with pytest.raises(HTTPException) as caught:
         store.save_label("case_2", label, "original", {})
     assert caught.value.status_code == 507

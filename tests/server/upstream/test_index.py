@@ -23,10 +23,10 @@ def test_each_patch_is_listed_described_and_tested(name: str) -> None:
 
 
 WORDS = (
-    *("._datastore.", "._datastore_path", "._datastore_config_path", "_update_datastore_file", "_reconcile_datastore"),
-    *("async_tasks", "background_processes", "_load_sessions", "LocalDatastore.", "DICOMwebClient"),
+    *("._datastore_path", "._datastore_config_path", "_update_datastore_file", "_reconcile_datastore"),
+    *("async_tasks", "background_processes", "_load_sessions", "LocalDatastore.", "DICOMwebClientX"),
     *("middleware_stack", "user_middleware", "router.routes", "sys.modules[", "tempfile.tempdir =", "setFormatter"),
-    *("traceback", "tb_frame"),
+    *("walk_tb", "tb_frame", "__traceback__"),
 )
 """What only this folder may hold."""
 

@@ -21,6 +21,7 @@ from lib.recipes import Case
 from lib.setup.settings import Settings
 from lib.specialists import Specialist
 
+from .file_names import split
 from .final_labels import FinalLabel, FinalLabels, LabelCheck
 from .folder_store import StudyDatastore
 from .found_schema import FoundSchema
@@ -28,7 +29,6 @@ from .label_facts import LabelFacts
 from .pseudo_labels import PseudoLabels
 from .published_model import LoadedSpecialists, need_published, published_in
 from .stored_labels import StoredLabels
-from .study_files import split
 
 logger = logging.getLogger("semisam.study")
 
