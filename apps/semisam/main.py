@@ -22,8 +22,6 @@ from typing import Any
 SPINS = "torch" in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-PACKAGES = ("lib", "server", "infers", "trainers", "strategies", "scoring")
-
 if __name__ == "__main__":
     # The command line does not need the server: it is there at once.
     sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -38,9 +36,9 @@ if __name__ == "__main__":
 
     sys.exit(main())
 
-# MONAI Label forgets only `lib` before it loads an app again; half old, half new would not fit together.
-for module in [m for m in sys.modules if m.split(".")[0] in PACKAGES]:
-    del sys.modules[module]
+from server.upstream.app_loading import forget_earlier_load
+
+forget_earlier_load()
 
 import torch
 from monailabel.config import settings as server_settings
@@ -61,22 +59,23 @@ from lib.setup.settings import Settings
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
 from server.dicomweb.datastore import open_dicomweb
 from server.errors import LOG, http_answers, text_of
-from server.jobs.automatic_scoring import Unasked
+from server.jobs.automatic_scoring import AutomaticScoring
 from server.jobs.process import Jobs
 from server.jobs.records import BATCH, NAMES, TRAIN
 from server.jobs.records import SCORING as SCORING_JOB
 from server.jobs.startup import job, stop_start
 from server.jobs.system_processes import follow_server
 from server.options import SAMPLE, SCORING, check_keys, check_name, check_plain
-from server.requests import seg_answers, validation
 from server.requests.batch import BatchInfer, check_batch
-from server.requests.inference import check_infer, infer
+from server.requests.inference import infer
 from server.requests.submitted import forget, settle
-from server.store import viewer_files
+from server.requests.validation import running
 from server.store.folder_store import FINAL, StudyDatastore
 from server.store.study import Study
-from server.web import dicom_proxy, gate, login, models, ohif, reports, secrets
-from server.web.sessions import StudySessions
+from server.upstream import installing
+from server.upstream.app_loading import web_application
+from server.upstream.sessions import OwnSessions
+from server.web import gate, reports
 from trainers import SemiSamTrainer
 
 logger = logging.getLogger("semisam")
@@ -87,7 +86,7 @@ if SPINS:
 VERSION = "0.1.0"
 
 
-class SemiSam(MONAILabelApp):
+class SemiSam(OwnSessions, MONAILabelApp):
     """The server app: makes the parts and hands requests to them.
 
     Args:
@@ -100,13 +99,11 @@ class SemiSam(MONAILabelApp):
         self.serving = False
         self._jobs: Jobs | None = None
         follow_server()
-        self._unasked = Unasked()
+        self._automatic_scoring = AutomaticScoring()
         try:
             self.settings = Settings.from_conf(conf)
             set_limit(self.settings.max_voxels)
-            secrets.check_address(studies)
-            secrets.install()
-            validation.install()
+            installing.before_start(studies)
             self._look_for_weights()
             super().__init__(
                 app_dir=app_dir,
@@ -176,25 +173,17 @@ class SemiSam(MONAILabelApp):
         """Batch infer."""
         return BatchInfer()
 
-    def _load_sessions(self, load: bool = False) -> StudySessions | None:
-        if not load:
-            return None
-        folder, expiry = server_settings.MONAI_LABEL_SESSION_PATH, server_settings.MONAI_LABEL_SESSION_EXPIRY
-        return StudySessions(folder, expiry, self.settings.most_upload)
-
     # --- requests -------------------------------------------------------------------------------------------------
 
     def server_mode(self, mode: bool) -> None:
         """Called with True in the process that answers clients; not in those of its jobs."""
         super().server_mode(mode)
         self.serving = mode
-        if mode and "monailabel.app" in sys.modules:
-            login.install()
-            gate.install(sys.modules["monailabel.app"].app, self.settings)
-            for addition in (dicom_proxy, models, reports, ohif):
-                addition.install(sys.modules["monailabel.app"].app)
-            seg_answers.install()
-            viewer_files.install()
+        web = web_application()
+        if mode and web is not None:
+            installing.for_clients(web, self.settings)
+            gate.install(web, self.settings)
+            reports.install(web)
         if mode:
             self._jobs = Jobs(self.study.place, lambda: self.study.folder / "runs")
             self._jobs.install()
@@ -219,18 +208,17 @@ class SemiSam(MONAILabelApp):
             if method == "train":
                 self._trainer(request).check(request)
                 self._check_elsewhere(TRAIN)
-                self._unasked.give_way()
-                if torch.cuda.is_available() and not validation.running("train"):
+                self._automatic_scoring.give_way()
+                if torch.cuda.is_available() and not running("train"):
                     # The job loads what it needs itself; on a GPU there may not be room for both.
                     self._infers["prompt"].release()
                     RESIDENTS.release()
             elif method == "batch_infer":
-                task = check_infer({**request, "save_label": True}, self._infers)
-                check_batch(request, task, self.datastore())
-                self._unasked.give_way()
+                check_batch(request, self._infers, self.datastore())
+                self._automatic_scoring.give_way()
             elif method == "scoring":
                 self._scoring(request)[0].ready()
-                self._unasked.give_way()
+                self._automatic_scoring.give_way()
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """One scan, one label."""
@@ -264,11 +252,11 @@ class SemiSam(MONAILabelApp):
         """MONAI Label starts all methods at every chance; here one job for what is due, and only while nothing runs."""
         if method is not None:
             return super().async_scoring(method, params)
-        if not self.serving or any(validation.running(kind) for kind in ("train", "batch_infer", "scoring")):
+        if not self.serving or any(running(kind) for kind in ("train", "batch_infer", "scoring")):
             return {}
         try:
             due = [name for name, scoring in self._scoring_methods.items() if scoring.due()]
-            return self._unasked.start(due) if due else {}
+            return self._automatic_scoring.start(due) if due else {}
         except Exception as error:
             # Whoever asked for the next scan must get it.
             logger.warning("Scoring does not start by itself: %s", text_of(error))
@@ -278,9 +266,9 @@ class SemiSam(MONAILabelApp):
         """A person has saved a label: it stays, but say at once when it cannot be used, and what comes next."""
         warnings = []
         try:
-            for item in self.study.outlined():
-                if item.name == image_id and self.study.check(item).empty:
-                    warnings.append(counts_without(self.study.schema.names))
+            item = self.study.final_label(image_id)
+            if item is not None and self.study.check(item).empty:
+                warnings.append(counts_without(self.study.schema.names))
         except UserError as error:
             logger.warning("%s", error)
             warnings.append(str(error))

@@ -95,7 +95,7 @@ def seen(store: StudyDatastore, study: Study) -> dict[str, Any]:
     """What this process knows of the study, after a look at it as the watcher has one."""
     store.refresh()
     finals: dict[str, Any] = {}
-    for item in study.outlined():
+    for item in study.final_labels():
         try:
             finals[item.name] = study.template(item).label
         except UserError as error:

@@ -9,22 +9,21 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from lib.core.errors import UserError
 from lib.core.geometry import Volume
 from lib.core.labels import count_values
 from lib.formats.volumes import read_volume, write_label
-from server.options import is_true, shown
+from server.requests.infer_request import AskedScan, InferRequest, ResultFile
 from server.store.study import Study
 
 logger = logging.getLogger("semisam.infer")
 
-_OWN_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".png")
-_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +41,7 @@ class Answer:
     warnings: Sequence[str] = ()
 
 
-class SegmentationTask(InferTask):
+class SegmentationTask(InferTask, Generic[Options]):
     """A task that answers with a label map on the scan's own grid.
 
     Args:
@@ -68,7 +67,7 @@ class SegmentationTask(InferTask):
         self.study = study
 
     def info(self) -> dict[str, Any]:
-        """See the base class; the structures may change when the first final label is saved."""
+        """What viewers are told; the structures may change when the first final label is saved."""
         return {**super().info(), "labels": self.study.schema.as_dict()}
 
     def is_valid(self) -> bool:
@@ -78,42 +77,48 @@ class SegmentationTask(InferTask):
     def ready(self) -> None:
         """Raise UserError when no scan at all could be answered for now."""
 
-    def check(self, request: Mapping[str, Any]) -> None:
-        """Raise UserError for options that no scan could be answered with."""
-        _Wanted.parse({**request, "image": ""})
-
-    def read(self, request: Mapping[str, Any]) -> Volume:
-        """The asked scan."""
-        return read_volume(request["image"])
-
     def more_keys(self) -> Sequence[str]:
         """Keys that a request may have besides the options."""
         return ()
 
+    def parse(self, raw: Mapping[str, Any]) -> Options:
+        """Read the task's own options, once for all scans.
+
+        Args:
+            raw: a request with known keys only, see ``InferRequest.parse``.
+
+        Raises:
+            UserError: for what no scan could be answered with.
+        """
+        raise NotImplementedError
+
+    def read(self, path: Path) -> Volume:
+        """The asked scan."""
+        return read_volume(path)
+
     @abstractmethod
-    def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
+    def answer(self, scan: Volume, asked: AskedScan, options: Options) -> Answer:
         """Do the work.
 
         Args:
             scan: the asked scan.
-            name: its id, None when it is none of the study.
-            request: the client's options.
+            asked: its id, None when it is none of the study, and where it lies.
+            options: what ``parse`` has read.
         """
 
-    def __call__(self, request: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    def run(self, request: InferRequest, scan: AskedScan) -> tuple[str, dict[str, Any]]:
         """Answer a request; returns the written file and the reply's params."""
         times = [time.perf_counter()]
-        wanted = _Wanted.parse(request)
-        scan = self.read(request)
+        volume = self.read(Path(scan.path))
         times.append(time.perf_counter())
-        answer = self.answer(scan, request.get("image_id"), request)
+        answer = self.answer(volume, scan, request.options)
         times.append(time.perf_counter())
-        file = _write(answer.array, scan.affine, wanted)
+        file = _write(answer.array, volume.affine, request.file, scan.path)
         times.append(time.perf_counter())
         steps = dict(zip(("read", "infer", "write"), np.diff(times).round(3).tolist(), strict=True))
-        warnings = [*scan.notes, *answer.warnings]
+        warnings = [*volume.notes, *answer.warnings]
         for text in warnings:
-            logger.warning("%s: %s", request.get("image_id") or os.path.basename(str(request["image"])), text)
+            logger.warning("%s: %s", scan.name or os.path.basename(scan.path), text)
         return file, {
             "label_names": self.study.schema.as_dict(),
             **answer.params,
@@ -121,42 +126,24 @@ class SegmentationTask(InferTask):
             "latencies": {**steps, "total": round(times[-1] - times[0], 3)},
         }
 
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Answer a request in MONAI Label's form: ``image`` is the path of the scan, ``image_id`` its id if any."""
+        asked = InferRequest("", self.parse(request), file=ResultFile.parse(request))
+        return self.run(asked, AskedScan(request.get("image_id"), str(request["image"])))
+
     def volumes(self, label: np.ndarray, scan: Volume) -> dict[str, float]:
         """Volume of each structure in ml."""
         counts = count_values(label)
         return {n: round(float(counts[v]) * scan.voxel_ml, 3) for n, v in self.study.schema.as_dict().items()}
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """The client's wishes for the file."""
-
-    extension: str
-    dtype: str
-    compress: bool
-
-    @classmethod
-    def parse(cls, request: Mapping[str, Any]) -> _Wanted:
-        image = str(request["image"])
-        own = next((e for e in _OWN_EXTENSIONS if image.lower().endswith(e)), ".nii.gz")
-        extension = str(request.get("result_extension") or own)
-        if extension not in _OWN_EXTENSIONS:
-            raise UserError(
-                f"result_extension: {shown(extension)} is not allowed. Allowed: {', '.join(_OWN_EXTENSIONS)}."
-            )
-        dtype = str(request.get("result_dtype") or "uint8")
-        if dtype not in _DTYPES:
-            raise UserError(f"result_dtype: {shown(dtype)} is not allowed. Allowed: {', '.join(_DTYPES)}.")
-        return cls(extension, dtype, is_true(request.get("result_compress", True)))
-
-
-def _write(array: np.ndarray, affine: np.ndarray, wanted: _Wanted) -> str:
+def _write(array: np.ndarray, affine: np.ndarray, wanted: ResultFile, scan: str) -> str:
     """Write ``[D, H, W]`` to a temporary file; whoever sends it removes it.
 
     By our own writer: the one MONAI Label uses takes a volume for a 2D image, or resamples it, where its axes are
     permuted, and writes NIfTI that 3D Slicer does not open.
     """
-    handle, file = tempfile.mkstemp(suffix=wanted.extension)
+    handle, file = tempfile.mkstemp(suffix=wanted.extension_for(scan))
     os.close(handle)
     try:
         write_label(file, array, affine, wanted.dtype, compress=wanted.compress)

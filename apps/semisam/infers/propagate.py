@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lib.core.geometry import Volume
 from lib.propagation import doubts, propagate_from
 from server.options import whole_number
+from server.requests.infer_request import AskedScan
 from server.store.study import MOST_TEMPLATES, Study
 
 from .base import Answer, SegmentationTask
 
 
-class Propagate(SegmentationTask):
+@dataclass(frozen=True)
+class PropagateOptions:
+    """The task's options.
+
+    Args:
+        max_templates: how many outlined scans may be fused, at least one.
+    """
+
+    max_templates: int
+
+
+class Propagate(SegmentationTask[PropagateOptions]):
     """Carries the labels of wholly outlined scans over to the asked one. Needs one ``final`` label, no training."""
 
     def __init__(self, study: Study) -> None:
@@ -24,27 +37,25 @@ class Propagate(SegmentationTask):
         )
 
     def ready(self) -> None:
-        """See the base class."""
+        """Raise UserError without the generalist's weights, or without an outlined scan."""
         self.study.check_generalist()
-        self.study.dense()
+        self.study.fully_annotated()
 
-    def check(self, request: Mapping[str, Any]) -> None:
-        """See the base class."""
-        super().check(request)
-        _most(request)
+    def parse(self, raw: Mapping[str, Any]) -> PropagateOptions:
+        """Read how many outlined scans may be fused."""
+        return PropagateOptions(whole_number(raw, "max_templates", MOST_TEMPLATES, 1, 20))
 
-    def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
-        """See the base class."""
+    def answer(self, scan: Volume, asked: AskedScan, options: PropagateOptions) -> Answer:
+        """The label that the most similar outlined scans agree on."""
         study = self.study
-        most = _most(request)
-        templates = study.templates_for(scan, without=name, most=most)
+        templates = study.templates_for(scan, without=asked.name, most=options.max_templates)
         soft = propagate_from(
             templates,
             scan,
             study.schema.channels,
             generalist=study.generalist,
             propagator=study.propagator,
-            most=most,
+            most=options.max_templates,
         )
         label = soft.labels()
         used = [template for template in templates if template.name in soft.templates]
@@ -59,8 +70,3 @@ class Propagate(SegmentationTask):
             },
             doubts(label, scan, used, study.schema.names, soft.similarity),
         )
-
-
-def _most(request: Mapping[str, Any]) -> int:
-    """How many outlined scans may be fused."""
-    return whole_number(request, "max_templates", MOST_TEMPLATES, 1, 20)

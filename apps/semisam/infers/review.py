@@ -8,6 +8,7 @@ from typing import Any
 
 from lib.core.errors import UserError
 from lib.core.geometry import Volume
+from server.requests.infer_request import AskedScan
 from server.scores.planes import planes_of_label
 from server.scores.scores import QUALITY, Scores
 from server.store.folder_store import FINAL, ORIGINAL
@@ -16,7 +17,7 @@ from server.store.study import Study
 from .base import Answer, SegmentationTask
 
 
-class Review(SegmentationTask):
+class Review(SegmentationTask[None]):
     """The label that propagation, batch infer or the last training round stored for the asked scan.
 
     Once a person has saved a ``final`` label, that one is shown. The reply names the planes that are most worth
@@ -28,13 +29,16 @@ class Review(SegmentationTask):
     def __init__(self, study: Study) -> None:
         super().__init__(study, "Review: show the stored pseudo-label of this scan")
 
-    def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
-        """See the base class."""
-        store = self.study.datastore
+    def parse(self, raw: Mapping[str, Any]) -> None:
+        """There are no options."""
+
+    def answer(self, scan: Volume, asked: AskedScan, options: None) -> Answer:
+        """The stored label, and what is known of it."""
+        store, name = self.study.datastore, asked.name
         if name and store.get_label_by_image_id(name, FINAL):
-            for item in self.study.outlined():
-                if item.name == name:
-                    return Answer(self.study.template(item).label, {"source": "final"})
+            item = self.study.final_label(name)
+            if item is not None:
+                return Answer(self.study.template(item).label, {"source": "final"})
         path = store.get_label_uri(name, ORIGINAL) if name else ""
         if not name or not path or not Path(path).is_file():
             raise UserError(

@@ -10,15 +10,16 @@ from lib.core.uncertainty import uncertainty_facts
 from lib.propagation import nothing_found
 from lib.recipes.engine.learned import learned_by
 from lib.recipes.engine.options import choose_device
-from lib.specialists import Specialist, SpecialistPrediction
+from lib.specialists import SpecialistPrediction
 from lib.specialists.predict_in_roi import predict_located
 from server.requests.devices import device_choices
+from server.requests.infer_request import AskedScan
 from server.store.study import Study
 
 from .base import Answer, SegmentationTask
 
 
-class SpecialistTask(SegmentationTask):
+class SpecialistTask(SegmentationTask[str]):
     """A task that asks the published specialist."""
 
     def __init__(self, study: Study, description: str) -> None:
@@ -32,17 +33,17 @@ class SpecialistTask(SegmentationTask):
         return str(path) if path.is_file() or not validate else None
 
     def ready(self) -> None:
-        """See the base class."""
+        """Raise UserError without a trained specialist."""
         self.study.need_published()
 
-    def specialist(self, request: Mapping[str, Any]) -> Specialist:
-        """The specialist in service, on the asked device."""
-        device = request.get("device") or "auto"
-        return self.study.specialist(choose_device(str(device[0] if isinstance(device, list) else device)))
+    def parse(self, raw: Mapping[str, Any]) -> str:
+        """The device to compute on; some viewers send it as a list of one."""
+        device = raw.get("device") or "auto"
+        return choose_device(str(device[0] if isinstance(device, list) else device))
 
-    def predict(self, scan: Volume, request: Mapping[str, Any]) -> tuple[SpecialistPrediction, dict[str, Any]]:
+    def predict(self, scan: Volume, device: str) -> tuple[SpecialistPrediction, dict[str, Any]]:
         """What the specialist says, and what to tell about it."""
-        specialist = self.specialist(request)
+        specialist = self.study.specialist(device)
         prediction = predict_located(specialist, scan, lambda: self.study.templates_for(scan, without=None, most=1)[0])
         notes = {k: v for k, v in specialist.notes.items() if isinstance(v, (str, int, float))}
         facts = uncertainty_facts(prediction.probabilities, prediction.uncertainty)
@@ -55,9 +56,9 @@ class Segment(SpecialistTask):
     def __init__(self, study: Study) -> None:
         super().__init__(study, "Segment: the trained specialist's label for this scan (train first)")
 
-    def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
-        """See the base class."""
-        prediction, params = self.predict(scan, request)
+    def answer(self, scan: Volume, asked: AskedScan, options: str) -> Answer:
+        """The label, with warnings about structures that were not found."""
+        prediction, params = self.predict(scan, options)
         label = prediction.labels()
-        warnings = nothing_found(label, self.study.schema.names, learned_by(self.specialist(request)))
+        warnings = nothing_found(label, self.study.schema.names, learned_by(self.study.specialist(options)))
         return Answer(label, {**params, "volume_ml": self.volumes(label, scan)}, warnings)

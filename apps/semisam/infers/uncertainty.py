@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from lib.core.geometry import Volume
+from server.requests.infer_request import AskedScan
 from server.store.study import Study
 
 from .base import Answer
@@ -23,9 +21,9 @@ class Uncertainty(SpecialistTask):
     def __init__(self, study: Study) -> None:
         super().__init__(study, "Uncertainty: map of the trained specialist's doubt, 0 to 255 (train first)")
 
-    def answer(self, scan: Volume, name: str | None, request: Mapping[str, Any]) -> Answer:
-        """See the base class."""
-        prediction, params = self.predict(scan, request)
+    def answer(self, scan: Volume, asked: AskedScan, options: str) -> Answer:
+        """The map."""
+        prediction, params = self.predict(scan, options)
         doubt = prediction.uncertainty_map()
         np.rint(doubt.clip(0, 1, out=doubt) * 255, out=doubt)
         return Answer(doubt.astype(np.uint8), {**params, "scale": "0 sure, 255 unsure"})

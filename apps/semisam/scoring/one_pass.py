@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi import HTTPException
 
@@ -22,9 +22,6 @@ from server.scores.scores import QUALITY, UNUSABLE, Scores
 from server.store.folder_store import ORIGINAL
 from server.store.study import Study
 
-if TYPE_CHECKING:
-    from .base import StudyScoring
-
 logger = logging.getLogger("semisam.scoring")
 
 _LOG_SECONDS = 5.0
@@ -33,8 +30,29 @@ _LISTED = 20
 T = TypeVar("T")
 
 
+class Method(Protocol):
+    """What a pass needs to know of a scoring method; ``scoring.base`` has what each of these does."""
+
+    name: str
+
+    def ready(self) -> None:
+        """Raise UserError when no scan at all could be scored for now."""
+
+    def missing(self) -> list[str]:
+        """Scans that have no score of the present state."""
+
+    def needs_templates(self) -> bool:
+        """Whether labels of outlined scans are carried over."""
+
+    def store(self, found: Mapping[str, Any], of: Mapping[str, str]) -> None:
+        """Keep what was found about some scans, and the states that this belongs to."""
+
+    def finish(self) -> None:
+        """Called when all scans are done."""
+
+
 def run_pass(
-    study: Study, methods: Sequence[StudyScoring], request: Mapping[str, Any], ranks: Ranks | None = None
+    study: Study, methods: Sequence[Method], request: Mapping[str, Any], ranks: Ranks | None = None
 ) -> dict[str, Any]:
     """Score all scans whose scores are missing or out of date; a scan that cannot be used is passed over.
 
@@ -85,7 +103,7 @@ def run_pass(
     return {"scored": len(names) - len(keeper.failed), "failed": keeper.failed}
 
 
-def _able(methods: Sequence[StudyScoring]) -> list[StudyScoring]:
+def _able(methods: Sequence[Method]) -> list[Method]:
     able = []
     for method in methods:
         try:
@@ -98,13 +116,13 @@ def _able(methods: Sequence[StudyScoring]) -> list[StudyScoring]:
     return able
 
 
-def _basis(study: Study, methods: Sequence[StudyScoring]) -> Basis:
+def _basis(study: Study, methods: Sequence[Method]) -> Basis:
     """What the scans are judged by."""
     total = len(study.datastore.list_images())
     return Basis(
         schema=study.schema,
         published=study.published.absolute(),
-        outlined=study.dense_cases() if any(method.needs_templates() for method in methods) else (),
+        outlined=study.fully_annotated_cases() if any(method.needs_templates() for method in methods) else (),
         progress=1.0 - len(study.unlabelled()) / max(1, total),
         calibration=Scores(study).calibration(),
     )
@@ -113,7 +131,7 @@ def _basis(study: Study, methods: Sequence[StudyScoring]) -> Basis:
 class _Keeper:
     """What is asked about the scans, what was found and what failed, and its way to the disk."""
 
-    def __init__(self, study: Study, methods: Sequence[StudyScoring]) -> None:
+    def __init__(self, study: Study, methods: Sequence[Method]) -> None:
         self._study = study
         self._scores = Scores(study)
         self._methods = {method.name: method for method in methods}
@@ -163,10 +181,10 @@ class _Keeper:
         for outcome in outcomes:
             for method, refusal in outcome.refused.items():
                 self._refuse(outcome.name, method, refusal, outcome.states)
-        for name, method in self._methods.items():
+        for name, scoring in self._methods.items():
             told = [outcome for outcome in outcomes if name in outcome.found]
             if told:
-                method.store({each.name: each.found[name] for each in told}, {o.name: o.states[name] for o in told})
+                scoring.store({each.name: each.found[name] for each in told}, {o.name: o.states[name] for o in told})
         self.note_refused()
 
     def note_refused(self) -> None:

@@ -30,7 +30,7 @@ class PseudoLabelQuality(StudyScoring):
     def ready(self) -> None:
         """See the base class."""
         self.study.check_generalist()
-        self.study.dense()
+        self.study.fully_annotated()
 
     def needs_templates(self) -> bool:
         """See the base class."""

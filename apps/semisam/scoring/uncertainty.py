@@ -35,7 +35,7 @@ class UncertaintyScoring(StudyScoring):
         """See the base class."""
         if self.needs_templates():
             self.study.check_generalist()
-            self.study.dense()
+            self.study.fully_annotated()
 
     def needs_templates(self) -> bool:
         """See the base class."""

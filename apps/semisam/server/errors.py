@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import requests
 from fastapi import HTTPException
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
@@ -51,6 +52,39 @@ def http_answers() -> Iterator[None]:
             raise HTTPException(full.status, str(full)) from error
         text = text_of(error)
         raise HTTPException(500, f"{text[0].upper()}{text[1:]}. {LOG}") from error
+
+
+def answer_of(error: Exception) -> HTTPException:
+    """What a client is told about an error, by its kind alone: where it arose says nothing about who is to blame."""
+    try:
+        with http_answers():
+            if isinstance(error, requests.RequestException):
+                raise _elsewhere(error)
+            raise error
+    except HTTPException as answer:
+        return answer
+
+
+def _elsewhere(error: requests.RequestException) -> HTTPException:
+    """The answer when another server is to blame; its address and its words are for the log."""
+    logger.error("Another server did not answer as it should: %s", error)
+    return HTTPException(502, f"The DICOM or log-in server behind this one {reason_of(error)}. Try again later.")
+
+
+def reason_of(error: Exception) -> str:
+    """What another server has done, in words that go on after its name; its own words are for the log."""
+    if isinstance(error, requests.Timeout):
+        return "does not answer in time"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "cannot be reached safely: its certificate is not accepted"
+    if isinstance(error, requests.ConnectionError):
+        return "cannot be reached"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        if status in (401, 403):
+            return f"does not accept the log-in of this server (status {status})"
+        return f"answers with an error (status {status})"
+    return "does not answer as it should"
 
 
 def text_of(error: BaseException) -> str:

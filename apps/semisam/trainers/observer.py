@@ -16,14 +16,13 @@ from lib.recipes import FinishedRound, Progress, PseudoLabel, RecipeOptions, Run
 from lib.specialists import put_in_service
 from server.errors import text_of
 from server.scores.scores import Scores
-from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
+from server.store.folder_store import FINAL, ORIGINAL
 from server.store.study import Study
 from server.web.reports import address
 
 logger = logging.getLogger("semisam.train")
 
 _FILE_SECONDS = 1.0
-_AT_ONCE = 25
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
@@ -111,7 +110,7 @@ class TrainingObserver:
             labels[name] = (str(label.path), {"model": "semisam", "params": dict(label.params)})
             if finished.checkpoint is not None and isinstance(label.params.get("uncertainty"), (int, float)):
                 saved[name] = float(label.params["uncertainty"])  # type: ignore[arg-type]
-        self._store(labels)
+        self._study.pseudo_labels.save(labels)
         if self._study.folder == self._folder:
             Scores(self._study).put(saved)
         logger.info("Round %d: %d pseudo-labels are stored as 'original'", finished.index, len(labels))
@@ -138,20 +137,6 @@ class TrainingObserver:
         self._refused = ""
         return True
 
-    def _store(self, labels: dict[str, tuple[str, dict[str, Any]]]) -> None:
-        """Store labels, a few at a time: each change of the list makes the server read it anew, and blocks writers."""
-        store = self._study.datastore
-        if not isinstance(store, StudyDatastore):
-            for name, (file, info) in labels.items():
-                store.save_label(name, file, ORIGINAL, info)
-            return
-        names = list(labels)
-        for start in range(0, len(names), _AT_ONCE):
-            known = set(store.list_images())  # somebody may have taken a scan out meanwhile
-            store.save_labels(
-                ORIGINAL, {n: labels[n] for n in names[start : start + _AT_ONCE] if n in known}, interim=True
-            )
-
     def _has_better(self, name: str, label: PseudoLabel) -> bool:
         """Whether a specialist of an earlier training has labelled the scan, which goes before a propagation."""
         before = self._study.datastore.get_label_info(name, ORIGINAL).get("params") or {}
@@ -160,16 +145,15 @@ class TrainingObserver:
 
     def finished(self, result: RunResult) -> None:
         """The run has ended well: its last labels will stay."""
-        store = self._study.datastore
-        if isinstance(store, StudyDatastore):
-            store.publish(result.pseudo_labels)
+        self._study.pseudo_labels.publish(result.pseudo_labels)
         took = _clock(time.monotonic() - self._begun)
         text = f"Trained {result.rounds} rounds in {took}; {len(result.pseudo_labels)} pseudo-labels to review."
         if result.note:
             text += f" {result.note}"
         text += self._refused
+        unsent = self._study.pseudo_labels.unsent()
         text += _listed("scan was left out", "scans were left out", {**result.skipped, **self._left_out})
-        text += _listed("label is not", "labels are not", _unsent(store), " on the DICOM server yet")
+        text += _listed("label is not", "labels are not", unsent, " on the DICOM server yet")
         page = "" if result.report is None else address(result.report)
         if page:
             text += f" Report: {page} on this server."
@@ -197,12 +181,6 @@ class TrainingObserver:
     def _write(self) -> None:
         content = json.dumps(self._stats, indent=2)
         write_whole(self._folder / "train_stats.json", lambda name: Path(name).write_text(content, encoding="utf-8"))
-
-
-def _unsent(store: object) -> dict[str, str]:
-    """Why labels could not be sent to where the study's scans come from, by scan; a datastore may know."""
-    known = getattr(store, "unsent", None)
-    return {str(name): str(reason) for name, reason in known().items()} if callable(known) else {}
 
 
 def _listed(one: str, several: str, reasons: Mapping[str, str], end: str = "") -> str:

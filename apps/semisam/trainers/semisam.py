@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
@@ -38,6 +37,7 @@ from server.options import TRAIN, check_keys
 from server.requests.devices import device_choices
 from server.store.folder_store import FINAL, ORIGINAL
 from server.store.study import Study
+from server.upstream.local_datastore import folder_of
 
 from .observer import TrainingObserver
 
@@ -92,14 +92,14 @@ class SemiSamTrainer(TrainTask):
         if options.network == NNUNET and processes(flat, options.device) > 1:
             raise UserError("multi_gpu: nnU-Net trains on one GPU. Switch multi_gpu off, or choose another network.")
         self.study.check_generalist()
-        outlined = self.study.usable()
-        usable = {item.name for item in outlined}
-        if any(item.image.name.lower().endswith(PICTURES) for item in outlined):
+        checks = {item.name: self.study.check(item) for item in self.study.usable()}
+        usable = set(checks)
+        if any(check.image.name.lower().endswith(PICTURES) for check in checks.values()):
             network_2d(options)
-        if all(self.study.check(item).empty for item in outlined):
+        if all(check.empty for check in checks.values()):
             raise UserError(only_negative(sorted(usable)), status=409)
         if RECIPES[options.recipe].propagates:
-            self.study.dense()
+            self.study.fully_annotated()
         if not set(self.study.datastore.list_images()) - usable:
             logger.info("Every scan has a final label: the training has no pseudo-labels to make")
         _check_folder(self.study.folder)
@@ -177,7 +177,7 @@ class SemiSamTrainer(TrainTask):
 
     def _unusable(self, name: str) -> str:
         """Why a scan of the study is not among the cases of a training."""
-        item = next((item for item in self.study.outlined() if item.name == name), None)
+        item = self.study.final_label(name)
         try:
             if item is not None:
                 self.study.check(item)
@@ -189,8 +189,8 @@ class SemiSamTrainer(TrainTask):
 def _folders(study: Study) -> list[Path]:
     """Where trainings, and requests beside them, write files that others read."""
     folders = [study.folder, study.place, study.folder / "labels"]
-    if isinstance(study.datastore, LocalDatastore):
-        own = Path(study.datastore._datastore_path)
+    own = folder_of(study.datastore)
+    if own is not None:
         folders += [own, *(own / "labels" / tag for tag in ("", FINAL, ORIGINAL))]
     return folders
 

@@ -285,7 +285,7 @@ def test_names_of_a_file_go_through_the_study(tmp_path: Path) -> None:
     seg(study / "labels" / "final" / "case_1.nrrd", values, affine, **segments(("ball", 0, 7), ("rod", 0, 3)))
     seen = Study(str(study), StudyDatastore(str(study)), Settings(), tmp_path / "models")
     assert seen.schema.names == ("ball", "rod")
-    np.testing.assert_array_equal(seen.template(seen.dense()[0]).label, label)
+    np.testing.assert_array_equal(seen.template(seen.fully_annotated()[0]).label, label)
     case = next(case for case in seen.cases() if case.label is not None)
     assert case.label is not None
     np.testing.assert_array_equal(nibabel.load(case.label).get_fdata(), label)

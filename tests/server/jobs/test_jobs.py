@@ -47,12 +47,11 @@ def run(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, script: str, kind: str = TR
     """Run a script as if MONAI Label had started it as a job; the task as clients see it, with its thread."""
     import threading
 
-    def start(request: Any, method: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+    def open_process(method: str, request: Any) -> tuple[subprocess.Popen[str], str]:
+        words = [sys.executable, "-c", script]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), "a script"
 
-    monkeypatch.setattr("server.jobs.process._start", start)
+    monkeypatch.setattr("server.upstream.background_jobs.open_process", open_process)
     utils.background_processes.setdefault(kind, {})
     task: dict[str, Any] = {"id": "1", "status": "SUBMITTED", "request": {}, "start_ts": "2026-01-01 00:00:00"}
     utils.background_tasks.setdefault(kind, []).append(task)

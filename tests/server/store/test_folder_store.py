@@ -185,7 +185,7 @@ def test_folder_that_cannot_be_written_is_named(folder: Path, label: str, monkey
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "x")
 
-    monkeypatch.setattr("server.store.folder_store.write_whole", refuse)
+    monkeypatch.setattr("server.store.label_store.write_whole", refuse)
     with pytest.raises(HTTPException) as caught:
         store.save_label("case_2", label, "original", {})
     assert caught.value.status_code == 507
@@ -196,15 +196,15 @@ def test_folder_that_cannot_be_written_is_named(folder: Path, label: str, monkey
 def test_readers_do_not_see_a_change_before_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = StudyDatastore(str(folder))
     seen: list[list[str]] = []
-    write = store._update_datastore_file
+    write = store._write_list
 
-    def slow(lock: bool = True) -> None:
+    def slow() -> None:
         reader = threading.Thread(target=lambda: seen.append(sorted(store.list_images())))
         reader.start()
         reader.join(10)
-        write(lock)
+        write()
 
-    monkeypatch.setattr(store, "_update_datastore_file", slow)
+    monkeypatch.setattr(store, "_write_list", slow)
     store.remove_image("case_4")
     assert seen == [["case_1", "case_2", "case_3", "case_4"]]
     assert sorted(store.list_images()) == ["case_1", "case_2", "case_3"]
@@ -213,13 +213,13 @@ def test_readers_do_not_see_a_change_before_it_is_written(folder: Path, monkeypa
 def test_many_labels_are_one_change_of_the_list(folder: Path, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store, reader = StudyDatastore(str(folder)), StudyDatastore(str(folder))
     written: list[int] = []
-    write = StudyDatastore._update_datastore_file
+    write = StudyDatastore._write_list
 
-    def counting(self: StudyDatastore, lock: bool = True) -> None:
+    def counting(self: StudyDatastore) -> None:
         written.append(1)
-        write(self, lock)
+        write(self)
 
-    monkeypatch.setattr(StudyDatastore, "_update_datastore_file", counting)
+    monkeypatch.setattr(StudyDatastore, "_write_list", counting)
     store.save_labels("original", {name: (label, {"n": name}) for name in ("case_2", "case_3", "case_4")})
     assert len(written) == 1
     assert reader.get_label_info("case_3", "original")["n"] == "case_3"

@@ -446,7 +446,7 @@ def test_what_was_worked_out_about_a_deleted_scan_goes_with_it(folder: Path) -> 
 def test_structures_follow_a_label_that_is_overwritten_in_place(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.store.study._SCHEMA_SECONDS", 0.0)
+    monkeypatch.setattr("server.store.found_schema._LOOK_SECONDS", 0.0)
     place = folder / "labels" / "final" / "case_1.nii.gz"
     place.parent.mkdir(parents=True)
     shutil.copy(outline(tmp_path, values=(1, 0)), place)

@@ -16,7 +16,7 @@ from lib.core.errors import UserError
 from lib.core.labels import LabelSchema
 from lib.specialists import SpecialistSpec, build_network, load_specialist, save_specialist
 from server.store.study import Study
-from server.web import models
+from server.upstream import model_files
 
 SCHEMA = LabelSchema(("ball", "rod"))
 
@@ -39,7 +39,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def put(study: Study, content: bytes, model: str = "segment") -> dict[str, Any]:
-    return models.put(study, model, UploadFile(io.BytesIO(content), filename="../../../evil.pt"))
+    return model_files.put(study, model, UploadFile(io.BytesIO(content), filename="../../../evil.pt"))
 
 
 def cut(content: bytes) -> bytes:
@@ -95,7 +95,7 @@ def test_upload_goes_into_service_and_the_one_before_is_kept(study: Study, tmp_p
     answer = put(study, second, "uncertainty")
     assert study.published.read_bytes() == second
     assert answer["checksum"]
-    kept = study.published.parent / models.KEPT / answer["kept"]
+    kept = study.published.parent / model_files.KEPT / answer["kept"]
     assert kept.read_bytes() == first
     assert load_specialist(kept).notes["round"] == 0
     assert put(study, kept.read_bytes())["kept"] != answer["kept"]  # and back again
@@ -103,25 +103,25 @@ def test_upload_goes_into_service_and_the_one_before_is_kept(study: Study, tmp_p
 
 
 def test_only_some_are_kept(study: Study, tmp_path: Path) -> None:
-    for seed in range(models.MOST_KEPT + 3):
+    for seed in range(model_files.MOST_KEPT + 3):
         put(study, network(tmp_path / "next.pt", seed=seed))
-    assert len(list((study.published.parent / models.KEPT).iterdir())) == models.MOST_KEPT
+    assert len(list((study.published.parent / model_files.KEPT).iterdir())) == model_files.MOST_KEPT
 
 
 def test_deleted_network_is_kept(study: Study) -> None:
     before = study.published.read_bytes()
-    answer = models.take_out(study, "segment")
+    answer = model_files.take_out(study, "segment")
     assert not study.published.exists()
-    assert (study.published.parent / models.KEPT / answer["kept"]).read_bytes() == before
+    assert (study.published.parent / model_files.KEPT / answer["kept"]).read_bytes() == before
     with pytest.raises(UserError, match="no trained network in service") as refused:
-        models.take_out(study, "segment")
+        model_files.take_out(study, "segment")
     assert refused.value.status == 404
 
 
 @pytest.mark.parametrize("model", ["propagate", "prompt", "review", "", "../segment", "semisam"])
 def test_models_without_a_file(study: Study, model: str) -> None:
     before = study.published.read_bytes()
-    for call in (lambda: put(study, before, model), lambda: models.take_out(study, model)):
+    for call in (lambda: put(study, before, model), lambda: model_files.take_out(study, model)):
         with pytest.raises(UserError, match="has no file") as refused:
             call()
         assert refused.value.status == 404

@@ -26,12 +26,15 @@ from lib.core.errors import UserError
 from lib.formats.volumes import read_volume
 from lib.setup.settings import Settings
 from scanfiles import save_itk
+from server.errors import answer_of
 from server.requests.validation import check_call
 from server.store.folder_store import plain_info, plain_name
-from server.web import gate, secrets
-from server.web.gate import Gate, answer_of, check_host
-from server.web.sessions import StudySessions
-from server.web.temporary_files import Scratch
+from server.upstream import log_secrets
+from server.upstream.sessions import StudySessions
+from server.upstream.temporary_files import TemporaryFolder
+from server.web import gate, request_head
+from server.web.gate import Gate
+from server.web.request_head import check_host
 from tiny_study import tiny_scan
 
 
@@ -49,21 +52,21 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 # --- temporary files --------------------------------------------------------------------------------------------------
 
 
-def test_scratch_is_private_and_emptied(temporary: Path) -> None:
-    scratch = Scratch()
-    assert Path(tempfile.gettempdir()) == scratch.folder
-    assert scratch.folder.parent == temporary
-    assert scratch.folder.stat().st_mode & 0o777 == 0o700
+def test_the_temporary_folder_is_private_and_emptied(temporary: Path) -> None:
+    own = TemporaryFolder()
+    assert Path(tempfile.gettempdir()) == own.folder
+    assert own.folder.parent == temporary
+    assert own.folder.stat().st_mode & 0o777 == 0o700
     Path(tempfile.mkdtemp()).joinpath("scan.nii.gz").write_bytes(b"patient")
     with tempfile.NamedTemporaryFile(delete=False) as file:
         file.write(b"patient")
-    kept = scratch.folder / "pymp-of-a-library"
+    kept = own.folder / "pymp-of-a-library"
     kept.mkdir()
-    scratch.empty()
-    assert list(scratch.folder.iterdir()) == [kept]
+    own.empty()
+    assert list(own.folder.iterdir()) == [kept]
 
 
-def test_scratch_of_a_killed_server_is_removed(temporary: Path) -> None:
+def test_the_temporary_folder_of_a_killed_server_is_removed(temporary: Path) -> None:
     gone, running, other = (temporary / name for name in ("semisam-4194399-a", "semisam-1-b", "semisam-notes"))
     for folder in (gone, running, other):
         folder.mkdir()
@@ -71,7 +74,7 @@ def test_scratch_of_a_killed_server_is_removed(temporary: Path) -> None:
     elsewhere = temporary.parent / "elsewhere"
     elsewhere.mkdir()
     (temporary / "semisam-4194398-c").symlink_to(elsewhere)
-    Scratch()
+    TemporaryFolder()
     assert not gone.exists()
     assert running.is_dir()
     assert other.is_dir()
@@ -169,7 +172,7 @@ def through(
         sent.append(message)
 
     scope = {"type": "http", "method": "PUT", "path": path, "headers": [(b"content-type", kind.encode()), *headers]}
-    asyncio.run(Gate(app, most_bytes=100, scratch=Scratch())(scope, receive, send))
+    asyncio.run(Gate(app, most_bytes=100, temporary=TemporaryFolder())(scope, receive, send))
     return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent))
 
 
@@ -254,13 +257,13 @@ def test_uploads_of_nobody_are_not_read(temporary: Path, given: str, monkeypatch
     async def never(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("the upload was read")
 
-    monkeypatch.setattr(gate, "user_of", unknown)
+    monkeypatch.setattr(request_head, "user_of", unknown)
     monkeypatch.setattr(gate.settings, "MONAI_LABEL_AUTH_ENABLE", True)
     headers = [(b"authorization", given.encode())] if given else []
     status, answer = through(never, temporary, b"a" * 60, path="/datastore/image", headers=headers)
     assert (status, answer["detail"]) == (401, "Log in first.")
     assert through(reads, temporary, b"a" * 60, path="/datastore/x", kind="text/plain") == (200, 60)
-    monkeypatch.setattr(gate, "user_of", lambda token: token)
+    monkeypatch.setattr(request_head, "user_of", lambda token: token)
     headers = [(b"authorization", b"Bearer good")]
     assert through(reads, temporary, b"a" * 60, path="/datastore/image", headers=headers) == (200, 60)
 
@@ -339,7 +342,7 @@ def test_jobs_that_could_not_start(request_: dict[str, Any], in_server: bool, pa
 
 
 def test_logs_are_blackened(caplog: pytest.LogCaptureFixture) -> None:
-    formatter = secrets.Redacting(logging.Formatter("%(message)s"), ["pass word", "key", "a-long-key"])
+    formatter = log_secrets.Redacting(logging.Formatter("%(message)s"), ["pass word", "key", "a-long-key"])
     try:
         raise ValueError("a-long-key")
     except ValueError as error:
@@ -357,9 +360,9 @@ def test_logs_are_blackened(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("address", ["http://me:secret@host/dicom-web", "https://me@host/dicom-web"])
 def test_no_password_in_an_address(address: str) -> None:
     with pytest.raises(UserError, match="MONAI_LABEL_DICOMWEB_PASSWORD"):
-        secrets.check_address(address)
-    secrets.check_address("http://host:8042/dicom-web")
-    secrets.check_address("/data/me:you@home")
+        log_secrets.check_address(address)
+    log_secrets.check_address("http://host:8042/dicom-web")
+    log_secrets.check_address("/data/me:you@home")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "9" * 20, "²"])

@@ -24,6 +24,7 @@ from lib.core.labels import LabelSchema
 from lib.dicom_seg import SegHeader
 from server.store.folder_store import DICOM, FINAL, ORIGINAL
 
+from .label_facts import DicomLabelFacts, StoredSeg
 from .labels import pseudo_series
 from .server import DicomWebServer
 
@@ -39,8 +40,6 @@ NO_SCANS = frozenset(
 VOLUMES = frozenset(["CT", "MR", "PT", "NM"])
 """Modalities whose single images are slices or whole volumes, never pictures."""
 
-_LATER = "+"
-"""After a moment: a moment later. A longer text sorts after its own beginning."""
 _UID = re.compile(r"[0-9.]{1,64}")
 _SETTLE_SECONDS = 30
 """A server may list a new SEG late: until then it is not missed."""
@@ -101,22 +100,16 @@ class Seg:
         """Whose label it is."""
         return ORIGINAL if self.series == pseudo_series(self.header.scan) else FINAL
 
-    def label(self) -> DataModel:
-        """The label, as a study lists it."""
-        return DataModel(info={**self.info(), "listed": True}, ext=".nii.gz")
+    def facts(self, *, listed: bool = False) -> DicomLabelFacts:
+        """What is known of it as a label.
 
-    def info(self) -> dict[str, Any]:
-        """What is noted of it beside a label."""
-        said = {"annotated": self.header.annotated} if self.header.annotated else {}
-        return {
-            "ts": int(time.time()),
-            "StudyInstanceUID": self.study,
-            "SeriesInstanceUID": self.series,
-            "SOPInstanceUID": self.header.uid,
-            "created": self.header.created,
-            "label_info": [{"name": name, "idx": number} for name, number in self.header.names],
-            **said,
-        }
+        Args:
+            listed: whether the server has listed it.
+        """
+        said: dict[str, Any] = {"annotated": self.header.annotated} if self.header.annotated else {}
+        said["label_info"] = [{"name": name, "idx": number} for name, number in self.header.names]
+        seg = StoredSeg(self.study, self.series, self.header.uid, self.header.created, listed)
+        return DicomLabelFacts(seg, int(time.time()), said=said)
 
 
 @dataclass(frozen=True)
@@ -142,14 +135,17 @@ class Listed:
             found[seg.header.scan, seg.tag] = seg
         return found
 
-    def knows(self, label: DataModel) -> bool:
+    def knows(self, label: DicomLabelFacts) -> bool:
         """Whether the server has had time enough to list a label: if it does not, the label was deleted there."""
-        info = label.info
-        return bool(info.get("listed")) or info.get("sent", info.get("ts", 0)) < self.began - _SETTLE_SECONDS
+        seg = label.seg
+        since = label.saved or 0
+        if seg is not None:
+            since = since if seg.sent is None else seg.sent
+        return bool(seg is not None and seg.listed) or since < self.began - _SETTLE_SECONDS
 
-    def misses(self, label: DataModel) -> bool:
+    def misses(self, label: DicomLabelFacts) -> bool:
         """Whether a person's label was deleted on the server, where there may be an older one of the same scan."""
-        uid, series = label.info.get("SOPInstanceUID"), label.info.get("SeriesInstanceUID")
+        uid, series = (label.seg.uid, label.seg.series) if label.seg is not None else (None, None)
         looked_into = {seg.series for seg in self.segs}
         gone = series not in self.seg_series or series in looked_into  # else it could not be looked into
         return bool(gone and uid not in {seg.header.uid for seg in self.segs} and self.knows(label))
@@ -162,12 +158,15 @@ class Lists:
         server: the server.
         search: further conditions for scans, as DICOM keywords.
         labels: the study's structures if they are set; else any names will do.
+
+    Attributes:
+        labels: see above.
     """
 
     def __init__(self, server: DicomWebServer, search: Mapping[str, Any], labels: LabelSchema | None = None) -> None:
         self._server = server
         self._search = dict(search)
-        self._labels = labels
+        self.labels = labels
         self._segs: dict[str, tuple[int, SegHeader | None]] = {}
         self._seen: set[str] | None = None
         self._counts: dict[str, int] = {}
@@ -183,8 +182,8 @@ class Lists:
         scans = scans_in(found, self._server.address, self._search.get("Modality"))
         labels = [(uid, dict(item.labels)) for uid, item in dict(objects).items()]  # they may change meanwhile
         own = {pseudo_series(uid) for uid, known in labels if ORIGINAL in known}
-        finals = [(uid, known[FINAL].info) for uid, known in labels if FINAL in known]
-        known = {info.get("SeriesInstanceUID"): _header_of(uid, info) for uid, info in finals}
+        finals = [(uid, DicomLabelFacts.of(known[FINAL]).seg) for uid, known in labels if FINAL in known]
+        known = {seg.series: SegHeader(seg.uid, uid, (), seg.created) for uid, seg in finals if seg is not None}
         segs, counts = [], {}
         for each in self._server.search({"Modality": "SEG"}):
             study, uid, count = _text(each, "StudyInstanceUID"), _text(each, "SeriesInstanceUID"), instances_of(each)
@@ -224,34 +223,24 @@ class Lists:
     def _counts_as_label(self, header: SegHeader) -> bool:
         if not header.scan or not header.names or not _are_uids(header.uid):
             return False
-        if self._labels is None or knows_all(self._labels, header.names):
+        if self.labels is None or knows_all(self.labels, header.names):
             return True
         logger.warning(
             "SEG %s of %s is not taken for a label: it has the segments %s, the study's structures are %s",
-            *(header.uid, header.scan, ", ".join(name for name, _ in header.names), ", ".join(self._labels.names)),
+            *(header.uid, header.scan, ", ".join(name for name, _ in header.names), ", ".join(self.labels.names)),
         )
         return False
 
 
-def is_newer(theirs: Seg, known: DataModel) -> bool:
+def is_newer(theirs: Seg, known: DicomLabelFacts) -> bool:
     """Whether a SEG of the server's list goes before the label that is known."""
-    if theirs.header.uid == known.info.get("SOPInstanceUID"):
+    seg = known.seg
+    if seg is None:
+        return theirs.header.created > ""
+    if theirs.header.uid == seg.uid:
         return False
-    created = str(known.info.get("created", ""))
     # Where clocks were found wrong before, only the order of arrival tells.
-    return theirs.arrived if created.endswith(_LATER) else theirs.header.created > created
-
-
-def put_after(info: dict[str, Any], before: DataModel | None) -> None:
-    """Let a label go after the one before, whose clock may be ahead, by what is noted of it."""
-    known = str(before.info.get("created", "")) if before is not None else ""
-    if known >= str(info["created"]):
-        info["created"] = f"{known}{_LATER}"
-
-
-def _header_of(scan: str, info: Mapping[str, Any]) -> SegHeader:
-    """What is noted of a SEG, as far as it takes to compare it with others."""
-    return SegHeader(str(info.get("SOPInstanceUID", "")), scan, (), str(info.get("created", "")))
+    return theirs.arrived if seg.clock_was_wrong else theirs.header.created > seg.created
 
 
 def _text(dataset: Dataset, name: str) -> str:

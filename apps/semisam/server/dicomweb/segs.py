@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,12 +10,10 @@ from lib.core.geometry import Volume
 from lib.core.labels import LabelSchema
 from lib.dicom_seg import SegHeader
 
+from .label_facts import DicomLabelFacts, StoredSeg
 from .labels import Source, label_of, origin_of, pseudo_series, seg_of
 from .lists import Seg
 from .server import DicomWebServer
-
-_NOTED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "created", "listed", "sent", "label_info")
-"""What is noted beside a label about its SEG."""
 
 
 class SegExchange:
@@ -32,45 +29,43 @@ class SegExchange:
         self._schema = schema
 
     def send(
-        self, scan_id: str, file: str, source: Source, info: Mapping[str, Any], *, person: bool, again: bool = False
-    ) -> tuple[dict[str, Any], np.ndarray]:
+        self, scan_id: str, file: str, source: Source, label: DicomLabelFacts, *, person: bool, again: bool = False
+    ) -> tuple[DicomLabelFacts, np.ndarray]:
         """Store a label on the server.
 
         Args:
             scan_id: UID of the scan's series.
             file: the label.
             source: the scan.
-            info: what is known about the label; ``send_as`` is the UID that its SEG is to have.
+            label: what is known about it.
             person: whether it is a person's label.
             again: whether it may have got there before, so that it is looked for first.
 
         Returns:
-            What to note beside the label, and the label as whoever fetches it finds it.
+            What is known of it on the server, and the label as whoever fetches it finds it.
 
         Raises:
             UserError: (422) when no SEG can be made of it, (502) when the server does not take it.
         """
         series = None if person else pseudo_series(scan_id)
+        info = label.to_info()
         seg = seg_of(file, source, info, origin_of(info, person=person, series=series), self._schema)
-        if info.get("send_as"):
-            seg.SOPInstanceUID = seg.file_meta.MediaStorageSOPInstanceUID = str(info["send_as"])
+        if label.send_as:
+            seg.SOPInstanceUID = seg.file_meta.MediaStorageSOPInstanceUID = label.send_as
         header = SegHeader.of(seg)
         known = self._server.find_seg(str(seg.StudyInstanceUID), str(series), header.uid) if again and series else None
         if known is None:
             self._server.store(seg)
-        note = Seg(str(seg.StudyInstanceUID), str(seg.SeriesInstanceUID), known or header).info()
-        return noted({**note, "sent": note["ts"]}), label_of(seg, source.scan, self._schema)
+        stored = Seg(str(seg.StudyInstanceUID), str(seg.SeriesInstanceUID), known or header).facts()
+        assert stored.seg is not None
+        stored = replace(stored, seg=replace(stored.seg, sent=stored.saved))
+        return stored, label_of(seg, source.scan, self._schema)
 
-    def fetch(self, info: Mapping[str, Any], scan: Volume) -> np.ndarray:
-        """The label ``[D, H, W]`` of the SEG that is noted in ``info``.
+    def fetch(self, stored: StoredSeg, scan: Volume) -> np.ndarray:
+        """The label ``[D, H, W]`` of a SEG on the server.
 
         Raises:
             UserError: (422) when it does not fit the scan, (502) when the server does not give it.
         """
-        seg = self._server.fetch_seg(info["StudyInstanceUID"], info["SeriesInstanceUID"], info["SOPInstanceUID"])
+        seg = self._server.fetch_seg(stored.study, stored.series, stored.uid)
         return label_of(seg, scan, self._schema)
-
-
-def noted(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What is noted beside a label about its SEG, without the rest."""
-    return {key: info[key] for key in _NOTED if key in info}

@@ -7,8 +7,10 @@ import json
 import logging
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,15 @@ from lib.core.label_names import names_in
 from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 
 from .copies import EXTENSION
+from .label_facts import DicomLabelFacts
 
 logger = logging.getLogger("semisam.dicomweb")
 
 _SENDING_SECONDS = 120.0
 _AWAY = 502
+
+
+Change = Callable[[DicomLabelFacts], DicomLabelFacts]
 
 
 class SendingStudy(StudyDatastore):
@@ -44,15 +50,15 @@ class SendingStudy(StudyDatastore):
 
     @abstractmethod
     def _send(
-        self, scan_id: str, file: str, tag: str, info: Mapping[str, Any], *, again: bool = False
-    ) -> dict[str, Any]:
-        """Upload a label and keep a copy; returns what to note beside it.
+        self, scan_id: str, file: str, tag: str, label: DicomLabelFacts, *, again: bool = False
+    ) -> DicomLabelFacts:
+        """Upload a label and keep a copy; returns what is known of it on the server.
 
         Args:
             scan_id: id of the scan.
             file: the label.
             tag: whose label it is.
-            info: what is known about it.
+            label: what is known about it.
             again: whether it may have got there before, so that it is looked for first.
 
         Raises:
@@ -61,18 +67,16 @@ class SendingStudy(StudyDatastore):
 
     def unsent(self) -> dict[str, str]:
         """Pseudo-labels that the server could not be given, by the scans' ids, each with the reason."""
-        return {uid: str(info["only_here"]) for uid, info in self._kept_here().items()}
+        return {uid: label.only_here for uid, label in self._kept_here().items()}
 
-    def _kept_here(self) -> dict[str, dict[str, Any]]:
-        return {
-            uid: label.info
-            for uid, item in self._datastore.objects.items()
-            if (label := self._unsent(item)) is not None and label.info.get("only_here")
-        }
+    def _kept_here(self) -> dict[str, DicomLabelFacts]:
+        found = {uid: self._unsent(item) for uid, item in self._list.objects.items()}
+        known = {uid: DicomLabelFacts.of(label) for uid, label in found.items() if label is not None}
+        return {uid: label for uid, label in known.items() if label.only_here}
 
     def _postponed(self) -> dict[str, str]:
         """Those that can be sent when the server is back; what is wrong with others is wrong with themselves."""
-        return {uid: str(info["only_here"]) for uid, info in self._kept_here().items() if info.get("away", True)}
+        return {uid: label.only_here for uid, label in self._kept_here().items() if label.away is not False}
 
     def send_unsent(self) -> None:
         """Offer the server what it could not be given because it was away."""
@@ -89,55 +93,59 @@ class SendingStudy(StudyDatastore):
     def _unsent(self, item: ImageLabelModel | None) -> DataModel | None:
         """The pseudo-label of a scan that nobody has outlined, if the server does not have it."""
         label = item.labels.get(ORIGINAL) if item is not None and FINAL not in item.labels else None
-        return None if label is None or label.info.get("SOPInstanceUID") else label
+        return None if label is None or DicomLabelFacts.of(label).seg is not None else label
 
     def _send_kept(self, names: Iterable[str]) -> None:
         """Send pseudo-labels that are kept here; when the server is away, it is not asked for each of them."""
         away = ""
         with self._sends_nothing():
             for uid in names:
-                label = self._unsent(self._datastore.objects.get(uid))
+                label = self._unsent(self._list.objects.get(uid))
                 file = self._own_file(uid) if label is not None else ""
                 if label is None or not os.path.isfile(file):
                     continue
-                before = dict(label.info)
-                again = bool(before.get("send_as"))
-                info = {"content": content_of(file, before), "send_as": str(generate_uid(None)), **before}
+                before = DicomLabelFacts.of(label)
+                again = bool(before.send_as)
+                now = replace(
+                    before,
+                    content=before.content or content_of(file, before.said),
+                    send_as=before.send_as or str(generate_uid(None)),
+                )
                 if not again and not away:
                     # If this process is killed before it has noted the end, the next one looks for this SEG first.
-                    self._note_if_same(uid, before, {"send_as": info["send_as"], "content": info["content"]})
-                note, away = self._sent_or_reason(uid, file, info, away, again=again)
-                self._note_if_same(uid, info, note)
+                    self._note_if_same(uid, before, partial(replace, send_as=now.send_as, content=now.content))
+                change, away = self._sent_or_reason(uid, file, now, away, again=again)
+                self._note_if_same(uid, now, change)
 
     def _sent_or_reason(
-        self, uid: str, file: str, info: Mapping[str, Any], away: str, *, again: bool
-    ) -> tuple[dict[str, Any], str]:
+        self, uid: str, file: str, label: DicomLabelFacts, away: str, *, again: bool
+    ) -> tuple[Change, str]:
         """What to note about a label that was to be sent, and why the server is taken to be away ("" if it is not)."""
         if away:
-            return {"only_here": away, "away": True}, away
+            return lambda known: known.kept_here(away, away=True), away
         try:
-            return self._send(uid, file, ORIGINAL, info, again=again), ""
+            stored = self._send(uid, file, ORIGINAL, label, again=again)
+            return lambda known: known.on_server(stored), ""
         except (UserError, HTTPException) as error:
-            text = str(getattr(error, "detail", error))
+            text, gone = str(getattr(error, "detail", error)), is_away(error)
             logger.warning("The label of %s is kept here only: %s", uid, text)
-            away = text if is_away(error) else ""
-            return {"only_here": text, "away": bool(away)}, away
+            return lambda known: known.kept_here(text, away=gone), text if gone else ""
 
-    def _note_if_same(self, uid: str, before: Mapping[str, Any], note: Mapping[str, Any]) -> None:
+    def _note_if_same(self, uid: str, before: DicomLabelFacts, change: Change) -> None:
         """Note something of a pseudo-label, unless it was replaced or deleted meanwhile."""
         with self._transaction():
-            label = self._unsent(self._datastore.objects.get(uid))
-            same = ("ts", "content", "send_as")
-            if label is None or any(label.info.get(k) not in (None, before.get(k)) for k in same):
+            label = self._unsent(self._list.objects.get(uid))
+            if label is None:
                 return
-            if label.info.get("ts") != before.get("ts"):
+            known = DicomLabelFacts.of(label)
+            pairs = ((known.content, before.content), (known.send_as, before.send_as))
+            if known.saved != before.saved or any(now and now != then for now, then in pairs):
                 return
-            label.info.update(note)
-            if note.get("SOPInstanceUID"):
-                for key in ("only_here", "away"):
-                    label.info.pop(key, None)
+            known = change(known)
+            label.info = known.to_info()
+            if known.seg is not None:
                 label.ext = EXTENSION
-            self._update_datastore_file()
+            self._write_list()
 
     @contextmanager
     def _sends_nothing(self, seconds: float = _SENDING_SECONDS) -> Iterator[None]:

@@ -11,19 +11,16 @@ from typing import Any
 import pydicom
 import requests
 from dicomweb_client import DICOMwebClient
-from dicomweb_client.session_utils import create_session_from_user_pass
-from monailabel.config import settings as server_settings
-from monailabel.datastore.dicom import DICOMwebClientX
 from pydicom.dataset import Dataset
 
 from lib.core.errors import UserError
 from lib.dicom_seg import SegHeader
+from server.errors import reason_of
+from server.upstream.dicomweb_client import client_for
 
 logger = logging.getLogger("semisam.dicomweb")
 
 _PIXELS = "7FE00010"
-_TIMEOUT = (5.0, 60.0)
-"""Seconds for the connection, and for each part of an answer."""
 _AS_STORED = (("application/dicom", "*"),)
 """Images in whatever way they are compressed: many servers cannot decode what is decoded here."""
 _LOGGED = 400
@@ -47,10 +44,7 @@ class DicomWebServer:
     @classmethod
     def at(cls, address: str) -> DicomWebServer:
         """The server at an address, with the log-in that MONAI Label's settings name."""
-        client = _client(address)
-        # Five attempts with ever longer pauses, the default, would hold up every client for half a minute.
-        client.set_http_retry_params(max_attempts=2, wait_exponential_multiplier=250)
-        return cls(client)
+        return cls(client_for(address))
 
     @property
     def address(self) -> str:
@@ -138,59 +132,3 @@ class DicomWebServer:
         except (requests.RequestException, pydicom.errors.InvalidDicomError, ValueError, EOFError) as error:
             logger.error("%s: %s: %s: %s", self.address, what, type(error).__name__, str(error)[:_LOGGED])
             raise UserError(f"{what}: the DICOM server {reason_of(error)}. Try again later.", status=502) from error
-
-
-def reason_of(error: Exception) -> str:
-    """What a server has done, in words that go on after its name; its own words are for the log."""
-    if isinstance(error, requests.Timeout):
-        return "does not answer in time"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "cannot be reached safely: its certificate is not accepted"
-    if isinstance(error, requests.ConnectionError):
-        return "cannot be reached"
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        status = error.response.status_code
-        if status in (401, 403):
-            return f"does not accept the log-in of this server (status {status})"
-        return f"answers with an error (status {status})"
-    return "does not answer as it should"
-
-
-def _client(address: str) -> DICOMwebClient:
-    if is_google(address):
-        return DICOMwebClient(url=address, session=session_for(address))
-    return DICOMwebClientX(
-        url=address,
-        session=session_for(address),
-        qido_url_prefix=server_settings.MONAI_LABEL_QIDO_PREFIX,
-        wado_url_prefix=server_settings.MONAI_LABEL_WADO_PREFIX,
-        stow_url_prefix=server_settings.MONAI_LABEL_STOW_PREFIX,
-    )
-
-
-def is_google(address: str) -> bool:
-    """Whether the server is Google's, which has a log-in of its own."""
-    return "googleapis.com" in address
-
-
-def session_for(address: str) -> requests.Session:
-    """Requests to the server at an address: with the log-in of MONAI Label's settings, and with timeouts."""
-    user = server_settings.MONAI_LABEL_DICOMWEB_USERNAME or server_settings.MONAI_LABEL_DATASTORE_USERNAME
-    password = server_settings.MONAI_LABEL_DICOMWEB_PASSWORD or server_settings.MONAI_LABEL_DATASTORE_PASSWORD
-    if is_google(address):
-        from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
-
-        session = create_session_from_gcp_credentials()
-    else:
-        session = create_session_from_user_pass(user, password) if user and password else requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _Limited())
-    return session
-
-
-class _Limited(requests.adapters.HTTPAdapter):
-    """Requests that end: without a limit, a silent DICOM server would hold up every client."""
-
-    def send(self, request: requests.PreparedRequest, **arguments: Any) -> requests.Response:  # type: ignore[override]
-        """See the base class."""
-        return super().send(request, **{**arguments, "timeout": arguments.get("timeout") or _TIMEOUT})

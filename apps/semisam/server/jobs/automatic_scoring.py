@@ -1,4 +1,4 @@
-"""Scoring that starts by itself: one job for all that is due, and out of the way when a person wants something."""
+"""Scoring that the server starts by itself: one job for all that is due; it ends when a person starts a job."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import logging
 from collections.abc import Sequence
 
 import psutil  # type: ignore[import-untyped]
-from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import tasks
+
+from server.upstream import background_jobs
 
 logger = logging.getLogger("semisam.scoring")
 
 _KIND = "scoring"
 
 
-class Unasked:
-    """The scoring job that nobody asked for."""
+class AutomaticScoring:
+    """The scoring job that the server has started by itself, if there is one."""
 
     def __init__(self) -> None:
         self._task: str | None = None
 
     def start(self, methods: Sequence[str]) -> dict[str, object]:
-        """Start one job for these methods; at least one."""
+        """Start one job for these methods; at least one.
+
+        Returns:
+            The job as MONAI Label lists it, empty when it does not start now.
+        """
         first, *others = methods
-        task, refused = AsyncTask.run(_KIND, request={"method": first, "then": others}, enqueue=True)
+        task, refused = background_jobs.start(_KIND, {"method": first, "then": others})
         self._task = task["id"] if task else None
         if refused:
             logger.info("Scoring does not start now: %s", refused)
@@ -31,11 +35,11 @@ class Unasked:
 
     def give_way(self) -> None:
         """Stop the job if it is running. What it has worked out is stored; it goes on at the next chance."""
-        for task in tasks(_KIND):
+        for task in background_jobs.tasks(_KIND):
             if task["id"] == self._task and task["status"] == "RUNNING":
                 logger.info("The scoring that had started by itself makes way")
                 try:
-                    AsyncTask.stop(_KIND)
+                    background_jobs.stop(_KIND)
                 except psutil.NoSuchProcess:
                     logger.debug("It has just ended")
         self._task = None

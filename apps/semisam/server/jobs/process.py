@@ -1,18 +1,14 @@
-"""The server's side of its jobs: it starts them, hears them out, says how they ended, and takes them along at its end.
+"""The server's side of its jobs: it starts them, reads what they print, says how they ended, and ends them with itself.
 
-MONAI Label 0.8.5 misses what a job prints in its last moment, writes the exit status of a killed one to its log only,
-waits for the jobs before it ends, and leaves them running when it is killed itself.
+In the place of MONAI Label's own way, see ``server.upstream.background_jobs``.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -22,8 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from monailabel.utils.async_tasks import utils
-from monailabel.utils.async_tasks.task import AsyncTask
+from server.upstream import background_jobs
+from server.upstream.background_jobs import Task
 
 from .records import (
     BATCH,
@@ -43,7 +39,7 @@ from .system_processes import born, end_tree, lead_jobs
 logger = logging.getLogger("semisam.jobs")
 
 _LINES = 20
-_HEAR_SECONDS = 3.0
+_READ_SECONDS = 3.0
 _GRACE_SECONDS = 3.0
 _TIME = "%Y-%m-%d %H:%M:%S"
 _RUNNING, _STOPPED = "RUNNING", "STOPPED"
@@ -65,8 +61,7 @@ class Jobs:
     def install(self) -> None:
         """Run and stop jobs in MONAI Label's place, and end with this process."""
         lead_jobs()
-        utils._task_func = self.run
-        AsyncTask.stop = staticmethod(self.stop)
+        background_jobs.install(self.run, self.stop)
         self._settle()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,22 +81,23 @@ class Jobs:
 
     # --- one job --------------------------------------------------------------------------------------------------
 
-    def run(self, task: dict[str, Any], method: str, callback: Callable[[Any], None] | None = None) -> None:
+    def run(self, task: Task, method: str, callback: Callable[[Any], None] | None = None) -> None:
         """Run a job to its end; called in a thread of its own."""
         task["details"] = deque(maxlen=_LINES)
         if self._ending:
             task.update(status=_STOPPED, end_ts=_now())
             return
         before = kills_for_memory()
-        process = _start(task["request"], method)
-        utils.background_processes[method][task["id"]] = process
+        process, words = background_jobs.open_process(method, task["request"])
+        logger.info("COMMAND:: %s", words)
+        background_jobs.note_process(method, task, process)
         self._note(method, process.pid)
         task["status"] = _RUNNING
-        ears = threading.Thread(target=_hear, args=(process, task, method), daemon=True)
-        ears.start()
+        reader = threading.Thread(target=_read_output, args=(process, task, method), daemon=True)
+        reader.start()
         process.wait()
-        ears.join(_HEAR_SECONDS)  # a process that the job has left behind may hold on to its output
-        utils.background_processes[method].pop(task["id"], None)
+        reader.join(_READ_SECONDS)  # a process that the job has left behind may hold on to its output
+        background_jobs.note_process(method, task, None)
         logger.info("Return code: %s", process.returncode)
         self._tell_end(task, method, process, before)
         task["end_ts"] = _now()
@@ -116,7 +112,7 @@ class Jobs:
         except OSError as error:
             logger.warning("The job could not be noted: %s", error)
 
-    def _tell_end(self, task: dict[str, Any], method: str, process: subprocess.Popen[str], before: int) -> None:
+    def _tell_end(self, task: Task, method: str, process: subprocess.Popen[str], before: int) -> None:
         """Say it when a job has ended without a word: in the status, in the log, and for the statistics."""
         record = self._records.of(method, process.pid)
         stopped = task["status"] == _STOPPED
@@ -131,10 +127,10 @@ class Jobs:
         logger.log(logging.INFO if stopped else logging.ERROR, "%s", text)
         task["details"].append(text)
 
-    def stop(self, method: str) -> dict[str, Any] | None:
-        """Stop the running job of a kind; see ``AsyncTask.stop``."""
-        running = dict(utils.background_processes.get(method) or {})
-        for task in utils.tasks(method):
+    def stop(self, method: str) -> Task | None:
+        """Stop the running job of a kind; returns it, None when none runs."""
+        running = background_jobs.processes(method)
+        for task in background_jobs.tasks(method):
             process = running.get(task["id"])
             if process is not None:
                 task.update(status=_STOPPED, end_ts=_now())  # first, so that its end is not taken for an accident
@@ -148,11 +144,11 @@ class Jobs:
     def end(self) -> None:
         """End all jobs, because this server ends."""
         self._ending = True
-        end_tree([process.pid for each in utils.background_processes.values() for process in each.values()])
+        end_tree([process.pid for process in background_jobs.all_processes()])
 
     def elsewhere(self, method: str) -> JobRecord | None:
         """A job of this kind that somebody else has started on the same study, if there is one."""
-        own = {process.pid for process in (utils.background_processes.get(method) or {}).values()}
+        own = {process.pid for process in background_jobs.processes(method).values()}
         return next((record for record in self._records.running(method) if record.pid not in own), None)
 
     def _end_before(self, number: int) -> None:
@@ -198,29 +194,10 @@ def _tell_of(kind: str, record: JobRecord, text: str) -> None:
     """Let a job of before be the last one in MONAI Label's list."""
     status = _STOPPED if record.ended == STOPPED else "ERROR"
     task = {"id": str(uuid.uuid4()), "status": status, "request": {}, "start_ts": record.started, "end_ts": _now()}
-    utils.background_tasks.setdefault(kind, []).append({**task, "details": deque([text], maxlen=_LINES)})
+    background_jobs.list_as_last(kind, {**task, "details": deque([text], maxlen=_LINES)})
 
 
-def _start(request: Mapping[str, Any], method: str) -> subprocess.Popen[str]:
-    """The process of a job, as MONAI Label starts it."""
-    environment = dict(os.environ)
-    gpus = str(request.get("gpus") or "all")
-    if gpus != "all":
-        environment["CUDA_VISIBLE_DEVICES"] = gpus
-    request = {**request, "gpus": "all"}
-    if method == TRAIN:
-        environment["MONAI_LABEL_DATASTORE_AUTO_RELOAD"] = "false"
-        environment["MASTER_ADDR"] = "127.0.0.1"
-        environment["MASTER_PORT"] = str(random.randint(1234, 1334))
-    words = [sys.executable, "-m", "monailabel.interfaces.utils.app", "-m", method, "-r"]
-    words.append(json.dumps(request, separators=(",", ":")))
-    logger.info("COMMAND:: %s", " ".join(words))
-    return subprocess.Popen(
-        words, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True, errors="replace", env=environment
-    )
-
-
-def _hear(process: subprocess.Popen[str], task: Mapping[str, Any], method: str) -> None:
+def _read_output(process: subprocess.Popen[str], task: Mapping[str, Any], method: str) -> None:
     log = logging.getLogger(f"task_{method}")
     assert process.stdout is not None
     with process.stdout as output:

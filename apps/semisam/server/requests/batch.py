@@ -10,23 +10,29 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
-from monailabel.interfaces.tasks.infer_v2 import InferTask
 
 from lib.core.errors import UserError
 from server.errors import text_of
 from server.options import check_name, shown, whole_number
 from server.store.folder_store import FINAL, ORIGINAL, plain_name
 
+from .infer_request import InferRequest, Task
+
 logger = logging.getLogger("semisam.batch")
 
 IMAGE_SETS = ("all", "labeled", "unlabeled")
 
 
-def check_batch(request: Mapping[str, Any], task: InferTask, datastore: Datastore) -> None:
-    """Raise UserError when a batch request cannot be carried out."""
-    ready = getattr(task, "ready", None)
-    if ready is not None:
-        ready()
+def check_batch(request: Mapping[str, Any], tasks: Mapping[str, Task], datastore: Datastore) -> None:
+    """Raise UserError when a batch request cannot be carried out.
+
+    Args:
+        request: as it has come from a client.
+        tasks: all infer tasks by name.
+        datastore: where the scans are.
+    """
+    asked = InferRequest.parse({**request, "save_label": True}, tasks)
+    tasks[asked.model].ready()
     if plain_name(request.get("label_tag") or ORIGINAL, "tag") == FINAL:
         raise UserError(
             "Labels with the tag 'final' are saved by people only; a batch infer stores 'original'.", status=409
@@ -42,9 +48,6 @@ def check_batch(request: Mapping[str, Any], task: InferTask, datastore: Datastor
         if unknown:
             raise UserError(f"There is no image {', '.join(unknown[:5])} in this study.", status=404)
     whole_number(request, "max_batch_size", 0, 0, 1_000_000)
-    check = getattr(task, "check", None)
-    if check is not None:
-        check(request)
 
 
 class BatchInfer(BatchInferTask):

@@ -51,7 +51,7 @@ def forget(study: Study, name: str) -> None:
 def _dice_of_pseudo_label(study: Study, name: str) -> float | None:
     """Mean Dice of the pseudo-label against the person's label; None when one of them is missing or not usable."""
     path = study.datastore.get_label_uri(name, ORIGINAL)
-    item = next((item for item in study.outlined() if item.name == name), None)
+    item = study.final_label(name)
     if not path or not Path(path).is_file() or item is None:
         return None
     try:
@@ -69,11 +69,11 @@ def _advice(study: Study) -> str:
     """What a person may do next; nothing of it starts by itself."""
     if not study.published.is_file():
         return (
-            f"Outlined so far: {_scans(len(study.outlined()))}. Carry the outlines over with a batch infer "
+            f"Outlined so far: {_scans(len(study.final_labels()))}. Carry the outlines over with a batch infer "
             "('propagate'), or train (Train in the viewer)."
         )
     trained = study.published.stat().st_mtime
-    newer = sum(item.label.stat().st_mtime > trained for item in study.outlined() if item.label.is_file())
+    newer = sum(label.saved > trained for label in study.final_labels())
     return f"{_scans(newer)} outlined since the last training. Train again when you want them to count."
 
 

@@ -1,27 +1,20 @@
-"""Requests for jobs are looked at before they become a subprocess.
+"""What all requests for jobs have in common: checked before one becomes a subprocess, and how many may wait.
 
-MONAI Label's ``AsyncTask.run`` hands a request over to a subprocess without a look, so that a misspelt option is found
-half a minute later in a log. Here it asks the app first; what the app raises reaches the client. Nor does it limit how
-many jobs wait, how long a request may be, or that a job runs in the server itself, which then answers nobody.
+``server.upstream.job_requests`` asks here.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from monailabel.interfaces.utils.app import app_instance
-from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import tasks
-
 from lib.core.errors import UserError
-from server.errors import http_answers
 from server.options import check_plain
+from server.upstream.background_jobs import tasks
 
-_MARK = "_asks_the_app_first"
 _TIME = "%Y-%m-%d %H:%M:%S"
 _STARTING = timedelta(seconds=30)
 
@@ -33,35 +26,6 @@ _MOST_WORDS = 100_000
 
 _GPUS = re.compile(r"|all|[0-9]{1,3}(,[0-9]{1,3})*")
 _LONG = ("train", "batch_infer")
-
-
-def install() -> None:
-    """Put the look before ``AsyncTask.run``; once, however often the app is loaded."""
-    if hasattr(AsyncTask.run, _MARK):
-        return
-    plain: Callable[..., Any] = AsyncTask.run
-
-    def run(
-        method: str,
-        request: dict[str, Any] | None = None,
-        params: dict[str, Any] | None = None,
-        force_sync: bool = False,
-        enqueue: bool = False,
-    ) -> Any:
-        """See ``AsyncTask.run``; an app may have ``check_job(method, request)``."""
-        whole = {**(request or {}), **(params or {})}
-        with http_answers():
-            check_call(method, whole, in_server=force_sync)
-        check = getattr(app_instance(), "check_job", None)
-        if check is not None:
-            check(method, whole)
-        busy = running(method)
-        if busy and (not enqueue or waiting(method) >= MOST_WAITING):
-            return None, busy
-        return plain(method, request=request, params=params, force_sync=force_sync, enqueue=enqueue)
-
-    setattr(run, _MARK, True)
-    AsyncTask.run = staticmethod(run)
 
 
 def check_call(method: str, request: Mapping[str, Any], *, in_server: bool) -> None:

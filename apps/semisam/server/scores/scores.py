@@ -23,7 +23,7 @@ from lib.core.errors import UserError
 from lib.core.files import write_whole
 from lib.selection import Calibration
 from lib.selection.measures import QUALITY, REPRESENTATIVENESS, UNCERTAINTY
-from server.store.folder_store import ORIGINAL, StudyDatastore
+from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study
 
 logger = logging.getLogger("semisam.scores")
@@ -66,7 +66,8 @@ class Scores:
         except UserError:  # not there: whatever is found out without them is of another state
             weights = "missing"
         tools = study.settings.generalist, weights, study.settings.propagator
-        return _digest([tools, *[(item.name, item.names, stamp_of(item.label)) for item in study.outlined()]])
+        labels = [(each.name, each.names, study.label_stamp(each.name, FINAL)) for each in study.final_labels()]
+        return _digest([tools, *labels])
 
     def specialist_state(self) -> str | None:
         """The specialist in service, None as long as there is none. Nothing is read for this."""

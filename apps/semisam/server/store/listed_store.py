@@ -1,4 +1,4 @@
-"""A study folder as a datastore, part one: MONAI Label's list, made of the files and of what is noted of them.
+"""A study folder as a datastore, part two: MONAI Label's list, made of the files and of what is noted of them.
 
 The list is never the only one to know something. So nothing is lost when the list is, when a file is away for a moment,
 or when another process rewrites it.
@@ -14,22 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.core.cache import stamp_of
-from lib.core.errors import UserError
+from server.upstream.datastore_file import file_name
 
+from .file_names import DICOM, printable
 from .label_facts import LabelFacts
-from .label_notes import LabelNotes
-from .locked_store import SharedDatastore
-from .scan_marks import ScanMark, ScanMarks, Stamp, files_of, is_being_written, is_quiet, stamp_of_files
-from .study_files import DICOM, EXTENSIONS, SEG_NRRD, StudyFiles, formats_of, label_files, printable, split, tags
+from .label_folders import label_files, tags
+from .marked_store import MarkedDatastore, seconds_of
+from .scan_marks import ScanMark, is_quiet
+from .study_files import StudyFiles
 
 logger = logging.getLogger("semisam.store")
 
-FINAL = "final"
-ORIGINAL = "original"
 
 MOST_LEFT_OUT = 100
 """How many files that were left out are told to clients."""
@@ -37,7 +35,7 @@ _MOST_NAME, _MOST_REASON = 300, 400
 """Characters of their names and of the reasons."""
 
 
-class ListedDatastore(SharedDatastore):
+class ListedDatastore(MarkedDatastore):
     """Scans and labels as they lie in a study's folder, and as MONAI Label lists them.
 
     Args:
@@ -45,19 +43,12 @@ class ListedDatastore(SharedDatastore):
         read_only: write nothing into it.
     """
 
-    _notes_in_files = True
-    """Whether what is known of labels is what the notes beside the files say; else it is what the list says, where ids
-    belong to one scan for ever, and a server knows the labels."""
-
     def __init__(self, folder: str, *, read_only: bool = False) -> None:
         self._files = StudyFiles(Path(folder), Path(folder) / "labels", self._barred)
-        self._notes = LabelNotes()
-        self._marks = ScanMarks()
         self._left_out: dict[str, str] = {}
         self._leaving: dict[str, str] = {}
         self._scans: dict[str, str] = {}
-        self._unmarked = False
-        super().__init__(folder, extensions=EXTENSIONS, read_only=read_only)
+        super().__init__(folder, read_only=read_only)
 
     # --- what belongs to the study --------------------------------------------------------------------------------
 
@@ -69,31 +60,24 @@ class ListedDatastore(SharedDatastore):
         more = len(names) - MOST_LEFT_OUT
         return told | ({"...": f"{more} more, see the server's log"} if more > 0 else {})
 
-    def _to_id(self, file: str) -> tuple[str, str]:
-        return split(file, (SEG_NRRD, *EXTENSIONS))
-
-    def _barred(self, path: Path) -> str | None:
-        """Why a file or folder of the study is not looked into though it could be; None when it is."""
-        return None
-
-    def _reconcile_datastore(self) -> None:
+    def _look_at_files(self) -> None:
         """Bring the list in line with the files; what is left out is said once."""
         with self._transaction():
             self._leaving, self._unmarked = {}, False
-            before = self._datastore.model_dump()
-            self._remove_non_existing()
-            self._add_non_existing_images()
-            labels = Path(self._datastore.label_path(None))
+            before = self._list.model_dump()
+            self._take_out_missing()
+            self._take_up_scans()
+            labels = Path(self._list.label_path(None))
             try:
                 found = list(tags(labels, self._leaving))
             except OSError as error:  # what is known of labels stays known
                 self._leaving["labels"] = f"the folder cannot be read ({error.strerror})"
             else:
                 for tag in found:
-                    self._add_non_existing_labels(tag)
+                    self._take_up_labels(tag)
                 self._forget_tags(found)
-            if self._datastore.model_dump() != before:
-                self._update_datastore_file()
+            if self._list.model_dump() != before:
+                self._write_list()
             self._tell()
 
     def _tell(self) -> None:
@@ -102,10 +86,10 @@ class ListedDatastore(SharedDatastore):
                 logger.warning("Left out: %s: %s.", name, reason.rstrip("."))
         self._left_out = self._leaving
 
-    def _remove_non_existing(self) -> int:
+    def _take_out_missing(self) -> int:
         """Take out scans whose files are gone, and take up those whose file has another format now."""
-        objects = self._datastore.objects
-        known = {image_id: self._filename(image_id, item.image.ext) for image_id, item in objects.items()}
+        objects = self._list.objects
+        known = {image_id: file_name(image_id, item.image.ext) for image_id, item in objects.items()}
         found = self._files.look(known, self._was_drawn_on)
         self._leaving.update(found.left_out)
         self._scans = found.scans
@@ -115,8 +99,8 @@ class ListedDatastore(SharedDatastore):
             del objects[image_id]
         return len(gone)
 
-    def _add_non_existing_images(self) -> int:
-        objects = self._datastore.objects
+    def _take_up_scans(self) -> int:
+        objects = self._list.objects
         fresh = {image_id: name for image_id, name in self._scans.items() if image_id not in objects}
         for image_id, name in fresh.items():
             logger.info("New image: %s", image_id)
@@ -124,10 +108,10 @@ class ListedDatastore(SharedDatastore):
             objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=name[len(image_id) :]))
         return len(fresh)
 
-    def _add_non_existing_labels(self, tag: str) -> int:
+    def _take_up_labels(self, tag: str) -> int:
         """Bring the labels of a tag in line with its folder and with the notes there."""
-        folder = Path(self._datastore.label_path(tag))
-        objects = self._datastore.objects
+        folder = Path(self._list.label_path(tag))
+        objects = self._list.objects
         try:
             files = label_files(folder, self._leaving, self._barred)
         except OSError as error:
@@ -155,7 +139,7 @@ class ListedDatastore(SharedDatastore):
     def _forget_tags(self, found: Iterable[str]) -> None:
         """Take out the labels of tags that have no folder any more."""
         found = set(found)
-        for item in self._datastore.objects.values() if self._notes_in_files else ():
+        for item in self._list.objects.values() if self._notes_in_files else ():
             for tag in [t for t in item.labels if t not in found]:
                 del item.labels[tag]
 
@@ -226,119 +210,19 @@ class ListedDatastore(SharedDatastore):
             logger.warning("No notes can be kept beside %s: %s", file, error)
             return facts
 
-    # --- which scan a label belongs to ----------------------------------------------------------------------------
-
-    def _scan_path(self, image_id: str) -> Path:
-        item = self._datastore.objects[image_id]
-        return Path(self._datastore.image_path()) / self._filename(image_id, item.image.ext)
-
-    def _scan_mark(self, image_id: str) -> ScanMark | None:
-        """What tells this scan from others; None where ids alone do so."""
-        return self._marks.mark(self._scan_path(image_id)) if self._notes_in_files else None
-
-    def _was_drawn_on(self, image_id: str, scan: Path) -> bool:
-        """Whether a scan's labels say that they were drawn on the scan in this file."""
-        labels = Path(self._datastore.label_path(None))
-        marks = [
-            noted.facts.scan
-            for tag in tags(labels, {})
-            for noted in self._notes.read(labels / tag, image_id).labels[-1:]
-            if noted.facts.scan is not None
-        ]
-        return any(self._marks.is_same(scan, mark) for mark in marks)
-
-    def _drawn_on_another(self, image_id: str, file: Path) -> str | None:
-        """Why a label does not count: the scan's file holds another scan than the one it was drawn on."""
-        facts = self._notes.of(file, image_id)
-        if facts is None or facts.scan is None or self._marks.is_same(self._scan_path(image_id), facts.scan):
-            return None
-        late = ""
-        if is_being_written(self._scan_path(image_id)):
-            self._unmarked = True  # look again soon
-            late = ". While the scan is still being copied, wait some seconds"
-        if file.parent.name != FINAL:
-            return f"it was made for another scan than {image_id} holds now. Make it anew{late}"
-        return (
-            f"it was drawn on another scan than {image_id} holds now. Outline this scan and save it, or put the scan "
-            f"back that it was drawn on{late}"
-        )
-
-    def check_drawn_on(self, image_id: str, tag: str) -> None:
-        """Raise UserError (422) when a label was drawn on another scan than the scan's file holds now."""
-        item = self._datastore.objects.get(image_id)
-        if item is None or tag not in item.labels:
-            return
-        reason = self._drawn_on_another(image_id, self._label_path(image_id, tag))
-        if reason is not None:
-            raise UserError(f"The label '{tag}' of {image_id} is left out: {reason}.", status=422)
-
-    def scan_files_stamp(self, image_id: str) -> Stamp:
-        """Changes when a file of the scan does; zeros when it is away, or comes from a server."""
-        try:
-            if not self._notes_in_files:
-                return 0, 0, 0
-            return stamp_of_files(files_of(self._scan_path(image_id)))
-        except (OSError, KeyError):
-            return 0, 0, 0
-
-    def note_scan(self, image_id: str, tag: str, stamp: Stamp, array: np.ndarray) -> None:
-        """Note beside a label the voxels ``[D, H, W]`` of its scan, which were read just now.
-
-        So the label still counts when the scan is stored in another way. Nothing is noted when that cannot be: the
-        label counts either way.
-        """
-        if self._read_only or image_id not in self._datastore.objects or self._scan_mark(image_id) is None:
-            return
-        file = self._label_path(image_id, tag)
-        facts = self._notes.of(file, image_id)
-        if facts is not None and facts.scan is not None and facts.scan.voxels:
-            return
-        mark = self._marks.read(self._scan_path(image_id), stamp, array)
-        if mark is None:
-            return
-        try:
-            with self._transaction():
-                facts = self._notes.of(file, image_id) or LabelFacts(saved=seconds_of(file))
-                self._notes.note(file, image_id, facts.of("", mark, facts.saved))
-        except (UserError, OSError) as error:
-            logger.info("No notes can be kept beside %s: %s", file.name, error)
-
     # --- reading --------------------------------------------------------------------------------------------------
-
-    def _known(self, image_id: str) -> ImageLabelModel:
-        item = self._datastore.objects.get(image_id)
-        if item is None:
-            raise UserError(f"There is no image {image_id!r} in this study.", status=404)
-        return item
-
-    def _label_path(self, image_id: str, tag: str) -> Path:
-        """The file of a label, whatever happened since the list was written."""
-        folder = Path(self._datastore.label_path(tag))
-        label = self._datastore.label(image_id, tag)
-        path = folder / self._filename(image_id, label.ext if label else ".nii.gz")
-        if path.is_file() and path.name not in self._notes.read(folder, image_id).replaces:
-            return path
-        names = self._formats(folder, image_id)
-        if not names:
-            return path
-        outdated = self._notes.outdated(folder, image_id, names)
-        return folder / self._notes.current(folder, image_id, [n for n in names if n not in outdated])
-
-    def _formats(self, folder: Path, image_id: str) -> list[str]:
-        """The files of a scan's label in a tag's folder, in every format."""
-        return formats_of(folder, image_id, self._barred)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of a label; empty when there is none."""
         tag = str(getattr(label_tag, "value", label_tag))
-        if self._datastore.label(label_id, tag) is None:
+        if self._list.label(label_id, tag) is None:
             return ""
         return os.path.realpath(self._label_path(label_id, tag))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is known of the content that a label's file has now."""
         tag = str(getattr(label_tag, "value", label_tag))
-        label = self._datastore.label(label_id, tag)
+        label = self._list.label(label_id, tag)
         if label is None:
             return {}
         if not self._notes_in_files:
@@ -367,11 +251,3 @@ class ListedDatastore(SharedDatastore):
 
 def _short(text: str, most: int = _MOST_NAME) -> str:
     return text if len(text) <= most else f"{text[: most - 40]}...{text[-37:]}"
-
-
-def seconds_of(path: Path) -> int:
-    """When a file was changed, in seconds since 1970; 0 when it is not there."""
-    try:
-        return int(path.stat().st_mtime)
-    except OSError:
-        return 0

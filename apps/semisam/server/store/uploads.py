@@ -15,7 +15,8 @@ from typing import IO
 from lib.core.errors import UserError
 
 from .detached import HEADER, data_files, join
-from .study_files import is_dicom_folder, split
+from .file_names import split
+from .scan_content import is_dicom_folder
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _MOST_FILES = 20_000

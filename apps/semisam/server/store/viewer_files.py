@@ -1,6 +1,6 @@
 """One file for a viewer, of a scan that is several: what ``GET /datastore/image`` gives, and 3D Slicer opens.
 
-MONAI Label 0.8.5 sends the one file that it takes for the scan: the header without its data, or 404 for a DICOM folder.
+``server.upstream.image_download`` sends it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,9 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import monailabel.endpoints.datastore as endpoint
 import numpy as np
-from fastapi import HTTPException
-from fastapi.responses import FileResponse
-from monailabel.interfaces.utils.app import app_instance
-from monailabel.utils.others.generic import get_mime_type
 
 from lib.formats.volumes import read_volume, write_label
 
@@ -29,7 +22,6 @@ logger = logging.getLogger("semisam.store")
 
 FOLDER = ".for-viewers"
 """Within the study: copies of patients' scans belong nowhere else."""
-_MARK = "_gives_one_file"
 
 
 class ViewerFiles:
@@ -85,30 +77,6 @@ class ViewerFiles:
         except OSError:
             stamp = 0, 0, 0
         return self._place / f"{_hash(image_id)}-{_hash(repr(stamp))}"
-
-
-def install() -> None:
-    """Let MONAI Label send these files; once, however often the app is loaded."""
-    if hasattr(endpoint.download_image, _MARK):
-        return
-    plain: Callable[..., Any] = endpoint.download_image
-
-    def download_image(image: str, check_only: bool = False, check_sum: str | None = None) -> Any:
-        """See ``monailabel.endpoints.datastore.download_image``."""
-        datastore = app_instance().datastore()
-        if not hasattr(datastore, "viewer_file"):
-            return plain(image, check_only, check_sum)
-        file = datastore.viewer_file(image)
-        if file == datastore.get_image_uri(image):
-            return plain(image, check_only, check_sum)
-        if not os.path.isfile(file):
-            raise HTTPException(404, f"There is no image {image!r} in this study.")
-        if check_only:
-            return {}
-        return FileResponse(file, media_type=get_mime_type(file), filename=os.path.basename(file))
-
-    setattr(download_image, _MARK, True)
-    endpoint.download_image = download_image
 
 
 def _smallest_type(array: np.ndarray) -> type:

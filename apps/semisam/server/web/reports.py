@@ -13,8 +13,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
 from lib.recipes.engine.summary import REPORT
-
-from .routes import first_time
+from server.upstream.routes import first_time
 
 if TYPE_CHECKING:
     from server.store.study import Study

@@ -1,8 +1,11 @@
-"""The network in service, uploaded and taken out of service under ``/model/``, in the place of MONAI Label's own way.
+"""The network in service, uploaded and taken out of service under ``/model/``.
 
-MONAI Label 0.8.5 writes whatever is sent over the network in service, keeps no copy, and lets annotators do so although
-it describes this as something for administrators. Here a file is loaded and asked once before it takes the place of
-another, which is kept.
+- Package: MONAI Label 0.8.5, ``monailabel/endpoints/model.py``, ``update_model`` and ``delete_model``.
+- Wrong: it writes whatever is sent over the network in service, keeps no copy, and lets annotators do so although it
+  describes this as something for administrators.
+- Done: routes before MONAI Label's: a file is loaded and asked once before it takes the place of another, which is
+  kept.
+- Source: https://github.com/Project-MONAI/MONAILabel/blob/0.8.5/monailabel/endpoints/model.py
 """
 
 from __future__ import annotations

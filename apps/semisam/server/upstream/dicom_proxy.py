@@ -1,8 +1,12 @@
-"""The way from OHIF to the DICOMweb server, under ``/proxy/dicom/``, in the place of MONAI Label's own.
+"""The way from OHIF to the DICOMweb server, under ``/proxy/dicom/``.
 
-MONAI Label 0.8.5 waits for the DICOMweb server where it should answer everybody else, without a limit: a server that
-falls silent stops them all. It keeps whole answers and uploads in memory, hands on the token of the user who is logged
-in, and leaves the question out (``?PatientID=...``), so that every search finds everything.
+- Package: MONAI Label 0.8.5, ``monailabel/endpoints/proxy.py``.
+- Wrong: it waits for the DICOMweb server where it should answer everybody else, without a limit: a server that falls
+  silent stops them all. It keeps whole answers and uploads in memory, hands on the token of the user who is logged in,
+  leaves the question out (``?PatientID=...``), so that every search finds everything, and lets paths climb out of the
+  DICOMweb server's root.
+- Done: a route before MONAI Label's, which hands resources of DICOMweb on in pieces, in threads of its own.
+- Source: https://github.com/Project-MONAI/MONAILabel/blob/0.8.5/monailabel/endpoints/proxy.py
 """
 
 from __future__ import annotations
@@ -23,8 +27,7 @@ from fastapi.responses import StreamingResponse
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 
-from server.dicomweb.server import session_for
-
+from .dicomweb_client import session_for
 from .routes import first_time, put_first
 
 PATH = "/proxy/dicom"

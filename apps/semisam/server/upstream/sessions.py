@@ -1,7 +1,11 @@
 """Uploaded scans that a client works on for a while, kept so that no request leads out of their folder.
 
-MONAI Label 0.8.5 takes a session's id for a path, deletes the folder that it names when the scan in it is missing,
-unpacks archives wherever their entries lead to, and stops to delete old sessions at the first damaged one.
+- Package: MONAI Label 0.8.5, ``monailabel/utils/sessions.py``, ``Sessions``; ``MONAILabelApp._load_sessions``.
+- Wrong: it takes a session's id for a path, deletes the folder that it names when the scan in it is missing, unpacks
+  archives wherever their entries lead to, and stops to delete old sessions at the first damaged one.
+- Done: ``StudySessions`` checks before it calls MONAI Label's. The app makes it by overriding the private
+  ``_load_sessions``: there is no public way.
+- Source: https://github.com/Project-MONAI/MONAILabel/blob/0.8.5/monailabel/utils/sessions.py
 """
 
 from __future__ import annotations
@@ -19,9 +23,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from monailabel.config import settings as server_settings
 from monailabel.utils.sessions import SessionInfo, Sessions
 
 from lib.core.errors import UserError
+from lib.setup.settings import Settings
 from server.errors import http_answers
 
 logger = logging.getLogger("semisam.sessions")
@@ -39,6 +45,27 @@ _DATA_FILE, _HEADER_BYTES = (
     re.compile(rb"^(?:ElementDataFile\s*=|data file:)(.*)$", re.MULTILINE | re.IGNORECASE),
     65536,
 )
+
+
+class OwnSessions:
+    """For the app's class, before MONAI Label's: makes these sessions in the place of MONAI Label's.
+
+    Attributes:
+        settings: what the administrator chose.
+    """
+
+    settings: Settings
+
+    def _load_sessions(self, load: bool = False) -> StudySessions | None:
+        """Called by MONAI Label when the app starts.
+
+        Args:
+            load: whether sessions are switched on.
+        """
+        if not load:
+            return None
+        folder, expiry = server_settings.MONAI_LABEL_SESSION_PATH, server_settings.MONAI_LABEL_SESSION_EXPIRY
+        return StudySessions(folder, expiry, self.settings.most_upload)
 
 
 class StudySessions(Sessions):

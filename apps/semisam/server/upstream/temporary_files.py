@@ -1,8 +1,12 @@
 """A folder of the server's own for temporary files: nobody else reads it, and nothing stays in it.
 
-MONAI Label writes every upload to the system's folder for temporary files, and forgets it there when the request is
-refused. A client may name files in that folder (this is how MONAI Label hands an upload over), so it must hold nothing
-but uploads.
+- Package: MONAI Label 0.8.5, ``monailabel/endpoints/``; Python's ``tempfile``.
+- Wrong: every upload is written to the system's folder for temporary files, and stays there when the request is
+  refused. A client may name files in that folder (this is how MONAI Label hands an upload over), so it must hold
+  nothing but uploads.
+- Done: ``tempfile.tempdir`` is a new folder, for the whole process; it is emptied whenever no request is being
+  answered, and deleted when the process ends.
+- Source: https://github.com/Project-MONAI/MONAILabel/blob/0.8.5/monailabel/endpoints/infer.py, https://docs.python.org/3/library/tempfile.html#tempfile.tempdir
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-logger = logging.getLogger("semisam.scratch")
+logger = logging.getLogger("semisam.temporary")
 
 _PREFIX = "semisam-"
 _NAME = re.compile(_PREFIX + r"([0-9]+)-.+")
@@ -24,7 +28,7 @@ _FILES = "tmp*"
 """Names that ``tempfile`` gives; other libraries keep folders with names of their own as long as the process lives."""
 
 
-class Scratch:
+class TemporaryFolder:
     """The folder; made at once, and gone when the process ends.
 
     Those that killed servers have left are removed first.

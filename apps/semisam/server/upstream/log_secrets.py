@@ -1,4 +1,12 @@
-"""What must not be read in a log: passwords, keys and tokens."""
+"""What must not be read in a log: passwords, keys and tokens.
+
+- Package: MONAI Label 0.8.5, ``monailabel/main.py`` and ``monailabel/interfaces/app.py``.
+- Wrong: MONAI Label logs the address of the study, and whatever texts and tracebacks hold. Its own list of secret
+  settings counts for one line at the start only.
+- Done: the formatter of every handler of every logger is wrapped by one that blackens secrets. An address with a
+  password is refused: MONAI Label has printed it by then.
+- Source: https://github.com/Project-MONAI/MONAILabel/blob/0.8.5/monailabel/main.py
+"""
 
 from __future__ import annotations
 
@@ -41,7 +49,7 @@ class Redacting(logging.Formatter):
         self._secrets = sorted((s for s in secrets if len(s) >= _LEAST), key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
-        """See the base class."""
+        """The other formatter's text, secrets blackened."""
         text = self.plain.format(record)
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)

@@ -1,9 +1,14 @@
-"""MONAI Label's datastore file, changed by several processes at the same time.
+"""MONAI Label's list of a study, changed by several processes at the same time.
 
-MONAI Label's LocalDatastore writes its whole memory over ``datastore_v2.json`` at every change, so that the server and
-a training or batch subprocess lose each other's entries, and a reader may meet half a file. Here every change is a
-transaction: lock, read what others wrote, change a draft, replace the file in one step. Readers look at the file's
-stamp first, and never see a draft: the watcher works in a thread of its own.
+- Package: MONAI Label 0.8.5, ``monailabel/datastore/local.py``, ``LocalDatastore``.
+- Wrong: it writes its whole memory over ``datastore_v2.json`` at every change, so that the server and a training or
+  batch subprocess lose each other's entries, and a reader may meet half a file. It takes a file for a scan by its
+  ending alone.
+- Done: every change is a transaction: lock, read what others wrote, change a draft, replace the file in one step.
+  Readers look at the file's stamp first, and never see a draft: the watcher works in a thread of its own. For this the
+  private ``_datastore`` is a property, and the private methods that read, write and reconcile the file are overridden.
+  The rest of the app sees names of our own only.
+- Source: https://github.com/Project-MONAI/MONAILabel/blob/0.8.5/monailabel/datastore/local.py
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import json
 import logging
 import os
 import threading
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -76,7 +82,7 @@ class SharedDatastore(LocalDatastore):
             name="new-dataset", description="New Dataset", images_dir=".", labels_dir="labels", base_path=folder
         )
         self._init_from_datastore_file(throw_exception=True)
-        self._reconcile_datastore()
+        self._look_at_files()
         logger.warning("The study %s is served read-only: labels can be looked at, and none can be saved.", folder)
 
     @property
@@ -101,6 +107,29 @@ class SharedDatastore(LocalDatastore):
         except FileNotFoundError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
+
+    @property
+    def _list(self) -> LocalDatastoreModel:
+        """The list of scans and labels under a name of our own."""
+        return self._datastore
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder, or the cache of a server's."""
+        return Path(self._datastore_path)
+
+    @property
+    def on_mounted_drive(self) -> bool:
+        """Whether the folder lies on a mounted drive, whose changes the system may not tell."""
+        return bool(self._is_on_mount(self._datastore_path))
+
+    def _reconcile_datastore(self) -> None:
+        """Called by MONAI Label at the start and by ``refresh``."""
+        self._look_at_files()
+
+    @abstractmethod
+    def _look_at_files(self) -> None:
+        """Bring the list in line with the files."""
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         """Read the file if somebody replaced it. It is replaced in one step, so no lock is needed to read it."""
@@ -131,6 +160,10 @@ class SharedDatastore(LocalDatastore):
         return model
 
     def _update_datastore_file(self, lock: bool = True) -> None:
+        """Called by MONAI Label after it has changed the list."""
+        self._write_list()
+
+    def _write_list(self) -> None:
         """Write the content; the caller is in a transaction."""
         model = self._draft or self._model
         content = json.dumps(model.model_dump(exclude={"base_path"}), indent=2, default=str)
@@ -183,16 +216,21 @@ class SharedDatastore(LocalDatastore):
     # --- changes of the base class --------------------------------------------------------------------------------
 
     def set_name(self, name: str) -> None:
-        """See the base class."""
+        """Give the study a name."""
         self._refuse_if_read_only()
         with self._transaction():
             super().set_name(name)
 
     def set_description(self, description: str) -> None:
-        """See the base class."""
+        """Describe the study."""
         self._refuse_if_read_only()
         with self._transaction():
             super().set_description(description)
+
+
+def file_name(image_id: str, extension: str) -> str:
+    """The name of a scan's or a label's file, as MONAI Label's list means it."""
+    return image_id + extension
 
 
 def _no_access(error: OSError, folder: str) -> UserError | None:

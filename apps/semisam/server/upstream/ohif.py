@@ -1,13 +1,17 @@
 """What semisam adds to the OHIF viewer of MONAI Label: a way to save labels, and the reasons of refusals.
 
-MONAI Label 0.8.5 brings OHIF 3.10 as built files. Its configuration is a script of its own, which may add modes and
-extensions: MONAI Label's file is sent with ours after it, and nothing on disk is changed. What ``ohif.js`` mends:
+- Package: OHIF 3.10 as MONAI Label 0.8.5 brings it, ``monailabel/endpoints/static/ohif``, built files.
+- Wrong:
 
-- The panel asks port 8000, wherever the page comes from.
-- The mode *MONAI Label* shows no list of segments, so nothing could be saved.
-- *Export DICOM SEG* fails in every mode, because two commands have one name.
-- The SEG is upside down when the series is numbered along the slice normal (OHIF/Viewers#5038).
-- A refused request is shown without its reason.
+  - the panel asks port 8000, wherever the page comes from;
+  - the mode *MONAI Label* shows no list of segments, so nothing could be saved;
+  - *Export DICOM SEG* fails in every mode, because two commands have one name;
+  - the SEG is upside down when the series is numbered along the slice normal;
+  - a refused request is shown without its reason.
+
+- Done: OHIF's configuration is a script of its own, which may add modes and extensions. MONAI Label's file is sent with
+  ``ohif.js`` after it, and nothing on disk is changed.
+- Source: https://github.com/Project-MONAI/MONAILabel/issues/1805, https://github.com/OHIF/Viewers/issues/5038
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
-"""MONAI Label's log-in, so that it lets anybody in.
+"""A log-in's token is checked, so that the log-in lets anybody in.
 
-MONAI Label 0.8.5 checks the tokens of a Keycloak realm, but calls PyJWT as version 1 wanted it: with version 2, which
-it requires itself, every token is refused.
+- Package: MONAI Label 0.8.5, ``monailabel/endpoints/user/auth.py``, ``from_token``; PyJWT 2.x.
+- Wrong: it checks the tokens of a Keycloak realm, but calls PyJWT as version 1 wanted it. With version 2, which MONAI
+  Label requires itself, ``jwt.decode`` without ``algorithms`` refuses every token.
+- Done: ``user_of`` in its place, which names the algorithms that are accepted.
+- Source: https://github.com/Project-MONAI/MONAILabel/blob/0.8.5/monailabel/endpoints/user/auth.py,
+  https://pyjwt.readthedocs.io/en/stable/changelog.html (2.0.0)
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from monailabel.config import settings
 from monailabel.endpoints.user import auth
 from monailabel.endpoints.user.auth import User
 
+from .replacing import replace
+
 logger = logging.getLogger("semisam.login")
 
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -25,7 +31,7 @@ _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 
 def install() -> None:
     """Put ``user_of`` in the place of MONAI Label's check of tokens."""
-    auth.from_token = user_of
+    replace(auth, "from_token", lambda own: lambda token: user_of(token))
 
 
 def user_of(token: str) -> User:
