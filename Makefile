@@ -101,7 +101,7 @@ test: install-dev  ## Run the tests.
 
 # For use at each change: no servers, and nothing that takes more than a second or two.
 test-fast: install-dev  ## Run the tests that start no server and take seconds at most.
-	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist worksteal \
+	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		-m 'not server and not slow and not clients and not soak' $(PYTEST_ARGS)
 
 # What is chosen by a benchmark, or only ties two parts together, is undone in a copy; a test must notice.

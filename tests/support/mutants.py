@@ -114,6 +114,14 @@ MUTANTS = (
         "rounds end when the labels hardly change any more",
     ),
     Mutant(
+        "settled-unasked",
+        "lib/recipes/semisam_o1/recipe.py",
+        " and not settled(finished):",
+        ":",
+        ("lib/recipes/engine/test_run.py::test_rounds_end_when_the_labels_no_longer_change",),
+        "the recipe asks whether the labels still change",
+    ),
+    Mutant(
         "earlier-forgotten",
         "lib/recipes/semisam_o1/rounds.py",
         "joined = with_earlier(run, name, refined)",

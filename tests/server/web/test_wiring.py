@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
+from server.upstream.temporary_files import TemporaryFolder
 from server.web.gate import Gate
-from server.web.temporary_files import Scratch
 
 OWN = b"semisam.hospital.example"
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scratch]:
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TemporaryFolder]:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    yield Scratch()
+    yield TemporaryFolder()
     tempfile.tempdir = None
 
 
-def asked(scratch: Scratch, headers: dict[bytes, bytes], method: str = "POST") -> tuple[int, str]:
+def asked(temporary: TemporaryFolder, headers: dict[bytes, bytes], method: str = "POST") -> tuple[int, str]:
     """Status and text of the answer; 200 where the request got through."""
     sent: list[Any] = []
 
@@ -46,26 +46,26 @@ def asked(scratch: Scratch, headers: dict[bytes, bytes], method: str = "POST") -
         "headers": [(b"host", OWN), *headers.items()] if b"host" not in headers else list(headers.items()),
         "server": ("10.1.2.3", 8000),
     }
-    gate = Gate(app, most_bytes=100, scratch=scratch, origins=("https://viewer.example",), hosts=(OWN.decode(),))
+    gate = Gate(app, most_bytes=100, temporary=temporary, origins=("https://viewer.example",), hosts=(OWN.decode(),))
     asyncio.run(gate(scope, receive, send))
     text = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], json.loads(text)["detail"]
 
 
-def test_the_server_answers_to_its_own_name_only(scratch: Scratch) -> None:
+def test_the_server_answers_to_its_own_name_only(temporary: TemporaryFolder) -> None:
     """A name of somebody else that leads here would let a page of theirs read this server (DNS rebinding)."""
-    assert asked(scratch, {})[0] == 200
-    status, text = asked(scratch, {b"host": b"evil.example"})
+    assert asked(temporary, {})[0] == 200
+    status, text = asked(temporary, {b"host": b"evil.example"})
     assert status == 403
     assert "evil.example" in text
 
 
-def test_pages_of_others_change_nothing(scratch: Scratch) -> None:
-    assert asked(scratch, {b"origin": b"https://viewer.example"})[0] == 200
-    status, text = asked(scratch, {b"origin": b"https://evil.example"})
+def test_pages_of_others_change_nothing(temporary: TemporaryFolder) -> None:
+    assert asked(temporary, {b"origin": b"https://viewer.example"})[0] == 200
+    status, text = asked(temporary, {b"origin": b"https://evil.example"})
     assert status == 403
     assert "--conf origins" in text
 
 
-def test_a_body_that_is_announced_as_too_long_is_not_read(scratch: Scratch) -> None:
-    assert asked(scratch, {b"content-length": b"101"})[0] == 413
+def test_a_body_that_is_announced_as_too_long_is_not_read(temporary: TemporaryFolder) -> None:
+    assert asked(temporary, {b"content-length": b"101"})[0] == 413

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lib.recipes import PRESETS, FinishedRound, PseudoLabel, RecipeOptions
 from lib.recipes.engine.options import Preset
-from lib.recipes.semisam_o1 import rounds
+from lib.recipes.semisam_o1 import recipe, rounds
 from lib.recipes.semisam_o1.earlier_rounds import settled
 from lib.recipes.semisam_o1.refinement import Evidence, RefinementOptions, refine
 from recipe_runs import Listener, cases_of, run
@@ -52,4 +52,4 @@ def test_a_round_keeps_a_share_of_the_labels_before_it(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(("agreement", "over"), [(0.99, True), (0.98, False)])
 def test_rounds_end_when_labels_agree_almost_wholly(agreement: float, over: bool, tmp_path: Path) -> None:
     labels = {name: PseudoLabel(tmp_path / name, {"agreement": agreement}) for name in ("a", "b")}
-    assert settled(FinishedRound(1, None, labels, agreement)) is over
+    assert recipe.settled(FinishedRound(1, None, labels, agreement)) is over
