@@ -11,7 +11,6 @@ from torch import Tensor
 from lib.recipes import PRESETS, FinishedRound, PseudoLabel, RecipeOptions
 from lib.recipes.engine.options import Preset
 from lib.recipes.semisam_o1 import recipe, rounds
-from lib.recipes.semisam_o1.earlier_rounds import settled
 from lib.recipes.semisam_o1.refinement import Evidence, RefinementOptions, refine
 from recipe_runs import Listener, cases_of, run
 from tiny_study import make_tiny_study
