@@ -38,7 +38,7 @@ def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 def reporters(monkeypatch: pytest.MonkeyPatch) -> list[Reporter]:
     """The reporters of all runs of a test."""
     made: list[Reporter] = []
-    module = import_module("lib.recipes.engine.run")
+    module = import_module("lib.recipes.engine.planning")
 
     def make(*args: Any) -> Reporter:
         made.append(Reporter(*args))
