@@ -15,6 +15,7 @@ from lib.core.errors import UserError
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.recipes import PRESETS, Progress, RecipeOptions, RunResult, resolve
+from lib.recipes.engine.kept_training import TrainingNumber
 from lib.recipes.engine.options import Preset
 from lib.recipes.engine.progress import Reporter
 from lib.recipes.ssl_medsam2 import recipe as recipe_module
@@ -204,9 +205,9 @@ def test_a_killed_round_goes_on_at_the_next_fold(
     trained: list[int] = []
     original = recipe_module.train_round
 
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        trained.append(kwargs["training"])
-        return original(*args, **kwargs)
+    def counting(run: Any, number: TrainingNumber, *args: Any, **kwargs: Any) -> Any:
+        trained.append(number.number)
+        return original(run, number, *args, **kwargs)
 
     monkeypatch.setattr(recipe_module, "train_round", counting)
     listener = Listener()
