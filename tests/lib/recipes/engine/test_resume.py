@@ -27,6 +27,7 @@ from lib.recipes import (
     RunResult,
     run_recipe,
 )
+from lib.recipes.engine import planning
 from lib.recipes.engine import run as run_module
 from lib.recipes.engine.options import Preset
 from lib.specialists import SpecialistSpec, build_network, check_checkpoint, save_specialist
@@ -298,7 +299,8 @@ def test_the_space_for_three_rounds_of_soft_labels_is_looked_for(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(run_module, "check_space", lambda _, needed: asked.append(needed))
+    for module in (run_module, planning):
+        monkeypatch.setattr(module, "check_space", lambda _, needed: asked.append(needed))
     with pytest.raises(KilledError):
         run(study, tmp_path, Killed(0, "propagation"))
     voxels = 36 * 32 * 28

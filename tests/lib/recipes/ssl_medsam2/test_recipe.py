@@ -15,6 +15,7 @@ from lib.core.errors import UserError
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.recipes import PRESETS, Progress, RecipeOptions, RunResult, resolve
+from lib.recipes.engine.kept_training import TrainingNumber
 from lib.recipes.engine.options import Preset
 from lib.recipes.engine.progress import Reporter
 from lib.recipes.ssl_medsam2 import recipe as recipe_module
@@ -38,7 +39,7 @@ def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 def reporters(monkeypatch: pytest.MonkeyPatch) -> list[Reporter]:
     """The reporters of all runs of a test."""
     made: list[Reporter] = []
-    module = import_module("lib.recipes.engine.run")
+    module = import_module("lib.recipes.engine.planning")
 
     def make(*args: Any) -> Reporter:
         made.append(Reporter(*args))
@@ -208,9 +209,9 @@ def test_a_killed_round_goes_on_at_the_next_fold(
     trained: list[int] = []
     original = recipe_module.train_round
 
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        trained.append(kwargs["training"])
-        return original(*args, **kwargs)
+    def counting(run: Any, number: TrainingNumber, *args: Any, **kwargs: Any) -> Any:
+        trained.append(number.number)
+        return original(run, number, *args, **kwargs)
 
     monkeypatch.setattr(recipe_module, "train_round", counting)
     listener = Listener()
