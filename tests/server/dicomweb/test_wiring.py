@@ -22,7 +22,7 @@ def test_a_pseudo_label_is_sent_again_only_if_it_has_changed(tmp_path: Path) -> 
     server = PlayedServer()
     server.put_series(tmp_path / "scan")
     schema = LabelSchema(("liver", "spleen"))
-    store = DicomWebStudy(server, tmp_path / "cache", search={}, age=0.0, labels=schema, pseudo_labels="always")  # type: ignore[arg-type]
+    store = DicomWebStudy(server, tmp_path / "cache", search={}, age=0.0, labels=schema, pseudo_labels="always")
     store.serving = True
     (scan,) = store.list_images()
     volume = read_volume(store.get_image_uri(scan))
