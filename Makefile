@@ -95,13 +95,15 @@ serve: install  ## Start the server; on a demo study if STUDIES is not given.
 		--host '$(HOST)' --port '$(PORT)' $(SERVED_CONF) $(CONF)
 
 # --- Development ------------------------------------------------------------------------------------------------------
-# A file's tests share servers and scans, so a file stays on one worker; a worker takes about 3 GB of memory.
+# A file's tests share servers and scans, so a file stays on one worker; a worker takes about 3 GB of memory, and computes
+# on one core: the arrays are too small for more.
+TEST_ENV := OMP_NUM_THREADS=1
 test: install-dev  ## Run the tests.
-	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(RUN) $(TEST_ENV) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # For use at each change: no servers, and nothing that takes more than a second or two.
 test-fast: install-dev  ## Run the tests that start no server and take seconds at most.
-	$(RUN) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	$(RUN) $(TEST_ENV) "$(BIN)/python" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		-m 'not server and not slow and not clients and not soak' $(PYTEST_ARGS)
 
 # What is chosen by a benchmark, or only ties two parts together, is undone in a copy; a test must notice.

@@ -220,6 +220,7 @@ def test_without_a_usable_label_nothing_starts(study: Path, tmp_path: Path) -> N
         run(cases_of(study), tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_human_labels_only(study: Path, tmp_path: Path) -> None:
     listener = Listener()
     result = run(cases_of(study)[:1], tmp_path / "runs", listener)

@@ -56,6 +56,7 @@ def run(cases: Sequence[Case], folder: Path, **options: str) -> RunResult:
     )
 
 
+@pytest.mark.slow
 def test_training_on_colours_makes_a_specialist_for_2d_images(tmp_path: Path) -> None:
     cases = [*pictures(tmp_path, 3), volume(tmp_path, outlined=False)]
     result = run(cases, tmp_path / "run")

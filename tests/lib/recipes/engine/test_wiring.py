@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
 
 import pytest
 
 from lib.core.errors import UserError
+from lib.core.geometry import Volume
+from lib.generalists import Generalist
+from lib.propagation import SoftLabels, Template
 from lib.recipes import PRESETS, RecipeOptions
 from lib.recipes.engine.options import Preset
 from recipe_runs import CopyPropagator, cases_of, run
@@ -21,7 +23,7 @@ MEBIBYTE = 2**20
 class Never(CopyPropagator):
     """Must not be reached."""
 
-    def propagate(self, *_: object) -> NoReturn:
+    def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
         raise AssertionError("the training has begun")
 
 

@@ -169,6 +169,7 @@ def test_recipes_that_carry_labels_over_refuse_sparse_ones(study: Path, tmp_path
     assert error.value.status == 409
 
 
+@pytest.mark.slow
 def test_all_scans_outlined(study: Path, tmp_path: Path) -> None:
     result = run(cases_of(study)[:2], tmp_path / "runs")
     assert result.rounds == 1

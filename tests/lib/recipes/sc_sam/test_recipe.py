@@ -335,6 +335,7 @@ def test_a_pretrained_sam_is_where_the_training_starts(
     assert predict(specialist, read_volume(study / "case_2.nii.gz")).labels().shape == (36, 32, 28)
 
 
+@pytest.mark.slow
 def test_human_labels_only(tmp_path: Path) -> None:
     study = make_tiny_study(tmp_path / "study", scans=1)
     result = start(study, tmp_path / "runs")
