@@ -11,7 +11,7 @@ import torch
 from lib.setup.settings import STRATEGIES, Settings
 from server.requests.submitted import settle
 from server.scores.descriptors import Descriptors
-from server.scores.offered import SECONDS, Served
+from server.scores.offered import SECONDS, OfferedScans
 from server.scores.scores import QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Scores
 from server.store.folder_store import StudyDatastore
 from server.store.study import Study
@@ -237,9 +237,9 @@ def test_when_all_were_offered_the_own_oldest_comes_again(study: Study) -> None:
 
 def test_an_offer_expires(study: Study) -> None:
     now = 1_000_000.0
-    served = Served(study, clock=lambda: now)
+    served = OfferedScans(study, clock=lambda: now)
     strategy = Uniform(study)
-    strategy.served = served
+    strategy.offered = served
     name = ask(strategy)["id"]
     assert ask(strategy)["id"] != name
     now += SECONDS
@@ -296,7 +296,7 @@ def test_a_saved_outline_settles_the_scan(study: Study, tmp_path: Path) -> None:
     reply = settle(study, "case_3")
     assert reply["pseudo_label_dice"] == 1.0
     assert "propagate" in reply["advice"]
-    assert list(Served(study).marks()) == []
+    assert list(OfferedScans(study).marks()) == []
     assert Scores(study).read()["case_3"]["settled"]["raw"] == 0.65
     assert study.datastore.get_image_info("case_3")["uncertainty"] is None
     assert ask(Recommended(study))["id"] == "case_4"

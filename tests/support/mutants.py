@@ -107,7 +107,7 @@ MUTANTS = (
     ),
     Mutant(
         "never-settled",
-        "lib/recipes/engine/stages.py",
+        "lib/recipes/semisam_o1/earlier_rounds.py",
         "SETTLED = 0.985",
         "SETTLED = 2.0",
         ("lib/recipes/semisam_o1/test_wiring.py",),
@@ -131,7 +131,7 @@ MUTANTS = (
     ),
     Mutant(
         "earlier-members",
-        "lib/recipes/engine/stages.py",
+        "lib/recipes/semisam_o1/earlier_rounds.py",
         "[*members[:count], *earlier.members[: (index - 1) * count]]",
         "members",
         ("lib/recipes/engine/test_run.py::test_the_specialist_is_the_best_network_of_each_round",),
@@ -188,17 +188,17 @@ MUTANTS = (
     # --- the engine: disk and locks -----------------------------------------------------------------------------------
     Mutant(
         "no-reserve",
-        "lib/recipes/engine/run.py",
-        "_RESERVE = 100 * 2**20",
-        "_RESERVE = 0",
+        "lib/recipes/engine/planning.py",
+        "RESERVE = 100 * 2**20",
+        "RESERVE = 0",
         ("lib/recipes/engine/test_wiring.py",),
         "a training does not begin on a disk that is all but full",
     ),
     Mutant(
         "no-need",
-        "lib/recipes/engine/run.py",
-        "return _RESERVE + scans * voxels * (2 + (1 + KEPT_ROUNDS) * (channels + 1))",
-        "return _RESERVE",
+        "lib/recipes/engine/planning.py",
+        "return RESERVE + scans * voxels * (2 + (1 + KEPT_ROUNDS) * (channels + 1))",
+        "return RESERVE",
         ("lib/recipes/engine/test_wiring.py",),
         "a training does not begin where its soft labels will not fit",
     ),
@@ -271,7 +271,7 @@ MUTANTS = (
     ),
     Mutant(
         "outline-of-another-scan",
-        "server/store/study.py",
+        "server/store/final_labels.py",
         "            store.check_drawn_on(item.name, FINAL)\n",
         "            pass\n",
         ("server/store/test_labels_last.py",),

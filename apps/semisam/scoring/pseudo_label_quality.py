@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from server.scores.scores import QUALITY
 from server.store.study import Study
 
@@ -24,22 +26,22 @@ class PseudoLabelQuality(StudyScoring):
         super().__init__(study, "Pseudo-label quality: estimated Dice of each stored pseudo-label")
 
     def due(self) -> bool:
-        """See the base class: with a specialist, and pseudo-labels that were not judged yet."""
+        """With a specialist, and pseudo-labels that were not judged yet."""
         return self.study.published.is_file() and bool(self.scores.missing(QUALITY))
 
+    @override
     def ready(self) -> None:
-        """See the base class."""
         self.study.check_generalist()
         self.study.fully_annotated()
 
+    @override
     def needs_templates(self) -> bool:
-        """See the base class."""
         return True
 
+    @override
     def missing(self) -> list[str]:
-        """See the base class."""
         return self.scores.missing(QUALITY, retry=True)
 
+    @override
     def store(self, found: Mapping[str, Mapping[str, Any]], of: Mapping[str, str]) -> None:
-        """See the base class."""
         self.scores.add(QUALITY, found, of)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor
+from typing_extensions import override
 
 from lib.core.errors import UserError
 from lib.selection import representativeness
@@ -32,7 +33,7 @@ class Representativeness(StudyScoring):
         self._descriptors = Descriptors(study)
 
     def due(self) -> bool:
-        """See the base class: whenever there are scans that were never looked at, and something to compare."""
+        """Whenever there are scans that were never looked at, and something to compare."""
         names = set(self.study.datastore.list_images())
         if len(names) < 2 or not self.study.unlabelled() or not self._can_describe():
             return False
@@ -44,16 +45,16 @@ class Representativeness(StudyScoring):
         described = set(self._descriptors.read().names)
         return described != set(self.scores.known(REPRESENTATIVENESS)) & names or not described <= names
 
+    @override
     def ready(self) -> None:
-        """See the base class."""
         self.study.check_generalist()
 
+    @override
     def missing(self) -> list[str]:
-        """See the base class."""
         return self._descriptors.missing()
 
+    @override
     def store(self, found: Mapping[str, Tensor], of: Mapping[str, str]) -> None:
-        """See the base class."""
         self._descriptors.put(found, of)
 
     def finish(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from lib.specialists import read_spec
 from server.scores.scores import UNCERTAINTY
 from server.store.study import Study
@@ -28,26 +30,26 @@ class UncertaintyScoring(StudyScoring):
         super().__init__(study, "Uncertainty: how unsure the app is about each unlabelled scan")
 
     def due(self) -> bool:
-        """See the base class: with a specialist, and scans it has not seen."""
+        """With a specialist, and scans it has not seen."""
         return self.study.published.is_file() and bool(self.scores.missing(UNCERTAINTY))
 
+    @override
     def ready(self) -> None:
-        """See the base class."""
         if self.needs_templates():
             self.study.check_generalist()
             self.study.fully_annotated()
 
+    @override
     def needs_templates(self) -> bool:
-        """See the base class."""
         if not self.study.published.is_file():
             return True
         # Where it works on a part of a scan, an outlined scan says where that is.
         return read_spec(self.study.need_published()).part is not None
 
+    @override
     def missing(self) -> list[str]:
-        """See the base class."""
         return self.scores.missing(UNCERTAINTY, retry=True)
 
+    @override
     def store(self, found: Mapping[str, Mapping[str, Any]], of: Mapping[str, str]) -> None:
-        """See the base class."""
         self.scores.add(UNCERTAINTY, found, of)

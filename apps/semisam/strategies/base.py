@@ -11,7 +11,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.selection import pick
-from server.scores.offered import SECONDS, Mark, Served
+from server.scores.offered import SECONDS, Offer, OfferedScans
 from server.store.study import Study
 
 from .view import View
@@ -45,14 +45,14 @@ class StudyStrategy(Strategy):
         study: the study.
         name: of the strategy.
         description: shown in viewers.
-        served: the offers.
+        offered: the offers.
     """
 
-    def __init__(self, study: Study, name: str, description: str, served: Served | None = None) -> None:
+    def __init__(self, study: Study, name: str, description: str, offered: OfferedScans | None = None) -> None:
         super().__init__(description)
         self.study = study
         self.name = name
-        self.served = Served(study) if served is None else served
+        self.offered = OfferedScans(study) if offered is None else offered
 
     @abstractmethod
     def rank(self, names: list[str], view: View) -> Ranking:
@@ -66,22 +66,22 @@ class StudyStrategy(Strategy):
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """The scan (``id``), the ``reason``, the ``planes`` most worth outlining; nothing when all scans are done."""
         client = str(request.get("client_id") or "")
-        with self.served.choosing():
-            marks = self.served.marks()
+        with self.offered.choosing():
+            marks = self.offered.marks()
             view = View(self.study, [*reversed(marks)])
             if not view.unlabelled:
                 return {}
             name, ranking = self._choose(view, marks, client)
-            self.served.mark(name, client, self.name)
+            self.offered.mark(name, client, self.name)
         planes = view.planes(name) if name not in view.unusable else None
         facts = {key: round(float(value), 5) for key, value in ranking.facts(name).items()}
         return {"id": name, "reason": ranking.reason(name), **facts, **({"planes": planes} if planes else {})}
 
-    def _choose(self, view: View, marks: Mapping[str, Mark], client: str) -> tuple[str, Ranking]:
+    def _choose(self, view: View, marks: Mapping[str, Offer], client: str) -> tuple[str, Ranking]:
         free = [n for n in view.unlabelled if n not in marks and n not in view.unusable]
         while free:
             ranking = self.rank(free, view)
-            name = pick(ranking.names, view.descriptors, self.served.recent())
+            name = pick(ranking.names, view.descriptors, self.offered.recent())
             if view.readable(name):
                 return name, ranking
             free = [n for n in free if n != name]
@@ -94,6 +94,6 @@ class StudyStrategy(Strategy):
         return broken[0], Ranking(broken, lambda n: f"Only scans that cannot be read are left: {view.unusable.get(n)}")
 
 
-def _offered_again(mark: Mark, client: str) -> str:
+def _offered_again(mark: Offer, client: str) -> str:
     whose = "to you" if mark.client == client else f"to {mark.client or 'somebody else'}, who may be at work on it"
     return f"All scans without a final label were offered in the last {_HOURS} hours; this one longest ago, {whose}."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lib.selection import by_value
 from server.scores.scores import UNCERTAINTY
 from server.store.study import Study
@@ -32,8 +34,8 @@ class HighestDoubt(StudyStrategy):
     def __init__(self, study: Study, measure: str, description: str) -> None:
         super().__init__(study, measure, description)
 
+    @override
     def rank(self, names: list[str], view: View) -> Ranking:
-        """See the base class."""
         known = view.scores.known(UNCERTAINTY, self.name)
         if not any(name in known for name in names):
             advice = f"No {self.text} is known yet (scoring method 'uncertainty'). "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lib.selection import by_doubt_and_coverage
 from server.store.study import Study
 
@@ -26,8 +28,8 @@ class Recommended(StudyStrategy):
     def __init__(self, study: Study) -> None:
         super().__init__(study, "recommended", "Recommended: the scan that helps most if it is outlined now")
 
+    @override
     def rank(self, names: list[str], view: View) -> Ranking:
-        """See the base class."""
         if not view.outlined:
             return coverage_ranking(names, view, "No scan is outlined yet. ")
         doubts = {name: view.doubts[name] for name in names if name in view.doubts}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lib.selection import worst_label_first
 from server.scores.scores import QUALITY
 from server.store.study import Study
@@ -23,8 +25,8 @@ class Review(StudyStrategy):
     def __init__(self, study: Study) -> None:
         super().__init__(study, "review", "Review: the pseudo-label that is probably the worst")
 
+    @override
     def rank(self, names: list[str], view: View) -> Ranking:
-        """See the base class."""
         labelled = {name for name in names if view.has_pseudo_label(name)}
         if not labelled:
             text = "No scan that is free has a pseudo-label to review (train, or run a batch infer). "

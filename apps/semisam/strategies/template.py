@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from server.store.study import Study
 
 from .base import Ranking, StudyStrategy
@@ -21,8 +23,8 @@ class Template(StudyStrategy):
     def __init__(self, study: Study) -> None:
         super().__init__(study, "template", "Template: the scan that stands for most others (outline it first)")
 
+    @override
     def rank(self, names: list[str], view: View) -> Ranking:
-        """See the base class."""
         return coverage_ranking(names, view)
 
 

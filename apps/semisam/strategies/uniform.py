@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lib.selection import evenly
 from server.store.study import Study
 
@@ -21,8 +23,8 @@ class Uniform(StudyStrategy):
     def __init__(self, study: Study) -> None:
         super().__init__(study, "uniform", "Uniform: scans spread evenly over the study, by name")
 
+    @override
     def rank(self, names: list[str], view: View) -> Ranking:
-        """See the base class."""
         wanted = set(names)
         order = [name for name in evenly(sorted([*view.unlabelled, *view.outlined])) if name in wanted]
         return Ranking(order, lambda name: "It comes next when the list of scans is gone through in even steps.")

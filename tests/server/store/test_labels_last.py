@@ -20,7 +20,7 @@ from lib.core.errors import UserError
 from lib.formats.volumes import read_volume
 from lib.setup.settings import Settings
 from server.requests.submitted import forget
-from server.scores.offered import Served
+from server.scores.offered import OfferedScans
 from server.scores.scores import Scores
 from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.label_facts import LabelFacts
@@ -434,10 +434,10 @@ def test_what_was_worked_out_about_a_deleted_scan_goes_with_it(folder: Path) -> 
     store.on_gone = lambda name: forget(study, name)
     for name in ("case_1", "case_2"):
         Scores(study).put_unusable({name: "cannot be read"})
-        with Served(study).choosing():
-            Served(study).mark(name, "c", "recommended")
+        with OfferedScans(study).choosing():
+            OfferedScans(study).mark(name, "c", "recommended")
     store.remove_image("case_1")
-    assert list(Scores(study).read()) == Served(study).recent() == ["case_2"]
+    assert list(Scores(study).read()) == OfferedScans(study).recent() == ["case_2"]
 
 
 # --- structures -------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class Settings:
         max_upload: MiB of the largest request that brings a file.
         max_voxels: the most voxels that a scan may have; None: as memory allows (``lib.formats.limits``).
         origins: whose pages a browser may let use this server, besides its own and this machine's; ``*`` is everybody.
-        hosts: names under which browsers may ask for this server; see ``server.web.gate.check_host``.
+        hosts: names under which browsers may ask for this server; see ``server.web.request_head.check_host``.
         dicom_pseudo_labels: which pseudo-labels go to a DICOM server, see ``PSEUDO_LABELS``.
         follow_links: whether links in a study folder that lead out of it are followed.
     """

@@ -244,10 +244,10 @@ class DicomWebStudy(ListedStudy):
         with self._transaction():
             for scan_id, label in sent.items():
                 labels = self._known(scan_id).labels
-                before = labels.get(tag)
+                noted, before = label, labels.get(tag)
                 if tag == FINAL and before is not None and label.seg is not None:
-                    label = replace(label, seg=label.seg.after(DicomLabelFacts.of(before)))
-                labels[tag] = label.model(EXTENSION)
+                    noted = replace(label, seg=label.seg.after(DicomLabelFacts.of(before)))
+                labels[tag] = noted.model(EXTENSION)
             self._write_list()
         for scan_id, label in sent.items():
             if label.seg is not None:

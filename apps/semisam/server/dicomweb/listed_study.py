@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.datastore.local import ImageLabelModel
+from typing_extensions import override
 
 from lib.core.errors import UserError
 from lib.core.files import write_whole
@@ -83,28 +84,28 @@ class ListedStudy(SendingStudy):
 
     # --- lists ----------------------------------------------------------------------------------------------------
 
+    @override
     def list_images(self) -> list[str]:
-        """See the base class."""
         self._ask()
         return list(super().list_images())
 
+    @override
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """See the base class."""
         self._ask()
         return list(super().get_labeled_images())
 
+    @override
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """See the base class."""
         self._ask()
         return list(super().get_unlabeled_images())
 
+    @override
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
-        """See the base class."""
         self._ask()
         return str(super().get_label_by_image_id(image_id, tag))
 
+    @override
     def json(self) -> dict[str, Any]:
-        """See the base class."""
         self._ask()
         return dict(super().json())
 

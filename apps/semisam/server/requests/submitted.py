@@ -11,7 +11,7 @@ from typing import Any
 
 from lib.core.errors import UserError
 from lib.core.metrics import mean_dice
-from server.scores.offered import Served
+from server.scores.offered import OfferedScans
 from server.scores.scores import Scores
 from server.store.folder_store import ORIGINAL
 from server.store.study import Study
@@ -34,7 +34,7 @@ def settle(study: Study, name: str) -> dict[str, Any]:
             reply["pseudo_label_dice"] = round(dice, 4)
             logger.info("The pseudo-label of %s had a mean Dice of %.3f", name, dice)
         Scores(study).settle(name, dice)
-        Served(study).done(name)
+        OfferedScans(study).done(name)
         reply["advice"] = _advice(study)
         logger.info("%s", reply["advice"])
     except Exception as error:
@@ -45,7 +45,7 @@ def settle(study: Study, name: str) -> dict[str, Any]:
 def forget(study: Study, name: str) -> None:
     """Delete what was worked out about a scan that is no longer in the study."""
     Scores(study).forget(name)
-    Served(study).forget(name)
+    OfferedScans(study).forget(name)
 
 
 def _dice_of_pseudo_label(study: Study, name: str) -> float | None:

@@ -28,7 +28,7 @@ _LOCK_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class Mark:
+class Offer:
     """One offer.
 
     Args:
@@ -44,7 +44,7 @@ class Mark:
     done: bool = False
 
 
-class Served:
+class OfferedScans:
     """The offers of the last hours, and the scans that were done in them.
 
     Args:
@@ -70,7 +70,7 @@ class Served:
         except Timeout as error:
             raise UserError("The next scan is being chosen for somebody else. Ask again.", status=409) from error
 
-    def marks(self) -> dict[str, Mark]:
+    def marks(self) -> dict[str, Offer]:
         """The offers that still count, by scan, the oldest first."""
         return {name: mark for name, mark in self._read().items() if not mark.done}
 
@@ -80,13 +80,13 @@ class Served:
 
     def mark(self, name: str, client: str, strategy: str) -> None:
         """Note an offer; the caller is ``choosing``."""
-        self._write({**self._read(), name: Mark(client, strategy, self._clock())})
+        self._write({**self._read(), name: Offer(client, strategy, self._clock())})
 
     def done(self, name: str) -> None:
         """A scan's label has been saved, whether the scan was offered or not."""
         with self.choosing():
             marks = self._read()
-            mark = marks.get(name, Mark("", "", 0.0))
+            mark = marks.get(name, Offer("", "", 0.0))
             self._write({**marks, name: replace(mark, ts=self._clock(), done=True)})
 
     def forget(self, name: str) -> None:
@@ -95,22 +95,22 @@ class Served:
             with self.choosing():
                 self._write({n: mark for n, mark in self._read().items() if n != name})
 
-    def _read(self) -> dict[str, Mark]:
+    def _read(self) -> dict[str, Offer]:
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         now = self._clock()
-        found: dict[str, Mark] = {}
+        found: dict[str, Offer] = {}
         for name, entry in content.items() if isinstance(content, dict) else ():
             try:
-                mark = Mark(str(entry["client"]), str(entry["strategy"]), float(entry["ts"]), bool(entry.get("done")))
+                mark = Offer(str(entry["client"]), str(entry["strategy"]), float(entry["ts"]), bool(entry.get("done")))
             except (AttributeError, TypeError, KeyError, ValueError):
                 continue
             if 0 <= now - mark.ts < SECONDS:
                 found[name] = mark
         return dict(sorted(found.items(), key=lambda pair: pair[1].ts))
 
-    def _write(self, marks: dict[str, Mark]) -> None:
+    def _write(self, marks: dict[str, Offer]) -> None:
         text = json.dumps({name: asdict(mark) for name, mark in marks.items()}, indent=1)
         write_whole(self._path, lambda name: Path(name).write_text(text, encoding="utf-8"))

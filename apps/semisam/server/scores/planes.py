@@ -23,7 +23,7 @@ def planes_of_label(label: np.ndarray, scan: Volume) -> dict[str, Any]:
         scan: its scan.
 
     Returns:
-        See ``lib.selection.planes_in_scan``.
+        The planes as ``lib.selection.planes_in_scan`` gives them.
     """
     frame = frame_of(scan).with_voxels(_VOXELS, _LEAST)
     probabilities = frame.one_hot(label, max(2, int(label.max()) + 1))

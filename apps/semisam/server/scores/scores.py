@@ -8,23 +8,21 @@ their ``of`` that they are out of date.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from monailabel.interfaces.exception import MONAILabelException
 
 from lib.core.cache import stamp_of
 from lib.core.errors import UserError
-from lib.core.files import write_whole
 from lib.selection import Calibration
 from lib.selection.measures import QUALITY, REPRESENTATIVENESS, UNCERTAINTY
 from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study
+
+from .scores_file import Content, ScoresFile
 
 logger = logging.getLogger("semisam.scores")
 
@@ -35,9 +33,6 @@ UNUSABLE = "unusable"
 """Key of scans that cannot be read at all."""
 _SETTLED = "settled"
 _MIRRORED = (REPRESENTATIVENESS, UNCERTAINTY, QUALITY, *DOUBTS)
-_LOCK_SECONDS = 30
-
-Entry = dict[str, Any]
 
 
 class Scores:
@@ -51,8 +46,7 @@ class Scores:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._path = study.place / "scores.json"
-        self._known: tuple[object, dict[str, dict[str, Entry]]] = None, {}
+        self._file = ScoresFile(study.place / "scores.json")
 
     # --- states ---------------------------------------------------------------------------------------------------
 
@@ -93,23 +87,9 @@ class Scores:
 
     # --- reading --------------------------------------------------------------------------------------------------
 
-    def read(self) -> Mapping[str, Mapping[str, Entry]]:
-        """All that is stored: by scan and method the values, ``of`` (their state) and ``ts``."""
-        try:
-            status = self._path.stat()
-        except OSError:
-            return {}
-        stamp = status.st_ino, status.st_mtime_ns, status.st_size
-        if stamp != self._known[0]:
-            self._known = stamp, self._load()
-        return self._known[1]
-
-    def _load(self) -> dict[str, dict[str, Entry]]:
-        try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+    def read(self) -> Content:
+        """All that is stored, see ``ScoresFile.read``."""
+        return self._file.read()
 
     def missing(self, method: str, *, retry: bool = False) -> list[str]:
         """Scans without a final label that have no complete score of the present state.
@@ -144,7 +124,7 @@ class Scores:
         state = self.states(method)
         return {name for name, entry in entries.items() if entry.get("of") == state(name)}
 
-    def unusable(self, content: Mapping[str, Mapping[str, Entry]] | None = None) -> dict[str, str]:
+    def unusable(self, content: Content | None = None) -> dict[str, str]:
         """Scans that could not be read the last time, and why; a scan whose file was exchanged gets a new chance."""
         content = self.read() if content is None else content
         found = {}
@@ -227,13 +207,13 @@ class Scores:
         if not values:
             return
         of, now = of or _each(values, self.states(method)), int(time.time())
-        with self._lock():
-            content = {name: entries for name, entries in self._load().items() if name in here}
+        with self._file.lock():
+            content = {name: entries for name, entries in self._file.load().items() if name in here}
             for name, facts in values.items():
                 entries = content.setdefault(name, {})
                 entries[method] = {**facts, "of": of[name], "ts": now}
                 entries.pop(UNUSABLE, None)
-            self._write(content)
+            self._file.write(content)
         self._mirror(
             {n: {k: v for k, v in f.items() if k in _MIRRORED} | {f"{method}_ts": now} for n, f in values.items()}
         )
@@ -257,11 +237,11 @@ class Scores:
         if not reasons:
             return
         of, now = of or _each(reasons, self.states(method)), int(time.time())
-        with self._lock():
-            content = self._load()
+        with self._file.lock():
+            content = self._file.load()
             for name, reason in reasons.items():
                 content.setdefault(name, {})[method] = {"failed": reason, "of": of[name], "ts": now}
-            self._write(content)
+            self._file.write(content)
 
     def settle(self, name: str, dice: float | None) -> None:
         """A person has outlined a scan: what was guessed about it no longer counts.
@@ -271,8 +251,8 @@ class Scores:
             dice: mean Dice of its pseudo-label against the person's label, None without a pseudo-label. Together with
                 the estimate it teaches how far estimates can be trusted.
         """
-        with self._lock():
-            content = self._load()
+        with self._file.lock():
+            content = self._file.load()
             before = content.get(name)
             if before is None:
                 return
@@ -281,7 +261,7 @@ class Scores:
             if dice is not None and isinstance(raw, (int, float)):
                 kept[_SETTLED] = {"raw": raw, "dice": round(dice, 5), "ts": int(time.time())}
             content[name] = kept
-            self._write(content)
+            self._file.write(content)
         info = self._study.datastore.get_image_info(name)
         gone = [key for key in (UNCERTAINTY, QUALITY, *DOUBTS) if info.get(key) is not None]
         self._mirror({name: dict.fromkeys(gone)})
@@ -290,21 +270,10 @@ class Scores:
         """A scan was deleted: another one of its name starts anew."""
         if name not in self.read():
             return
-        with self._lock():
-            content = self._load()
+        with self._file.lock():
+            content = self._file.load()
             content.pop(name, None)
-            self._write(content)
-
-    def _lock(self) -> FileLock:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS)
-
-    def _write(self, content: Mapping[str, Mapping[str, Entry]]) -> None:
-        # One line a scan: people may read it, and it is written many times faster than with an indent.
-        lines = (f"{json.dumps(name)}: {json.dumps(content[name], sort_keys=True)}" for name in sorted(content))
-        text = "{\n" + ",\n".join(lines) + "\n}\n"
-        write_whole(self._path, lambda name: Path(name).write_text(text, encoding="utf-8"))
-        self._known = None, {}
+            self._file.write(content)
 
     def _mirror(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
         """Note facts at the images, for those who read MONAI Label's list; a datastore that cannot is no error."""

@@ -93,12 +93,12 @@ class LabelFacts:
 
     @property
     def names(self) -> tuple[tuple[str, int], ...]:
-        """See ``lib.core.label_names.names_in``."""
+        """Names and numbers of its values, in the order of the notes."""
         return tuple(names_in(self.to_info("")))
 
     @property
     def said(self) -> str:
-        """See ``lib.core.sparse_labels.stated``."""
+        """What is said about what is annotated in it: ``auto``, ``all`` or ``planes``, not checked."""
         return stated(self.to_info(""))
 
     def of(self, content: str, scan: ScanMark | None, saved: int) -> LabelFacts:

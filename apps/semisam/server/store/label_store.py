@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.datastore.local import DataModel
+from typing_extensions import override
 
 from lib.core.errors import UserError
 from lib.core.files import write_whole
@@ -52,7 +53,7 @@ class LabelDatastore(ListedDatastore):
         super().__init__(folder, read_only=read_only)
 
     def _barred(self, path: Path) -> str | None:
-        """See the base class: links that lead out of the study, also those to the data of a header."""
+        """Links that lead out of the study, also those to the data of a header."""
         reasons = (self._links.reason(each) for each in (path, *data_files(path)))
         return next((reason for reason in reasons if reason is not None), None)
 
@@ -188,9 +189,9 @@ class LabelDatastore(ListedDatastore):
         self._notes.delete(folder, image_id)
         return bool(names)
 
+    @override
     @http_answers()
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """See the base class."""
         self.update_image_infos({image_id: info})
 
     def update_image_infos(self, infos: Mapping[str, Mapping[str, Any]]) -> None:

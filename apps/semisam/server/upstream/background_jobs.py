@@ -32,8 +32,17 @@ Stop = Callable[[str], Task | None]
 
 def install(run: Run, stop: Stop) -> None:
     """Let other functions run a job to its end, and stop the running one of a kind."""
-    replace(utils, "_task_func", lambda own: lambda *args, **kwargs: run(*args, **kwargs))
-    replace(AsyncTask, "stop", lambda own: lambda method: stop(method))
+    replace(utils, "_task_func", lambda own: _plain(run))
+    replace(AsyncTask, "stop", lambda own: _plain(stop))
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A plain function that calls another one: a bound method cannot be marked as a replacement."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
 
 
 def start(kind: str, request: Mapping[str, Any]) -> tuple[Task | None, str | None]:

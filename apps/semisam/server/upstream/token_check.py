@@ -21,7 +21,7 @@ from monailabel.config import settings
 from monailabel.endpoints.user import auth
 from monailabel.endpoints.user.auth import User
 
-from .replacing import replace
+from .replacing import Function, replace
 
 logger = logging.getLogger("semisam.login")
 
@@ -31,7 +31,14 @@ _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 
 def install() -> None:
     """Put ``user_of`` in the place of MONAI Label's check of tokens."""
-    replace(auth, "from_token", lambda own: lambda token: user_of(token))
+    replace(auth, "from_token", _checked)
+
+
+def _checked(own: Function) -> Function:
+    def from_token(token: str) -> User:
+        return user_of(token)
+
+    return from_token
 
 
 def user_of(token: str) -> User:
