@@ -23,6 +23,7 @@ import ignite.distributed as idist
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lib.core.devices import memory_error, out_of_memory
 from lib.core.errors import UserError
@@ -167,17 +168,18 @@ class Ranks:
         """A source of random numbers on the CPU, another one in each process; see ``own_seed``."""
         return torch.Generator().manual_seed(self.own_seed(seed))
 
-    def synchronised(self, network: nn.Module, **options: bool) -> nn.Module:
+    def synchronised(self, network: nn.Module, **options: Any) -> nn.Module:
         """The network with the first process's weights, and gradients that are the mean over all processes.
 
         Args:
             network: on this process's device.
-            options: of ``torch.nn.parallel.DistributedDataParallel``.
+            options: of ``DistributedDataParallel``.
         """
         if self.world == 1:
             return network
-        with connection():
-            return idist.auto_model(network, **options)
+        place = next(network.parameters()).device
+        with connection():  # what idist.auto_model does, without its line in the log for every training
+            return DistributedDataParallel(network, [place] if place.type == "cuda" else None, **options)
 
     def total(self, counts: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""
