@@ -162,7 +162,6 @@ def train(training: Training) -> dict[str, Any]:
     """
     import torch
 
-    from lib.core.allocator import keep_freed_memory
     from lib.core.labels import LabelSchema
     from lib.core.metrics import mean_dice
     from lib.generalists.mind import Mind
@@ -173,7 +172,6 @@ def train(training: Training) -> dict[str, Any]:
 
     begun = time.process_time()
     torch.set_num_threads(1)
-    keep_freed_memory()
     simulation, data = training.simulation, training.simulation.data
     names, schema = simulation.study(training.seed).names, LabelSchema(data.labels)
     # At a low resolution: on hippocampus it is as good as the default in half the time.

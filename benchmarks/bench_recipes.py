@@ -123,7 +123,6 @@ class Bench:
     def __init__(
         self, data: DataSet, template: str, unlabelled: Sequence[str], work: Path, options: argparse.Namespace
     ) -> None:
-        from lib.core.allocator import keep_freed_memory
         from lib.core.labels import LabelSchema
         from propagated_once import KeptPropagator
 
@@ -132,7 +131,6 @@ class Bench:
         self._schema = LabelSchema(data.labels)
         self._propagator = KeptPropagator(work / "propagated")
         logging.basicConfig(level=logging.WARNING)
-        keep_freed_memory()  # as every job of the server does
 
     def run(self, name: str, seed: int) -> dict[str, Any]:
         """Dice of specialist and pseudo-labels, seconds and memory of one training."""

@@ -274,14 +274,12 @@ def train_many(place: Path, count: int) -> Result:
     """The default recipe over ``count`` scans with a few steps of training; memory after each round."""
     import torch
 
-    from lib.core.allocator import keep_freed_memory
     from lib.core.labels import LabelSchema
     from lib.generalists import create_generalist
     from lib.propagation import create_propagator
     from lib.recipes import Case, RecipeOptions, RecipeSettings, SilentObserver, run_recipe
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    keep_freed_memory()
     study = place / f"study_{count}"
     make_many(study, count)
     first = study / "labels" / "final" / "scan_00000.nii.gz"

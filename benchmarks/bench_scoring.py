@@ -73,7 +73,6 @@ def one_pass(folder: Path, models: Path, methods: list[str]) -> Result:
     """Score what is due in the study."""
     import torch
 
-    from lib.core.allocator import keep_freed_memory
     from lib.core.labels import LabelSchema
     from lib.setup.settings import Settings
     from lib.specialists import SpecialistSpec, build_network, save_specialist
@@ -84,7 +83,6 @@ def one_pass(folder: Path, models: Path, methods: list[str]) -> Result:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)
-    keep_freed_memory()
     store = StudyDatastore(str(folder))
     study = Study(str(folder), store, Settings(labels=LabelSchema(LABELS)), models)
     if not study.published.is_file():

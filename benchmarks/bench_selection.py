@@ -117,11 +117,9 @@ class Bench:
     """
 
     def __init__(self, data: DataSet, options: argparse.Namespace, deadline: Deadline) -> None:
-        from lib.core.allocator import keep_freed_memory
         from lib.core.labels import LabelSchema
         from lib.generalists.mind import Mind
 
-        keep_freed_memory()
         self._data, self._options, self._deadline = data, options, deadline
         self._schema = LabelSchema(data.labels)
         self._mind = Mind()
@@ -405,12 +403,10 @@ def carry_over(job: Carry) -> dict[str, float]:
     """Mean Dice of what the default propagator makes of each template; runs in a worker."""
     import torch
 
-    from lib.core.allocator import keep_freed_memory
     from lib.generalists.mind import Mind
     from lib.propagation import create_propagator
 
     torch.set_num_threads(1)
-    keep_freed_memory()
     target = _outlined(job.data, job.target)
     propagator, channels = create_propagator("registration"), len(job.data.labels) + 1
     return {

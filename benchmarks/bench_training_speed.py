@@ -24,7 +24,6 @@ from common import table
 
 sys.path.insert(0, str(common.APP))
 
-from lib.core.allocator import keep_freed_memory
 from lib.recipes.engine.options import PRESETS
 from lib.specialists import SpecialistSpec, build_network
 from lib.specialists.augment import Augmentation
@@ -85,7 +84,6 @@ def spec_of(preset: str) -> SpecialistSpec:
 
 def recipe(spec: SpecialistSpec, plan: TrainingPlan, device: str) -> float:
     """Seconds of a step of the recipe's training, after the first few."""
-    keep_freed_memory()  # as every job of the server does
     times: list[float] = []
 
     def listen(step: int, metrics: dict[str, float]) -> None:

@@ -92,14 +92,12 @@ def _train(data: DataSet, work: Path, plan: NnunetPlan, device: str, seed: int) 
     """Plan, preprocess and train; the weights are kept in ``work``."""
     import torch
 
-    from lib.core.allocator import keep_freed_memory
     from lib.core.frames import frame_of
     from lib.core.labels import LabelSchema
     from lib.formats.label_files import read_label
     from lib.formats.volumes import read_volume
     from lib.nnunet import plan_dataset, train_fold, write_case, write_dataset
 
-    keep_freed_memory()  # as every job of the server does
     template = data.split()["train"][0]
     folder = work / "nnunet"
     shutil.rmtree(folder, ignore_errors=True)

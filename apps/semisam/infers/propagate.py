@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib.core.geometry import Volume
-from lib.propagation import doubts, propagate_from
+from lib.propagation import propagate_from, warnings_about
 from server.options import whole_number
 from server.store.study import MOST_TEMPLATES, Study
 
@@ -57,7 +57,7 @@ class Propagate(SegmentationTask):
                 "confidence": round(soft.mean_confidence(), 4),
                 "volume_ml": self.volumes(label, scan),
             },
-            doubts(label, scan, used, study.schema.names, soft.similarity),
+            warnings_about(label, scan, used, study.schema.names, soft.similarity),
         )
 
 

@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from fastapi import HTTPException
 
-from lib.core.allocator import keep_freed_memory
 from lib.core.errors import UserError
 from server.errors import text_of
 
@@ -40,7 +39,6 @@ def job(what: str, kind: str, place: Path, *, advice: str) -> Iterator[None]:
     """
     if hasattr(os, "nice"):
         os.nice(max(0, _NICE - os.nice(0)))
-    keep_freed_memory()
     try:
         with _noted(kind, place):
             yield
