@@ -219,7 +219,7 @@ def _look(training: Training, specialist: Specialist, rounds: Path) -> tuple[dic
     from lib.core.metrics import mean_dice
     from lib.core.uncertainty import uncertainty_facts
     from lib.formats.label_files import read_label
-    from lib.selection import doubt_of, estimate_quality, opinions_on, shapes_of, threshold_at
+    from lib.selection import estimate_quality, opinions_on, shapes_of, threshold_at, uncertainty_of
     from lib.specialists import predict
 
     data = training.simulation.data
@@ -247,7 +247,7 @@ def _look(training: Training, specialist: Specialist, rounds: Path) -> tuple[dic
         facts = uncertainty_facts(found.probabilities, found.uncertainty)
         known[name] = {
             "uncertainty": float(str(facts["uncertainty"])),
-            **vars(doubt_of(found.probabilities, threshold)),
+            **vars(uncertainty_of(found.probabilities, threshold)),
             "quality": quality.raw,
         }
         dice.append(mean_dice(label, _truth(data, name), count))

@@ -335,8 +335,8 @@ def _code_of(name: str) -> list[Path]:
     lib = common.APP / "lib"
     adapter = ENTRIES[name].adapter or "mind.py"
     parts = [
-        "resampling.py",
-        "frames.py",
+        "core/resampling.py",
+        "core/frames.py",
         "propagation",
         "prompting",
         f"generalists/{adapter}",

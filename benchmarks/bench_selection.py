@@ -147,7 +147,7 @@ class Bench:
         )
         # The figures depend on the propagation only, not on how the template was picked.
         lib = common.APP / "lib"
-        store = self._store("template", lib / "propagation", lib / "resampling.py", lib / "frames.py")
+        store = self._store("template", lib / "propagation", lib / "core")
 
         def jobs() -> Iterator[Carry]:
             for target in to:
@@ -190,8 +190,8 @@ class Bench:
         from lib.selection import by_value, describe, representativeness
 
         lib = common.APP / "lib"
-        code = [lib / "selection" / f"{name}.py" for name in ("descriptor", "likeness", "representativeness")]
-        store = self._store("order", *code, lib / "generalists" / "mind.py", lib / "resampling.py", lib / "frames.py")
+        code = [lib / "selection" / f"{name}.py" for name in ("descriptor", "similarity", "representativeness")]
+        store = self._store("order", *code, lib / "generalists" / "mind.py", lib / "core")
         if "order" not in store.data:
             begun = time.process_time()
             rows = torch.stack([describe(_scan(self._data, name), self._mind) for name in self._train])
@@ -210,7 +210,7 @@ class Bench:
         run = self._options.run
         heading(f"Quality of pseudo-labels, {self._data.name}", {"run": run or "propagation only"})
         lib = common.APP / "lib"
-        code = [lib / "selection" / f"{name}.py" for name in ("doubt", "quality", "region", "reverse", "shapes")]
+        code = [lib / "selection" / f"{name}.py" for name in ("uncertainty", "quality", "region", "reverse", "shapes")]
         code += [lib / "propagation"] if run is None else [lib / "specialists"]
         store = self._store("quality", *code, extra=str(run))
         last, human = (None, self._train[0]) if run is None else _last_round(run)
@@ -236,7 +236,7 @@ class Bench:
         """The true Dice, the estimate as the app's scoring works it out, and what it is made of."""
         from lib.formats.label_files import read_label
         from lib.propagation import create_propagator
-        from lib.selection import doubt_of, estimate_quality, opinions_on, reverse_dice, shapes_of
+        from lib.selection import estimate_quality, opinions_on, reverse_dice, shapes_of, uncertainty_of
         from lib.specialists import load_specialist, predict
 
         scan, count = _scan(self._data, name), self._schema.count
@@ -272,7 +272,7 @@ class Bench:
         truth = _outlined(self._data, name)
         row = {"true": _dice(self._data, label, truth), "estimate": quality.raw}
         row |= {f"signal {k}": statistics.fmean(v) for k, v in quality.signals.items()}
-        return row | {f"doubt {k}": -v for k, v in vars(doubt_of(probabilities, 0.75)).items()}
+        return row | {f"doubt {k}": -v for k, v in vars(uncertainty_of(probabilities, 0.75)).items()}
 
     def _report_quality(self, rows: Sequence[dict[str, float]], targets: common.Targets) -> None:
         from lib.selection import Calibration
@@ -311,7 +311,7 @@ class Bench:
         )
         simulation = Simulation(self._data, options.scans, options.steps, options.spacing, self._work)
         lib = common.APP / "lib" / "selection"
-        looks = [lib / f"{name}.py" for name in ("doubt", "quality", "region", "shapes")]
+        looks = [lib / f"{name}.py" for name in ("uncertainty", "quality", "region", "shapes")]
         store = self._store("simulate", *looks, extra=f"{options.scans} {options.steps} {options.spacing}")
         studies = {seed: simulation.study(seed) for seed in seeds}
         first = {seed: study.first() for seed, study in studies.items()}

@@ -202,5 +202,5 @@ def version(name: str) -> str:
     if name in PEERS:
         return common.fingerprint(own, package(name) or "missing")
     lib = common.APP / "lib"
-    parts = ["volumes.py", "resampling.py", "frames.py", "labels.py", "generalists", "propagation"]
+    parts = ["core", "formats", "generalists", "propagation"]
     return common.fingerprint([*own, *(lib / part for part in parts)], metadata.version("torch"))

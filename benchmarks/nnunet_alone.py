@@ -84,7 +84,7 @@ def main() -> int:
 def _version(plan: NnunetPlan) -> str:
     from importlib import metadata
 
-    code = [Path(__file__), common.APP / "lib" / "backends" / "nnunet"]
+    code = [Path(__file__), common.APP / "lib" / "nnunet"]
     return common.fingerprint(code, metadata.version("nnunetv2"), metadata.version("torch"), str(plan))
 
 
@@ -117,7 +117,7 @@ def _train(data: DataSet, work: Path, plan: NnunetPlan, device: str, seed: int) 
         if done % PATIENCE == 0:
             print(f"{time.monotonic() - begun:7.0f} s  step {done} of {total}, loss {loss:.3f}", flush=True)
 
-    scheme, network = train_fold(folder, configuration, 0, plan, device, seed, watch)
+    scheme, network = train_fold(folder, configuration, 0, plan, device=device, seed=seed, listener=watch)
     seconds, peak = time.monotonic() - begun, common.peak_mib()
     torch.save(network.state_dict(), work / "network.pt")
     common.write_json(work / "scheme.json", scheme.as_plain())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.core.geometry import Volume
-from lib.propagation import doubts, propagate_from
+from lib.propagation import propagate_from, warnings_about
 from server.options import whole_number
 from server.requests.infer_request import AskedScan
 from server.store.study import MOST_TEMPLATES, Study
@@ -68,5 +68,5 @@ class Propagate(SegmentationTask[PropagateOptions]):
                 "confidence": round(soft.mean_confidence(), 4),
                 "volume_ml": self.volumes(label, scan),
             },
-            doubts(label, scan, used, study.schema.names, soft.similarity),
+            warnings_about(label, scan, used, study.schema.names, soft.similarity),
         )

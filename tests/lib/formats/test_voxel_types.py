@@ -50,7 +50,7 @@ def test_nifti_of_odd_types_is_refused_as_scan_and_as_label(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", ["vector.nrrd", "vector.mha", "pair.mha", "tensor.nrrd"])
 def test_vectors_of_nrrd_and_metaimage_are_refused(name: str, tmp_path: Path) -> None:
-    count = {"vector": 3, "pair": 2, "tensor": 6}[name.split(".")[0]]
+    count = {"vector": 3, "pair": 2, "tensor": 6}[name.split(".", maxsplit=1)[0]]
     kind = np.uint8 if count == 3 else np.float32
     array = np.stack([GREY.astype(kind)] * count, axis=-1)
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array, isVector=True), str(tmp_path / name))

@@ -165,9 +165,9 @@ def test_nnunet_trains_in_folds_goes_on_after_a_kill_and_is_served(tmp_path: Pat
     trained: list[int] = []
     original = back_end_module.train_fold
 
-    def counting(folder: Path, configuration: str, fold: int, *rest: Any) -> Any:
+    def counting(folder: Path, configuration: str, fold: int, *rest: Any, **more: Any) -> Any:
         trained.append(fold)
-        return original(folder, configuration, fold, *rest)
+        return original(folder, configuration, fold, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(back_end_module, "train_fold", counting)

@@ -134,7 +134,7 @@ def test_no_closer_look_where_nothing_is_gained(marked: str) -> None:
     elif marked == "coarse scan":
         inside[40:50, 40:50, 40:50] = True
     place = Placement(first.shape, (0, 0, 0))
-    assert closer_look(first, first, place, inside, torch.zeros(3, *first.shape), 16_000, 18) is None
+    assert closer_look(first, first, place, inside, torch.zeros(3, *first.shape), voxels=16_000, least=18) is None
 
 
 def test_the_first_look_is_where_the_second_begins() -> None:
@@ -144,7 +144,7 @@ def test_the_first_look_is_where_the_second_begins() -> None:
     inside[14:17, 8:11, 12:15] = True
     moved = 2.3
     displacement = torch.full((3, *frame.shape), moved)
-    look = closer_look(frame, frame, Placement(frame.shape, (1, 0, -1)), inside, displacement, 16_000, 18)
+    look = closer_look(frame, frame, Placement(frame.shape, (1, 0, -1)), inside, displacement, voxels=16_000, least=18)
     assert look is not None
     for axis, offset in enumerate((1, 0, -1)):
         own = look.scan.box[axis][0] + 0.5 * look.scan.spacing[axis] / look.scan.voxel[axis]

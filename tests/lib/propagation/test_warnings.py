@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.core.geometry import Volume
-from lib.propagation import Template, doubts, nothing_found
+from lib.propagation import Template, nothing_found, warnings_about
 from phantoms import blobs
 
 NAMES = ("liver", "spleen")
@@ -19,7 +19,7 @@ TEMPLATE = Template("case_1", SCAN, LABEL)
 
 def said(label: np.ndarray, scan: Volume = OTHER, similarity: float = 0.6, *more: Template) -> tuple[str, ...]:
     """The sentences about a label of ``OTHER``."""
-    return doubts(label.astype(np.uint8), scan, (TEMPLATE, *more), NAMES, similarity)
+    return warnings_about(label.astype(np.uint8), scan, (TEMPLATE, *more), NAMES, similarity)
 
 
 def test_nothing_is_said_about_a_good_label() -> None:
@@ -35,7 +35,7 @@ def test_a_missing_structure_is_named() -> None:
 def test_a_structure_that_no_outlined_scan_has_is_not_missed() -> None:
     template = Template("case_1", SCAN, np.where(LABEL == 2, 0, LABEL).astype(np.uint8))
     label = np.where(TRUTH == 2, 0, TRUTH).astype(np.uint8)
-    assert doubts(label, OTHER, [template], NAMES, 0.6) == ()
+    assert warnings_about(label, OTHER, [template], NAMES, 0.6) == ()
 
 
 def test_an_empty_answer_says_that_nothing_was_found() -> None:
@@ -60,18 +60,18 @@ def test_volumes_count_in_millilitres_and_against_all_outlined_scans() -> None:
     coarse = Volume(SCAN.array, np.diag([4.0, 4.0, 4.0, 1.0]))
     small = Volume(OTHER.array, np.diag([2.0, 2.0, 2.0, 1.0]))
     big = Template("big", coarse, LABEL)
-    assert any("Much smaller" in text for text in doubts(TRUTH, small, [big], NAMES, 0.6))
-    assert doubts(TRUTH, small, [big, TEMPLATE], NAMES, 0.6) == ()
+    assert any("Much smaller" in text for text in warnings_about(TRUTH, small, [big], NAMES, 0.6))
+    assert warnings_about(TRUTH, small, [big, TEMPLATE], NAMES, 0.6) == ()
 
 
 def test_a_structure_cut_off_by_the_edge_is_told_unless_it_is_so_where_it_was_outlined() -> None:
     cut = slice(None, 13)
     scan = Volume(OTHER.array[cut], OTHER.affine)
     label = TRUTH[cut]
-    found = doubts(label, scan, [TEMPLATE], ("liver",), 0.6)
+    found = warnings_about(label, scan, [TEMPLATE], ("liver",), 0.6)
     assert any(text.startswith("Cut off by the edge of the scan: liver.") for text in found)
     same = Template("cut", Volume(SCAN.array[cut], SCAN.affine), LABEL[cut])
-    assert not any("edge" in text for text in doubts(label, scan, [same], ("liver",), 0.6))
+    assert not any("edge" in text for text in warnings_about(label, scan, [same], ("liver",), 0.6))
 
 
 def test_noise_and_a_failed_match_look_unlike_the_outlined_scans() -> None:
@@ -84,7 +84,7 @@ def test_noise_and_a_failed_match_look_unlike_the_outlined_scans() -> None:
 def test_pictures_have_no_edge_that_cuts() -> None:
     flat = Volume(OTHER.array[:, :, 18:19], OTHER.affine)
     template = Template("case_1", Volume(SCAN.array[:, :, 18:19], SCAN.affine), LABEL[:, :, 18:19])
-    assert doubts(TRUTH[:, :, 18:19], flat, [template], NAMES, 0.6) == ()
+    assert warnings_about(TRUTH[:, :, 18:19], flat, [template], NAMES, 0.6) == ()
 
 
 def test_what_a_specialist_has_not_found_is_told_if_it_has_learned_it() -> None:
@@ -100,5 +100,5 @@ def test_what_a_specialist_has_not_found_is_told_if_it_has_learned_it() -> None:
 def test_facts_of_an_outlined_scan_follow_its_label() -> None:
     changed = replace(TEMPLATE, label=np.where(LABEL == 1, 2, LABEL).astype(np.uint8))
     assert said(TRUTH) == ()
-    (text,) = doubts(np.where(TRUTH, 1, 0).astype(np.uint8), OTHER, [changed], NAMES, 0.6)
+    (text,) = warnings_about(np.where(TRUTH, 1, 0).astype(np.uint8), OTHER, [changed], NAMES, 0.6)
     assert text.startswith("Nothing of what is outlined in case_1")

@@ -63,7 +63,7 @@ def test_epochs_and_rounds_are_counted_in_whole_numbers() -> None:
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_the_agreement_is_drawn_once_there_is_a_curve(tmp_path: Path, rounds: int) -> None:
     facts = [RoundFacts(n, {"a": 0.9} if n else {}, {"a": 0.8}, {}) for n in range(rounds + 1)]
-    write_report(tmp_path / "r.html", "a run", {}, [Entry(1, 0, 1, {"loss": 1.0})], facts, [], {})
+    write_report(tmp_path / "r.html", "a run", {}, [Entry(1, 0, 1, {"loss": 1.0})], facts, pictures=[], skipped={})
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.count("<svg") == rounds  # the loss; from two rounds on the agreement, too
 
@@ -113,9 +113,8 @@ def test_the_page_is_whole_without_a_network_and_shows_the_least_confident_scan_
     address = montage(torch.rand(1, 8, 8, 8), {}, None, (1, 1, 1))
     history = [Entry(1, 0, 1, {"loss": 1.0}), Entry(1, 0, 2, {"loss": 0.5}), Entry(2, 0, 1, {"loss": 0.7})]
     path = tmp_path / "report.html"
-    write_report(
-        path, "a run", {"seed": 7}, history, [before, facts], [Picture("Best", address, ["prediction"])], {"x": "torn"}
-    )
+    pictures = [Picture("Best", address, ["prediction"])]
+    write_report(path, "a run", {"seed": 7}, history, [before, facts], pictures=pictures, skipped={"x": "torn"})
     page = Links()
     page.feed(path.read_text(encoding="utf-8"))
     assert page.loaded
@@ -127,5 +126,5 @@ def test_the_page_is_whole_without_a_network_and_shows_the_least_confident_scan_
 
 @pytest.mark.parametrize("history", [[], [Entry(1, 0, 1, {"loss": float("nan")})]])
 def test_a_run_without_curves_or_unlabelled_scans_still_has_a_page(tmp_path: Path, history: list[Entry]) -> None:
-    write_report(tmp_path / "r.html", "a run", {}, history, [], [], {})
+    write_report(tmp_path / "r.html", "a run", {}, history, [], pictures=[], skipped={})
     assert "There was no scan without a human label" in (tmp_path / "r.html").read_text(encoding="utf-8")

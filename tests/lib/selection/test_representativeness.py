@@ -93,7 +93,7 @@ def test_a_study_of_3000_scans_needs_no_large_matrix(monkeypatch: pytest.MonkeyP
     from lib.selection import similarity as module
 
     largest = 0
-    inner = module.likeness
+    inner = module.similarity
 
     def watched(some: Tensor, others: Tensor, usual: float) -> Tensor:
         nonlocal largest
@@ -102,7 +102,7 @@ def test_a_study_of_3000_scans_needs_no_large_matrix(monkeypatch: pytest.MonkeyP
         return found
 
     # The package offers the function of this name, which hides the module.
-    monkeypatch.setattr(importlib.import_module("lib.selection.representativeness"), "likeness", watched)
+    monkeypatch.setattr(importlib.import_module("lib.selection.representativeness"), "similarity", watched)
     begun = time.process_time()
     assert representativeness(rows).shape == (3000,)
     assert len(spread(rows, [5, 6], 10)) == 10

@@ -253,9 +253,9 @@ def test_labels_of_a_training_are_sent_when_the_server_is_back(
     store.send_unsent()
     store.publish(names)
     assert len(server.stored) == 3
-    for number, name in enumerate(names):
+    for name in names:
         label = read_volume(store.get_label_uri(name, ORIGINAL)).array
-        np.testing.assert_array_equal(label, read_volume(files[names[number]]).array)
+        np.testing.assert_array_equal(label, read_volume(files[name]).array)
 
 
 def test_what_was_replaced_deleted_or_outlined_meanwhile_is_not_sent(

@@ -321,7 +321,7 @@ def test_quality_tells_good_pseudo_labels_from_bad_ones(study: Study, tmp_path: 
 def test_all_methods_in_one_pass_read_each_scan_once(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lib.selection.subject as subject
+    from lib.selection import subject
 
     put_pseudo_labels(study, tmp_path)
     put_specialist(study)

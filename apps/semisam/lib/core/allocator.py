@@ -12,9 +12,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep freed memory for its next request.
 
     By default glibc hands large blocks back to the system as soon as they are freed. A training step on a CPU asks for
-    the same blocks hundreds of times a second, and the system has to fill each with zeros again: an eighth of the time
-    of a training (measured). The peak stays about the same; only between peaks is less given back, so this is for jobs
-    that end, not for the server.
+    the same blocks hundreds of times a second, and the system has to fill each with zeros again. The peak stays about
+    the same; only between peaks is less given back, so this is for jobs that end, not for the server.
 
     Returns:
         Whether the C library has such a switch.

@@ -155,11 +155,11 @@ class Frame:
         for at, slab, mean in self._slabs(self.crop(label)):
             if not slab.any():
                 continue
-            slab = slab.astype(np.uint8)
-            counts = np.bincount(slab.ravel(order="K"), minlength=channels)
+            values = slab.astype(np.uint8)
+            counts = np.bincount(values.ravel(order="K"), minlength=channels)
             small[:1][at] = 0.0
             for c in np.flatnonzero(counts[:channels]):
-                small[c : c + 1][at] = mean(slab == c)
+                small[c : c + 1][at] = mean(values == c)
         return torch.stack([resize(each[None], self.shape)[0] for each in small])
 
     @property

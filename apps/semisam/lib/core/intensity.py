@@ -123,7 +123,8 @@ def padding_in(values: np.ndarray) -> tuple[float, ...]:
 def _on_faces(values: np.ndarray, value: float) -> bool:
     """Whether the scan is bordered by a value, on one voxel in 200 at least of its (long) sides' faces."""
     faces = [np.take(values, [0, -1], axis) for axis, size in enumerate(values.shape) if size > 1]
-    return sum(np.count_nonzero(face == value) for face in faces) >= _PADDING * sum(face.size for face in faces)
+    result: bool = sum(np.count_nonzero(face == value) for face in faces) >= _PADDING * sum(face.size for face in faces)
+    return result
 
 
 def without_outliers(image: Tensor) -> Tensor:
@@ -144,7 +145,8 @@ def without_outliers(image: Tensor) -> Tensor:
 def _sample(values: np.ndarray) -> np.ndarray:
     """At most so many values, evenly spread; the same ones however the scan is flipped or turned."""
     step = math.ceil((values.size / _MOST_SAMPLES) ** (1 / 3)) if values.size > _MOST_SAMPLES else 1
-    return values[np.ix_(*[_symmetric(n, step) for n in values.shape])]
+    result: np.ndarray = values[np.ix_(*[_symmetric(n, step) for n in values.shape])]
+    return result
 
 
 def _symmetric(size: int, step: int) -> np.ndarray:

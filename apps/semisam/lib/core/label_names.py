@@ -31,9 +31,9 @@ def names_in(info: Mapping[str, object]) -> list[tuple[str, int]]:
     pairs: list[tuple[str, int]] = []
     if isinstance(entries, Sequence) and not isinstance(entries, str):
         for number, entry in enumerate(entries, start=1):
-            entry = {"name": entry} if isinstance(entry, str) else entry
-            if isinstance(entry, Mapping) and entry.get("name"):
-                pairs.append((str(entry["name"]).strip(), _number(entry.get("idx"), number)))
+            each = {"name": entry} if isinstance(entry, str) else entry
+            if isinstance(each, Mapping) and each.get("name"):
+                pairs.append((str(each["name"]).strip(), _number(each.get("idx"), number)))
     elif isinstance(named, Mapping):
         ordered = sorted(named.items(), key=lambda item: _number(item[1], 0))
         pairs = [(str(name).strip(), _number(value, n)) for n, (name, value) in enumerate(ordered, start=1)]

@@ -120,7 +120,8 @@ def whole_numbers(label: np.ndarray, what: str) -> np.ndarray:
             f"{what} holds values that are not whole numbers. Save it as a label map with the values 0, 1, 2, ...",
             status=422,
         )
-    return whole.astype(np.int32)
+    result: np.ndarray = whole.astype(np.int32)
+    return result
 
 
 def count_values(label: np.ndarray) -> np.ndarray:

@@ -48,5 +48,5 @@ def uncertainty_facts(probabilities: Tensor, uncertainty: Tensor) -> dict[str, f
     """
     inside, around = inside_and_around(probabilities)
     confidence = 1.0 - (uncertainty[inside] if bool(inside.any()) else uncertainty).mean()
-    doubt = (uncertainty[around] if bool(around.any()) else uncertainty).mean()
-    return {"confidence": round(float(confidence), 4), "uncertainty": round(float(doubt), 4)}
+    mean = (uncertainty[around] if bool(around.any()) else uncertainty).mean()
+    return {"confidence": round(float(confidence), 4), "uncertainty": round(float(mean), 4)}

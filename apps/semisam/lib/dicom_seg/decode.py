@@ -41,7 +41,8 @@ def frames_of(dataset: pydicom.Dataset) -> np.ndarray:
             "Store it again, uncompressed.",
             status=422,
         ) from error
-    return pixels[None] if pixels.ndim == 2 else pixels
+    result: np.ndarray = pixels[None] if pixels.ndim == 2 else pixels
+    return result
 
 
 def _encapsulated(dataset: pydicom.Dataset, *, deflated: bool) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""A DICOM SEG (PS3.3, A.51) built frame by frame: each frame is one segment on one plane of the source images."""
+"""A DICOM SEG (PS3.3, A.51) built frame by frame: each frame is one segment on one plane of the source images.
+
+HIGHDICOM_LINE
+"""
 
 from __future__ import annotations
 

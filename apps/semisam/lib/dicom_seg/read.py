@@ -108,4 +108,5 @@ def _place(mask: np.ndarray, to_scan: np.ndarray, shape: tuple[int, int, int]) -
     voxels = (exact[:, :1] * columns + exact[:, 1:2] * rows + exact[:, 3:]).astype(np.int64)
     if (voxels < 0).any() or (voxels >= np.array(shape)[:, None]).any():
         raise UserError("The DICOM SEG reaches beyond its scan. Save it on the scan's own grid.", status=422)
-    return voxels
+    result: np.ndarray = voxels
+    return result

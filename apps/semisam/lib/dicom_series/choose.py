@@ -69,7 +69,8 @@ def choose(slices: Sequence[Slice], name: str) -> Chosen:
 def along_normal(slices: Sequence[Slice]) -> np.ndarray:
     """Where planes lie along the normal of the first one, in mm."""
     normal = slices[0].axes[2]
-    return np.array([each.position for each in slices], dtype=float) @ normal
+    result: np.ndarray = np.array([each.position for each in slices], dtype=float) @ normal
+    return result
 
 
 def refused(name: str, reason: str, advice: str = "Export the series again, or split it.") -> UserError:

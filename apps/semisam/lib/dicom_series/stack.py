@@ -57,7 +57,8 @@ class Stack:
     def corners(self) -> np.ndarray:
         """``[slices, 2]`` whole column and row of the grid nearest to each plane's first pixel."""
         # The same rounding as where a SEG's frames are read; half voxels go up.
-        return np.floor(self.shifts + 0.5 + 1e-3).astype(int)
+        result: np.ndarray = np.floor(self.shifts + 0.5 + 1e-3).astype(int)
+        return result
 
     def on_planes(self, label: np.ndarray) -> np.ndarray:
         """A label ``[columns, rows, slices]`` on the grid, as it lies on the planes: ``[slices, rows, columns]``."""

@@ -162,20 +162,7 @@ def read_fields(path: Path) -> dict[str, str]:
             continue
         if nrrd and number and not text:
             break
-        found = _LINE.fullmatch(text)
-        if found is None or text.startswith("#"):
-            if text and not nrrd:
-                raise unreadable(path, "no MetaImage header")
-            continue
-        name, sign, value = found.groups()
-        known = _KNOWN.get(name.lower())
-        if nrrd and sign == ":=":
-            if known is None:  # a text of its own is no field, whatever it is called
-                fields[name] = value
-            continue
-        if known is not None and (name.lower() in fields or (not nrrd and name != known)):
-            raise unreadable(path, f"its header has {name} twice, or in another spelling")
-        fields[name.lower()] = value
+        name, value = _read_field(path, text, fields, nrrd)
         if name.lower() in _DATA_FILE and value.upper().startswith("LIST"):
             listed = []
         elif not nrrd and name == "ElementDataFile":
@@ -184,6 +171,29 @@ def read_fields(path: Path) -> dict[str, str]:
         if listed is None and not nrrd:
             raise unreadable(path, "no MetaImage header")
     return fields if listed is None else {**fields, "files": "\n".join(listed)}
+
+
+def _read_field(path: Path, text: str, fields: dict[str, str], nrrd: bool) -> tuple[str, str]:
+    """Add what a line of a header says to ``fields``; its name and value, both "" when it says nothing.
+
+    Raises:
+        UserError: (422) when it is no line of such a header, or contradicts another.
+    """
+    found = _LINE.fullmatch(text)
+    if found is None or text.startswith("#"):
+        if text and not nrrd:
+            raise unreadable(path, "no MetaImage header")
+        return "", ""
+    name, sign, value = found.groups()
+    known = _KNOWN.get(name.lower())
+    if nrrd and sign == ":=":
+        if known is None:  # a text of its own is no field, whatever it is called
+            fields[name] = value
+        return "", ""
+    if known is not None and (name.lower() in fields or (not nrrd and name != known)):
+        raise unreadable(path, f"its header has {name} twice, or in another spelling")
+    fields[name.lower()] = value
+    return name, value
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -49,7 +49,7 @@ class LabelMeaning:
             check_known(self._known, self._schema, self._what)
 
     def __call__(self, present: Sequence[int]) -> dict[int, int]:
-        """See ``lib.formats.label_files.read_label``."""
+        """What becomes of each value that is present in the label, for ``read_label``."""
         if self._own:
             self.exchanged = values_by_name(self._own, present, self._schema, self._what)
             return self.exchanged

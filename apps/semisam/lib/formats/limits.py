@@ -27,7 +27,7 @@ _limit: int | None = None
 
 def set_limit(voxels: int | None) -> None:
     """Set the limit for this process; None takes the default, which depends on the machine's memory."""
-    global _limit  # one process serves one study
+    global _limit  # noqa: PLW0603 (one process serves one study)
     _limit = voxels
 
 

@@ -100,7 +100,7 @@ class ResidentGeneralist:
         return adapter_of(entry).PREPROCESSING if entry.weights else str(getattr(self.inner, "preprocessing", ""))
 
     def encode(self, image: Tensor, spacing: Sequence[float]) -> Tensor:
-        """See ``Generalist``."""
+        """Features ``[C, d, h, w]`` of a scan ``[1, D, H, W]``; loads the model if it has to."""
         return self.inner.encode(image, spacing)
 
     def release(self) -> None:

@@ -189,7 +189,8 @@ def window(volume: Tensor) -> Tensor:
     first, last = torch.quantile(values, values.new_tensor(WINDOW))
     if not last > first:  # two values in all
         first = low
-    return ((volume - first) / (last - first)).clamp_(0, 1)
+    result: Tensor = ((volume - first) / (last - first)).clamp_(0, 1)
+    return result
 
 
 def _resized(values: Tensor, shape: tuple[int, int]) -> Tensor:

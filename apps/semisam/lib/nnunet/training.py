@@ -92,6 +92,7 @@ def train_fold(
     configuration: str,
     fold: int,
     plan: NnunetPlan,
+    *,
     device: str,
     seed: int,
     listener: Callable[[float], None],

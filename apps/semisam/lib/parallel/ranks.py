@@ -226,7 +226,7 @@ def start(device: str) -> bool:
     """
     if _TORCHRUN in os.environ:  # inside a job of Slurm, Ignite would go by its variables
         os.environ.pop("SLURM_JOB_ID", None)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     gpus = 0
     if device.startswith("cuda"):
         gpus = torch.cuda.device_count()

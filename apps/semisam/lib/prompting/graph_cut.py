@@ -15,19 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpymaxflow  # type: ignore[import-untyped]
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, gaussian_filter1d, label
 from torch import Tensor
 
 from lib.core.errors import UserError
+from lib.core.graph_cut import CERTAIN, minimal_cut
 from lib.core.intensity import padding_in, without_outliers
 from lib.generalists.base import PromptKind, Prompts
 
 from .region import Bounds, Region, cut_region
 
 _BINS = 32
-_CERTAIN = 50.0
-_SIX_NEIGHBOURS = 6
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class GraphCut:
         self.options = options or GraphCutOptions()
 
     def open(self, image: Tensor, spacing: Sequence[float]) -> GraphCutSession:
-        """See ``Promptable.open``."""
+        """Get a scan ``[1, D, H, W]`` with this voxel size in mm ready for prompts."""
         d, h, w = (float(s) for s in spacing)
         # How thick a 2D image is says nothing about how far its places lie apart.
         thickness = max(d, h) if image.shape[3] == 1 else w
@@ -85,7 +83,7 @@ class GraphCut:
 
 
 class GraphCutSession:
-    """A scan; the region around the latest clicks is kept. See ``PromptSession``."""
+    """A scan that waits for prompts; the region around the latest clicks is kept."""
 
     def __init__(self, image: np.ndarray, spacing: Sequence[float], options: GraphCutOptions) -> None:
         self._image = image
@@ -96,7 +94,7 @@ class GraphCutSession:
         self._lock = threading.Lock()
 
     def segment(self, prompts: Prompts) -> Tensor:
-        """See ``PromptSession.segment``."""
+        """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
         hints = _Hints.of(prompts, self._image.shape)
         region = self._region(hints)
         inside = _segment(region, hints, self._options)
@@ -171,9 +169,11 @@ class _Hints:
         if len(self.inside):
             return self.inside
         if self.box is not None:
-            return (self.box.sum(0, keepdims=True) - 1) / 2
+            middle: np.ndarray = (self.box.sum(0, keepdims=True) - 1) / 2
+            return middle
         assert self.mask is not None
-        return np.argwhere(self.mask >= 0.5).mean(0, keepdims=True)
+        result: np.ndarray = np.argwhere(self.mask >= 0.5).mean(0, keepdims=True)
+        return result
 
 
 def _bounds(hints: _Hints, shape: Sequence[int], spacing: np.ndarray, margin: float) -> Bounds:
@@ -213,8 +213,8 @@ def _segment(region: Region, hints: _Hints, options: GraphCutOptions) -> np.ndar
         odds += options.mask * (2 * earlier - 1) * _still_valid(earlier, region, inside, outside)
     fixed = _balls(region, inside, outside, options.ball)
     if hints.box is not None:
-        fixed[~_inside_box(region, hints.box)] = -_CERTAIN
-    fixed[~region.measured & (fixed <= 0)] = -_CERTAIN
+        fixed[~_inside_box(region, hints.box)] = -CERTAIN
+    fixed[~region.measured & (fixed <= 0)] = -CERTAIN
     bins = np.clip((region.image * _BINS).astype(int), 0, _BINS - 1)
     guess = np.exp(-to_inside / options.near_mm) * (nearness > 0.5) * (fixed >= 0)
     other = np.square(1 - nearness) + (fixed < 0)
@@ -222,7 +222,7 @@ def _segment(region: Region, hints: _Hints, options: GraphCutOptions) -> np.ndar
     for _ in range(options.rounds):
         total = odds + options.look * _intensity_odds(bins, guess * region.measured, other * region.measured)
         total = np.where(fixed != 0, fixed, total)
-        found = _connected(_cut(region.image, total, options), seeds)
+        found = _connected(minimal_cut(region.image, total, smooth=options.smooth, like=options.like), seeds)
         guess, other = found * np.clip(1.5 * nearness, 0, 1), (~found).astype(float)
     filled: np.ndarray = binary_fill_holes(found) & (fixed >= 0)
     return filled
@@ -254,7 +254,8 @@ def _balls(region: Region, inside: np.ndarray, outside: np.ndarray, radius: floa
     reach = radius * max(region.spacing)
     plus = (away[0] <= reach) & (away[0] <= away[1])
     minus = (away[1] <= reach) & (away[1] < away[0])
-    return _CERTAIN * (np.zeros(region.shape) + plus - minus)
+    result: np.ndarray = CERTAIN * (np.zeros(region.shape) + plus - minus)
+    return result
 
 
 def _inside_box(region: Region, box: np.ndarray) -> np.ndarray:
@@ -276,17 +277,6 @@ def _intensity_odds(bins: np.ndarray, inside: np.ndarray, outside: np.ndarray) -
     # No intensity alone decides: a few voxels beside the clicks are a small sample.
     odds: np.ndarray = np.clip(np.log(shares[0] / shares[1]), -3, 3)[bins]
     return odds
-
-
-def _cut(image: np.ndarray, odds: np.ndarray, options: GraphCutOptions) -> np.ndarray:
-    """The minimal cut for log odds of the structure, ``[d, h, w]`` boolean."""
-    chance = 1 / (1 + np.exp(-np.clip(odds, -_CERTAIN, _CERTAIN)))
-    both = np.clip(np.stack([1 - chance, chance]), 1e-9, 1).astype(np.float32)
-    cut = numpymaxflow.maxflow(
-        image[None], both, lamda=options.smooth, sigma=options.like, connectivity=_SIX_NEIGHBOURS
-    )
-    found: np.ndarray = cut[0] > 0
-    return found
 
 
 def _connected(found: np.ndarray, seeds: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from .coarse_roi import locate
 from .features import encoding_grid, features_on
 from .fusion import MOST_TEMPLATES, most_similar, propagate_from, rank_templates, signature
 from .registry import available_propagators, create_propagator
-from .warnings import doubts, nothing_found
+from .warnings import nothing_found, warnings_about
 
 __all__ = [
     "MOST_TEMPLATES",
@@ -14,7 +14,6 @@ __all__ = [
     "Template",
     "available_propagators",
     "create_propagator",
-    "doubts",
     "encoding_grid",
     "features_on",
     "locate",
@@ -23,4 +22,5 @@ __all__ = [
     "propagate_from",
     "rank_templates",
     "signature",
+    "warnings_about",
 ]

@@ -165,7 +165,8 @@ def _means(size: int, times: int) -> Tensor:
     products take an eighth of the time of three poolings, forward and backward.
     """
     near = (torch.arange(size)[:, None] - torch.arange(size)).abs() <= 1
-    return torch.linalg.matrix_power(near / near.sum(dim=1, keepdim=True), times)
+    result: Tensor = torch.linalg.matrix_power(near / near.sum(dim=1, keepdim=True), times)
+    return result
 
 
 def voxel_grid(shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:

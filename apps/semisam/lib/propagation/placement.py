@@ -136,10 +136,12 @@ def best_shift(fixed: Tensor, moving: Tensor) -> tuple[int, int, int]:
     size = [n + m for n, m in zip(a.shape[1:], b.shape[1:], strict=True)]
 
     def spectrum(values: Tensor) -> Tensor:
-        return torch.fft.rfftn(values, s=size, dim=(-3, -2, -1))
+        result: Tensor = torch.fft.rfftn(values, s=size, dim=(-3, -2, -1))
+        return result
 
     def correlation(x: Tensor, y: Tensor) -> Tensor:
-        return torch.fft.irfftn((spectrum(x) * spectrum(y).conj()).sum(0), s=size, dim=(-3, -2, -1))
+        result: Tensor = torch.fft.irfftn((spectrum(x) * spectrum(y).conj()).sum(0), s=size, dim=(-3, -2, -1))
+        return result
 
     ones_a, ones_b = torch.ones_like(a[:1]), torch.ones_like(b[:1])
     overlap = correlation(ones_a, ones_b).round()

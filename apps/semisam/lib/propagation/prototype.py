@@ -143,7 +143,10 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _k_means(members: Tensor, count: int, iterations: int = 10) -> Tensor:
-    """Unit-length centres ``[k, C]`` of ``members [C, n]``, started at evenly spread members (deterministic)."""
+    """Unit-length centres ``[k, C]`` of ``members [C, n]``, started at evenly spread members.
+
+    Not scikit-learn's, which is no dependency: a few deterministic lines do.
+    """
     device = members.device
     # Always on the CPU: a GPU adds up the members of a centre in any order, and there are few.
     members = members[:, :: -(-members.shape[1] // _MOST_MEMBERS)].cpu()

@@ -42,7 +42,14 @@ class Closer:
 
 
 def closer_look(
-    scan: Frame, template: Frame, place: Placement, structures: Tensor, displacement: Tensor, voxels: int, least: int
+    scan: Frame,
+    template: Frame,
+    place: Placement,
+    structures: Tensor,
+    displacement: Tensor,
+    *,
+    voxels: int,
+    least: int,
 ) -> Closer | None:
     """Where to look again, or None when there is nothing to look at or nothing to be gained.
 

@@ -91,7 +91,9 @@ class RegistrationPropagator:
         found, displacement = self._carried(template, channels, first, features, None)
         closer = None
         if self.closer:
-            closer = closer_look(own, other, place, found.traces(), displacement.cpu(), self.voxels, self._least)
+            closer = closer_look(
+                own, other, place, found.traces(), displacement.cpu(), voxels=self.voxels, least=self._least
+            )
         if closer is None:
             return found
         if generalist.name == Mind.name:

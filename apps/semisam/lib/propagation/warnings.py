@@ -21,7 +21,7 @@ from .fusion import signature
 
 _MOST_TIMES = 4.0
 """Ratio of a structure's volumes from which on it is hardly the same structure, in any patient."""
-_LEAST_LIKENESS = 0.13
+_LEAST_SCAN_SIMILARITY = 0.13
 """Correlation of two scans' signatures below which they have nothing in common. Two of one kind have 0.3 to 0.9, and
 up to 0.15 where they show different parts of the body or one is noise."""
 _LEAST_SIMILARITY = 0.1
@@ -80,7 +80,7 @@ def _known(template: Template, count: int) -> _Known:
     return kept
 
 
-def doubts(
+def warnings_about(
     label: np.ndarray, scan: Volume, templates: Sequence[Template], names: Sequence[str], similarity: float
 ) -> tuple[str, ...]:
     """Sentences about what may be wrong with a label that was carried over; none as a rule.
@@ -132,8 +132,8 @@ def nothing_found(label: np.ndarray, names: Sequence[str], learned: Collection[s
 
 def _unlike(scan: Volume, signatures: Sequence[Tensor], similarity: float, outlined: str) -> str:
     own = signature(scan)
-    likeness = max(float(each @ own) for each in signatures)
-    if likeness >= _LEAST_LIKENESS and similarity >= _LEAST_SIMILARITY:
+    alike = max(float(each @ own) for each in signatures)
+    if alike >= _LEAST_SCAN_SIMILARITY and similarity >= _LEAST_SIMILARITY:
         return ""
     return (
         f"This scan looks unlike what is outlined in {outlined}, so the whole answer may be wrong. Check that it shows "

@@ -104,7 +104,8 @@ def _heat(grey: Tensor, values: Tensor, axis: int, centre: Sequence[int], spacin
     red = base * (1 - heat) + heat
     green = base * (1 - heat) + 0.35 * heat * heat
     blue = base * (1 - heat)
-    return (np.stack([red, green, blue], axis=-1) * 255).astype(np.uint8)
+    result: np.ndarray = (np.stack([red, green, blue], axis=-1) * 255).astype(np.uint8)
+    return result
 
 
 def _join(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

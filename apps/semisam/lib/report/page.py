@@ -1,4 +1,4 @@
-"""The page itself."""
+"""The page itself: plain HTML by f-strings; templates of jinja2 would be as long, and are not checked by mypy."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def write_report(
     settings: Mapping[str, object],
     history: Sequence[Entry],
     rounds: Sequence[RoundFacts],
+    *,
     pictures: Sequence[Picture],
     skipped: Mapping[str, str],
 ) -> None:

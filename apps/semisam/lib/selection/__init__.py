@@ -9,19 +9,18 @@ from .quality import Quality, estimate_quality, opinions_on
 from .representativeness import representativeness, spread
 from .reverse import reverse_dice
 from .shapes import Shape, plausibility, shapes_of
-from .uncertainty import Doubt, doubt_of, threshold_at
+from .uncertainty import ScanUncertainty, threshold_at, uncertainty_of
 
 __all__ = [
     "LEAST_PAIRS",
     "Calibration",
-    "Doubt",
     "Quality",
+    "ScanUncertainty",
     "Shape",
     "by_coverage",
     "by_doubt_and_coverage",
     "by_value",
     "describe",
-    "doubt_of",
     "estimate_quality",
     "evenly",
     "opinions_on",
@@ -34,5 +33,6 @@ __all__ = [
     "shapes_of",
     "spread",
     "threshold_at",
+    "uncertainty_of",
     "worst_label_first",
 ]

@@ -1,4 +1,7 @@
-"""What a whole scan looks like, as one vector: scans of a study are compared by it."""
+"""What a whole scan looks like to the generalist, as one vector: scans of a study are compared by it.
+
+To find an outlined scan's nearest ones ``propagation.signature`` is enough, which asks no generalist.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from torch.nn import functional
 
 from lib.core.frames import frame_of
 from lib.core.geometry import Volume
+from lib.core.projection import random_projection
 from lib.generalists import Generalist
 from lib.generalists.mind import Mind
 from lib.propagation import encoding_grid
@@ -38,7 +42,7 @@ def describe(scan: Volume, generalist: Generalist) -> Tensor:
     """
     frame = frame_of(scan)
     grid = frame.with_shape(_SHAPE) if generalist.name == Mind.name else encoding_grid(scan, frame, generalist)
-    features = _mixed(generalist.encode(grid.image(scan.clipped), grid.spacing).float())
+    features = random_projection(generalist.encode(grid.image(scan.clipped), grid.spacing).float(), _MOST_CHANNELS)
     mean = functional.adaptive_avg_pool3d(features[None], _CELLS)[0]
     square = functional.adaptive_avg_pool3d(features.square()[None], _CELLS)[0]
     deviation = (square - mean.square()).clamp_min(0).sqrt()
@@ -48,12 +52,3 @@ def describe(scan: Volume, generalist: Generalist) -> Tensor:
 def _form(cells: Tensor) -> Tensor:
     """``[C, 4, 4, 4]`` less the mean of each channel, ``[C * 64]`` of unit length."""
     return functional.normalize((cells - cells.mean(dim=(1, 2, 3), keepdim=True)).flatten(), dim=0)
-
-
-def _mixed(features: Tensor) -> Tensor:
-    """Few channels that keep distances about as they are (Johnson and Lindenstrauss): the same mixtures each time."""
-    channels = features.shape[0]
-    if channels <= _MOST_CHANNELS:
-        return features
-    mix = torch.randn(channels, _MOST_CHANNELS, generator=torch.Generator().manual_seed(0)) / channels**0.5
-    return torch.einsum("cdhw,ck->kdhw", features, mix)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .similarity import usual_distance
+from .similarity import median_distance
 
 _NEAR = 0.3
 """Scans nearer to each other than this share of the usual distance count as nearly identical."""
@@ -35,7 +35,7 @@ def pick(order: Sequence[str], descriptors: Mapping[str, Tensor], recent: Sequen
     served = [descriptors[name] for name in recent[:_RECENT] if name in descriptors]
     if not served:
         return order[0]
-    near = _NEAR * usual_distance(torch.stack([descriptors[name] for name in sorted(descriptors)]))
+    near = _NEAR * median_distance(torch.stack([descriptors[name] for name in sorted(descriptors)]))
     seen = torch.stack(served)
     for name in order:
         own = descriptors.get(name)

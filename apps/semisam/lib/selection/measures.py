@@ -12,13 +12,13 @@ from lib.core.uncertainty import uncertainty_facts
 
 from . import (
     describe,
-    doubt_of,
     estimate_quality,
     opinions_on,
     planes_in_scan,
     planes_to_outline,
     reverse_dice,
     threshold_at,
+    uncertainty_of,
 )
 from .subject import Subject
 
@@ -32,22 +32,22 @@ def descriptor(subject: Subject) -> Tensor:
     return describe(subject.scan, subject.judge.generalist).detach().cpu()
 
 
-def doubts(subject: Subject) -> dict[str, Any]:
-    """Four measures of doubt, 0 to 1, and the planes most worth outlining, all from one prediction.
+def uncertainty(subject: Subject) -> dict[str, Any]:
+    """Four measures of uncertainty, 0 to 1, and the planes most worth outlining, all from one prediction.
 
     It is the specialist's, or the propagation's as long as there is no specialist.
     """
     if subject.prediction is not None:
         found = subject.prediction
-        frame, probabilities, doubt = found.frame, found.probabilities, found.uncertainty
+        frame, probabilities, unsure = found.frame, found.probabilities, found.uncertainty
         # As a training round works it out for its pseudo-labels: both stand side by side.
-        mean = float(str(uncertainty_facts(probabilities, doubt)["uncertainty"]))
+        mean = float(str(uncertainty_facts(probabilities, unsure)["uncertainty"]))
     else:
         soft = subject.propagated
-        frame, probabilities, doubt = soft.frame, soft.probabilities, 1.0 - soft.confidence
+        frame, probabilities, unsure = soft.frame, soft.probabilities, 1.0 - soft.confidence
         mean = 1.0 - soft.mean_confidence()
-    measures = asdict(doubt_of(probabilities, threshold_at(subject.judge.basis.progress)))
-    planes = planes_in_scan(frame, planes_to_outline(probabilities, doubt), subject.scan.affine)
+    measures = asdict(uncertainty_of(probabilities, threshold_at(subject.judge.basis.progress)))
+    planes = planes_in_scan(frame, planes_to_outline(probabilities, unsure), subject.scan.affine)
     return {UNCERTAINTY: round(mean, 5), **{k: round(v, 5) for k, v in measures.items()}, "planes": planes}
 
 
@@ -82,7 +82,7 @@ def quality(subject: Subject) -> dict[str, Any]:
 
 MEASURES: dict[str, Callable[[Subject], Any]] = {
     REPRESENTATIVENESS: descriptor,
-    UNCERTAINTY: doubts,
+    UNCERTAINTY: uncertainty,
     QUALITY: quality,
 }
 """By the name of the method: gives small facts that can be pickled, raises UserError when there are none."""

@@ -58,41 +58,41 @@ def by_coverage(
 
 
 def by_doubt_and_coverage(
-    names: Sequence[str], doubts: Mapping[str, float], cover: Callable[[Sequence[str]], list[str]]
+    names: Sequence[str], uncertainties: Mapping[str, float], cover: Callable[[Sequence[str]], list[str]]
 ) -> tuple[list[str], int]:
     """The rule of ``recommended``: among the scans the app is least sure about, the one that stands for most of them.
 
-    The most doubtful scan alone is often an odd one that teaches little about the others; so doubt first narrows the
-    choice, and coverage decides, as in Yang et al., "Suggestive Annotation", MICCAI 2017
+    The most uncertain scan alone is often an odd one that teaches little about the others; so uncertainty first narrows
+    the choice, and coverage decides, as in Yang et al., "Suggestive Annotation", MICCAI 2017
     (https://doi.org/10.1007/978-3-319-66179-7_46).
 
     Args:
         names: the scans.
-        doubts: how unsure the app is about a scan, as far as known; other scans come last.
+        uncertainties: how unsure the app is about a scan, as far as known; other scans come last.
         cover: orders scans by coverage.
 
     Returns:
         The order, and among how many of its first scans coverage decided.
     """
-    order = by_value(names, doubts)
-    known = sum(name in doubts for name in names)
+    order = by_value(names, uncertainties)
+    known = sum(name in uncertainties for name in names)
     count = max(1, math.ceil(_SHARE * known))
     return [*cover(order[:count]), *order[count:]], count
 
 
 def worst_label_first(
-    names: Sequence[str], quality: Mapping[str, float], labelled: Collection[str], doubts: Mapping[str, float]
+    names: Sequence[str], quality: Mapping[str, float], labelled: Collection[str], uncertainties: Mapping[str, float]
 ) -> list[str]:
-    """The rule of ``review``: the lowest estimate first, then labels without one, the most doubtful first.
+    """The rule of ``review``: the lowest estimate first, then labels without one, the most uncertain first.
 
     Args:
         names: the scans; those without a pseudo-label come last.
         quality: estimated Dice of the pseudo-labels, as far as known.
         labelled: scans that have a pseudo-label.
-        doubts: how unsure the app is about a scan, as far as known.
+        uncertainties: how unsure the app is about a scan, as far as known.
     """
     judged = {name: -quality[name] for name in names if name in quality and name in labelled}
-    return by_value(names, judged, dict.fromkeys(labelled, 0.0), doubts)
+    return by_value(names, judged, dict.fromkeys(labelled, 0.0), uncertainties)
 
 
 def evenly(names: Sequence[str]) -> list[str]:

@@ -29,16 +29,16 @@ def planes_to_outline(probabilities: Tensor, uncertainty: Tensor) -> tuple[int, 
         Index of the plane along D, H, W of the given grid; of equal ones the one nearest to the middle.
     """
     labels = probabilities.max(0).indices  # many times faster than argmax
-    doubt = uncertainty.float() * around_structures(probabilities)
+    unsure_voxels = uncertainty.float() * around_structures(probabilities)
     masks = [labels == value for value in range(1, probabilities.shape[0])]
     masks = [mask for mask in masks if bool(mask.any())]
-    found = [_best(masks, doubt, axis) for axis in range(3)]
+    found = [_best(masks, unsure_voxels, axis) for axis in range(3)]
     return found[0], found[1], found[2]
 
 
-def _best(masks: list[Tensor], doubt: Tensor, axis: int) -> int:
+def _best(masks: list[Tensor], unsure_voxels: Tensor, axis: int) -> int:
     others = [n for n in range(3) if n != axis]
-    unsure = _relative(_smooth(doubt.sum(others)))
+    unsure = _relative(_smooth(unsure_voxels.sum(others)))
     worth = unsure
     if masks:
         share = torch.stack([_relative(mask.float().sum(others)) for mask in masks]).mean(0)

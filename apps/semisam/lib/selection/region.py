@@ -13,7 +13,7 @@ _LIKELIEST = 0.01
 def around_structures(probabilities: Tensor) -> Tensor:
     """The voxels in and around the predicted structures; where none is predicted, those where one is likeliest.
 
-    A scan is mostly background that nobody doubts. Measures over all of it would rank scans by how much of it there is.
+    A scan is mostly background that is certain. Measures over all of it would rank scans by how much of it there is.
 
     Args:
         probabilities: ``[1 + N, D, H, W]``, background first.

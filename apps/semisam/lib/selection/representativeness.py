@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .similarity import blocks, likeness, usual_distance
+from .similarity import blocks, median_distance, similarity
 
 _AT_ONCE = 128
 """Gains that are worked out together: one by one is many times slower when many are nearly equal."""
@@ -17,7 +17,7 @@ _DIGITS = 5
 
 
 def representativeness(descriptors: Tensor) -> Tensor:
-    """How well each scan stands for the whole study: its mean likeness with the others, relative to the best scan's.
+    """How well each scan stands for the whole study: its mean similarity with the others, relative to the best scan's.
 
     Args:
         descriptors: ``[N, F]`` of unit length, see ``describe``.
@@ -28,17 +28,17 @@ def representativeness(descriptors: Tensor) -> Tensor:
     count = len(descriptors)
     if count < 2:
         return torch.ones(count)
-    usual = usual_distance(descriptors)
-    total = torch.cat([likeness(descriptors[part], descriptors, usual).sum(1) for part in blocks(count)])
-    others = (total - 1.0).clamp_min(0)  # less the likeness with itself
+    usual = median_distance(descriptors)
+    total = torch.cat([similarity(descriptors[part], descriptors, usual).sum(1) for part in blocks(count)])
+    others = (total - 1.0).clamp_min(0)  # less the similarity with itself
     return others / others.max() if float(others.max()) > 1e-9 else torch.ones(count)
 
 
 def spread(descriptors: Tensor, chosen: Sequence[int], count: int) -> list[int]:
     """The next scans to look at so that the study is covered best, given those looked at already.
 
-    Facility location: the sum over all scans of the likeness with the most alike chosen one grows most by the scan that
-    comes next. Without any chosen, the first one is the most representative. Gains only fall, so that old ones are
+    Facility location: the sum over all scans of the similarity with the most alike chosen one grows most by the scan
+    that comes next. Without any chosen, the first one is the most representative. Gains only fall, so that old ones are
     upper bounds and few have to be worked out again (lazy greedy).
 
     Args:
@@ -49,13 +49,13 @@ def spread(descriptors: Tensor, chosen: Sequence[int], count: int) -> list[int]:
     Returns:
         Positions in the order of their worth; equal ones by position.
     """
-    usual = usual_distance(descriptors)
+    usual = median_distance(descriptors)
     covered = torch.zeros(len(descriptors))
     for n in set(chosen):
-        covered = torch.maximum(covered, likeness(descriptors[n][None], descriptors, usual)[0])
+        covered = torch.maximum(covered, similarity(descriptors[n][None], descriptors, usual)[0])
 
     def gains(part: slice | list[int]) -> Tensor:
-        return (likeness(descriptors[part], descriptors, usual) - covered).clamp_min_(0).sum(1)
+        return (similarity(descriptors[part], descriptors, usual) - covered).clamp_min_(0).sum(1)
 
     taken = set(chosen)
     heap = [
@@ -77,5 +77,5 @@ def spread(descriptors: Tensor, chosen: Sequence[int], count: int) -> list[int]:
             continue
         heapq.heappop(heap)
         found.append(n)
-        covered = torch.maximum(covered, likeness(descriptors[n][None], descriptors, usual)[0])
+        covered = torch.maximum(covered, similarity(descriptors[n][None], descriptors, usual)[0])
     return found

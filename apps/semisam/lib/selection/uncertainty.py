@@ -1,8 +1,7 @@
-"""How doubtful one prediction is as a whole: the three measures of FM-ABS, section 2.3.
+"""How uncertain one prediction is as a whole: the three measures of FM-ABS, section 2.3.
 
 They are taken in and around the predicted structures, not over the whole scan, where the amount of empty background
-decides: on real scans least confidence then has next to nothing to do with the true Dice (rank correlation -0.03 on
-159 hippocampus pseudo-labels, -0.54 around the structures).
+decides: on real scans least confidence then has next to nothing to do with the true Dice.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ _THRESHOLDS = (0.5, 0.75)
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """Scores of a scan, all 0..1, larger = more doubtful.
+class ScanUncertainty:
+    """Scores of a scan, all 0..1, larger = more uncertain.
 
     Args:
         least_confidence: 1 - mean of the largest class probabilities that are in their lower quarter; at most
             1 - 1 / classes.
         highest_entropy: mean normalised entropy.
-        highest_entropy_ratio: share of voxels whose entropy is above the threshold; in bits, so that 1 is the doubt
-            between two classes, however many there are.
+        highest_entropy_ratio: share of voxels whose entropy is above the threshold; in bits, so that 1 is the
+            entropy of two equally likely classes, however many there are.
     """
 
     least_confidence: float
@@ -40,7 +39,7 @@ class Doubt:
     highest_entropy_ratio: float
 
 
-def doubt_of(probabilities: Tensor, threshold: float) -> Doubt:
+def uncertainty_of(probabilities: Tensor, threshold: float) -> ScanUncertainty:
     """Score one prediction.
 
     Args:
@@ -53,7 +52,7 @@ def doubt_of(probabilities: Tensor, threshold: float) -> Doubt:
     entropy = normalised_entropy(found)
     # The lower quarter by count, not by comparison with a quantile: that could leave nothing where many are equal.
     lower = largest.topk(math.ceil(_LOWER * largest.numel()), largest=False).values
-    return Doubt(
+    return ScanUncertainty(
         least_confidence=min(1.0, max(0.0, 1.0 - float(lower.mean()))),
         highest_entropy=float(entropy.mean()),
         highest_entropy_ratio=float((entropy * math.log2(len(found)) > threshold).float().mean()),

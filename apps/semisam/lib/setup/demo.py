@@ -246,7 +246,8 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
+    result: np.ndarray = about_z @ about_y @ about_x
+    return result
 
 
 def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:

@@ -99,7 +99,8 @@ class Augmentation:
         field = field.to(image.device)
         smooth = functional.interpolate(field, size=image.shape[1:], mode="trilinear", align_corners=True)[0]
         changed = image * (1 + contrast * self.contrast) * (1 + smooth) + brightness * self.brightness
-        return changed + normal_like(image, generator) * (abs(noise) * self.noise)
+        result: Tensor = changed + normal_like(image, generator) * (abs(noise) * self.noise)
+        return result
 
 
 def _uniform(count: int, generator: torch.Generator) -> Tensor:

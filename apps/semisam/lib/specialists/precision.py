@@ -68,7 +68,8 @@ def repeatable_convolutions() -> AbstractContextManager[object]:
 def gpu_multiplies_bfloat16(device: torch.device | str) -> bool:
     """Whether this GPU multiplies bfloat16 by itself; those of one machine may differ."""
     with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        result: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return result
 
 
 def cpu_multiplies_bfloat16() -> bool:

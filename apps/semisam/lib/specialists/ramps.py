@@ -22,4 +22,5 @@ def linear_ramp(step: float, length: float) -> float:
 
 def poly_decay(step: float, length: float, power: float = 0.9) -> float:
     """Fall from 1 to 0 over ``length`` steps: ``(1 - t / T) ** power``."""
-    return (1.0 - min(max(step / max(length, 1e-12), 0.0), 1.0)) ** power
+    result: float = (1.0 - min(max(step / max(length, 1e-12), 0.0), 1.0)) ** power
+    return result

@@ -76,7 +76,7 @@ def lead_jobs() -> None:
 
 def follow_server() -> None:
     """In a job: end with the server that has started it, however that ends, and take along what the job has started."""
-    global _server
+    global _server  # noqa: PLW0603 (a process has one server)
     number, _, since = os.environ.pop(SERVER, "").partition(" ")  # processes of the job follow the job
     if not number.isdecimal() or int(number) == os.getpid():
         return

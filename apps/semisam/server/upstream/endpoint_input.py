@@ -171,7 +171,7 @@ def _add_wsi_route(app: FastAPI) -> None:
     user_role = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 
     @router.post(_WSI, include_in_schema=False)
-    async def run_wsi_inference(
+    async def run_wsi_inference(  # noqa: PLR0917 (the query of MONAI Label's route)
         background_tasks: BackgroundTasks,
         model: str,
         image: str = "",

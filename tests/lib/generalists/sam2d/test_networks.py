@@ -40,12 +40,12 @@ def test_mobile_sam_computes_what_the_published_code_computes() -> None:
     keys = json.loads((folder / "mobile_sam.keys.json").read_text())
     expected = np.load(folder / "mobile_sam.npz")
     state = {key: by_rule(key, shape) for key, shape in keys.items()}
-    for key in state:
+    for key, value in state.items():
         if key.endswith("attention_biases"):
             # The published encoder keeps a copy of the biases that only eval() renews. The reference was computed with
             # the copy made before the weights were filled in, so with biases of 0; the published way to use the model
             # calls eval() after loading. That the biases are used rightly is the next test's business.
-            state[key].zero_()
+            value.zero_()
     network = load(mobile, state, "mobile_sam")
     image = np.random.default_rng(0).standard_normal((1, 3, 1024, 1024), dtype=np.float32)
     with torch.no_grad():

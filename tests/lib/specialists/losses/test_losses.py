@@ -11,8 +11,8 @@ from scipy.ndimage import distance_transform_edt
 
 from lib.specialists.losses import (
     consistency_mse,
-    doubt,
     dual_task_consistency,
+    entropy_in_bits,
     judgement_loss,
     masked_consistency,
     noise_tolerant_dice,
@@ -21,6 +21,8 @@ from lib.specialists.losses import (
     soft_cross_entropy,
     soft_dice,
 )
+from lib.specialists.losses.consistency_mae import consistency_mae
+from lib.specialists.losses.partial_cross_entropy import partial_cross_entropy
 
 
 def two_voxels() -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,6 +116,29 @@ def test_weights_switch_voxels_off(loss) -> None:  # type: ignore[no-untyped-def
     assert float(pulled[weight == 1].min()) > 0
 
 
+@pytest.mark.parametrize(
+    "loss", [soft_cross_entropy, soft_dice, noise_tolerant_dice, masked_consistency, partial_cross_entropy]
+)
+def test_maps_and_weights_that_do_not_fit_are_refused(loss) -> None:  # type: ignore[no-untyped-def]
+    maps, weight = torch.rand(2, 3, 4, 4, 4), torch.ones(2, 1, 4, 4, 4)
+    loss(maps, maps, weight)
+    for wrong in (maps[:1], maps[:, :1], maps[..., :1], maps[..., 0]):
+        with pytest.raises(ValueError, match="shapes differ"):
+            loss(maps, wrong, weight)
+    for wrong in (weight[:1], maps, weight[..., :1], weight[:, 0]):
+        with pytest.raises(ValueError, match="does not fit"):
+            loss(maps, maps, wrong)
+
+
+def test_answers_of_two_networks_that_do_not_fit_are_refused() -> None:
+    maps = torch.rand(2, 3, 4, 4, 4)
+    for loss in (consistency_mse, consistency_mae):
+        with pytest.raises(ValueError, match="shapes differ"):
+            loss(maps, maps[:, :1])
+    with pytest.raises(ValueError, match="shapes differ"):
+        dual_task_consistency(maps, maps, 1500.0)  # the background has no distances
+
+
 # --- agreement at some voxels -----------------------------------------------------------------------------------------
 
 
@@ -129,12 +154,12 @@ def test_masked_consistency_is_the_mean_inside_the_mask() -> None:
     assert teacher.grad is None
 
 
-def test_doubt_is_one_bit_between_two_classes_of_any_number() -> None:
+def test_entropy_is_one_bit_between_two_classes_of_any_number() -> None:
     of_two = torch.tensor([[0.5, 1.0, 0.25], [0.5, 0.0, 0.75]]).reshape(1, 2, 3, 1, 1)
     expected = torch.tensor([1.0, 0.0, -0.25 * math.log2(0.25) - 0.75 * math.log2(0.75)])
-    torch.testing.assert_close(doubt(of_two).flatten(), expected)
+    torch.testing.assert_close(entropy_in_bits(of_two).flatten(), expected)
     of_four = torch.tensor([[0.5, 0.25], [0.5, 0.25], [0.0, 0.25], [0.0, 0.25]]).reshape(1, 4, 2, 1, 1)
-    torch.testing.assert_close(doubt(of_four).flatten(), torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(entropy_in_bits(of_four).flatten(), torch.tensor([1.0, 2.0]))
 
 
 # --- discriminator ----------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def _preprocessing(views: Views, max_slices: int) -> str:
 
 
 PREPROCESSING = _preprocessing("auto", MAX_SLICES)
-"""See ``entries.Adapter``."""
+"""What the features depend on beside scan and weights, for the key of the cache; see ``entries.Adapter``."""
 
 
 class SliceGeneralist:

@@ -92,7 +92,7 @@ class SamNetwork(nn.Module):
         )
 
     def features(self, images: Tensor) -> Tensor:
-        """See ``SliceNetwork``."""
+        """Features ``[N, C, g, g]`` of normalised, padded images ``[N, 3, size, size]``."""
         result: Tensor = self.image_encoder(images)
         return result
 
@@ -106,7 +106,7 @@ class SamNetwork(nn.Module):
         *,
         several: bool,
     ) -> tuple[Tensor, Tensor]:
-        """See ``SliceNetwork``."""
+        """Mask logits ``[M, h, w]`` and their scores ``[M]`` for the prompts on one image."""
         clicks = None if points is None or positive is None else (points[None], positive.long()[None])
         sparse, dense = self.prompt_encoder(
             points=clicks,

@@ -73,7 +73,7 @@ class SliceSession:
 
     @torch.no_grad()
     def segment(self, prompts: Prompts) -> Tensor:
-        """See ``PromptSession``."""
+        """Probability of the structure that all prompts mean, ``[D, H, W]`` in 0..1; UserError without any."""
         asked = Asked.of(prompts, self._shape, self._view, self._canvas)
         keys = asked.keys(self._step)
         known = asked.known(keys, self._canvas)

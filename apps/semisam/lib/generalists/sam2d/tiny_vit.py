@@ -136,7 +136,8 @@ class AttentionBlock(nn.Module):
         """``[B, C, h, w]`` to the same shape."""
         x = x + self._attend(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         x = self.local_conv(x)
-        return x + self.mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        result: Tensor = x + self.mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return result
 
     def _attend(self, x: Tensor) -> Tensor:
         batch, high, wide, channels = x.shape
@@ -147,7 +148,8 @@ class AttentionBlock(nn.Module):
         windows = x.view(batch, rows, side, columns, side, channels).transpose(2, 3)
         mixed = self.attn(windows.reshape(-1, side * side, channels))
         whole = mixed.view(batch, rows, columns, side, side, channels).transpose(2, 3)
-        return whole.reshape(x.shape)[:, :high, :wide]
+        result: Tensor = whole.reshape(x.shape)[:, :high, :wide]
+        return result
 
 
 class Stage(nn.Module):

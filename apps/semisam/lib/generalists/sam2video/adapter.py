@@ -36,7 +36,7 @@ def _preprocessing(max_slices: int) -> str:
 
 
 PREPROCESSING = _preprocessing(MAX_SLICES)
-"""See ``entries.Adapter``."""
+"""What the features depend on beside scan and weights, for the key of the cache; see ``entries.Adapter``."""
 
 
 class Sam2Video:

@@ -136,7 +136,7 @@ class Tracker:
         out["maskmem_pos_enc"] = place
         return out
 
-    def _step(
+    def _step(  # noqa: PLR0917 (SAM 2's)
         self,
         piece: Piece,
         objects: int,

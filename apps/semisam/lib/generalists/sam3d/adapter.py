@@ -27,7 +27,7 @@ SPACING = 1.5
 
 
 PREPROCESSING = "1.5 mm, CT +-1000, z over voxels above 0, cubes overlapping by a quarter; 2"
-"""See ``entries.Adapter``."""
+"""What the features depend on beside scan and weights, for the key of the cache; see ``entries.Adapter``."""
 
 
 class SamMed3d:

@@ -98,13 +98,7 @@ def _receive(
     reply: requests.Response, url: str, part: Path, have: int, size: int | None, progress: Progress | None
 ) -> bool:
     """Write an answer to ``part``; False when it does not continue what is there, so that all has to start anew."""
-    if reply.status_code not in (200, 206):
-        raise UserError(_refusal(reply.status_code, url), status=502)
-    kind = reply.headers.get("Content-Type", "").split(";")[0].strip().lower()
-    if kind in ("text/html", "application/xhtml+xml"):
-        raise UserError(_web_page(url), status=502)
-    if reply.headers.get("Content-Encoding", "identity") not in ("identity", ""):
-        raise UserError(f"{url} sends the file compressed, which cannot be resumed or checked.", status=502)
+    _check_reply(reply, url)
     if reply.status_code == 206:
         start, total = _range(reply.headers.get("Content-Range", ""))
         if start != have:
@@ -119,16 +113,43 @@ def _receive(
             status=502,
         )
     total = size if total is None else total
-    free = shutil.disk_usage(part.parent).free
-    if total is not None and free < total - start:
-        raise UserError(
-            f"The download needs {(total - start) / 2**20:.0f} MiB, but only {free / 2**20:.0f} MiB are free in "
-            f"{part.parent}. Free some there, or name another folder with --folder.",
-            status=507,
-        )
+    if total is not None:
+        _check_room(part.parent, total - start)
     if not start:
         part.unlink(missing_ok=True)
     write_json(_notes(part), {"url": url, "validator": _validator(reply), "total": total})
+    done = _append(reply, url, part, start, total, progress)
+    if total is not None and done < total:
+        raise _cut(part, "the connection was closed")
+    return True
+
+
+def _check_reply(reply: requests.Response, url: str) -> None:
+    """Raise UserError (502) unless an answer is a file's bytes as they are."""
+    if reply.status_code not in (200, 206):
+        raise UserError(_refusal(reply.status_code, url), status=502)
+    kind = reply.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml"):
+        raise UserError(_web_page(url), status=502)
+    if reply.headers.get("Content-Encoding", "identity") not in ("identity", ""):
+        raise UserError(f"{url} sends the file compressed, which cannot be resumed or checked.", status=502)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Raise UserError (507) unless so many bytes are free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"The download needs {needed / 2**20:.0f} MiB, but only {free / 2**20:.0f} MiB are free in "
+            f"{folder}. Free some there, or name another folder with --folder.",
+            status=507,
+        )
+
+
+def _append(
+    reply: requests.Response, url: str, part: Path, start: int, total: int | None, progress: Progress | None
+) -> int:
+    """Add an answer's bytes to ``part``, which has ``start`` ones; how many there are then."""
     done = start
     with open(part, "ab") as file:
         for piece in reply.iter_content(_PIECE):
@@ -146,9 +167,7 @@ def _receive(
                 progress(done, total)
         file.flush()
         os.fsync(file.fileno())
-    if total is not None and done < total:
-        raise _cut(part, "the connection was closed")
-    return True
+    return done
 
 
 def _notes(part: Path) -> Path:

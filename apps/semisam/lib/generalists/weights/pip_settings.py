@@ -124,7 +124,9 @@ def _from_keyring(url: str, user: str) -> str:
     if program is None:
         return ""
     try:
-        asked = subprocess.run([program, "get", url, user], capture_output=True, text=True, timeout=_SECONDS)
+        asked = subprocess.run(
+            [program, "get", url, user], capture_output=True, check=False, text=True, timeout=_SECONDS
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return asked.stdout.rstrip("\r\n") if asked.returncode == 0 else ""

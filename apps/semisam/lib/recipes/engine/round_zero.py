@@ -17,10 +17,10 @@ from lib.core.uncertainty import normalised_entropy, uncertainty_facts
 from lib.propagation import (
     MOST_TEMPLATES,
     Template,
-    doubts,
     locate,
     propagate_from,
     signature,
+    warnings_about,
 )
 from lib.specialists.roi import part_of
 
@@ -192,7 +192,7 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> Ps
         templates=tuple(soft.templates),
         round=0,
         source="propagation",
-        warnings=(*scan.notes, *doubts(label, scan, chosen, run.schema.names, soft.similarity)),
+        warnings=(*scan.notes, *warnings_about(label, scan, chosen, run.schema.names, soft.similarity)),
     )
     return run.keep_label(part, name, label, scan.affine, facts)
 

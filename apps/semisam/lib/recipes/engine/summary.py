@@ -59,8 +59,8 @@ def write_summary(run: Context, last: FinishedRound, seconds: float) -> Path:
         _settings(run, environment),
         run.history.read(),
         rounds,
-        _pictures(run, last, rounds[-1] if rounds else None),
-        run.skipped,
+        pictures=_pictures(run, last, rounds[-1] if rounds else None),
+        skipped=run.skipped,
     )
     return page
 

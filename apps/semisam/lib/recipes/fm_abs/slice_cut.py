@@ -12,14 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpymaxflow  # type: ignore[import-untyped]
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d
+
+from lib.core.graph_cut import CERTAIN, minimal_cut
 
 from .prompts import SlicePrompt
 
 _BINS = 16
-_CERTAIN = 50.0
-_FOUR_NEIGHBOURS = 4
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,9 @@ def cut_slice(image: np.ndarray, prompt: SlicePrompt, options: CutOptions) -> np
     found = in_box
     for _ in range(options.rounds):
         odds = place + options.look * _odds(bins, inside, outside)
-        odds = np.where(in_box, odds, -_CERTAIN)
-        odds[~free] = _CERTAIN
-        chance = 1 / (1 + np.exp(-odds))
-        both = np.clip(np.stack([1 - chance, chance]), 1e-9, 1).astype(np.float32)
-        found = (
-            numpymaxflow.maxflow(
-                cut[None], both, lamda=options.smooth, sigma=options.like, connectivity=_FOUR_NEIGHBOURS
-            )[0]
-            > 0
-        )
+        odds = np.where(in_box, odds, -CERTAIN)
+        odds[~free] = CERTAIN
+        found = minimal_cut(cut, odds, smooth=options.smooth, like=options.like)
         inside, outside = found.astype(float), (~found).astype(float)
     answer = np.zeros(image.shape, dtype=bool)
     answer[window] = found

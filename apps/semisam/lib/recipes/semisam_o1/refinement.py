@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib.core.filters import box_mean
+from lib.core.projection import random_projection
 from lib.core.resampling import resize
 
 _CHUNK = 4_000_000
@@ -168,7 +169,7 @@ def gather(
         options: which voxels count.
         generator: chooses among more confident voxels than are kept; a CPU's.
     """
-    features = resize(_project(features).to(image.device), image.shape[1:])
+    features = resize(random_projection(features, _PROJECTED).to(image.device), image.shape[1:])
     describer = Describer(image, features, probabilities, options)
     classes = probabilities.argmax(dim=0)
     one_hot = functional.one_hot(classes, probabilities.shape[0]).movedim(-1, 0).float()
@@ -185,18 +186,6 @@ def gather(
         unsure=unsure,
         wanted=describer.at(unsure),
     )
-
-
-def _project(features: Tensor) -> Tensor:
-    """Features ``[C, d, h, w]`` with at most 48 channels, by one fixed random projection for all scans.
-
-    Distances are kept approximately (Johnson and Lindenstrauss 1984).
-    """
-    channels = features.shape[0]
-    if channels <= _PROJECTED:
-        return features
-    matrix = torch.randn(channels, _PROJECTED, generator=torch.Generator().manual_seed(0)) / _PROJECTED**0.5
-    return torch.einsum("cdhw,ck->kdhw", features, matrix.to(features.device))
 
 
 def _surest(classes: Tensor, uncertainty: Tensor, border: Tensor, share: float) -> Tensor:

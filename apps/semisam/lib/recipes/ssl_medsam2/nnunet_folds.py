@@ -79,7 +79,9 @@ class NnunetBackEnd:
         )
         progress = _Progress(run, plan.epochs * plan.steps, TrainingNumber(index, fold.number, folds))
         seed = run.options.seed * 1009 + index + fold.number * 101
-        scheme, network = train_fold(folder, configuration, fold.number, plan, device, seed, progress.step)
+        scheme, network = train_fold(
+            folder, configuration, fold.number, plan, device=device, seed=seed, listener=progress.step
+        )
         return Specialist(run.study.spec, (network,), nnunet=scheme)
 
     def label(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .shapes import check_same_shape
+
 _SMOOTH = 1e-5
 
 
@@ -17,6 +19,7 @@ def soft_dice(probabilities: Tensor, target: Tensor, weight: Tensor | None = Non
         target: ``[B, C, D, H, W]``, 0..1.
         weight: ``[B, 1, D, H, W]`` or None.
     """
+    check_same_shape(probabilities, target, weight)
     w = 1.0 if weight is None else weight
     axes = (2, 3, 4)
     both = (w * probabilities * target).sum(axes)

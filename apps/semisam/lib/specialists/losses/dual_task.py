@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .shapes import check_same_shape
+
 
 def occupancy(distances: Tensor, sharpness: float) -> Tensor:
     """A smooth step, ``1 / (1 + exp(k z))``: 1 inside (z < 0), 0 outside, 1/2 at the surface (DTC, equation 2)."""
@@ -22,4 +24,5 @@ def dual_task_consistency(probabilities: Tensor, distances: Tensor, sharpness: f
         distances: signed distance of each structure, ``[B, N, D, H, W]`` in -1..1, negative inside.
         sharpness: k; the step is about ``4 / k`` wide.
     """
+    check_same_shape(probabilities[:, 1:], distances)
     return (probabilities[:, 1:] - occupancy(distances, sharpness)).square().mean()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .shapes import check_same_shape
+
 _SMOOTH = 1e-5
 
 
@@ -24,6 +26,7 @@ def noise_tolerant_dice(
         weight: ``[B, 1, D, H, W]`` or None.
         gamma: 1..2.
     """
+    check_same_shape(probabilities, target, weight)
     w = 1.0 if weight is None else weight
     axes = (2, 3, 4)
     # The floor keeps the gradient finite where prediction and label agree.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .cross_entropy import soft_cross_entropy
+from .shapes import check_same_shape
 
 
 def partial_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -20,6 +21,7 @@ def partial_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Ten
         weight: ``[B, 1, D, H, W]``, 0 where nothing is annotated. Windows without any annotated voxel are left out;
             without any window the result is 0.
     """
+    check_same_shape(logits, target, weight)
     drawn = [n for n in range(len(weight)) if bool((weight[n] > 0).any())]
     if not drawn:
         return logits.sum() * 0.0

@@ -1,4 +1,7 @@
-"""Signed distance maps of soft labels."""
+"""Signed distance maps of soft labels.
+
+Not by MONAI's ``distance_transform_edt``: that leaves the GPU unless cucim is installed, in every step of a training.
+"""
 
 from __future__ import annotations
 

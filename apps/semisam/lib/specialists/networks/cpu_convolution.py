@@ -3,7 +3,9 @@
 For a single small item (batch 1, under about half a million values) PyTorch's own rule picks a plain convolution over
 oneDNN's: a fifth to a twentieth of the speed, just what predictions and teachers ask for. Where no gradient is needed,
 oneDNN is called by name. Where one is, that would not reach the way back: the item is cut across its depth, and both
-halves go as a batch of two.
+halves go as a batch of two. On CPUs without bfloat16 a prediction with the default preset takes half as long again
+without this, which is why modules change their class here (docs/reference/benchmarks.md); where bfloat16 is multiplied,
+it is not called.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from .base import SpecialistNetwork
 
@@ -63,8 +64,8 @@ class DynUNetSpecialist(SpecialistNetwork):
         self.drop = nn.Dropout3d(dropout)
         self._step = [math.prod(s[axis] for s in strides) for axis in range(3)]
 
+    @override
     def features(self, image: Tensor) -> Tensor:
-        """See ``SpecialistNetwork``."""
         size = image.shape[2:]
         missing = [-n % step for n, step in zip(size, self._step, strict=True)]
         values = image
@@ -77,11 +78,13 @@ class DynUNetSpecialist(SpecialistNetwork):
         values = self.net.bottleneck(values)
         for level in self.net.upsamples:
             values = level(values, skips.pop())
-        return values[:, :, : size[0], : size[1], : size[2]]
+        result: Tensor = values[:, :, : size[0], : size[1], : size[2]]
+        return result
 
+    @override
     def classify(self, features: Tensor) -> Tensor:
-        """See ``SpecialistNetwork``."""
-        return self.net.output_block(self.drop(features))
+        result: Tensor = self.net.output_block(self.drop(features))
+        return result
 
 
 def plan_levels(

@@ -37,4 +37,5 @@ def build_network(spec: SpecialistSpec) -> SpecialistNetwork:
         raise UserError(f"There is no network {spec.network!r}. Known: {', '.join(NETWORKS)}.")
     network = NETWORKS[spec.network](spec)
     use_cpu_convolutions(network)
-    return network.to(memory_format=network.layout)  # type: ignore[call-overload]
+    result: SpecialistNetwork = network.to(memory_format=network.layout)  # type: ignore[call-overload]
+    return result

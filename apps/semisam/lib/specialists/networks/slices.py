@@ -17,4 +17,5 @@ def fold_slices(windows: Tensor, axis: int) -> Tensor:
 
 def unfold_slices(slices: Tensor, axis: int, batch: int) -> Tensor:
     """The reverse of ``fold_slices``: ``[batch * slices, C, h, w]`` to ``[batch, C, D, H, W]``."""
-    return slices.unflatten(0, (batch, -1)).movedim(1, axis + 2)
+    result: Tensor = slices.unflatten(0, (batch, -1)).movedim(1, axis + 2)
+    return result

@@ -3,6 +3,8 @@
 Zhang et al., "SemiSAM+: Rethinking semi-supervised medical image segmentation in the era of foundation models",
 https://arxiv.org/abs/2502.20749 (their specialist: two convolutions with instance normalisation a level, trilinear
 upsampling, dropout at the deepest level and before the head).
+
+Not MONAI's BasicUNet: that gives no features before its head, on which regularisers put heads of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Conv, Dropout, Pool
 from torch import Tensor, nn
+from typing_extensions import override
 
 from .base import SpecialistNetwork
 from .upsample import upsample
@@ -41,8 +44,8 @@ class UNet(SpecialistNetwork):
         self.shrink = Pool[Pool.MAX, dims](2, ceil_mode=True)
         self.apply(_initialise)
 
+    @override
     def features(self, image: Tensor) -> Tensor:
-        """See ``SpecialistNetwork``."""
         skips: list[Tensor] = []
         values = image
         for depth, level in enumerate(self.down):
@@ -56,11 +59,13 @@ class UNet(SpecialistNetwork):
             skip = skips.pop()
             values = upsample(values, skip.shape[2:])
             values = level(torch.cat([skip, values.to(skip.dtype)], dim=1)).contiguous(memory_format=self.layout)
-        return values
+        result: Tensor = values
+        return result
 
+    @override
     def classify(self, features: Tensor) -> Tensor:
-        """See ``SpecialistNetwork``."""
-        return self.head(self.drop(features))
+        result: Tensor = self.head(self.drop(features))
+        return result
 
 
 def _initialise(module: nn.Module) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from .slices import fold_slices, unfold_slices
 from .unet import UNet
@@ -30,10 +31,10 @@ class UNet2d(UNet):
         super().__init__(2, classes, widths, dropout, inputs)
         self._axis = slice_axis
 
+    @override
     def features(self, image: Tensor) -> Tensor:
-        """See ``SpecialistNetwork``."""
         return unfold_slices(super().features(fold_slices(image, self._axis)), self._axis, len(image))
 
+    @override
     def classify(self, features: Tensor) -> Tensor:
-        """See ``SpecialistNetwork``."""
         return unfold_slices(super().classify(fold_slices(features, self._axis)), self._axis, len(features))

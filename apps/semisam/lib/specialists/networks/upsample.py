@@ -1,6 +1,7 @@
-"""Linear interpolation to a finer grid whose way back gives the same numbers each time.
+"""Linear interpolation to a finer grid whose gradient gives the same numbers each time.
 
-PyTorch's gradient of it adds up on a GPU in whatever order the threads come: two trainings with one seed would part.
+It is here for that, not for speed: PyTorch's own gradient adds up on a GPU in whatever order the threads come, and two
+trainings with one seed would part.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lib.specialists.losses import doubt, masked_consistency
+from lib.specialists.losses import entropy_in_bits, masked_consistency
 
 from .teacher import TeacherRegulariser
 
@@ -25,5 +25,5 @@ class AmbiguityMeanTeacher(TeacherRegulariser):
     def disagreement(self, student: Tensor, images: Tensor, ramp: float) -> Tensor:
         """Squared difference where the teacher's entropy is high; what is high rises from 0.75 to 0.95 bit."""
         taught = self.taught(images)
-        unsure = doubt(taught) >= _LOW + (_HIGH - _LOW) * ramp
+        unsure = entropy_in_bits(taught) >= _LOW + (_HIGH - _LOW) * ramp
         return masked_consistency(student, taught, unsure.to(torch.float32))

@@ -88,4 +88,5 @@ class _Discriminator(nn.Module):
         self.score = nn.Linear(_WIDTHS[-1], 1)
 
     def forward(self, shown: Tensor) -> Tensor:
-        return self.score(self.body(shown).mean(dim=(2, 3, 4)))[:, 0]
+        result: Tensor = self.score(self.body(shown).mean(dim=(2, 3, 4)))[:, 0]
+        return result

@@ -38,7 +38,7 @@ class DualTask(Supervised):
         self._head: nn.Conv3d | None = None
 
     def start(self, student: SpecialistNetwork, classes: int, steps: int, generator: torch.Generator) -> None:
-        """See ``Regulariser``."""
+        """Make the head that predicts distances, on the student's device."""
         device = next(student.parameters()).device
         self._head = nn.Conv3d(student.width, classes - 1, kernel_size=1).to(device)
 

@@ -18,7 +18,7 @@ class Supervised:
     name = "supervised"
 
     def start(self, student: SpecialistNetwork, classes: int, steps: int, generator: torch.Generator) -> None:
-        """See ``Regulariser``."""
+        """Nothing."""
 
     def parameters(self) -> Sequence[nn.Parameter]:
         """None."""

@@ -59,10 +59,11 @@ class TeacherRegulariser(ABC):
     @torch.no_grad()
     def taught(self, images: Tensor) -> Tensor:
         """The teacher's probabilities ``[B, C, D, H, W]`` for a noisy copy of ``images``, other noise each time."""
-        return self.teacher(images + input_noise(images, self._generator)).float().softmax(dim=1)
+        result: Tensor = self.teacher(images + input_noise(images, self._generator)).float().softmax(dim=1)
+        return result
 
     def start(self, student: SpecialistNetwork, classes: int, steps: int, generator: torch.Generator) -> None:
-        """See ``Regulariser``."""
+        """Make the teacher: a copy of the student."""
         self._generator = generator
         self._teacher = teacher_of(student)
 
@@ -71,7 +72,7 @@ class TeacherRegulariser(ABC):
         return ()
 
     def loss(self, seen: Observation) -> Tensor:
-        """See ``Regulariser``."""
+        """The disagreement with the teacher on scans without a human label, weighted and ramped up; a scalar."""
         chosen = ~seen.labelled
         if seen.step % self.every or not bool(chosen.any()):
             return seen.logits.new_zeros(())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lib.specialists.losses import doubt, masked_consistency
+from lib.specialists.losses import entropy_in_bits, masked_consistency
 
 from .teacher import TeacherRegulariser
 
@@ -34,11 +34,11 @@ class UncertaintyAwareMeanTeacher(TeacherRegulariser):
     def disagreement(self, student: Tensor, images: Tensor, ramp: float) -> Tensor:
         """Squared difference to the mean of the teacher's answers, where that mean's entropy is low.
 
-        Equations 3 and 4. What is low rises from 0.75 to 1 bit, the doubt between two classes.
+        Equations 3 and 4. What is low rises from 0.75 to 1 bit, where two classes are equally likely.
         """
         taught = self.taught(images)
         for _ in range(self.passes - 1):
             taught += self.taught(images)
         taught /= self.passes
-        sure = doubt(taught) < _LOW + (1.0 - _LOW) * ramp
+        sure = entropy_in_bits(taught) < _LOW + (1.0 - _LOW) * ramp
         return masked_consistency(student, taught, sure.to(torch.float32))

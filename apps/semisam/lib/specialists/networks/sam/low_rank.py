@@ -48,7 +48,8 @@ class AdaptedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """As the attention."""
         mixed: Tensor = self.inner(x)
-        return mixed + self.adapter(mixed)
+        result: Tensor = mixed + self.adapter(mixed)
+        return result
 
 
 class AdaptedPerceptron(nn.Module):

@@ -1,0 +1,17 @@
+"""What every loss asks of its arguments: broadcasting would hide a mistake."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def check_same_shape(first: Tensor, second: Tensor, weight: Tensor | None = None) -> None:
+    """Check two maps ``[B, C, ...]`` and a weight ``[B, 1, ...]`` of their voxels.
+
+    Raises:
+        ValueError: when their shapes do not fit.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"shapes differ: {tuple(first.shape)} and {tuple(second.shape)}")
+    if weight is not None and weight.shape != (first.shape[0], 1, *first.shape[2:]):
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} does not fit maps of shape {tuple(first.shape)}")
