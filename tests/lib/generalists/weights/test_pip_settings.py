@@ -11,7 +11,13 @@ import pytest
 from lib.core.errors import UserError
 from lib.generalists.weights import pip_settings
 from lib.generalists.weights.package_index import IndexConnection
-from lib.generalists.weights.pip_settings import PYPI, PipSettings, read_pip_settings, settings_from, without_login
+from lib.generalists.weights.pip_settings import (
+    PipSettings,
+    public_index,
+    read_pip_settings,
+    settings_from,
+    without_login,
+)
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def test_without_settings_it_is_the_public_index_and_without_pip_the_environment
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # then pip reads no file at all
-    assert read_pip_settings() == PipSettings((PYPI,))
+    assert read_pip_settings() == PipSettings((public_index(),))
     monkeypatch.setattr(pip_settings.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
     assert read_pip_settings().indexes == ("https://mirror.example/simple",)

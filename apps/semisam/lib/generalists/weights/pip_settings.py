@@ -18,12 +18,26 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from lib.core.errors import UserError
 
-PYPI = "https://pypi.org/simple"
-"""The index that pip asks when nobody names one."""
-
 _SECTIONS = ("global", "install", "download", ":env:")
 """Parts of pip's settings, each overruling those before it."""
 _SECONDS = 60.0
+
+
+def public_index() -> str:
+    """The address of the index that pip asks when nobody names one, as this machine's pip knows it.
+
+    Raises:
+        UserError: (409) without pip.
+    """
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError as error:
+        raise UserError(
+            "This Python has no pip, so it is not known which package index to ask. Name one in the variable "
+            "PIP_INDEX_URL, or install pip.",
+            status=409,
+        ) from error
+    return str(PyPI.simple_url)
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class PipSettings:
         keyring: whether passwords may be asked from the program ``keyring``.
     """
 
-    indexes: tuple[str, ...] = (PYPI,)
+    indexes: tuple[str, ...] = ()
     find_links: tuple[str, ...] = ()
     trusted: frozenset[str] = frozenset()
     certificate: str | None = None
@@ -83,9 +97,9 @@ def read_pip_settings() -> PipSettings:
 def settings_from(values: Mapping[str, str]) -> PipSettings:
     """Settings from pip's options, by their long names without dashes in front (``extra-index-url``)."""
     asked = values.get("no-index", "").lower() not in ("1", "true", "yes", "on", "y", "t")
-    indexes = (values.get("index-url") or PYPI, *values.get("extra-index-url", "").split())
+    more = values.get("extra-index-url", "").split()
     return PipSettings(
-        indexes if asked else (),
+        (values.get("index-url") or public_index(), *more) if asked else (),
         tuple(values.get("find-links", "").split()),
         frozenset(values.get("trusted-host", "").lower().split()),
         values.get("cert") or None,
