@@ -269,7 +269,7 @@ def test_an_uninterrupted_run_is_what_a_killed_one_comes_to(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the training had ended")
 
-    monkeypatch.setattr("lib.recipes.engine.stages.train", never)
+    monkeypatch.setattr("lib.recipes.engine.stages.Trainer", never)
     result = run(study, runs.parent)
     assert (result.resumed_at, result.note) == (3, "Training continued after round 2.")
     same(result, uninterrupted)

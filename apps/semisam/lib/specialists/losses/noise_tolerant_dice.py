@@ -23,10 +23,10 @@ def noise_tolerant_dice(
     Args:
         probabilities: ``[B, C, D, H, W]``.
         target: ``[B, C, D, H, W]``, 0..1.
-        weight: ``[B, 1, D, H, W]`` or None.
+        weight: ``[B, 1, D, H, W]``, or ``[B, C, D, H, W]`` for each class, or None.
         gamma: 1..2.
     """
-    check_same_shape(probabilities, target, weight)
+    check_same_shape(probabilities, target, weight, by_class=True)
     w = 1.0 if weight is None else weight
     axes = (2, 3, 4)
     # The floor keeps the gradient finite where prediction and label agree.
