@@ -82,7 +82,7 @@ def test_an_answer_goes_back_as_the_decoder_gave_it() -> None:
     scan = opened(network)
     scan.segment(click((24, 24)))
     scan.segment(click((24, 24), (31, 31)))
-    assert [several for several, _ in network.asked] == [True, False]
+    assert [several for several, _ in network.asked] == [True, False, False]  # then with the mask made of them
     hint = network.asked[1][1]
     assert hint is not None
     torch.testing.assert_close(hint, square(20, 20, 10))  # beyond the range that answers are cut off at
@@ -95,7 +95,7 @@ def test_answers_of_two_people_are_not_mixed_up() -> None:
     network.several = torch.stack([square(40, 40, 10)] * 3)
     scan.segment(click((44, 44)), "uma")
     scan.segment(click((24, 24), (31, 31)), "anna")
-    hint = network.asked[-1][1]
+    hint = network.asked[-2][1]
     assert hint is not None
     torch.testing.assert_close(hint, square(20, 20, 10))
 
@@ -124,7 +124,12 @@ def test_a_mask_with_a_negative_click_makes_the_network_be_asked_again() -> None
     assert rows_and_columns(scan.segment(click((12, 12)))) == (slice(10, 50), slice(10, 50))
     found = scan.segment(click((12, 12), outside=((40, 40),)))
     assert rows_and_columns(found) == (slice(10, 19), slice(10, 19))
-    assert [(several, hint is None) for several, hint in network.asked] == [(True, True), (False, False), (True, False)]
+    assert [(several, hint is None) for several, hint in network.asked] == [
+        (True, True),
+        (False, False),
+        (False, False),
+        (True, False),
+    ]
 
 
 def test_what_led_astray_is_left_out_at_last() -> None:
@@ -144,11 +149,13 @@ def test_what_led_astray_is_left_out_at_last() -> None:
 
 def test_where_every_mask_is_wrong_the_least_wrong_one_is_taken() -> None:
     logits = torch.stack([square(0, 0, 64), square(10, 10, 40), square(50, 50, 8)])
-    points, positive = torch.tensor([[12.0, 12.0], [40.0, 40.0], [55.0, 55.0]]), torch.tensor([True, False, False])
+    points, positive = torch.tensor([[12.0, 12.0], [40.0, 40.0], [54.0, 54.0]]), torch.tensor([True, False, False])
     found = Candidates.of(logits, torch.tensor([0.9, 0.5, 0.8]), (64, 64), points, positive)
     assert found.wrong.tolist() == [3, 1, 2]
     assert found.contradicted
     assert found.best == 1
+    beside = Candidates.of(logits[1:2], torch.ones(1), (64, 64), torch.tensor([[51.0, 30.0]]), torch.tensor([True]))
+    assert not beside.contradicted  # a click beside the border corrects it
     narrow = Candidates.of(logits, torch.tensor([0.9, 0.5, 0.8]), (48, 32), points[:1], positive[:1])
     assert narrow.logits.shape == (3, 48, 32)
     assert narrow.best == 1

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 EDGE = 0.5
 """A mask that covers more than this share of each of the four edges fills the slice: it is the background."""
+
+
+NEAR = 3
+"""A click this close to the border of a mask, in pixels of the mask, does not contradict it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +46,9 @@ class Candidates:
         logits = decoded[:, : size[0], : size[1]]
         inside = logits > 0
         columns, rows = (points[:, axis].round().long().clamp(0, size[1 - axis] - 1) for axis in (0, 1))
-        missed = (inside[:, rows, columns] != positive).sum(1)
+        # A click beside the border of a good mask corrects the border: it does not ask for another mask.
+        near, deep = _widened(inside, NEAR), ~_widened(~inside, NEAR)
+        missed = torch.where(positive, ~near[:, rows, columns], deep[:, rows, columns]).sum(1)
         edges = torch.stack([inside[:, 0], inside[:, -1]]), torch.stack([inside[..., 0], inside[..., -1]])
         fills = torch.cat([edge.float().mean(-1) for edge in edges]).amin(0) > EDGE
         return cls(logits, scores, decoded, missed + fills)
@@ -65,3 +72,9 @@ class Candidates:
     def contradicted(self) -> bool:
         """Whether each contradicts a click, or fills the slice."""
         return bool(self.wrong.min() > 0)
+
+
+def _widened(inside: Tensor, pixels: int) -> Tensor:
+    """Masks ``[M, h, w]`` with all that is at most so many pixels away along rows and columns."""
+    grown = functional.max_pool2d(inside[:, None].float(), 2 * pixels + 1, stride=1, padding=pixels)
+    return grown[:, 0] > 0

@@ -27,12 +27,16 @@ LOGIT = 8.0
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    """Prompts of a slice: places ``[P, 2]`` and a box ``[4]`` in canvas pixels, and logits ``[4g, 4g]``."""
+    """Prompts of a slice: places ``[P, 2]`` and a box ``[4]`` in canvas pixels, and logits ``[4g, 4g]``.
+
+    ``hint`` are the decoder's own logits where they are known; ``plain`` is the mask that was made of them.
+    """
 
     points: Tensor
     positive: Tensor
     box: Tensor | None
     hint: Tensor | None
+    plain: Tensor | None = None
 
 
 class SliceAnswers:
@@ -97,7 +101,7 @@ class SliceAnswers:
             before = None
         scale = self._canvas.patch / 4  # canvas pixels a mask's pixel
         around = None if before is None else box_of(before, scale)
-        hint = None
+        hint, plain = None, None
         if "points" in self._model.prompts:
             if before is not None and around is not None and (carried or not clicks):
                 inside = (deepest(before) + 0.5) * scale - 0.5
@@ -106,13 +110,14 @@ class SliceAnswers:
                 box = around if box is None else common(around, box)
             if before is not None:
                 own = None if carried or asked.mask is None else self._remembered(index, asked.mask[index])
-                hint = self._padded(before) if own is None else own
+                plain = self._padded(before)
+                hint = plain if own is None else own
         else:
             box = self._only_box(points, positive, box, around, carried)
             points, positive = points[:0], positive[:0]
         if box is None and hint is None and not bool(positive.any()):
             return self.nothing(), 0.0
-        found = self._offered(self._embedding(index, ahead), _Question(points, positive, box, hint), len(clicks))
+        found = self._offered(self._embedding(index, ahead), _Question(points, positive, box, hint, plain), len(clicks))
         best = found.best
         self._decoded[index] = found.decoded[best].half()
         return found.logits[best].clamp(-LOGIT, LOGIT), float(found.scores[best])
@@ -143,6 +148,10 @@ class SliceAnswers:
         points = len(question.points)
         alone = points == 1 and question.box is None and question.hint is None
         found = self._answers(features, question, clicks, several=alone)
+        if question.plain is not None and question.plain is not question.hint:
+            # The plain mask is more decided than the logits: it often gives the better of the two answers.
+            plain = self._answers(features, replace(question, hint=question.plain), clicks, several=False)
+            found = found.and_others(plain)
         if not points:
             return found
         for again, several in ((question, True), (replace(question, hint=None), True)):
