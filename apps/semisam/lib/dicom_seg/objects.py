@@ -1,6 +1,8 @@
 """A DICOM SEG (PS3.3, A.51) built frame by frame: each frame is one segment on one plane of the source images.
 
-HIGHDICOM_LINE
+Not by highdicom (0.22): it refuses images without a frame of reference (X-rays, pictures, some old volumes) or without
+any of the attributes of patient and study that DICOM allows to be empty, and writes names in other scripts without
+saying in which character set.
 """
 
 from __future__ import annotations
