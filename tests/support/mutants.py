@@ -232,7 +232,7 @@ MUTANTS = (
         "lib/core/files.py",
         "        write(name)\n",
         "        write(str(path)), write(name)\n",
-        ("server/store/test_labels_last.py",),
+        ("lib/core/test_files.py",),
         "a kill while saving leaves the old or the new file",
     ),
     # --- the server ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,30 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lib.core.files import sha256_of, write_whole
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "label.nrrd"
+    path.write_text("the old one, whole")
+
+    def breaks_off(name: str) -> None:
+        Path(name).write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_whole(path, breaks_off)
+    assert path.read_text() == "the old one, whole"
+    assert list(tmp_path.iterdir()) == [path]
+    write_whole(path, lambda name: Path(name).write_text("the new one"))
+    assert path.read_text() == "the new one"
+
+
+def test_the_hash_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
