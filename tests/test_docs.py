@@ -148,13 +148,13 @@ def test_options_of_our_commands_that_a_page_names_exist(page: Path, sources: st
     """Options after ``main.py`` and in ``BENCH_ARGS``; those of a training are made of the trainer's own."""
     from trainers import SemiSamTrainer
 
-    own = {name.replace("_", "-") for name in SemiSamTrainer(None).config()}  # type: ignore[arg-type]
+    own = set(SemiSamTrainer(None).config())  # type: ignore[arg-type]
     own |= {f"{name}-scans" for name in ("la", "hippocampus")}
     named = set()
     for code in _code(_text(page)):
         joined = code.replace("\\\n", " ")
         words = re.findall(r"main\.py ([^\n|;]*)", joined) + re.findall(r'BENCH_ARGS="([^"]*)"', joined)
-        named |= {option for text in words for option in re.findall(r"--([a-z][a-z-]+)", text)}
+        named |= {option for text in words for option in re.findall(r"--([a-z][a-z_-]+)", text)}
     assert {name for name in named - own if f'"--{name}"' not in sources} - {"help"} == set()
 
 

@@ -323,7 +323,10 @@ class Adapter(Protocol):
     """``preprocessing`` of the generalists that ``build`` makes: known without reading any weights."""
 
     def build(self, name: str, state: Mapping[str, Tensor], device: str) -> Generalist:
-        """Make the generalist ``name`` from its official weights; every key and shape has to fit (else UserError)."""
+        """Make the generalist ``name`` from its official weights; every key and shape has to fit (else UserError).
+
+        ``state`` is empty for a model without weights.
+        """
         ...
 
     def random_state(self, name: str, seed: int) -> dict[str, Tensor]:

@@ -41,8 +41,10 @@ def create_generalist(name: str, *, weights: Path | None = None, device: str = "
             (422) when the file is not the right one.
     """
     entry = find_entry(name)
-    if entry.weights is None:
+    if name == Mind.name:
         return Mind()
+    if entry.weights is None:
+        return adapter_of(entry).build(name, {}, device)
     folder = weights or default_folder()
     model = adapter_of(entry).build(name, load_weights(entry, folder), device)
     record_weights(entry, folder)

@@ -2,8 +2,8 @@
 
 Gong & Chen, "SSL-MedSAM2", MICCAI 2025 CARE challenge, section 2.2 and algorithm 2 (TFFS-MedSAM2): the labelled scan is
 inserted at R random places of the other scan's slices, its masks are the prompts, and the model's memory carries the
-structures to the slices on either side. The mean of the R probability maps is thresholded, and the largest component of
-each label is kept.
+structures to the slices on either side; the mean of the R probability maps counts. The paper leaves R open. Here also
+the largest component of each label is kept, which the paper does not say.
 """
 
 from __future__ import annotations

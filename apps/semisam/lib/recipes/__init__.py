@@ -10,6 +10,8 @@
 | a failed training is the reader's to notice | a specialist that finds nothing of a structure is trained again, up to three times | it would wipe the structure out of the whole study |
 """  # noqa: E501
 
+# The links in these tables are relative to docs/explanation/method.md, which benchmarks/method_page.py makes of them.
+
 from .choices import CHOICES, parse_options, resolve
 from .engine.grid import network_2d
 from .engine.options import PRESETS, RecipeOptions

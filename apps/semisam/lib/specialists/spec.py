@@ -14,11 +14,7 @@ BY_SLICE = ("unet2d", "sam", "sam_vit_b", "medsam", "mobile_sam", "lite_medsam")
 _ROI_STEP = 8
 _LEAST_ROI = 24
 _NATIVE_COSTS = 1.5
-"""Times the budget of voxels that a scan's own grid may have: any other, a little coarser, mixes neighbours.
-
-Hippocampus, one round of 200 steps from one template: 1 mm, the scans' own, 0.794 Dice on unlabelled scans, 1.017 mm
-0.790.
-"""
+"""Times the budget of voxels that a scan's own grid may have: any other, a little coarser, mixes neighbours."""
 
 _AROUND_MM = 30.0
 _AROUND_SHARE = 0.25

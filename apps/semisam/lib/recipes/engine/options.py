@@ -58,7 +58,7 @@ PRESETS: Mapping[str, Preset] = {
     # 16 channels at full resolution: with 8 a training of a few hundred steps fails for some seeds.
     # The window covers most of a scan, at a coarser spacing if need be, and a round has 400 steps at least: a network
     # that has learned too little blurs what it is taught, and the next round learns from that. From 1000 steps on a
-    # further round gives more than longer ones. What was tried: docs/how-to/benchmarks.md.
+    # further round gives more than longer ones. What was tried: docs/explanation/what-did-not-help.md.
     "quick": Preset(1, 20, 20, 2, (16, 32, 64, 128), 65_000, 68_000),
     "standard": Preset(2, 50, 20, 2, (16, 32, 64, 128), 130_000, 130_000),
     "full": Preset(2, 50, 20, 2, (16, 32, 64, 128), 130_000, 130_000, 3),

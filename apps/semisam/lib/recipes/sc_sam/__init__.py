@@ -13,8 +13,9 @@ from the start, and SAM what the U-Net says with a weight that rises (Eq. 5, 6);
 | slices drawn alike | seven of ten labelled slices are drawn for holding a structure, each structure as often | most slices of a scan are empty |
 | weak changes for labelled, stronger ones for unlabelled slices | pseudo-labels are made on the weakly changed slice and learned on the same slice changed strongly; no flips | a network should not confirm itself on the same view; left and right must stay apart |
 | mean of Dice and cross-entropy | the same, Dice over all slices of a step together | a slice with three pixels of a structure would count as much as a full one |
-| points drawn at random, also at inference (code) | at random in training, evenly spread at inference | the same scan gets the same answer |
-| SAM at 1024 (code: 256) pixels | as large as the study's slices need | time |
+| points drawn at random, also at inference (code) | at random where SAM learns human labels, evenly spread where it makes pseudo-labels and at inference | the same scan gets the same answer |
+| SAM at 1024 (code: 256) pixels | as large as the study's slices need, at most 256 (128 for a SAM from random weights) | time |
+| one structure | points and a learned box for every class, background included, each decoded on its own; the softmax of their logits | studies have several structures |
 | adapters with usual initial weights (code) | they add nothing at first | training begins at the pretrained SAM |
 | pretrained SAM | without weights, a small SAM is trained as a whole, and its word for the U-Net rises as the other one does | there is nothing to freeze |
 | one training | rounds are parts of one training, after each of which the study gets new labels | a killed training can go on |

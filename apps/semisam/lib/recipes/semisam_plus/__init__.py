@@ -11,8 +11,11 @@ where U is low (Eq. 12 with Eq. 4 and 5). `lambda L_unsup` is one of the [regula
 | random 128³ windows are asked about | whole scans, once each; answers are kept for a quarter of the training, then asked again when the scan is drawn | an encoding is used many times; a CPU can follow |
 | the prompt is the current prediction | the first question about a scan is about its current label, later ones about the current prediction | a network that has just begun cannot prompt |
 | Eq. 11: a statistical discrepancy D of n answers | n = 4; D is twice the largest standard deviation of a class, 0..1 | the paper leaves both open |
+| Eq. 12: the answer to one prompt | the mean of the n answers | they are there already |
 | Eq. 5: threshold u_th | U < 0.2 | the paper leaves it open |
 | beta, not stated (the code: 0.01, falling) | rises to 2 over the first 40 % of the steps | early answers are about poor prompts |
+| lambda, left open (the code: 0.1, with noise of 0.1 for the teacher) | 0.1 and noise of 0.1 | the published code's |
+| Eq. 4: squared norm over the classes, for the generalist and in UA-MT and AC-MT alike | the generalist's term is summed over the classes; the regularisers' terms are means over them | with a lambda of its own the factor is only a scale |
 | points and mask from the coarse segmentation | points where the specialist is most certain; masks randomly widened or narrowed | different prompts are what Eq. 11 needs |
 | promptable models only | a generalist that takes no prompts is asked by a random walk over its features; the mean answer then keeps the structures' sizes | `mind` needs no weights; features tell where a structure ends, not how large it is |
 | one target | all structures at once; where one was not asked about, the answer says nothing | studies have several structures |

@@ -29,7 +29,6 @@ def noise_tolerant_dice(
     check_same_shape(probabilities, target, weight, by_class=True)
     w = 1.0 if weight is None else weight
     axes = (2, 3, 4)
-    # The floor keeps the gradient finite where prediction and label agree.
-    difference = (probabilities - target).abs().clamp_min(1e-6).pow(gamma)
+    difference = (probabilities - target).abs().pow(gamma)
     total = (w * probabilities.square()).sum(axes) + (w * target.square()).sum(axes)
     return ((w * difference).sum(axes) / (total + _SMOOTH)).mean()

@@ -1,7 +1,8 @@
 """Mean teacher.
 
-Tarvainen and Valpola, "Mean teachers are better role models", https://arxiv.org/abs/1703.01780, with the settings of
-SemiSAM+ (https://arxiv.org/abs/2502.20749): weight 0.1, teacher noise of deviation 0.1.
+Tarvainen and Valpola, "Mean teachers are better role models", https://arxiv.org/abs/1703.01780, with the weight 0.1
+and the teacher's noise of deviation 0.1 of SemiSAM+'s published code; the paper (https://arxiv.org/abs/2502.20749)
+leaves lambda open.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class TeacherRegulariser(ABC):
     """The student must agree with its own moving average on scans without a human label.
 
     Args:
-        weight: of the disagreement at the end of the training; it rises by a sigmoid ramp (SemiSAM+: 0.1).
+        weight: of the disagreement at the end of the training; it rises by a sigmoid ramp (0.1 in SemiSAM+'s code).
         most: how much of the teacher stays in a step, at most.
         every: the teacher is asked in one step of so many, and its term then counts as many times: on average the same
             gradient for less time.

@@ -15,9 +15,9 @@ from lib.generalists.slices import Canvas
 from lib.specialists import load_specialist, predict_prepared, save_specialist
 from lib.specialists.networks import build_network
 from lib.specialists.networks.sam import build as sam_module
+from lib.specialists.networks.sam.adapters import Adapter, add_adapters
 from lib.specialists.networks.sam.box_prompts import BoxPrompts
 from lib.specialists.networks.sam.build import SAM_KINDS, SamKind, SamSpecialist, build_sam, small, working_size
-from lib.specialists.networks.sam.low_rank import Adapter, add_adapters
 from lib.specialists.networks.sam.point_prompts import INSIDE, NONE, OUTSIDE, points_of
 from sam_parts import KINDS, SIZE, random_network, scan, tiny_model, tiny_spec
 

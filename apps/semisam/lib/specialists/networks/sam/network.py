@@ -14,8 +14,8 @@ from lib.generalists.sam2d.networks import SamNetwork
 from lib.generalists.slices import Canvas
 from lib.specialists.networks.upsample import upsample
 
+from .adapters import add_adapters
 from .box_prompts import BoxPrompts
-from .low_rank import add_adapters
 from .point_prompts import Points
 
 _LOW, _HIGH = -2.0, 3.0
