@@ -208,17 +208,17 @@ class SemiSam(OwnSessions, MONAILabelApp):
             if method == "train":
                 self._trainer(request).check(request)
                 self._check_elsewhere(TRAIN)
-                self._automatic_scoring.give_way()
+                self._automatic_scoring.give_way(self._jobs)
                 if torch.cuda.is_available() and not running("train"):
                     # The job loads what it needs itself; on a GPU there may not be room for both.
                     self._infers["prompt"].release()
                     RESIDENTS.release()
             elif method == "batch_infer":
                 check_batch(request, self._infers, self.datastore())
-                self._automatic_scoring.give_way()
+                self._automatic_scoring.give_way(self._jobs)
             elif method == "scoring":
                 self._scoring(request)[0].ready()
-                self._automatic_scoring.give_way()
+                self._automatic_scoring.give_way(self._jobs)
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """One scan, one label."""
