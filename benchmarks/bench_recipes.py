@@ -192,7 +192,7 @@ class Bench:
         for name in self._data.split()["val"]:
             target = read_volume(self._data.image(name))
             channels = self._schema.channels
-            soft = propagate_from([template], target, channels, generalist=Mind(), propagator=self._propagator, most=1)
+            soft = propagate_from([template], target, channels, generalist=Mind(), propagator=self._propagator)
             rows.append(self._dice(name, soft.labels()))
         return _means(rows)
 

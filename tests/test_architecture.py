@@ -18,7 +18,7 @@ CODE = ROOT / APP
 TESTS = ROOT / "tests"
 
 FLOORS = (
-    {"core"},
+    {"core", "upstream"},
     {"formats", "dicom_series", "parallel", "report"},
     {"dicom_seg", "generalists", "nnunet"},
     {"propagation", "prompting"},

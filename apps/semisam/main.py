@@ -18,7 +18,7 @@ from typing import Any
 # Training, batch infer and the server share the cores. OpenMP threads that spin while they wait for each other then
 # slow everything down (measured: a propagation of 3 s took 80 s beside three other jobs, 7 s with waiting threads
 # asleep). OpenMP reads this when torch is loaded: it counts for the jobs the server starts. The server itself has torch
-# already, however it was started: see lib/core/openmp.py.
+# already, however it was started: see lib/upstream/gnu_openmp.py.
 SPINS = "torch" in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -52,10 +52,10 @@ import infers
 import strategies
 from lib.core.errors import UserError
 from lib.core.negatives import counts_without
-from lib.core.openmp import wait_asleep
 from lib.formats.limits import set_limit
 from lib.generalists import RESIDENTS, check_generalist
 from lib.setup.settings import Settings
+from lib.upstream.gnu_openmp import wait_asleep
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
 from server.dicomweb.datastore import open_dicomweb
 from server.errors import LOG, http_answers, text_of
@@ -208,17 +208,17 @@ class SemiSam(OwnSessions, MONAILabelApp):
             if method == "train":
                 self._trainer(request).check(request)
                 self._check_elsewhere(TRAIN)
-                self._automatic_scoring.give_way()
+                self._automatic_scoring.give_way(self._jobs)
                 if torch.cuda.is_available() and not running("train"):
                     # The job loads what it needs itself; on a GPU there may not be room for both.
                     self._infers["prompt"].release()
                     RESIDENTS.release()
             elif method == "batch_infer":
                 check_batch(request, self._infers, self.datastore())
-                self._automatic_scoring.give_way()
+                self._automatic_scoring.give_way(self._jobs)
             elif method == "scoring":
                 self._scoring(request)[0].ready()
-                self._automatic_scoring.give_way()
+                self._automatic_scoring.give_way(self._jobs)
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """One scan, one label."""

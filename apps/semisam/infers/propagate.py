@@ -55,7 +55,6 @@ class Propagate(SegmentationTask[PropagateOptions]):
             study.schema.channels,
             generalist=study.generalist,
             propagator=study.propagator,
-            most=options.max_templates,
         )
         label = soft.labels()
         used = [template for template in templates if template.name in soft.templates]

@@ -22,13 +22,14 @@ from lib.core.geometry import Volume
 from lib.formats.volumes import read_volume
 from lib.nnunet import NnunetPlan, stock_trainer, write_case, write_dataset
 from lib.nnunet import install as install_module
-from lib.nnunet.install import PATHS, nnunet_environment, seeded
+from lib.nnunet.install import seeded
 from lib.recipes import PRESETS, Progress, RecipeOptions, registry, resolve
 from lib.recipes.engine.options import Preset
 from lib.recipes.ssl_medsam2 import nnunet_folds as back_end_module
 from lib.recipes.ssl_medsam2.nnunet_folds import NnunetBackEnd
 from lib.recipes.ssl_medsam2.recipe import run_ssl_medsam2
 from lib.specialists import load_specialist, predict
+from lib.upstream.nnunet_environment import PATHS, nnunet_environment
 from recipe_runs import KilledError, Listener, cases_of, run
 from tiny_study import make_tiny_study, tiny_scan
 

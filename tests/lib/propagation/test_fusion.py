@@ -13,8 +13,8 @@ from lib.core.frames import common_frame, frame_of
 from lib.core.geometry import Volume
 from lib.generalists import Generalist
 from lib.generalists.mind import Mind
-from lib.propagation import SoftLabels, Template, propagate_from, rank_templates
-from lib.propagation.fusion import fuse
+from lib.propagation import SoftLabels, Template, most_similar, propagate_from
+from lib.propagation.fusion import fuse, signature
 
 SHAPE = (24, 22, 20)
 
@@ -53,12 +53,30 @@ class CopyLabel:
         return SoftLabels(frame, soft, torch.full(frame.shape, 0.8), (template.name,), 0.5)
 
 
-def test_the_most_similar_template_comes_first() -> None:
-    ranked = rank_templates([FAR, NEAR, FLAT], TARGET)
-    assert ranked[0][1].name == "near"
-    scores = [score for score, _ in ranked]
+def chosen(templates: Sequence[Template], most: int) -> Sequence[str]:
+    scans = {t.name: t.scan for t in templates}
+    return most_similar(TARGET, list(scans), lambda name: signature(scans[name]), most)
+
+
+def similarity(template: Template) -> float:
+    return float(signature(template.scan) @ signature(TARGET))
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+def test_the_most_similar_templates_are_chosen_the_most_similar_first(most: int) -> None:
+    found = chosen([FAR, NEAR, FLAT], most)
+    assert found[0] == "near"
+    assert len(found) == min(most, 3)
+    scores = [similarity({"far": FAR, "near": NEAR, "flat": FLAT}[name]) for name in found]
     assert scores == sorted(scores, reverse=True)
     assert all(-1.0001 <= score <= 1.0001 for score in scores)
+
+
+def test_a_single_template_is_chosen_without_a_look_at_it() -> None:
+    def never(name: str) -> torch.Tensor:
+        raise AssertionError(name)
+
+    assert most_similar(TARGET, ["far"], never, 3) == ["far"]
 
 
 def test_similarity_ignores_storage_order_and_intensity_scale() -> None:
@@ -66,23 +84,18 @@ def test_similarity_ignores_storage_order_and_intensity_scale() -> None:
     flipped[0] = [-1, 0, 0, SHAPE[0] - 1]
     stored = Volume(np.ascontiguousarray(NEAR.scan.array[::-1] * 10 + 500), flipped)
     turned = Template("near", stored, np.ascontiguousarray(NEAR.label[::-1]))
-    plain = {t.name: s for s, t in rank_templates([FAR, NEAR], TARGET)}
-    other = {t.name: s for s, t in rank_templates([FAR, turned], TARGET)}
-    assert other["near"] == pytest.approx(plain["near"], abs=1e-2)
+    assert similarity(turned) == pytest.approx(similarity(NEAR), abs=1e-2)
 
 
 def test_equal_templates_keep_a_stable_order() -> None:
     twins = [Template(name, NEAR.scan, NEAR.label) for name in ("b", "c", "a")]
-    assert [t.name for _, t in rank_templates(twins, TARGET)] == ["a", "b", "c"]
+    assert chosen(twins, 3) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("most", [1, 2])
-def test_only_the_most_similar_templates_are_propagated(most: int) -> None:
+def test_all_templates_that_are_given_are_propagated_in_their_order() -> None:
     propagator = CopyLabel()
-    found = propagate_from([FAR, FLAT, NEAR], TARGET, 2, generalist=Mind(), propagator=propagator, most=most)
-    assert propagator.used[0] == "near"
-    assert len(propagator.used) == most
-    assert found.templates == tuple(propagator.used)
+    found = propagate_from([FAR, FLAT, NEAR], TARGET, 2, generalist=Mind(), propagator=propagator)
+    assert found.templates == tuple(propagator.used) == ("far", "flat", "near")
 
 
 def test_a_single_template_is_used_as_it_is() -> None:

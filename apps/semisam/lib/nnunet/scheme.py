@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,8 @@ from torch import Tensor, nn
 
 from lib.core.frames import Frame, frame_of
 from lib.core.geometry import Volume
-
-from .install import nnunet_environment
-
-_PLACES = ("dynamic_network_architectures.", "torch.nn.")
-_MOST_PATCH = 2**27
-_MOST_STAGES = 16
+from lib.upstream.nnunet_environment import nnunet_environment
+from lib.upstream.nnunet_plans import check_network
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +50,7 @@ class NnunetScheme:
             KeyError, TypeError, ValueError: when fields are missing or of a wrong kind.
         """
         plans, dataset = json.loads(content["plans"]), json.loads(content["dataset"])
-        _check_network(plans["configurations"][str(content["configuration"])])
+        check_network(plans["configurations"][str(content["configuration"])])
         return cls(plans, dataset, str(content["configuration"]), tuple(content["mirror_axes"]))
 
     def build_network(self) -> nn.Module:
@@ -73,22 +68,6 @@ class NnunetScheme:
                 enable_deep_supervision=False,
             )
         return network
-
-
-def _check_network(configuration: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a configuration names a network, and its parts, where nnU-Net's own come from.
-
-    nnU-Net imports and calls whatever its plans name.
-    """
-    network = configuration["architecture"]
-    kwargs, parts = network["arch_kwargs"], network["_kw_requires_import"]
-    named = [network["network_class_name"], *(kwargs[part] for part in parts if kwargs[part] is not None)]
-    if "inherits_from" in configuration or not all(
-        isinstance(name, str) and name.startswith(_PLACES) and "__" not in name for name in named
-    ):
-        raise ValueError("its plans name a network that is not nnU-Net's")
-    if math.prod(configuration["patch_size"]) > _MOST_PATCH or int(kwargs["n_stages"]) > _MOST_STAGES:
-        raise ValueError("its plans ask for more than nnU-Net plans")
 
 
 def predict_scan(scheme: NnunetScheme, members: Sequence[nn.Module], volume: Volume) -> tuple[Frame, Tensor]:

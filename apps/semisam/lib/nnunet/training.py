@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from lib.core.errors import UserError
+from lib.upstream.nnunet_environment import nnunet_environment
+from lib.upstream.nnunet_training import run_watched
 
 from .dataset import DATASET, DATASET_ID
-from .install import nnunet_environment, seeded
+from .install import seeded
 from .scheme import NnunetScheme
 
 TRAINERS = {
@@ -122,11 +124,8 @@ def train_fold(
         trainer.num_iterations_per_epoch = plan.steps
         trainer.num_val_iterations_per_epoch = max(1, plan.steps // 5)
         trainer.disable_checkpointing = True  # the fold's weights are kept by whoever asked for them
-        step = trainer.train_step
 
-        def watched(batch: dict[str, object]) -> dict[str, object]:
-            result: dict[str, object] = step(batch)
-            loss = float(str(result["loss"]))
+        def checked(loss: float) -> None:
             if not math.isfinite(loss):
                 raise UserError(
                     f"nnU-Net stopped in fold {fold}: the loss is no longer a number. Look for scans with extreme "
@@ -134,15 +133,8 @@ def train_fold(
                     status=500,
                 )
             listener(loss)
-            return result
 
-        trainer.train_step = watched
-        try:
-            trainer.run_training()
-        finally:
-            for loader in (trainer.dataloader_train, trainer.dataloader_val):
-                if hasattr(loader, "_finish"):  # processes that feed a GPU
-                    loader._finish()
+        run_watched(trainer, checked)
         trainer.set_deep_supervision_enabled(False)
         scheme = NnunetScheme(
             plans=trainer.plans_manager.plans,

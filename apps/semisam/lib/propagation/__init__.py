@@ -3,7 +3,7 @@
 from .base import Propagator, SoftLabels, Template
 from .coarse_roi import locate
 from .features import encoding_grid, features_on
-from .fusion import MOST_TEMPLATES, most_similar, propagate_from, rank_templates, signature
+from .fusion import MOST_TEMPLATES, most_similar, propagate_from, signature
 from .registry import available_propagators, create_propagator
 from .warnings import nothing_found, warnings_about
 
@@ -20,7 +20,6 @@ __all__ = [
     "most_similar",
     "nothing_found",
     "propagate_from",
-    "rank_templates",
     "signature",
     "warnings_about",
 ]

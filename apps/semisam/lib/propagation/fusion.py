@@ -36,25 +36,18 @@ def signature(scan: Volume) -> Tensor:
 
 
 def most_similar(scan: Volume, names: Sequence[str], signature_of: Callable[[str], Tensor], most: int) -> Sequence[str]:
-    """Names of the outlined scans that are most similar to ``scan``, see ``rank_templates``; scans are not read.
+    """Names of the outlined scans that are most similar to ``scan``, the most similar first; equal ones by name.
 
     Args:
         scan: the scan.
-        names: of the outlined scans, as they are when there are no more than ``most``.
+        names: of the outlined scans; these scans are not read here.
         signature_of: gives an outlined scan's ``signature`` by its name.
-        most: how many to choose.
+        most: how many to choose at most.
     """
-    if len(names) <= most:
-        return names
+    if len(names) < 2:
+        return names[:most]
     own = signature(scan)
     return sorted(names, key=lambda name: (-float(signature_of(name) @ own), name))[:most]
-
-
-def rank_templates(templates: Sequence[Template], scan: Volume) -> list[tuple[float, Template]]:
-    """Templates by falling similarity (-1..1) to ``scan``; equal ones by name, so that the order is stable."""
-    own = signature(scan)
-    scored = [(float(signature(t.scan) @ own), t) for t in templates]
-    return sorted(scored, key=lambda pair: (-pair[0], pair[1].name))
 
 
 def propagate_from(
@@ -64,12 +57,18 @@ def propagate_from(
     *,
     generalist: Generalist,
     propagator: Propagator,
-    most: int = MOST_TEMPLATES,
 ) -> SoftLabels:
-    """Label ``scan`` after the ``most`` most similar templates.
+    """Label ``scan`` after outlined scans.
 
     The labels of several templates are averaged voxel by voxel, weighted by their confidence and by how well each
     template matches after propagation.
+
+    Args:
+        templates: the outlined scans; all are used. Whoever asks chooses them, see ``most_similar``.
+        scan: the scan to label.
+        channels: background and structures.
+        generalist: encodes both scans.
+        propagator: carries one template's label over.
 
     Raises:
         UserError: (409) when there is no template, (422) for a 2D image with templates in 3D, and the other way round.
@@ -87,10 +86,7 @@ def propagate_from(
             "Keep 2D images and 3D scans in studies of their own.",
             status=422,
         )
-    templates = fitting
-    chosen = [t for _, t in rank_templates(templates, scan)[:most]] if len(templates) > 1 else templates
-    results = [propagator.propagate(t, scan, channels, generalist) for t in chosen]
-    return fuse(results)
+    return fuse([propagator.propagate(t, scan, channels, generalist) for t in fitting])
 
 
 def fuse(results: Sequence[SoftLabels]) -> SoftLabels:

@@ -7,7 +7,6 @@ code of the file is run; what it may still do is declare more than fits in memor
 
 from __future__ import annotations
 
-import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib.upstream.torch_pickle import check_pickle
+
 MOST_BYTES = 8 * 2**30
 """Size of a checkpoint at most: twenty of the largest networks there are here (SAM ViT-B, 0.4 GB)."""
 _MOST_PICKLE = 16 * 2**20
 _MOST_FILES = 100_000
-_ALLOWED = frozenset({("torch._utils", "_rebuild_tensor_v2"), ("collections", "OrderedDict")})
 
 
 def read_content(path: Path, most: int = MOST_BYTES, *, numbers: bool = True) -> dict[str, Any]:
@@ -79,17 +79,6 @@ def _look(path: Path, most: int, numbers: bool) -> None:
         pickles = [file for file in files if file.filename.endswith(".pkl")]
         if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLE:
             raise ValueError("no file of PyTorch")
-        _check_pickle(archive.read(pickles[0]))
+        check_pickle(archive.read(pickles[0]))
         if numbers and archive.testzip() is not None:  # PyTorch writes sums of all numbers, but does not look at them
             raise ValueError("its numbers are not those that were written")
-
-
-def _check_pickle(content: bytes) -> None:
-    """Raise ValueError when a pickle names anything but tensors, their storages and ordered tables."""
-    for operation, argument, _ in pickletools.genops(content):
-        if operation.name == "GLOBAL":
-            module, _, name = str(argument).partition(" ")
-            if (module, name) not in _ALLOWED and not (module == "torch" and name.endswith("Storage")):
-                raise ValueError(f"{module}.{name} has no place in it")
-        elif operation.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
-            raise ValueError("it wants to make objects")

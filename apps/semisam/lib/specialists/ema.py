@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -42,4 +43,4 @@ def update_teacher(teacher: nn.Module, student: nn.Module, rate: float) -> None:
             kept.copy_(new)
     if averaged:
         own_values, other_values = zip(*averaged, strict=True)
-        torch._foreach_lerp_(own_values, other_values, 1.0 - rate)
+        get_ema_multi_avg_fn(rate)(own_values, other_values, None)

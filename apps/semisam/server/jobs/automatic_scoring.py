@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import psutil  # type: ignore[import-untyped]
-
 from server.upstream import background_jobs
+
+from .process import Jobs
 
 logger = logging.getLogger("semisam.scoring")
 
@@ -33,13 +33,13 @@ class AutomaticScoring:
             logger.info("Scoring does not start now: %s", refused)
         return dict(task or {})
 
-    def give_way(self) -> None:
-        """Stop the job if it is running. What it has worked out is stored; it goes on at the next chance."""
-        for task in background_jobs.tasks(_KIND):
-            if task["id"] == self._task and task["status"] == "RUNNING":
-                logger.info("The scoring that had started by itself makes way")
-                try:
-                    background_jobs.stop(_KIND)
-                except psutil.NoSuchProcess:
-                    logger.debug("It has just ended")
+    def give_way(self, jobs: Jobs | None) -> None:
+        """End the job, also when it has not begun yet. What it has worked out is stored; it goes on at the next chance.
+
+        Args:
+            jobs: those of this process, None when it is not the server.
+        """
+        if self._task is not None and jobs is not None:
+            logger.info("The scoring that had started by itself makes way, if it has not ended")
+            jobs.withdraw(_KIND, self._task)
         self._task = None

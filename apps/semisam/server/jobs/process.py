@@ -42,7 +42,8 @@ _LINES = 20
 _READ_SECONDS = 3.0
 _GRACE_SECONDS = 3.0
 _TIME = "%Y-%m-%d %H:%M:%S"
-_RUNNING, _STOPPED = "RUNNING", "STOPPED"
+_WAITING, _RUNNING, _STOPPED = "SUBMITTED", "RUNNING", "STOPPED"
+"""States of a job, as MONAI Label calls them."""
 
 
 class Jobs:
@@ -57,6 +58,8 @@ class Jobs:
         self._records = JobRecords(place)
         self._runs = runs
         self._ending = False
+        self._changing = threading.Lock()
+        """Held while a job is started or stopped: nobody stops a job that is half started."""
 
     def install(self) -> None:
         """Run and stop jobs in MONAI Label's place, and end with this process."""
@@ -84,15 +87,16 @@ class Jobs:
     def run(self, task: Task, method: str, callback: Callable[[Any], None] | None = None) -> None:
         """Run a job to its end; called in a thread of its own."""
         task["details"] = deque(maxlen=_LINES)
-        if self._ending:
-            task.update(status=_STOPPED, end_ts=_now())
-            return
         before = kills_for_memory()
-        process, words = background_jobs.open_process(method, task["request"])
-        logger.info("COMMAND:: %s", words)
-        background_jobs.note_process(method, task, process)
-        self._note(method, process.pid)
-        task["status"] = _RUNNING
+        with self._changing:
+            if self._ending or task["status"] == _STOPPED:
+                task.update(status=_STOPPED, end_ts=_now())
+                return
+            process, words = background_jobs.open_process(method, task["request"])
+            logger.info("COMMAND:: %s", words)
+            background_jobs.note_process(method, task, process)
+            self._note(method, process.pid)
+            task["status"] = _RUNNING
         reader = threading.Thread(target=_read_output, args=(process, task, method), daemon=True)
         reader.start()
         process.wait()
@@ -127,17 +131,36 @@ class Jobs:
         logger.log(logging.INFO if stopped else logging.ERROR, "%s", text)
         task["details"].append(text)
 
-    def stop(self, method: str) -> Task | None:
-        """Stop the running job of a kind; returns it, None when none runs."""
-        running = background_jobs.processes(method)
-        for task in background_jobs.tasks(method):
-            process = running.get(task["id"])
-            if process is not None:
-                task.update(status=_STOPPED, end_ts=_now())  # first, so that its end is not taken for an accident
-                end_tree([process.pid])
-                logger.info("The %s was stopped", NAMES.get(method, method))
-                return dict(task)
-        return None
+    def stop(self, method: str, job: str | None = None) -> Task | None:
+        """Stop the running job of a kind; another one can start at once.
+
+        Args:
+            method: the kind.
+            job: its id, if no other one is to be stopped.
+
+        Returns:
+            The job, None when none runs.
+        """
+        with self._changing:
+            running = background_jobs.processes(method)
+            tasks = [task for task in background_jobs.tasks(method) if task["id"] in running]
+            task = next((task for task in tasks if job in (None, task["id"])), None)
+            if task is None:
+                return None
+            task.update(status=_STOPPED, end_ts=_now())  # first, so that its end is not taken for an accident
+        end_tree([running[task["id"]].pid])
+        # Its thread does so, too, but only once it has seen the end: until then MONAI Label would refuse the next job.
+        background_jobs.note_process(method, task, None)
+        logger.info("The %s was stopped", NAMES.get(method, method))
+        return dict(task)
+
+    def withdraw(self, method: str, job: str) -> None:
+        """Stop a job that runs; one that waits or is about to start does not start."""
+        with self._changing:
+            for task in background_jobs.tasks(method):
+                if task["id"] == job and task["status"] == _WAITING:
+                    task.update(status=_STOPPED, end_ts=_now())
+        self.stop(method, job)
 
     # --- all jobs -------------------------------------------------------------------------------------------------
 

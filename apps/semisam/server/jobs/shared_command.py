@@ -22,10 +22,9 @@ from lib.parallel.ranks import Ranks, end_with_the_others, start, was_launched
 from lib.recipes import CHOICES, PRESETS, RECIPES
 from lib.recipes.engine.options import choose_device
 from lib.selection.measures import MEASURES
+from server.jobs.system_processes import lower_priority
 
 APP = Path(__file__).resolve().parents[2]
-_NICE = 5
-"""As ``server.jobs.startup`` has it: all processes wait for the slowest."""
 
 
 class Job(Protocol):
@@ -160,8 +159,7 @@ def _lead(command: str, chosen: argparse.Namespace, request: dict[str, Any]) -> 
 def _help(ranks: Ranks) -> None:
     """Do a share of the work, as the first process says."""
     logging.basicConfig(level=logging.WARNING, format=f"[process {ranks.rank}] %(levelname)s - %(message)s")
-    if hasattr(os, "nice"):
-        os.nice(max(0, _NICE - os.nice(0)))
+    lower_priority()  # as the first process does in server.jobs.startup: all wait for the slowest
     end_with_the_others()
     nothing: Job | None = None
     job = ranks.gather(nothing)[0]

@@ -1,4 +1,4 @@
-"""Manners of the subprocesses in which MONAI Label runs training, batch infer and scoring."""
+"""The process of a job (training, batch infer, scoring): its priority, its record, and what it says at its end."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ from lib.core.errors import UserError
 from server.errors import text_of
 
 from .records import SAY_SECONDS, JobRecords
-from .system_processes import followed
+from .system_processes import followed, lower_priority
 
 logger = logging.getLogger("semisam.jobs")
-
-_NICE = 5
-"""The server goes first, but a busy machine must not bring the job to a halt."""
 
 
 @contextmanager
@@ -38,8 +35,7 @@ def job(what: str, kind: str, place: Path, *, advice: str) -> Iterator[None]:
         place: the study's folder for what does not depend on its labels: there the job is noted while it runs.
         advice: what to do after an error of which we know no more.
     """
-    if hasattr(os, "nice"):
-        os.nice(max(0, _NICE - os.nice(0)))
+    lower_priority()
     keep_freed_memory()
     try:
         with _noted(kind, place):

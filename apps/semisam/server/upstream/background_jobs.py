@@ -51,11 +51,6 @@ def start(kind: str, request: Mapping[str, Any]) -> tuple[Task | None, str | Non
     return task, refused
 
 
-def stop(kind: str) -> None:
-    """Stop the running job of a kind, as a client does."""
-    AsyncTask.stop(kind)
-
-
 def tasks(kind: str) -> list[Task]:
     """The jobs of a kind that this server knows of, the oldest first."""
     return list(utils.tasks(kind))

@@ -8,13 +8,14 @@ for images of 512 pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lib.generalists.states import random_like
+from lib.upstream.sam2_config import description
+from lib.upstream.sam2_tables import move_tables
 
 STRIDE = 16
 """Pixels of the image to one feature."""
@@ -49,18 +50,12 @@ def make(name: str, size: int | None = None) -> Any:
     Args:
         name: key of ``LAYOUTS``.
         size: side of the image, a multiple of 64, if not the published one. The weights' shapes do not depend on it.
-
-    The configuration file is read as it is. The package's own builder looks it up through Hydra's global search path,
-    which fails when another part of the program has set that path before; importing the package sets it, if nobody has.
     """
-    # Here, not at the top: only who asks for one of these models needs the package and what its import does.
-    import sam2  # type: ignore[import-untyped]
+    # Here, not at the top: only who asks for one of these models needs it.
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
     layout = LAYOUTS[name]
-    settings: Any = OmegaConf.load(Path(sam2.__path__[0]) / "configs" / "sam2.1" / f"{layout.config}.yaml")
-    model = settings.model
+    model = description(layout.config).model
     pixels = size or layout.size
     model.image_size = pixels
     for attention in ("self_attention", "cross_attention"):
@@ -76,11 +71,9 @@ def make(name: str, size: int | None = None) -> Any:
 
 
 def place(network: nn.Module, device: torch.device) -> None:
-    """Move a network to ``device``, with its tables that are no buffers: the package puts them on a GPU if it can."""
+    """Move a network to ``device``."""
     network.to(device)
-    for module in network.modules():
-        if isinstance(getattr(module, "freqs_cis", None), Tensor):
-            module.freqs_cis = module.freqs_cis.to(device)
+    move_tables(network, device)
 
 
 def random_state(name: str, seed: int) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lib.upstream.sam2_memory import encode_memory
+
 ABSENT = -1024.0
 """Logit of a structure that is not there, as in the published predictor."""
 _LIMIT = 32.0
@@ -125,13 +127,7 @@ class Tracker:
         # The memory is made from the mask as it is shown, at the network's mask resolution.
         shown = functional.interpolate(out["pred_masks"], size=(size, size), mode="bilinear", align_corners=False)
         features, sizes, _ = self._features(piece, objects)
-        memory, place = self._network._encode_new_memory(
-            current_vision_feats=features,
-            feat_sizes=sizes,
-            pred_masks_high_res=shown,
-            object_score_logits=out["object_score_logits"],
-            is_mask_from_pts=True,
-        )
+        memory, place = encode_memory(self._network, features, sizes, shown, out["object_score_logits"])
         out["maskmem_features"] = memory.to(torch.bfloat16)
         out["maskmem_pos_enc"] = place
         return out

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from lib.core.errors import UserError
+from lib.upstream.pip_index import index_of_pip
 
 _SECTIONS = ("global", "install", "download", ":env:")
 """Parts of pip's settings, each overruling those before it."""
@@ -29,15 +30,14 @@ def public_index() -> str:
     Raises:
         UserError: (409) without pip.
     """
-    try:
-        from pip._internal.models.index import PyPI
-    except ImportError as error:
+    index = index_of_pip()
+    if index is None:
         raise UserError(
             "This Python has no pip, so it is not known which package index to ask. Name one in the variable "
             "PIP_INDEX_URL, or install pip.",
             status=409,
-        ) from error
-    return str(PyPI.simple_url)
+        )
+    return index
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,6 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> Ps
         run.schema.channels,
         generalist=run.generalist,
         propagator=run.propagator,
-        most=MOST_TEMPLATES,
     )
     inside = soft.traces()
     if study.spec.part is not None and not bool(inside.any()):

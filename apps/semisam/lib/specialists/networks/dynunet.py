@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from lib.upstream.dynunet import drop_nested_copy, features_of
+
 from .base import SpecialistNetwork
 
 _LEAST_EDGE = 4
@@ -59,8 +61,7 @@ class DynUNetSpecialist(SpecialistNetwork):
             filters=list(widths),
             norm_name=("INSTANCE", {"affine": True}),
         )
-        # It only names the other parts again, nested: each weight would stand in the state twice.
-        del self.net.skip_layers
+        drop_nested_copy(self.net)
         self.drop = nn.Dropout3d(dropout)
         self._step = [math.prod(s[axis] for s in strides) for axis in range(3)]
 
@@ -71,15 +72,7 @@ class DynUNetSpecialist(SpecialistNetwork):
         values = image
         if any(missing):
             values = functional.pad(image, [0, missing[2], 0, missing[1], 0, missing[0]], mode="replicate")
-        skips: list[Tensor] = []
-        for level in (self.net.input_block, *self.net.downsamples):
-            values = level(values)
-            skips.append(values)
-        values = self.net.bottleneck(values)
-        for level in self.net.upsamples:
-            values = level(values, skips.pop())
-        result: Tensor = values[:, :, : size[0], : size[1], : size[2]]
-        return result
+        return features_of(self.net, values)[:, :, : size[0], : size[1], : size[2]]
 
     @override
     def classify(self, features: Tensor) -> Tensor:

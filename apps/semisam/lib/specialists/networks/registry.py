@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 from lib.core.errors import UserError
 from lib.specialists.spec import SpecialistSpec
+from lib.upstream.torch_convolution import use_cpu_convolutions
 
 from .base import SpecialistNetwork
-from .cpu_convolution import use_cpu_convolutions
 from .dynunet import DynUNetSpecialist
 from .sam.build import SAM_KINDS, build_sam
 from .unet2d import UNet2d

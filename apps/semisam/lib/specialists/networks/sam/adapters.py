@@ -6,9 +6,10 @@ one adapter behind the attention of each block, one beside its perceptron.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from lib.upstream.sam_blocks import replace_in_blocks
 
 REDUCTION = 4
 """An adapter is so many times narrower than what it adapts."""
@@ -73,15 +74,5 @@ def add_adapters(encoder: nn.Module) -> None:
     and of Tiny-ViT. Every module of the encoder goes on predicting (``eval``) as before.
     """
     encoder.requires_grad_(False)
-    found = 0
-    for block in list(encoder.modules()):
-        attention, perceptron = getattr(block, "attn", None), getattr(block, "mlp", None)
-        if isinstance(attention, nn.Module) and isinstance(perceptron, nn.Module):
-            projection = attention.proj
-            assert isinstance(projection, nn.Linear)
-            with torch.device(projection.weight.device):
-                block.attn = AdaptedAttention(attention, projection.out_features)
-                block.mlp = AdaptedPerceptron(perceptron, projection.out_features)
-            found += 1
-    if not found:
+    if not replace_in_blocks(encoder, AdaptedAttention, AdaptedPerceptron):
         raise ValueError("there are no transformer blocks to adapt")

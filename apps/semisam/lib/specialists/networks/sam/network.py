@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lib.generalists.sam2d.networks import SamNetwork
 from lib.generalists.slices import Canvas
 from lib.specialists.networks.upsample import upsample
+from lib.upstream.sam_masks import corner_embeddings, first_masks
 
 from .adapters import add_adapters
 from .box_prompts import BoxPrompts
@@ -95,26 +96,16 @@ class TunedSam(nn.Module):
             places = points.pixels(canvas.height, canvas.width).float()
             clicks = (places.flatten(0, 1), points.kinds.flatten(0, 1))
             sparse, dense = encoder(points=clicks, boxes=None, masks=None)
-            corners = torch.cat([encoder.point_embeddings[2].weight, encoder.point_embeddings[3].weight])
+            corners = corner_embeddings(encoder)
         boxes = torch.stack(self.boxes(features), dim=1).flatten(0, 1) + corners
         return torch.cat([sparse, boxes], dim=1), dense
 
     def _decode(self, features: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
-        """Mask logits ``[N * C, 4g, 4g]``.
-
-        The package's own forward takes one image at a time, and computes three more masks and a score that nobody
-        needs here.
-        """
-        decoder = self.network.mask_decoder
-        count = len(sparse)
-        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(count, -1, -1)
+        """Mask logits ``[N * C, 4g, 4g]``."""
         source = features.repeat_interleave(self.classes, dim=0) + dense
         with torch.autocast(features.device.type, enabled=False):  # as in ``_prompts``
             place = self.network.prompt_encoder.get_dense_pe()
-        answers, seen = decoder.transformer(source, place, torch.cat([tokens, sparse], dim=1))
-        fine = decoder.output_upscaling(seen.transpose(1, 2).reshape(source.shape))
-        weights = decoder.output_hypernetworks_mlps[0](answers[:, 1])
-        return torch.einsum("nc,nchw->nhw", weights, fine)
+        return first_masks(self.network.mask_decoder, source, place, sparse)
 
 
 def _table(mean: Colours | None, deviation: Colours | None) -> Tensor | None:

@@ -15,7 +15,7 @@ SCRIPT = """
 import ctypes, os, sys, threading, time
 sys.path.insert(0, sys.argv[1])
 import torch
-from lib.core.openmp import _loaded, wait_asleep
+from lib.upstream.gnu_openmp import _loaded, wait_asleep
 library = next(line.split()[-1] for line in open("/proc/self/maps") if "/libgomp" in line)
 function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: time.sleep(0.05 if threading.get_ident() == me else 0))
 me = threading.get_ident()

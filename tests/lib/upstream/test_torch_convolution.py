@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from lib.specialists import SpecialistSpec, build_network
-from lib.specialists.networks.cpu_convolution import CpuConvolution, use_cpu_convolutions
+from lib.upstream.torch_convolution import CpuConvolution, use_cpu_convolutions
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+@pytest.mark.parametrize(("batch", "chosen"), [(1, "Slow3d"), (2, "Mkldnn")])
+def test_pytorch_does_not_choose_onednn_for_a_single_small_item(batch: int, chosen: str) -> None:
+    image, weight = torch.zeros(batch, 16, 24, 24, 24), torch.zeros(16, 16, 3, 3, 3)
+    found = torch._C._select_conv_backend(image, weight, None, [1] * 3, [1] * 3, [1] * 3, False, [0] * 3, 1, None)
+    assert str(found).rpartition(".")[2] == chosen
 
 
 @pytest.mark.parametrize("groups", [1, 2])

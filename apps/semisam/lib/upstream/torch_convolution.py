@@ -1,11 +1,13 @@
 """3D convolutions that stay fast on a CPU for small inputs.
 
-For a single small item (batch 1, under about half a million values) PyTorch's own rule picks a plain convolution over
-oneDNN's: a fifth to a twentieth of the speed, just what predictions and teachers ask for. Where no gradient is needed,
-oneDNN is called by name. Where one is, that would not reach the way back: the item is cut across its depth, and both
-halves go as a batch of two. On CPUs without bfloat16 a prediction with the default preset takes half as long again
-without this, which is why modules change their class here (docs/reference/benchmarks.md); where bfloat16 is multiplied,
-it is not called.
+- Package: PyTorch 2.12.1, ``torch.nn.Conv3d``.
+- Wrong: for a single small item (batch 1, under about half a million values) its own rule picks a plain convolution
+  over oneDNN's: a fifth to a twentieth of the speed, just what predictions and teachers ask for.
+- Done: where no gradient is needed, oneDNN is called by name. Where one is, that would not reach the way back: the item
+  is cut across its depth, and both halves go as a batch of two. Modules change their class for it, so that networks and
+  their states stay as they are. On CPUs without bfloat16 a prediction with the default preset takes half as long again
+  without this (docs/reference/benchmarks.md); where bfloat16 is multiplied, it is not called.
+- Source: https://github.com/pytorch/pytorch/blob/v2.12.1/aten/src/ATen/native/Convolution.cpp (``use_mkldnn``)
 """
 
 from __future__ import annotations

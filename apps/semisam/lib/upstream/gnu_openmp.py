@@ -1,11 +1,12 @@
 """OpenMP threads that wait asleep, although OpenMP was loaded to let them spin.
 
-GNU's OpenMP (libgomp), which PyTorch brings, reads ``OMP_WAIT_POLICY`` once, when it is loaded. Without it, a thread
-that waits for the others of its team spins for some milliseconds, thousands of times in an answer: harmless on an idle
-machine, and ruinous beside a training that wants the same cores. It has no function to change this later. But it spins
-a hundred rounds instead of 300,000 as soon as a process has more of its threads than there are cores
-(``gomp_throttled_spin_count_var`` in libgomp's ``config/linux/wait.h``). So one thread of ours keeps a team of that
-many, which sleeps for ever.
+- Package: GNU's OpenMP (libgomp) of GCC 9 to 15, which PyTorch and others bring.
+- Wrong: it reads ``OMP_WAIT_POLICY`` once, when it is loaded, and has no function to change it later. Without it, a
+  thread that waits for the others of its team spins for some milliseconds, thousands of times in an answer: harmless on
+  an idle machine, and ruinous beside a training that wants the same cores.
+- Done: it spins a hundred rounds instead of 300,000 as soon as a process has more of its threads than there are cores
+  (``gomp_throttled_spin_count_var``). So one thread of ours keeps a team of that many, which sleeps for ever.
+- Source: https://github.com/gcc-mirror/gcc/blob/master/libgomp/config/linux/wait.h
 """
 
 from __future__ import annotations
