@@ -26,9 +26,11 @@ from PIL import Image
 from torch import Tensor
 
 import common
+import published_weights
 from lib.core.frames import Frame
 from lib.core.metrics import overlap
 from lib.formats.volumes import read_volume
+from lib.generalists.sam2d.adapter import MODELS
 from lib.recipes.sc_sam.cotraining import CoTraining, CoTrainingPlan, segmentation_loss
 from lib.recipes.sc_sam.slices import SliceSource
 from lib.specialists.networks import SpecialistNetwork
@@ -155,6 +157,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=300, help="of each training (default: %(default)s)")
     parser.add_argument("--size", type=int, default=64, help="side of the frames in pixels (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=4, help="labelled frames a step, and as many others")
+    parser.add_argument("--weights", default=NO_WEIGHTS, choices=[NO_WEIGHTS, *MODELS], help="what SAM starts from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -167,13 +170,15 @@ def main() -> int:
     common.end_on_sigterm()
     study = Study(folder, options.size)
     settings = f"steps {options.steps}, size {options.size}, batch {options.batch}, seed {options.seed}"
+    if options.weights != NO_WEIGHTS:
+        settings += f", {options.weights}"
     facts = {
         "labelled": len(study.labelled),
         "unlabelled": len(study.unlabelled),
         "held out": len(study.test),
         "settings": settings,
     }
-    common.heading("SC-SAM on polyps, SAM with random weights", facts)
+    common.heading(f"SC-SAM on polyps, weights of SAM: {options.weights}", facts)
     store = common.Store(common.RESULTS / "sc_sam.json", fresh=options.fresh)
     results = store.data.setdefault(settings, {})
     for name in chosen:
@@ -200,6 +205,7 @@ def main() -> int:
     return targets.exit_code(options.check)
 
 
+NO_WEIGHTS = "none"
 UNET = "U-Net alone"
 BOTH = "ramp both ways (the recipe's without weights), U-Net"
 Training = Callable[[Study, argparse.Namespace], "dict[str, dict[str, float]]"]
@@ -207,13 +213,16 @@ Training = Callable[[Study, argparse.Namespace], "dict[str, dict[str, float]]"]
 
 def plan_of(options: argparse.Namespace) -> CoTrainingPlan:
     """The same for all trainings."""
-    return CoTrainingPlan(options.steps, options.batch, sam_rate=1e-3)
+    return CoTrainingPlan(options.steps, options.batch, sam_rate=1e-3 if options.weights == NO_WEIGHTS else 5e-4)
 
 
 def build(study: Study, options: argparse.Namespace) -> SamSpecialist:
-    """Both networks with the seed's random weights."""
+    """Both networks with the seed's random weights; SAM with its published ones where there are some."""
     torch.manual_seed(options.seed)
-    return build_sam(study.spec)
+    if options.weights == NO_WEIGHTS:
+        return build_sam(study.spec)
+    spec = replace(study.spec, network=options.weights)
+    return build_sam(spec, published_weights.state_of(options.weights))
 
 
 def co_trained(

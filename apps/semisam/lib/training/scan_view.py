@@ -14,7 +14,13 @@ class ScanView:
     Args:
         image: intensities as they are stored, ``[1, D, H, W]`` float32.
         spacing: voxel size in mm.
+        colour: red, green and blue in 0..255, ``[3, D, H, W]`` float32, of a 2D image in colour; else None.
     """
 
     image: Tensor
     spacing: tuple[float, float, float]
+    colour: Tensor | None = None
+
+    def seen_by(self, model: object) -> Tensor:
+        """What a promptable model is to be shown, in colour where it can see colours (``colours``)."""
+        return self.colour if self.colour is not None and getattr(model, "colours", False) else self.image

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
-from lib.generalists import create_generalist
+from lib.generalists import Generalist, create_generalist
+from lib.generalists.base import PromptKind, Prompts
+from lib.generalists.mind import Mind
 from lib.propagation import create_propagator
 from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings, RunRequest, RunResult, SilentObserver, run_recipe
 from lib.recipes.engine.grid import network_2d
@@ -46,11 +49,30 @@ def volume(folder: Path, *, outlined: bool) -> Case:
     return Case("deep", image, save_nifti(folder / "deep_l.nii.gz", label, affine) if outlined else None)
 
 
-def run(cases: Sequence[Case], folder: Path, **options: str) -> RunResult:
+class Painter(Mind):
+    """A model that sees colours and gives back the mask; it keeps what it was shown."""
+
+    prompts: frozenset[PromptKind] = frozenset({"points", "mask"})
+
+    def __init__(self, *, colours: bool) -> None:
+        super().__init__()
+        self.colours = colours
+        self.shown: list[Tensor] = []
+
+    def open(self, image: Tensor, spacing: object) -> Painter:
+        self.shown.append(image)
+        return self
+
+    def segment(self, prompts: Prompts) -> Tensor:
+        assert prompts.mask is not None
+        return prompts.mask
+
+
+def run(cases: Sequence[Case], folder: Path, generalist: Generalist | None = None, **options: str) -> RunResult:
     chosen = RecipeOptions(**options)  # type: ignore[arg-type]
     return run_recipe(
         RunRequest(cases, SCHEMA, chosen, RecipeSettings(), folder),
-        generalist=create_generalist("mind"),
+        generalist=generalist or create_generalist("mind"),
         propagator=create_propagator("prototype"),
         observer=SilentObserver(),
     )
@@ -72,6 +94,20 @@ def test_training_on_colours_makes_a_specialist_for_2d_images(tmp_path: Path) ->
     prediction = predict(specialist, scan)
     assert prediction.labels().shape == prediction.uncertainty_map().shape == (72, 56, 1)
     assert np.isfinite(prediction.uncertainty_map()).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_model_that_sees_colours_is_asked_in_colour(tmp_path: Path, colours: bool) -> None:
+    painter = Painter(colours=colours)
+    run(pictures(tmp_path, 2), tmp_path / "run", painter, recipe="semisam_plus", prompts="mask")
+    picture = read_volume(tmp_path / "p2.png")
+    assert picture.colour is not None
+    expected = picture.colour if colours else picture.clipped[None]
+    assert {tuple(image.shape[:1]) for image in painter.shown} == {(3,) if colours else (1,)}
+    for shown in painter.shown:
+        # As bright as in the file (0..255), and red, green and blue in their order.
+        np.testing.assert_allclose(shown.mean(dim=(1, 2, 3)), expected.mean(axis=(1, 2, 3)), rtol=0.02)
 
 
 def test_2d_images_alone_are_of_no_use_to_an_outlined_3d_scan(tmp_path: Path) -> None:

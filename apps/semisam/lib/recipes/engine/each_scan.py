@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from torch import Tensor
+import torch
 
 from lib.core.devices import out_of_memory
 from lib.core.errors import UserError
 from lib.core.files import space_error
+from lib.training.scan_view import ScanView
 
 from .context import Context
 
@@ -110,14 +111,17 @@ def _reason(run: Context, name: str, error: Exception) -> str:
     return _UNEXPECTED
 
 
-def stored_image(run: Context, name: str) -> Tensor:
-    """A scan on its prepared grid with its intensities as they are stored, ``[1, D, H, W]``.
+def stored_view(run: Context, name: str) -> ScanView:
+    """A scan on its prepared grid with its intensities as they are stored, as foundation models know them.
 
     When its file has gone meanwhile, or cannot be read any more, its prepared intensities take their place.
     """
     prepared = run.study.prepared(name)
+    frame = prepared.frame
     try:
-        return prepared.frame.image(run.study.read(name).clipped)
+        scan = run.study.read(name)
     except UserError as error:
         log.warning("%s cannot be read again, its prepared copy is used: %s", name, error)
-        return prepared.grey
+        return ScanView(prepared.grey, frame.spacing)
+    colour = None if scan.colour is None else torch.cat([frame.image(part) for part in scan.colour])
+    return ScanView(frame.image(scan.clipped), frame.spacing, colour)

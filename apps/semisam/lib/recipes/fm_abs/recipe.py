@@ -27,7 +27,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from lib.recipes.engine.context import Context
-from lib.recipes.engine.each_scan import stored_image
+from lib.recipes.engine.each_scan import stored_view
 from lib.recipes.engine.kept_training import KEPT_TRAININGS, TrainingNumber
 from lib.recipes.engine.labelling import label_study
 from lib.recipes.engine.recipe import Recipe
@@ -37,7 +37,6 @@ from lib.recipes.engine.stages import TrainingParts, plan_of, train_round
 from lib.specialists.regularisers import build_regulariser
 from lib.specialists.regularisers.perturbed_teacher import PerturbedTeacher
 from lib.specialists.regularisers.teacher import TeacherRegulariser
-from lib.training.scan_view import ScanView
 
 from .answerers import answerer_of
 from .assistant import SliceAssistant, SliceOptions
@@ -69,14 +68,11 @@ def teacher_of(run: Context, steps: int) -> PerturbedTeacher:
 def assistant_of(run: Context, options: SliceOptions) -> SliceAssistant:
     """The run's generalist, asked in three views."""
 
-    def view(name: str) -> ScanView:
-        return ScanView(stored_image(run, name), run.study.prepared(name).frame.spacing)
-
     def known(name: str) -> Tensor | None:
         label = None if name in run.study.human() else run.study.current(name)
         return None if label is None else label.probabilities
 
-    return SliceAssistant(answerer_of(run.generalist), view, known, run.schema.channels, options)
+    return SliceAssistant(answerer_of(run.generalist), partial(stored_view, run), known, run.schema.channels, options)
 
 
 def _same(members: Sequence[nn.Module], name: str) -> Sequence[nn.Module]:

@@ -34,8 +34,9 @@ class PromptableAnswerer:
         self._model = model
 
     def open(self, scan: ScanView) -> PromptableScan:
-        """Encode a scan."""
-        return PromptableScan(self._model.open(scan.image, scan.spacing), scan.image)
+        """Encode a scan, in colour where the model can see colours."""
+        image = scan.seen_by(self._model)
+        return PromptableScan(self._model.open(image, scan.spacing), image)
 
 
 class PromptableScan:

@@ -18,12 +18,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 from lib.generalists import Generalist, unwrap
 from lib.generalists.base import Promptable
 from lib.recipes.engine.context import Context
-from lib.recipes.engine.each_scan import stored_image
+from lib.recipes.engine.each_scan import stored_view
 from lib.recipes.engine.kept_training import KEPT_TRAININGS
 from lib.recipes.engine.labelling import label_study
 from lib.recipes.engine.recipe import Recipe
@@ -31,7 +32,6 @@ from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import propagate_study
 from lib.recipes.engine.stages import plan_of, train_networks
 from lib.training.assistance import Assistant
-from lib.training.scan_view import ScanView
 
 from .answerers import Answerer
 from .assistant import CollaborationOptions, GeneralistAssistant
@@ -74,7 +74,7 @@ def assistant_of(run: Context, generalists: Sequence[Generalist]) -> GeneralistA
     """All generalists as one assistant."""
     options = CollaborationOptions(mode=cast("PromptMode", run.options.prompts))
     answerers = [answerer_of(generalist, options.mode) for generalist in generalists]
-    return GeneralistAssistant(answerers, lambda n: view_of(run, n), run.study.human(), run.schema.channels, options)
+    return GeneralistAssistant(answerers, partial(stored_view, run), run.study.human(), run.schema.channels, options)
 
 
 def answerer_of(generalist: Generalist, mode: PromptMode) -> Answerer:
@@ -83,11 +83,6 @@ def answerer_of(generalist: Generalist, mode: PromptMode) -> Answerer:
     if isinstance(model, Promptable):
         return PromptableAnswerer(model)
     return WalkAnswerer(generalist, points=WITHOUT_MASK if mode == "points" else WITH_MASK)
-
-
-def view_of(run: Context, name: str) -> ScanView:
-    """A scan on the specialist's grid with its intensities as they are stored, as foundation models know them."""
-    return ScanView(stored_image(run, name), run.study.prepared(name).frame.spacing)
 
 
 RECIPE = Recipe(run_semisam_plus, ensembles=True)
