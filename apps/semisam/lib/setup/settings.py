@@ -271,6 +271,9 @@ _READERS = {
     "dicom_pseudo_labels": lambda text: _choice("dicom_pseudo_labels", text, PSEUDO_LABELS),
 }
 
+KEYS = tuple(_READERS)
+"""Keys of ``--conf``."""
+
 _FIELDS = {"generalist": "generalists"}
 """Fields of ``Settings`` that have another name than their key."""
 
