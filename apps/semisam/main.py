@@ -53,7 +53,7 @@ import strategies
 from lib.core.errors import UserError
 from lib.core.negatives import counts_without
 from lib.formats.limits import set_limit
-from lib.generalists import RESIDENTS, check_generalist
+from lib.generalists import RESIDENTS, check_generalist, describe_generalists
 from lib.setup.settings import Settings
 from lib.upstream.gnu_openmp import wait_asleep
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
@@ -118,10 +118,11 @@ class SemiSam(OwnSessions, MONAILabelApp):
 
     def _look_for_weights(self) -> None:
         """A generalist without its file is no reason not to start: labels can be outlined, and the file brought."""
-        try:
-            check_generalist(self.settings.generalist, self.settings.weights_folder)
-        except UserError as error:
-            logger.warning("%s", error)
+        for name in self.settings.generalists:
+            try:
+                check_generalist(name, self.settings.weights_folder)
+            except UserError as error:
+                logger.warning("%s", error)
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
@@ -199,7 +200,8 @@ class SemiSam(OwnSessions, MONAILabelApp):
         datastore = self.datastore()
         left_out = datastore.left_out if isinstance(datastore, StudyDatastore) else {}
         killed = self._jobs.killed() if self._jobs is not None else {}
-        more = {"left_out": left_out, "killed_jobs": killed}
+        generalists = describe_generalists(self.settings.generalists, self.settings.weights_folder)
+        more = {"generalists": generalists, "left_out": left_out, "killed_jobs": killed}
         return {**super().info(), **{key: told for key, told in more.items() if told}}
 
     def check_job(self, method: str, request: Mapping[str, Any]) -> None:

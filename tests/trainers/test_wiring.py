@@ -1,19 +1,22 @@
-"""How a finished round goes into service."""
+"""What a training needs before it begins, and how a finished round goes into service."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lib.core.errors import UserError
 from lib.recipes import FinishedRound, PseudoLabel, RecipeOptions
 from lib.specialists import SpecialistSpec, build_network, load_specialist, save_specialist
 from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study
 from tiny_study import TINY_LABELS, save_nifti, tiny_scan
 from trainers.observer import TrainingObserver
+from trainers.semisam import SemiSamTrainer
 
 SPEC = SpecialistSpec(TINY_LABELS, (4, 8), (3.0, 3.0, 3.0), (16, 16, 16))
 
@@ -57,3 +60,21 @@ def test_a_scan_that_was_outlined_during_the_training_gets_no_pseudo_label(study
     observer.round_finished(finished(tmp_path, 1))
     assert study.published.is_file()
     assert study.datastore.get_label_by_image_id("case_2", ORIGINAL) == ""
+
+
+def test_a_training_needs_the_weights_of_those_that_it_asks(study: Study, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "mobile_sam.pt").touch()
+    study.settings = replace(study.settings, generalists=("mobile_sam", "lite_medsam"), weights=weights)
+    trainer = SemiSamTrainer(study)
+    for recipe in ("semisam_o1", "fm_abs", "sc_sam"):
+        trainer.check({"recipe": recipe, "device": "cpu"})
+    with pytest.raises(UserError, match="The weights of lite_medsam are not in") as refused:
+        trainer.check({"recipe": "semisam_plus", "device": "cpu"})
+    assert refused.value.status == 409
+    # Features are not all that is needed: of one that takes prompts, too, there has to be a file.
+    study.settings = replace(study.settings, generalists=("mind", "lite_medsam"))
+    trainer.check({"recipe": "semisam_o1", "device": "cpu"})
+    with pytest.raises(UserError, match="lite_medsam"):
+        trainer.check({"recipe": "fm_abs", "device": "cpu"})

@@ -29,7 +29,7 @@ _NOTHING = (
 
 
 class Prompt(SegmentationTask[PromptOptions]):
-    """Segments what is clicked on; by the generalist if it takes prompts, else by a graph cut, without weights.
+    """Segments what is clicked on; by the first generalist that takes prompts, else by a graph cut, without weights.
 
     The answer is a mask of one structure, value 1, whatever the structure: viewers put it into the segment that they
     asked for. It is no label of the study, so it cannot be stored as one.
@@ -89,14 +89,14 @@ class Prompt(SegmentationTask[PromptOptions]):
         self._open.clear()
 
     def _opened(self, path: Path) -> OpenScan:
-        generalist = unwrap(self.study.generalist)
+        generalist = unwrap(self.study.prompted)
         model: Promptable = generalist if isinstance(generalist, Promptable) else GraphCut()
 
         def make() -> OpenScan:
             # The graph cut starts from all clicks anew: with its previous answer it becomes slower, not better.
             return OpenScan(read_volume(path), model, use_mask=not isinstance(model, GraphCut))
 
-        weights = str(getattr(self.study.generalist, "weights_hash", ""))
+        weights = str(getattr(self.study.prompted, "weights_hash", ""))
         if weights != self._weights:
             self.release()  # other weights than before: no scan is open with these
             self._weights = weights

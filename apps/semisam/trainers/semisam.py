@@ -31,6 +31,7 @@ from lib.recipes import (
 )
 from lib.recipes.engine.job import Job
 from lib.recipes.engine.options import NNUNET, preset_names
+from lib.recipes.engine.recipe import asked_of
 from server.jobs.launch import launch, processes
 from server.jobs.records import true_stats
 from server.options import TRAIN, check_keys
@@ -91,7 +92,7 @@ class SemiSamTrainer(TrainTask):
         options = resolve(parse_options(flat))
         if options.network == NNUNET and processes(flat, options.device) > 1:
             raise UserError("multi_gpu: nnU-Net trains on one GPU. Switch multi_gpu off, or choose another network.")
-        self.study.check_generalist()
+        self.study.check_generalist(*asked_of(RECIPES[options.recipe].asks, self.study.settings.generalists))
         checks = {item.name: self.study.check(item) for item in self.study.usable()}
         usable = set(checks)
         if any(check.image.name.lower().endswith(PICTURES) for check in checks.values()):
@@ -125,10 +126,14 @@ class SemiSamTrainer(TrainTask):
             if ranks.world > 1:
                 end_with_the_others()
                 ranks.gather(job)
-            unwrap(study.generalist)  # weights that cannot be loaded are no fault of the scans
+            asked = asked_of(RECIPES[options.recipe].asks, study.settings.generalists)
+            for generalist in study.generalists:
+                if generalist is study.generalist or generalist.name in asked:
+                    unwrap(generalist)  # weights that cannot be loaded are no fault of the scans
             result = run_recipe(
                 job.request,
                 generalist=study.generalist,
+                further=study.generalists[1:],
                 propagator=study.propagator,
                 observer=observer,
                 ranks=ranks,

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lib.core.errors import UserError
 from lib.generalists import (
@@ -21,6 +23,8 @@ from lib.generalists import (
     check_generalist,
     create_generalist,
     default_folder,
+    describe_generalists,
+    takes_prompts,
     unwrap,
 )
 from lib.generalists.base import Generalist, Promptable
@@ -105,20 +109,76 @@ def test_settings_take_every_name_without_its_file(tmp_path: Path) -> None:
 # --- taking turns -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Network(nn.Module):
+    """Remembers where it was brought to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+
+    def to(self, place: str) -> Network:  # type: ignore[override]
+        self.places.append(place)
+        return self
+
+
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, name in enumerate(("tiny", "other")):
+        register(monkeypatch, name=f"{name}.pt")
+        official(tmp_path / f"{name}.pt", seed)
+        monkeypatch.setitem(ENTRIES, name, replace(ENTRIES["tiny"], name=name))
     register(monkeypatch)
-    official(tmp_path / "tiny.pt")
+
+
+@pytest.mark.slow
+def test_main_memory_has_room_for_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two(tmp_path, monkeypatch)
     residents = Residents()
-    first = residents.get("tiny", weights=tmp_path)
+    first, second = (residents.get(name, weights=tmp_path) for name in ("tiny", "other"))
     assert residents.get("tiny", weights=tmp_path) is first
+    assert residents.get("other", weights=tmp_path) is second
     gone = weakref.ref(first)
     del first
-    residents.get("mind")
+    residents.release("cpu")
     gc.collect()
     assert gone() is None
-    residents.release()
     assert isinstance(residents.get("tiny", weights=tmp_path), TinyGeneralist)
+
+
+def test_on_a_gpu_one_works_and_the_others_wait_in_main_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two(tmp_path, monkeypatch)
+    residents = Residents()
+    models, networks = [], [Network(), Network()]
+    for name, network in zip(("tiny", "other"), networks, strict=True):
+        model = residents.get(name, weights=tmp_path, device="cuda")
+        model.network = network  # type: ignore[attr-defined]
+        models.append(model)
+    assert [network.places for network in networks] == [["cpu"], []]
+    assert residents.get("tiny", weights=tmp_path, device="cuda") is models[0]
+    assert [network.places for network in networks] == [["cpu", "cuda"], ["cpu"]]
+    assert residents.get("tiny", weights=tmp_path, device="cuda") is models[0]
+    assert [network.places for network in networks] == [["cpu", "cuda"], ["cpu"]]
+    residents.get("other", weights=tmp_path)  # on the CPU it is in nobody's way
+    assert residents.get("tiny", weights=tmp_path, device="cuda") is models[0]
+    assert networks[0].places == ["cpu", "cuda"]
+
+
+def test_what_clients_are_told_of_the_generalists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two(tmp_path, monkeypatch)
+    (tmp_path / "other.pt").unlink()
+    told = describe_generalists(["mind", "tiny", "other", "lite_medsam"], tmp_path)
+    assert [(one["name"], one["features"], one["weights"]) for one in told] == [
+        ("mind", True, "not needed"),
+        ("tiny", False, "present"),
+        ("other", False, "missing"),
+        ("lite_medsam", False, "missing"),
+    ]
+    assert [one["prompts"] for one in told] == [[], [], [], ["box"]]
+    assert [takes_prompts(name) for name in ("mind", "lite_medsam", "sam_med3d", "not in the table")] == [
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.slow

@@ -55,6 +55,14 @@ def test_one_number_counts_for_all_axes() -> None:
     assert settings.spacing == (1.5, 1.5, 1.5)
 
 
+def test_several_generalists_of_which_the_first_gives_features() -> None:
+    settings = Settings.from_conf({"generalist": "mobile_sam, lite_medsam"})
+    assert settings.generalists == ("mobile_sam", "lite_medsam")
+    assert settings.generalist == "mobile_sam"
+    assert Settings.from_conf({"generalist": "mind,mobile_sam"}).generalist == "mind"
+    assert Settings().generalists == ("mind",)
+
+
 def test_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         Settings().generalist = "other"  # type: ignore[misc]
@@ -78,6 +86,11 @@ def test_unknown_key_suggests_the_nearest() -> None:
         ("labels", "nowhere.json", "no file nowhere.json"),
         ("labels", '{"liver": 2}', "1 to 1"),
         ("generalist", "mimd", "Did you mean mind?"),
+        ("generalist", "mobile_sam,lite_medsan", "'lite_medsan' is not known. Did you mean lite_medsam?"),
+        ("generalist", "mobile_sam,lite_medsam,mobile_sam", "'mobile_sam' is named twice"),
+        ("generalist", "mobile_sam,mind", "'mind' takes no prompts, so it can only stand first"),
+        ("generalist", "mobile_sam,,lite_medsam", "one comma between them"),
+        ("generalist", "mobile_sam,", "one comma between them"),
         ("propagator", "elastix", "Allowed: registration"),
         ("weights", "/nowhere/at/all", "no folder"),
         ("roi_size", "96,96", "three with commas"),

@@ -116,7 +116,7 @@ def test_before_a_training_a_score_belongs_to_what_propagates(study: Study, monk
     first = Scores(study).model_state()
     assert Scores(study).model_state() == first
     states = {first}
-    for other in (replace(study.settings, propagator="prototype"), replace(study.settings, generalist="sam")):
+    for other in (replace(study.settings, propagator="prototype"), replace(study.settings, generalists=("sam_vit_b",))):
         monkeypatch.setattr(study, "settings", other)
         states.add(Scores(study).model_state())
     monkeypatch.undo()

@@ -3,8 +3,8 @@
 from .base import Generalist
 from .entries import ENTRIES, Entry, find_entry
 from .feature_cache import CachedGeneralist, FeatureCache
-from .registry import available_generalists, check_generalist, create_generalist
-from .resident import RESIDENTS, ResidentGeneralist, Residents, unwrap
+from .registry import available_generalists, check_generalist, create_generalist, describe_generalists, takes_prompts
+from .resident import RESIDENTS, ResidentGeneralist, Residents, unwrap, weights_of
 from .weights.files import default_folder
 
 __all__ = [
@@ -20,6 +20,9 @@ __all__ = [
     "check_generalist",
     "create_generalist",
     "default_folder",
+    "describe_generalists",
     "find_entry",
+    "takes_prompts",
     "unwrap",
+    "weights_of",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .base import Generalist
 from .entries import ENTRIES, adapter_of, find_entry
 from .mind import Mind
-from .weights.files import default_folder, need_weights
+from .weights.files import default_folder, need_weights, path_of
 from .weights.hashes import record_weights
 from .weights.state_dicts import load_weights
 
@@ -15,6 +16,37 @@ from .weights.state_dicts import load_weights
 def available_generalists() -> tuple[str, ...]:
     """Names that ``create_generalist`` knows."""
     return tuple(ENTRIES)
+
+
+def takes_prompts(name: str) -> bool:
+    """Whether a generalist answers to clicks, boxes or masks; what the table does not know is taken to."""
+    return name not in ENTRIES or bool(ENTRIES[name].capabilities & {"points", "box", "mask"})
+
+
+def describe_generalists(names: Sequence[str], weights: Path | None = None) -> list[dict[str, object]]:
+    """What clients are told of the generalists of a server, in its order: the first one gives features.
+
+    Args:
+        names: see ``entries``.
+        weights: folder of weights; by default the one inside the app folder.
+
+    Returns:
+        For each its ``name``, whether it gives the ``features``, the ``prompts`` it takes, and whether its ``weights``
+        are ``present``, ``missing`` or ``not needed``.
+    """
+    told: list[dict[str, object]] = []
+    for name in names:
+        entry = find_entry(name)
+        there = entry.weights is not None and path_of(entry, weights or default_folder()).is_file()
+        told.append(
+            {
+                "name": name,
+                "features": not told,
+                "prompts": sorted(entry.capabilities & {"points", "box", "mask"}),
+                "weights": "not needed" if entry.weights is None else "present" if there else "missing",
+            }
+        )
+    return told
 
 
 def check_generalist(name: str, weights: Path | None = None) -> None:

@@ -1,15 +1,15 @@
-"""Large models take turns: one at a time in the memory of a device."""
+"""Large models take turns: one at a time in the memory of a GPU."""
 
 from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Generalist
 from .entries import adapter_of, find_entry
@@ -18,20 +18,26 @@ from .weights.files import default_folder
 from .weights.hashes import weights_hash
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Held:
-    key: tuple[str, Path, str]
+    """A model: the file it was loaded from, and whether it waits in main memory for its next turn on the device."""
+
+    file: tuple[Path, str]
     model: Generalist
+    waits: bool = False
 
 
 class Residents:
-    """Holds at most one model a device; asking for another one lets go of it first.
+    """Holds the models of a process: on a GPU one at a time, in main memory one of each name.
 
-    What others still hold of a model (an open ``PromptSession``, say) keeps its memory: they have to let go, too.
+    Of several models for a GPU, the one that is asked for takes the place of the one before, whose weights wait in main
+    memory: an open ``PromptSession`` stays good, but its model has to be asked for (``get``) before each use.
+
+    What others still hold of a model that was let go of keeps its memory: they have to let go, too.
     """
 
     def __init__(self) -> None:
-        self._held: dict[str, _Held] = {}
+        self._held: dict[tuple[str, str], _Held] = {}  # by device and name
         self._lock = threading.RLock()
 
     def get(self, name: str, *, weights: Path | None = None, device: str = "cpu") -> Generalist:
@@ -39,23 +45,54 @@ class Residents:
         folder = weights or default_folder()
         with self._lock:
             entry = find_entry(name)
-            key = (name, folder, weights_hash(entry, folder) if entry.weights else "")
-            held = self._held.get(device)
-            if held is None or held.key != key:
+            file = (folder, weights_hash(entry, folder) if entry.weights else "")
+            held = self._held.get((device, name))
+            if held is not None and held.file != file:
                 held = None
-                self.release(device)
-                held = _Held(key, create_generalist(name, weights=folder, device=device))
-                self._held[device] = held
+                self._drop([(device, name)])
+            if held is None or held.waits:
+                self._make_room(device)
+            if held is None:
+                held = _Held(file, create_generalist(name, weights=folder, device=device))
+                self._held[device, name] = held
+            elif held.waits:
+                _move(held.model, device)
+                held.waits = False
             return held.model
 
     def release(self, device: str | None = None) -> None:
-        """Let go of the model on ``device``, or of all, and give the memory back."""
+        """Let go of the models for ``device``, or of all, and give the memory back."""
         with self._lock:
-            for name in [device] if device else list(self._held):
-                self._held.pop(name, None)
+            self._drop([key for key in self._held if device in (None, key[0])])
+
+    def _drop(self, keys: Iterable[tuple[str, str]]) -> None:
+        for key in keys:
+            del self._held[key]
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _empty_gpus()
+
+    def _make_room(self, device: str) -> None:
+        """Let the model on a GPU wait in main memory; main memory itself has room for all."""
+        if torch.device(device).type == "cpu":
+            return
+        for (where, _), held in self._held.items():
+            if where == device and not held.waits:
+                _move(held.model, "cpu")
+                held.waits = True
+        _empty_gpus()
+
+
+def _move(model: Generalist, device: str) -> None:
+    """Bring a model's weights to a device; what has no network computes wherever its input lies."""
+    network = getattr(model, "network", None)
+    if isinstance(network, nn.Module):
+        network.to(device)
+
+
+def _empty_gpus() -> None:
+    """Give back what PyTorch holds in reserve."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 RESIDENTS = Residents()
@@ -106,6 +143,11 @@ class ResidentGeneralist:
     def release(self) -> None:
         """Free the model's memory, before a training say. It is loaded again when it is needed again."""
         self._residents.release(self.device)
+
+
+def weights_of(generalists: Iterable[Generalist]) -> dict[str, str]:
+    """The sha256 of each generalist's weights by its name; empty for one without."""
+    return {one.name: str(getattr(one, "weights_hash", "")) for one in generalists}
 
 
 def unwrap(generalist: Generalist) -> Generalist:

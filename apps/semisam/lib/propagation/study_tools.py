@@ -1,4 +1,4 @@
-"""What every process of a study needs: its generalist and its propagator, and how large a scan may be."""
+"""What every process of a study needs: its generalists and its propagator, and how large a scan may be."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Tools:
     """What to read and propagate with, as plain facts. All paths mean the same on every machine.
 
     Args:
-        generalist: its name.
+        generalists: their names; the first one gives features, all are prompted.
         weights: folder of the generalists' weights.
         features: folder of the features on disk.
         propagator: its name.
         max_voxels: the most voxels of a scan, see ``lib.formats.limits``.
     """
 
-    generalist: str
+    generalists: tuple[str, ...]
     weights: Path
     features: Path
     propagator: str
@@ -42,12 +42,18 @@ class Tools:
         set_limit(self.max_voxels)
 
     def open_generalist(self) -> Generalist:
-        """The generalist, on this process's GPU if it has one; its weights are read when they are first needed."""
+        """The first generalist, see ``open_generalists``."""
+        return self.open_generalists()[0]
+
+    def open_generalists(self) -> tuple[Generalist, ...]:
+        """The generalists, on this process's GPU if it has one; weights are read when they are first needed."""
+        return tuple(self._open(name) for name in self.generalists)
+
+    def _open(self, name: str) -> Generalist:
         cache = FeatureCache(self.features)
-        if find_entry(self.generalist).weights is None:
-            return CachedGeneralist(create_generalist(self.generalist), cache, own=False)
-        resident = ResidentGeneralist(self.generalist, weights=self.weights, device=default_device())
-        return CachedGeneralist(resident, cache)
+        if find_entry(name).weights is None:
+            return CachedGeneralist(create_generalist(name), cache, own=False)
+        return CachedGeneralist(ResidentGeneralist(name, weights=self.weights, device=default_device()), cache)
 
     def open_propagator(self) -> Propagator:
         """The propagator, on this process's GPU if it has one."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema, parse_labels
 from lib.formats.limits import LEAST_VOXELS
-from lib.generalists import available_generalists, default_folder
+from lib.generalists import available_generalists, default_folder, takes_prompts
 from lib.propagation import available_propagators
 from lib.recipes import PRESETS
 from lib.specialists import check_roi
@@ -50,7 +50,7 @@ class Settings:
 
     Args:
         labels: the structures; None takes them from the study's labels.
-        generalist: name of the frozen model that gives features.
+        generalists: names of the frozen models: the first one gives features, all are prompted.
         propagator: name of the method that carries labels from scan to scan.
         weights: folder with the generalists' weights; None is the one inside the app folder.
         roi_size: voxels of the specialist's window along right, anterior, superior; None leaves it to the study.
@@ -65,7 +65,7 @@ class Settings:
     """
 
     labels: LabelSchema | None = None
-    generalist: str = "mind"
+    generalists: tuple[str, ...] = ("mind",)
     propagator: str = "registration"
     weights: Path | None = None
     roi_size: tuple[int, int, int] | None = None
@@ -77,6 +77,11 @@ class Settings:
     hosts: tuple[str, ...] = ()
     dicom_pseudo_labels: str = "last"
     follow_links: bool = False
+
+    @property
+    def generalist(self) -> str:
+        """Name of the generalist that gives features."""
+        return self.generalists[0]
 
     @property
     def most_upload(self) -> int:
@@ -108,7 +113,7 @@ class Settings:
                 problems.append(f"{key}: the value is empty. Leave the key out to get its default.")
                 continue
             try:
-                values[key] = _READERS[key](text)
+                values[_FIELDS.get(key, key)] = _READERS[key](text)
             except UserError as error:
                 problems.append(str(error) if str(error).startswith(f"{key}:") else f"{key}: {error}")
         settings = cls(**values)  # type: ignore[arg-type]
@@ -152,6 +157,25 @@ def _choice(key: str, text: str, allowed: Sequence[str]) -> str:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"{key}: {text!r} is not known.{hint} Allowed: {', '.join(allowed)}.")
     return text
+
+
+def _generalists(text: str) -> tuple[str, ...]:
+    """One generalist, or several with commas."""
+    names = [part.strip() for part in text.split(",")]
+    if len(names) > 1 and "" in names:
+        raise UserError(f"generalist: {text!r} is not allowed. Give one name, or several with one comma between them.")
+    for name in names:
+        _choice("generalist", name, available_generalists())
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"generalist: {twice!r} is named twice. Name each generalist once.")
+    silent = next((name for name in names[1:] if not takes_prompts(name)), None)
+    if silent is not None:
+        raise UserError(
+            f"generalist: {silent!r} takes no prompts, so it can only stand first, where it gives the features. Put it "
+            "in front of the others, or leave it out."
+        )
+    return tuple(names)
 
 
 def _folder(text: str) -> Path:
@@ -233,7 +257,7 @@ def _hosts(text: str) -> tuple[str, ...]:
 
 _READERS = {
     "labels": parse_labels,
-    "generalist": lambda text: _choice("generalist", text, available_generalists()),
+    "generalist": _generalists,
     "propagator": lambda text: _choice("propagator", text, available_propagators()),
     "weights": _folder,
     "roi_size": _roi_size,
@@ -247,10 +271,17 @@ _READERS = {
     "dicom_pseudo_labels": lambda text: _choice("dicom_pseudo_labels", text, PSEUDO_LABELS),
 }
 
+KEYS = tuple(_READERS)
+"""Keys of ``--conf``."""
+
+_FIELDS = {"generalist": "generalists"}
+"""Fields of ``Settings`` that have another name than their key."""
+
 HELP = f"""\
 Allowed:
   --conf labels liver,spleen        names in the order of their voxel values 1, 2, ...; also JSON or a .json file
-  --conf generalist NAME            {", ".join(available_generalists())}
+  --conf generalist NAME            {", ".join(available_generalists())};
+                                    several with commas: the first one gives features, all are prompted
   --conf propagator NAME            {", ".join(available_propagators())}
   --conf weights FOLDER             where the generalists' weights lie; see: python apps/semisam/main.py weights list
   --conf roi_size 96,96,96          voxels of the specialist's window (one number counts for all axes)

@@ -14,7 +14,7 @@ from lib.core.cache import Recent
 from lib.core.geometry import Volume
 from lib.core.labels import LabelSchema
 from lib.formats.volumes import read_volume
-from lib.generalists import Generalist, check_generalist
+from lib.generalists import Generalist, check_generalist, takes_prompts
 from lib.propagation import MOST_TEMPLATES, Propagator, Template, most_similar, signature
 from lib.propagation.study_tools import Tools
 from lib.recipes import Case
@@ -57,7 +57,7 @@ class Study:
         self.pseudo_labels = PseudoLabels(datastore)
         self._signatures: Recent[Tensor] = Recent(1000)
         self._specialists = LoadedSpecialists()
-        self._generalist: Generalist | None = None
+        self._generalists: tuple[Generalist, ...] = ()
         self._propagator: Propagator | None = None
 
     @property
@@ -69,22 +69,33 @@ class Study:
 
     @property
     def tools(self) -> Tools:
-        """Generalist and propagator, as other processes need to know them."""
+        """Generalists and propagator, as other processes need to know them."""
         settings = self.settings
         features = self._models.parent.absolute() / "features"
         weights = settings.weights_folder.absolute()
-        return Tools(settings.generalist, weights, features, settings.propagator, settings.max_voxels)
+        return Tools(settings.generalists, weights, features, settings.propagator, settings.max_voxels)
+
+    @property
+    def generalists(self) -> tuple[Generalist, ...]:
+        """The frozen models; weights are read when they are first needed, and features kept on disk."""
+        if not self._generalists:
+            self._generalists = self.tools.open_generalists()
+        return self._generalists
 
     @property
     def generalist(self) -> Generalist:
-        """The frozen model; its weights are read when they are first needed, and its features kept on disk."""
-        if self._generalist is None:
-            self._generalist = self.tools.open_generalist()
-        return self._generalist
+        """The one that gives features."""
+        return self.generalists[0]
 
-    def check_generalist(self) -> None:
-        """Raise UserError (409) when the generalist's weights are not there; reads nothing."""
-        check_generalist(self.settings.generalist, self.settings.weights_folder)
+    @property
+    def prompted(self) -> Generalist:
+        """The one that answers clicks: the first that takes prompts, or the first one when none does."""
+        return next((one for one in self.generalists if takes_prompts(one.name)), self.generalist)
+
+    def check_generalist(self, *further: str) -> None:
+        """Raise UserError (409) when weights of the first generalist, or of those named, are missing; reads nothing."""
+        for name in dict.fromkeys((self.settings.generalist, *further)):
+            check_generalist(name, self.settings.weights_folder)
 
     @property
     def propagator(self) -> Propagator:

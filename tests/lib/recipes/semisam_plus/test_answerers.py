@@ -103,6 +103,30 @@ def test_a_promptable_model_is_asked_about_each_structure() -> None:
     assert 0 < (answer.argmax(dim=0) == 1).sum() < truth[1].sum()
 
 
+def test_a_model_that_takes_turns_is_called_for_before_each_answer() -> None:
+    """On a GPU another model may have taken its place since it was asked last."""
+    image, truth = cubes()
+
+    class Turns:
+        calls = 0
+        model = Recorder()
+        name = model.name
+
+        @property
+        def inner(self) -> Recorder:
+            self.calls += 1
+            return self.model
+
+    turns = Turns()
+    scan = PromptableAnswerer(turns).open(ScanView(image, SPACING))  # type: ignore[arg-type]
+    assert turns.calls == 1
+    question = Questioner(truth, "points").draw(4, torch.Generator().manual_seed(0))
+    for calls in (2, 3):
+        scan.answer(question)
+        assert turns.calls == calls
+    assert turns.model.opened == 1
+
+
 def test_a_mask_that_marks_nothing_is_no_prompt() -> None:
     image, truth = cubes()
     model = Recorder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,12 @@ from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.generalists import Generalist, create_generalist
 from lib.generalists.mind import Mind
+from lib.generalists.sam3d import SamMed3d
+from lib.generalists.sam3d.session import Session
 from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunRequest, RunResult, run_recipe
 from lib.recipes.engine.options import Preset
-from lib.recipes.engine.recipe import Recipe
-from lib.recipes.registry import RECIPES
 from lib.recipes.semisam_plus.assistant import CollaborationOptions, GeneralistAssistant
 from lib.recipes.semisam_plus.question import Question
-from lib.recipes.semisam_plus.recipe import run_semisam_plus
 from lib.specialists import load_specialist
 from lib.specialists.regularisers import Observation
 from lib.training.sample import Sample
@@ -308,10 +308,12 @@ def run(
     listener: Listener | None = None,
     options: RecipeOptions = OPTIONS,
     generalist: Generalist | None = None,
+    further: Sequence[Generalist] = (),
 ) -> RunResult:
     return run_recipe(
         RunRequest(cases_of(study), SCHEMA, options, RecipeSettings(), folder),
         generalist=generalist or create_generalist("mind"),
+        further=further,
         propagator=CopyPropagator(),
         observer=listener or Listener(),
     )
@@ -369,10 +371,44 @@ def test_a_promptable_model_with_random_weights(study: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_two_generalists(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(lambda context, last: run_semisam_plus(context, last, [Mind(), tiny()]))
-    monkeypatch.setitem(RECIPES, "semisam_plus", recipe)
-    listener = Listener()
-    result = run(study, tmp_path / "runs", listener, replace(OPTIONS, rounds=1, prompts="mask"))
-    assert min(gradients(result, listener), default=0.0) > 0.0
+def test_two_generalists(study: Path, tmp_path: Path) -> None:
+    """All are asked, and it is noted who was; with other ones an unfinished run is not continued."""
+    options = replace(OPTIONS, rounds=1, prompts="mask")
+
+    class Fragile(Listener):
+        def progress(self, progress: Progress) -> None:
+            super().progress(progress)
+            if progress.stage == "prediction":
+                raise KilledError
+
+    def unfinished(further: Sequence[Generalist]) -> str:
+        with pytest.raises(KilledError):
+            run(study, tmp_path / "runs", Fragile(), options, Mind(), further)
+        return max((tmp_path / "runs").iterdir(), key=lambda folder: folder.stat().st_mtime_ns).name
+
+    alone = unfinished([])
+    both = unfinished([tiny()])
+    assert both != alone
+    assert "asked" not in json.loads((tmp_path / "runs" / alone / "run.json").read_text())
+    written = json.loads((tmp_path / "runs" / both / "run.json").read_text())
+    assert (written["generalist"], written["asked"]) == (["mind", ""], [["mind", ""], ["sam_med3d", ""]])
+
+    result = run(study, tmp_path / "runs", Listener(), options, Mind(), [tiny()])
+    assert result.folder.name == both
+    assert result.resumed_at is not None
     assert len(result.pseudo_labels) == 3
+    assert load_specialist(result.checkpoint).notes["generalists"] == {"mind": "", "sam_med3d": ""}
+    assert "mind, sam_med3d" in (result.folder / "report.html").read_text()
+
+    class Asked(SamMed3d):
+        opened = 0
+
+        def open(self, image: Tensor, spacing: Sequence[float]) -> Session:
+            self.opened += 1
+            return super().open(image, spacing)
+
+    listener, model = Listener(), tiny(kind=Asked)
+    result = run(study, tmp_path / "anew", listener, options, Mind(), [model])
+    assert isinstance(model, Asked)
+    assert model.opened > 0
+    assert min(gradients(result, listener), default=0.0) > 0.0

@@ -90,12 +90,12 @@ def write_record(entry: Entry, path: Path, found: Digest, source: str) -> None:
 
 
 def source_of(path: Path) -> str:
-    """Where a file came from: the address or path of its import, as recorded."""
+    """Where a file came from, as recorded: an address, the path of its import, or a package's file and a part of it."""
     return str((read_json(_record_path(path)) or {}).get("source", "found in the folder"))
 
 
-_SEEN: dict[tuple[str, int, int], Digest] = {}
-"""The last hash that was taken, by path, size and time: a folder may be one that only others may write to."""
+_SEEN: dict[str, tuple[int, int, Digest]] = {}
+"""Size, time and hash of each file that was read last, by path: a folder may be one that only others may write to."""
 
 
 def weights_hash(entry: Entry, folder: Path) -> str:
@@ -114,18 +114,23 @@ def weights_hash(entry: Entry, folder: Path) -> str:
     expected = record.get("unofficial") or file_of(entry).sha256 in (None, known)
     if unchanged and isinstance(known, str) and expected:
         return known
-    key = (str(path), stat.st_size, stat.st_mtime_ns)
-    found = _SEEN.get(key) or digest_of(path, file_of(entry))
+    found = _seen(path) or digest_of(path, file_of(entry))
     check_digest(entry, path, found)
-    _SEEN.clear()
-    _SEEN[key] = found
+    _SEEN[str(path)] = stat.st_size, stat.st_mtime_ns, found
     return found.sha256
+
+
+def _seen(path: Path) -> Digest | None:
+    """The hash of a file, None when it has changed since it was taken."""
+    size, time, found = _SEEN.get(str(path), (-1, -1, None))
+    stat = path.stat()
+    return found if (stat.st_size, stat.st_mtime_ns) == (size, time) else None
 
 
 def record_weights(entry: Entry, folder: Path) -> None:
     """Remember a file that was found in the folder and has just been loaded; from now on a change of it is refused."""
     path = path_of(entry, folder)
-    found = _SEEN.get((str(path), path.stat().st_size, path.stat().st_mtime_ns))
+    found = _seen(path)
     if found is not None:
         with suppress(OSError, UserError):  # a folder that only others may write to
             write_record(entry, path, found, "found in the folder")

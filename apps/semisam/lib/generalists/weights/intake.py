@@ -48,7 +48,13 @@ def _check_sums(path: Path, name: str) -> None:
 
 
 def import_weights(
-    entry: Entry, source: Path, folder: Path, *, unofficial: bool = False, progress: Progress | None = None
+    entry: Entry,
+    source: Path,
+    folder: Path,
+    *,
+    origin: str | None = None,
+    unofficial: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Copy a file that was brought here into the folder of weights.
 
@@ -56,6 +62,7 @@ def import_weights(
         entry: the model.
         source: the file.
         folder: of the weights.
+        origin: where the file comes from, for the record beside it; by default the path of ``source``.
         unofficial: accept another hash than the published or the first one; the weights still have to fit.
         progress: told of the bytes read.
 
@@ -66,14 +73,14 @@ def import_weights(
     weights, path = file_of(entry), path_of(entry, folder)
     if not source.is_file():
         raise UserError(f"There is no file {source}.", status=404)
-    size = source.stat().st_size
+    size, origin = source.stat().st_size, origin or str(source)
     with only_one(folder):
         if path.is_file() and path.samefile(source):
             found = digest_of(path, weights, progress)
             if not unofficial:
                 check_digest(entry, path, found)
             check_content(entry, path)
-            write_record(entry, path, found, str(source))
+            write_record(entry, path, found, origin)
             return path
         if not unofficial:
             _check_size(entry, size)
@@ -87,7 +94,7 @@ def import_weights(
         temporary = folder / f".import-{os.getpid()}-{weights.name}"
         try:
             shutil.copyfile(source, temporary)
-            _settle(entry, temporary, path, str(source), unofficial=unofficial, progress=progress)
+            _settle(entry, temporary, path, origin, unofficial=unofficial, progress=progress)
         finally:
             temporary.unlink(missing_ok=True)
     return path

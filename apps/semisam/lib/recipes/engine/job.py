@@ -17,7 +17,7 @@ class Job:
 
     Args:
         request: scans, options, and where run folders are kept.
-        tools: generalist and propagator.
+        tools: generalists and propagator.
     """
 
     request: RunRequest
@@ -26,9 +26,11 @@ class Job:
     def help(self, ranks: Ranks) -> RunResult:
         """Do this process's share of the run; the first process calls ``run_recipe`` itself."""
         self.tools.take_over_limits()
+        generalist, *further = self.tools.open_generalists()
         return run_recipe(
             self.request,
-            generalist=self.tools.open_generalist(),
+            generalist=generalist,
+            further=further,
             propagator=self.tools.open_propagator(),
             observer=SilentObserver(),
             ranks=ranks,

@@ -10,7 +10,7 @@ import monai
 import torch
 
 from lib.core.errors import UserError
-from lib.generalists import Generalist
+from lib.generalists import Generalist, weights_of
 from lib.parallel.ranks import Ranks
 from lib.propagation import Propagator
 from lib.recipes.choices import budget_of
@@ -70,10 +70,20 @@ def check_files(cases: Sequence[Case], ranks: Ranks) -> Files:
 
 
 def identity_of(
-    request: RunRequest, files: Files, generalist: Generalist, propagator: Propagator
+    request: RunRequest, files: Files, generalist: Generalist, propagator: Propagator, asked: Sequence[Generalist] = ()
 ) -> Mapping[str, object]:
-    """Everything that a run's results depend on, as plain types: a run with another identity is another run."""
+    """Everything that a run's results depend on, as plain types: a run with another identity is another run.
+
+    Args:
+        request: what is to be run.
+        files: of the scans.
+        generalist: gives features.
+        propagator: carries labels over.
+        asked: the generalists that the recipe prompts. They are named only where they are not that one alone: runs
+            from before there could be several have the same identity as now.
+    """
     options = request.options
+    others = {} if list(asked) in ([], [generalist]) else {"asked": [list(each) for each in weights_of(asked).items()]}
     return {
         "format": _FORMAT,
         "versions": {
@@ -86,6 +96,7 @@ def identity_of(
         "settings": asdict(request.settings),
         "labels": list(request.schema.names),
         "generalist": [generalist.name, str(getattr(generalist, "weights_hash", ""))],
+        **others,
         "propagator": propagator.name,
         "cases": files.prints,
     }

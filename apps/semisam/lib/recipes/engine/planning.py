@@ -72,12 +72,14 @@ class Models:
     """The frozen models of a run.
 
     Args:
-        generalist: features for matching and refinement, or answers to prompts.
+        generalist: features for matching and refinement.
         propagator: carries human labels over to other scans.
+        asked: the generalists that the recipe prompts.
     """
 
     generalist: Generalist
     propagator: Propagator
+    asked: tuple[Generalist, ...] = ()
 
 
 def plan_work(request: RunRequest, cases: Sequence[Case], processes: int = 1) -> Plan:
@@ -116,6 +118,7 @@ def plan_run(
         folder=folder,
         reporter=Reporter(observer, plan.budget.rounds, plan.epochs, plan.work(len(cases))),
         observer=observer,
+        asked=models.asked,
         skipped=dict(files.skipped),
         ranks=ranks,
     )

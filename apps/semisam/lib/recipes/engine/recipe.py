@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from lib.generalists import takes_prompts
 from lib.specialists.networks import NETWORKS
 from lib.specialists.networks.sam.build import SAM_KINDS
 from lib.specialists.regularisers import REGULARISERS
@@ -19,6 +21,9 @@ Run = Callable[[Context, "FinishedRound | None"], FinishedRound]
 ALL_NETWORKS = tuple(name for name in NETWORKS if name not in SAM_KINDS)
 """Networks that any recipe can train; a SAM is trained together with its U-Net only."""
 ALL_REGULARISERS = tuple(REGULARISERS)
+
+Asks = Literal["nobody", "one", "all"]
+"""Which of several generalists a recipe prompts, or starts from."""
 
 
 def default_first(default: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -37,6 +42,7 @@ class Recipe:
         trainings: trainings in a round.
         ensembles: whether it does each of them for all of the preset's ``networks``.
         refines: whether it refines its predictions after each round.
+        asks: which generalists it prompts, beside the first one's features: see ``asked_of``.
         propagates: whether it begins by carrying labels over, which takes a scan that is outlined wholly.
         check: raises UserError when it cannot do what was chosen.
         versions: of further packages that the results depend on, by name.
@@ -48,6 +54,19 @@ class Recipe:
     trainings: int = 1
     ensembles: bool = False
     refines: bool = False
+    asks: Asks = "nobody"
     propagates: bool = True
     check: Callable[[RecipeOptions], None] = lambda options: None
     versions: Callable[[RecipeOptions], Mapping[str, str]] = lambda options: {}
+
+
+def asked_of(asks: Asks, names: Sequence[str]) -> tuple[str, ...]:
+    """Which of the server's generalists a recipe prompts.
+
+    Args:
+        asks: what the recipe says; ``one`` is the first that takes prompts, or the first one when none does.
+        names: of the generalists, in order.
+    """
+    if asks == "one":
+        return (next((name for name in names if takes_prompts(name)), names[0]),)
+    return tuple(names) if asks == "all" else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from .context import Context
 from .opening import check_files, identity_of
 from .options import NNUNET
 from .planning import RESERVE, Models, Plan, plan_run
+from .recipe import asked_of
 from .report import FinishedRound, Observer, RunRequest, RunResult, SilentObserver
 from .resuming import resume
 from .run_folder import RunFolder, only_one, open_run
@@ -36,6 +38,7 @@ def run_recipe(
     propagator: Propagator,
     observer: Observer,
     ranks: Ranks | None = None,
+    further: Sequence[Generalist] = (),
 ) -> RunResult:
     """Train a specialist on the human labels and on labels that the recipe makes for all other scans.
 
@@ -48,7 +51,8 @@ def run_recipe(
         propagator: carries human labels over to the other scans.
         observer: told about progress and finished rounds; only the first process's is.
         ranks: the processes that share the work, None for this one alone. Each calls this function with the same
-            arguments, but for a generalist on its own device.
+            arguments, but for generalists on its own device.
+        further: generalists that are prompted as well, by recipes that do so.
 
     Raises:
         UserError: when no human label is there or none can be used, no scan can be read, there is no space left, or
@@ -57,13 +61,15 @@ def run_recipe(
     started = time.monotonic()
     ranks = ranks or Ranks()
     request = _checked(request, ranks)
-    models, folder = Models(generalist, propagator), request.folder
+    names = asked_of(RECIPES[request.options.recipe].asks, [one.name for one in (generalist, *further)])
+    asked = tuple(one for one in (generalist, *further) if one.name in names)
+    models, folder = Models(generalist, propagator, asked), request.folder
     with ExitStack() as held:
         held.enter_context(space_errors(folder))
         ranks.once(lambda: held.enter_context(only_one(folder)))
         ranks.once(lambda: check_space(folder, RESERVE))
         files = check_files(request.cases, ranks)
-        identity = identity_of(request, files, generalist, propagator)
+        identity = identity_of(request, files, generalist, propagator, asked)
         run_folder = RunFolder(ranks.once(lambda: open_run(folder, identity).path), ranks)
         ranks.once(lambda: remove_leftovers(_folders_of(run_folder)))
         run, plan = plan_run(request, files, run_folder, models, observer if ranks.first else SilentObserver())

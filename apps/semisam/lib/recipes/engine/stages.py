@@ -33,10 +33,11 @@ def plan_of(run: Context) -> TrainingPlan:
 
 
 def release_generalist(run: Context) -> None:
-    """Free the generalist's memory for the specialist; it is loaded again when it is needed again."""
-    release = getattr(run.generalist, "release", None)
-    if release is not None:
-        release()
+    """Free the generalists' memory for the specialist; they are loaded again when they are needed again."""
+    for generalist in run.generalists:
+        release = getattr(generalist, "release", None)
+        if release is not None:
+            release()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import monai
@@ -15,6 +16,7 @@ from lib.core.json_files import write_json
 from lib.core.resampling import resize
 from lib.core.uncertainty import normalised_entropy
 from lib.formats.label_files import read_label
+from lib.generalists import Generalist, weights_of
 from lib.report import write_report
 from lib.report.montage import montage
 from lib.report.page import Picture, RoundFacts
@@ -71,7 +73,6 @@ def _device(device: str) -> str:
 
 def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]:
     options, spec = run.options, run.study.spec
-    weights = str(getattr(run.generalist, "weights_hash", ""))
     grid, window = " x ".join(f"{s:g}" for s in spec.spacing), " x ".join(map(str, spec.roi_size))
     return {
         "recipe": options.recipe,
@@ -88,13 +89,19 @@ def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]
         "fusion": options.fusion,
         "working grid": f"{grid} mm, window {window}",
         "structures": ", ".join(run.schema.names),
-        "generalist": f"{run.generalist.name} (weights {weights[:12]})" if weights else run.generalist.name,
+        "generalist": _models([run.generalist]),
+        **({"asked": _models(run.asked)} if len(run.generalists) > 1 else {}),
         "propagator": run.propagator.name,
         "outlined scans": ", ".join(run.study.human()),
         "scans without a label": len(run.study.unlabelled()),
         **environment,
         "run folder": run.folder.path.name,
     }
+
+
+def _models(generalists: Sequence[Generalist]) -> str:
+    known = weights_of(generalists).items()
+    return ", ".join(f"{name} (weights {weights[:12]})" if weights else name for name, weights in known)
 
 
 def _network(name: str, spec: SpecialistSpec) -> str:

@@ -66,13 +66,13 @@ def teacher_of(run: Context, steps: int) -> PerturbedTeacher:
 
 
 def assistant_of(run: Context, options: SliceOptions) -> SliceAssistant:
-    """The run's generalist, asked in three views."""
+    """The generalist that the run asks, in three views."""
 
     def known(name: str) -> Tensor | None:
         label = None if name in run.study.human() else run.study.current(name)
         return None if label is None else label.probabilities
 
-    return SliceAssistant(answerer_of(run.generalist), partial(stored_view, run), known, run.schema.channels, options)
+    return SliceAssistant(answerer_of(run.asked[0]), partial(stored_view, run), known, run.schema.channels, options)
 
 
 def _same(members: Sequence[nn.Module], name: str) -> Sequence[nn.Module]:
@@ -80,4 +80,4 @@ def _same(members: Sequence[nn.Module], name: str) -> Sequence[nn.Module]:
     return members
 
 
-RECIPE = Recipe(run_fm_abs, regularisers=("mean_teacher",), propagates=False)
+RECIPE = Recipe(run_fm_abs, regularisers=("mean_teacher",), propagates=False, asks="one")

@@ -113,7 +113,7 @@ def _begin(run: Context) -> tuple[str, CoTraining]:
             "No pretrained SAM: the generalist is %s, and sc_sam can start from %s only. It trains a small SAM from "
             "random weights instead, its image encoder included (frozen, it would see nothing useful), and both "
             "networks' pseudo-labels count little at first. Expect it to be no better than a second specialist.",
-            run.generalist.name,
+            run.asked[0].name,
             ", ".join(MODELS),
         )
     else:
@@ -160,12 +160,13 @@ def _count_as_done(run: Context, index: int) -> None:
 
 def _pretrained(run: Context) -> tuple[str, Mapping[str, Tensor] | None]:
     """The network's name, and SAM's published weights when the server's generalist has them."""
-    if run.generalist.name not in MODELS:
+    (generalist,) = run.asked
+    if generalist.name not in MODELS:
         return WEIGHTLESS, None
-    network = getattr(unwrap(run.generalist), "network", None)
+    network = getattr(unwrap(generalist), "network", None)
     if not isinstance(network, SamNetwork):
-        raise RuntimeError(f"the generalist {run.generalist.name} has no network to start from")
-    return run.generalist.name, {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
+        raise RuntimeError(f"the generalist {generalist.name} has no network to start from")
+    return generalist.name, {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
 
 
 def _about(kind: str) -> str:
@@ -187,4 +188,4 @@ def _read_state(path: Path) -> dict[str, object]:
         ) from error
 
 
-RECIPE = Recipe(run_sc_sam, networks=("unet2d", "sam"), regularisers=("supervised",), propagates=False)
+RECIPE = Recipe(run_sc_sam, networks=("unet2d", "sam"), regularisers=("supervised",), propagates=False, asks="one")

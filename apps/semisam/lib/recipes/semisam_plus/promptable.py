@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor
 
+from lib.generalists import Generalist, unwrap
 from lib.generalists.base import Promptable, Prompts, PromptSession
 from lib.training.scan_view import ScanView
 
@@ -21,29 +25,43 @@ class PromptableAnswerer:
 
     Points of the structure are positive, those of the background and of other structures negative.
 
+    Several models take turns in the memory of a GPU (``Residents``): each is called for before it works.
+
     Args:
-        model: that answers.
+        model: that answers, or a wrapper of it (``unwrap``).
         points: of each class; the more, the slower are models that take clicks one by one.
     """
 
     knows_size = True
 
-    def __init__(self, model: Promptable, points: int = 3) -> None:
+    def __init__(self, model: Promptable | Generalist, points: int = 3) -> None:
         self.name = model.name
         self.points = points
         self._model = model
 
     def open(self, scan: ScanView) -> PromptableScan:
         """Encode a scan, in colour where the model can see colours."""
-        image = scan.seen_by(self._model)
-        return PromptableScan(self._model.open(image, scan.spacing), image)
+        model = self._called()
+        image = scan.seen_by(model)
+        return PromptableScan(model.open(image, scan.spacing), image, self._called)
+
+    def _called(self) -> Promptable:
+        """The model, in the memory of its device."""
+        return cast("Promptable", unwrap(cast("Generalist", self._model)))
 
 
 class PromptableScan:
-    """A scan that a promptable model has encoded; see ``OpenedScan``."""
+    """A scan that a promptable model has encoded; see ``OpenedScan``.
 
-    def __init__(self, session: PromptSession, image: Tensor) -> None:
+    Args:
+        session: of the model.
+        image: the scan ``[1, D, H, W]``.
+        call: brings the model into the memory of its device.
+    """
+
+    def __init__(self, session: PromptSession, image: Tensor, call: Callable[[], object] = lambda: None) -> None:
         self._session = session
+        self._call = call
         self._shape = image.shape[1:]
         self._image_bytes = image.nbytes
 
@@ -54,6 +72,7 @@ class PromptableScan:
 
     def answer(self, question: Question) -> Tensor:
         """Probabilities ``[1 + N, D, H, W]``, sum 1; a structure that no prompt marks counts as not there."""
+        self._call()
         found = torch.zeros(question.channels, *self._shape)
         for value in question.asked:
             positive = question.classes == value

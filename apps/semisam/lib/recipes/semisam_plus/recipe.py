@@ -52,11 +52,11 @@ def run_semisam_plus(
     Args:
         run: the run.
         finished: the last round that is done.
-        generalists: all that are asked; by default the one of the run.
+        generalists: all that are asked; by default those of the run.
     """
     if finished is None:
         finished = propagate_study(run)
-    assistant = assistant_of(run, generalists or [run.generalist])
+    assistant = assistant_of(run, generalists or run.asked)
     for index in range(finished.index + 1, run.budget.rounds + 1):
         finished = run_round(run, index, assistant)
     return finished
@@ -79,10 +79,9 @@ def assistant_of(run: Context, generalists: Sequence[Generalist]) -> GeneralistA
 
 def answerer_of(generalist: Generalist, mode: PromptMode) -> Answerer:
     """How to ask a generalist; one that takes no prompts is asked through its features."""
-    model = unwrap(generalist)
-    if isinstance(model, Promptable):
-        return PromptableAnswerer(model)
+    if isinstance(unwrap(generalist), Promptable):
+        return PromptableAnswerer(generalist)
     return WalkAnswerer(generalist, points=WITHOUT_MASK if mode == "points" else WITH_MASK)
 
 
-RECIPE = Recipe(run_semisam_plus, ensembles=True)
+RECIPE = Recipe(run_semisam_plus, ensembles=True, asks="all")
