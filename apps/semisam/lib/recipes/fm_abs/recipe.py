@@ -34,9 +34,8 @@ from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import prepare_study
 from lib.recipes.engine.stages import TrainingParts, plan_of, train_round
-from lib.specialists.regularisers import build_regulariser
+from lib.specialists.regularisers import teacher_memory
 from lib.specialists.regularisers.perturbed_teacher import PerturbedTeacher
-from lib.specialists.regularisers.teacher import TeacherRegulariser
 
 from .answerers import answerer_of
 from .assistant import SliceAssistant, SliceOptions
@@ -52,17 +51,12 @@ def run_fm_abs(run: Context, finished: FinishedRound | None) -> FinishedRound:
     assistant = assistant_of(run, SliceOptions(fusion=cast("Fusion", run.options.fusion)))
     for index in range(finished.index + 1, run.budget.rounds + 1):
         run.folder.new_round(index, keep=KEPT_TRAININGS)
-        parts = TrainingParts(WholeStudy(run.study), assistant, teacher_of(run, plan.steps))
+        teacher = PerturbedTeacher(most=teacher_memory(plan.steps))
+        parts = TrainingParts(WholeStudy(run.study), assistant, teacher)
         trained = train_round(run, TrainingNumber(index), plan, parts)
         labels = label_study(run, index, partial(_same, trained.members))
         finished = run.end_round(index, labels, trained.members)
     return finished
-
-
-def teacher_of(run: Context, steps: int) -> PerturbedTeacher:
-    """The paper's consistency, with the memory that other mean teachers have in so many steps."""
-    usual = cast("TeacherRegulariser", build_regulariser(run.options.regulariser, steps))
-    return PerturbedTeacher(most=usual.most)
 
 
 def assistant_of(run: Context, options: SliceOptions) -> SliceAssistant:
@@ -80,4 +74,5 @@ def _same(members: Sequence[nn.Module], name: str) -> Sequence[nn.Module]:
     return members
 
 
+# Its mean teacher is one of its own, ``PerturbedTeacher``.
 RECIPE = Recipe(run_fm_abs, regularisers=("mean_teacher",), propagates=False, asks="one")

@@ -128,9 +128,9 @@ class CoTraining:
         Raises:
             UserError: when a loss is no longer a number.
         """
-        share = 2 if source.pseudo() else 1
+        streams_in_a_step = 2 if source.pseudo() else 1
         scans: SampleSource = source if self._ranks.world == 1 else SharedScans(source, self._ranks)
-        options = WindowOptions(share * self.plan.batch, 1.0 / share, self.plan.weak)
+        options = WindowOptions(streams_in_a_step * self.plan.batch, 1.0 / streams_in_a_step, self.plan.weak)
         streams = TwoStreams(scans, size, options, generator, self._device)
         dropout = int(torch.randint(2**31, (1,), generator=generator))
         with torch_seeded(dropout, self._device), repeatable_convolutions():
@@ -145,10 +145,10 @@ class CoTraining:
         """Learn from one batch; the slices that are not a human's have no targets yet."""
         self._set_rates()
         labelled = batch.labelled
-        images, other = batch.images[labelled], None
+        images, pseudo = batch.images[labelled], None
         if not bool(labelled.all()):
-            changed, from_unet, from_sam = self.teach(batch.images[~labelled], generator)
-            images, other = torch.cat([images, changed]), (from_unet, from_sam)
+            changed, of_unet, of_sam = self.teach(batch.images[~labelled], generator)
+            images, pseudo = torch.cat([images, changed]), (of_unet, of_sam)
         self.pair.train()
         with self._precision():
             unet, sam = self._both(images, generator)
@@ -163,13 +163,14 @@ class CoTraining:
         if holds_structure(targets, weights):
             metrics["agreement"] = agreement(unet[:count].detach(), targets, weights)
             metrics["sam_agreement"] = agreement(sam[:count].detach(), targets, weights)
-        if other is not None:
-            everywhere = torch.ones_like(other[0][:, :1])
-            learned = segmentation_loss(unet[count:], other[1], everywhere)
-            taught = segmentation_loss(sam[count:], other[0], everywhere)
-            unet_loss = unet_loss + self.plan.to_unet(self.done) * learned
-            sam_loss = sam_loss + self.plan.to_sam(self.done) * taught
-            metrics |= {"unet_from_sam": float(learned.detach()), "sam_from_unet": float(taught.detach())}
+        if pseudo is not None:
+            of_unet, of_sam = pseudo
+            everywhere = torch.ones_like(of_unet[:, :1])
+            unet_from_sam = segmentation_loss(unet[count:], of_sam, everywhere)
+            sam_from_unet = segmentation_loss(sam[count:], of_unet, everywhere)
+            unet_loss = unet_loss + self.plan.to_unet(self.done) * unet_from_sam
+            sam_loss = sam_loss + self.plan.to_sam(self.done) * sam_from_unet
+            metrics |= {"unet_from_sam": float(unet_from_sam.detach()), "sam_from_unet": float(sam_from_unet.detach())}
             metrics["together"] = agreement(unet[count:].detach(), sam[count:].detach())
         metrics["loss"] = float((unet_loss + sam_loss).detach())
         if self._ranks.world > 1:

@@ -5,7 +5,7 @@ from .base import Observation, Regulariser, rows
 from .dan import DeepAdversarial
 from .dtc import DualTask
 from .mean_teacher import MeanTeacher
-from .registry import REGULARISERS, build_regulariser
+from .registry import REGULARISERS, build_regulariser, teacher_memory
 from .supervised import Supervised
 from .ua_mt import UncertaintyAwareMeanTeacher
 
@@ -21,4 +21,5 @@ __all__ = [
     "UncertaintyAwareMeanTeacher",
     "build_regulariser",
     "rows",
+    "teacher_memory",
 ]

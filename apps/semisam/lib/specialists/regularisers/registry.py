@@ -33,4 +33,9 @@ def build_regulariser(name: str, steps: int) -> Regulariser:
         name: one of ``REGULARISERS``.
         steps: of the training.
     """
-    return REGULARISERS[name](max(0.5, min(0.99, 1.0 - 1.0 / (_TEACHER_MEMORY * steps))))
+    return REGULARISERS[name](teacher_memory(steps))
+
+
+def teacher_memory(steps: int) -> float:
+    """How much of a teacher stays in a step (0.5..0.99), at most, in a training of so many steps."""
+    return max(0.5, min(0.99, 1.0 - 1.0 / (_TEACHER_MEMORY * steps)))
