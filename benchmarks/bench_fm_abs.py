@@ -171,7 +171,7 @@ def _measure(
     from lib.core.labels import LabelSchema
     from lib.formats.volumes import read_volume
     from lib.generalists import create_generalist
-    from lib.recipes.engine.prepared_study import Study
+    from lib.recipes.engine.prepared_study import PreparedStudy
     from lib.recipes.fm_abs.answerers import answerer_of
     from lib.recipes.fm_abs.assistant import SliceAssistant, SliceOptions
     from lib.recipes.fm_abs.plane_labels import PartialObjective, WholeStudy
@@ -187,7 +187,7 @@ def _measure(
     roi = [8 * math.ceil(extent / options.spacing / 8) for extent in EXTENT_MM]
     spec = SpecialistSpec(schema.names, WIDTHS, (options.spacing,) * 3, (roi[0], roi[1], roi[2]))
     folder = work / ("sparse" if variant.sparse else "dense")
-    study = Study(_cases(data, outlined, others if variant.others else ()), schema, spec, folder)
+    study = PreparedStudy(_cases(data, outlined, others if variant.others else ()), schema, spec, folder)
     annotated = _prepare(study, data, variant.sparse)
 
     def view(name: str) -> ScanView:

@@ -268,7 +268,7 @@ def _propagation(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[st
     from lib.recipes import SilentObserver
     from lib.recipes.engine.context import Context
     from lib.recipes.engine.options import PRESETS, RecipeOptions
-    from lib.recipes.engine.prepared_study import Study
+    from lib.recipes.engine.prepared_study import PreparedStudy
     from lib.recipes.engine.progress import Reporter
     from lib.recipes.engine.round_zero import propagate_study
     from lib.recipes.engine.run_folder import RunFolder
@@ -282,7 +282,7 @@ def _propagation(ranks: Any, cases: Sequence[Any], generalist: Any, job: dict[st
     folder = RunFolder(Path(job["folder"]) / "run", ranks)
     with Reporter(SilentObserver(), 1, 1, {"propagation": len(cases)}) as reporter:
         run = Context(
-            Study(cases, schema, spec, folder.prepared),
+            PreparedStudy(cases, schema, spec, folder.prepared),
             RecipeOptions(preset=job["preset"]),
             budget,
             generalist,

@@ -147,7 +147,10 @@ def test_of_the_doubtful_scans_one_that_stands_for_others(tmp_path: Path) -> Non
     # case_7 is the least sure one, but like no other; 8 and 9 are alike.
     reply = ask(Recommended(study))
     assert reply["id"] in ("case_8", "case_9")
-    assert "stands for the most others" in reply["reason"]
+    assert reply["reason"] == (
+        "The app is unsure about this scan (it is among the 3 most uncertain of 12), "
+        "and it resembles the other uncertain ones most."
+    )
 
 
 @pytest.mark.parametrize("measure", DOUBTS)

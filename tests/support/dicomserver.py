@@ -70,7 +70,7 @@ class PlayedServer(DicomWebServer):
             return [_listed(segs[0], len(segs)) for segs in self._segs.values()]
         return [_listed(pydicom.dcmread(f[0], stop_before_pixels=True), len(f)) for f in self._series.values()]
 
-    def segs(self, study: str, series: str) -> list[SegHeader]:
+    def segs(self, dicom_study: str, series: str) -> list[SegHeader]:
         self._ask()
         if series not in self._segs:
             reply = requests.Response()
@@ -78,14 +78,14 @@ class PlayedServer(DicomWebServer):
             raise requests.HTTPError("404 Client Error", response=reply)
         return sorted((SegHeader.of(seg) for seg in self._segs[series]), key=lambda header: header.created)
 
-    def save_series(self, study: str, series: str, folder: Path) -> int:
+    def save_series(self, dicom_study: str, series: str, folder: Path) -> int:
         with self._answering(f"Series {series} could not be fetched"):
             self._ask()
         for file in self._series[series]:
             shutil.copy(file, folder)
         return len(self._series[series])
 
-    def fetch_seg(self, study: str, series: str, uid: str) -> Dataset:
+    def fetch_seg(self, dicom_study: str, series: str, uid: str) -> Dataset:
         with self._answering(f"SEG {uid} could not be fetched"):
             self._ask()
         return next(seg for seg in self._segs[series] if uid == seg.SOPInstanceUID)

@@ -45,8 +45,8 @@ class Recommended(StudyStrategy):
             if name != order[0] or count == 1:
                 return plain.reason(name)
             return (
-                f"The app is unsure about it (uncertainty {doubts[name]:.2f}, among the {count} highest of "
-                f"{len(doubts)}), and of these it stands for the most others."
+                f"The app is unsure about this scan (it is among the {count} most uncertain of {len(doubts)}), "
+                "and it resembles the other uncertain ones most."
             )
 
         return Ranking(order, reason, plain.facts)

@@ -1,4 +1,4 @@
-"""``template``: the scan that stands for most others; with no label yet, the one to outline first."""
+"""``template``: the scan to outline first, or next, to become a template: it stands for most others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Template(StudyStrategy):
     """
 
     def __init__(self, study: Study) -> None:
-        super().__init__(study, "template", "Template: the scan that stands for most others (outline it first)")
+        text = "Template: the scan to outline first, or next, to become a template (it resembles most others)"
+        super().__init__(study, "template", text)
 
     @override
     def rank(self, names: list[str], view: View) -> Ranking:

@@ -15,7 +15,7 @@ from lib.core.geometry import Volume
 from lib.core.labels import LabelSchema
 from lib.core.sparse_labels import Planes, check_stated, find_planes, on_grid, stated
 from lib.recipes import Case
-from lib.recipes.engine.prepared_study import Study
+from lib.recipes.engine.prepared_study import PreparedStudy
 from lib.specialists import SpecialistSpec
 from phantoms import blobs
 
@@ -180,7 +180,7 @@ def test_the_study_gives_unannotated_voxels_no_weight(tmp_path: Path) -> None:
     path = tmp_path / "x.nii.gz"
     cases = [Case("whole", path, path), Case("sparse", path, path), Case("said", path, path, "all")]
     spec = SpecialistSpec(("one", "two"), (4, 8), (4.0, 4.0, 4.0), (16, 16, 16))
-    study = Study(cases, LabelSchema(("one", "two")), spec, tmp_path)
+    study = PreparedStudy(cases, LabelSchema(("one", "two")), spec, tmp_path)
     sparse = crossed(label, 14, 22, 18)
     for name, content in (("whole", label), ("sparse", sparse), ("said", sparse)):
         study.prepare(name, scan, frame_of(scan))

@@ -52,7 +52,7 @@ class SeriesCache:
             if not notes_file(scan).is_file():
                 scan.unlink(missing_ok=True)
 
-    def fetch(self, study: str, uid: str) -> Path:
+    def fetch(self, dicom_study: str, uid: str) -> Path:
         """Folder with the files of a series; half a download is never taken for one.
 
         Raises:
@@ -63,7 +63,7 @@ class SeriesCache:
             return folder
         part = Path(tempfile.mkdtemp(prefix=_PART, dir=self._folder))
         try:
-            count = self._server.save_series(study, uid, part)
+            count = self._server.save_series(dicom_study, uid, part)
             if not count:
                 raise UserError(f"Series {uid} is empty on the DICOMweb server.", status=422)
             try:
@@ -76,13 +76,13 @@ class SeriesCache:
         logger.info("Series %s fetched, %d files", uid, count)
         return folder
 
-    def put_scan(self, study: str, uid: str, path: Path) -> None:
+    def put_scan(self, dicom_study: str, uid: str, path: Path) -> None:
         """Make the file of a scan: a DICOM file as it is, anything else as NIfTI.
 
         Raises:
             UserError: see ``fetch``; (422) when the series is neither one volume nor one 2D image.
         """
-        series = self.fetch(study, uid)
+        series = self.fetch(dicom_study, uid)
         if path.name.endswith(DICOM):
             file = next(p for p in series.iterdir() if p.is_file())
             write_whole(path, lambda name: shutil.copyfile(file, name))

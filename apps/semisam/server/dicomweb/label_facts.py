@@ -17,7 +17,7 @@ class StoredSeg:
     """A SEG on the server.
 
     Args:
-        study: UID of its study.
+        dicom_study: UID of the DICOM study (one exam) that it belongs to.
         series: UID of its series.
         uid: its own UID.
         created: when it was made, as DICOM says it: texts of which the later ones sort last.
@@ -25,7 +25,7 @@ class StoredSeg:
         sent: when it was sent from here, in seconds since 1970; None when another program has made it.
     """
 
-    study: str
+    dicom_study: str
     series: str
     uid: str
     created: str = ""
@@ -44,7 +44,7 @@ class StoredSeg:
 
     def to_info(self) -> dict[str, Any]:
         """As MONAI Label's list keeps it."""
-        info: dict[str, Any] = {"StudyInstanceUID": self.study, "SeriesInstanceUID": self.series}
+        info: dict[str, Any] = {"StudyInstanceUID": self.dicom_study, "SeriesInstanceUID": self.series}
         info |= {"SOPInstanceUID": self.uid, "created": self.created}
         info |= {"listed": True} if self.listed else {}
         return info | ({} if self.sent is None else {"sent": self.sent})
@@ -76,12 +76,12 @@ class DicomLabelFacts:
     def from_info(cls, info: Mapping[str, Any]) -> DicomLabelFacts:
         """The facts in MONAI Label's notes of a label."""
         rest = dict(info)
-        study, series, uid = (
+        dicom_study, series, uid = (
             str(rest.pop(key, "")) for key in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
         )
         created, listed, sent = str(rest.pop("created", "")), bool(rest.pop("listed", False)), rest.pop("sent", None)
         return cls(
-            seg=StoredSeg(study, series, uid, created, listed, sent) if uid else None,
+            seg=StoredSeg(dicom_study, series, uid, created, listed, sent) if uid else None,
             saved=rest.pop("ts", None),
             content=str(rest.pop("content", "") or ""),
             send_as=str(rest.pop("send_as", "") or ""),

@@ -84,13 +84,13 @@ class Seg:
     """A SEG on the server.
 
     Args:
-        study: UID of its study.
+        dicom_study: UID of the DICOM study (one exam) that it belongs to.
         series: UID of its series.
         header: what it says about itself.
         arrived: whether it was not there at an earlier look; False at the first one.
     """
 
-    study: str
+    dicom_study: str
     series: str
     header: SegHeader
     arrived: bool = False
@@ -108,7 +108,7 @@ class Seg:
         """
         said: dict[str, Any] = {"annotated": self.header.annotated} if self.header.annotated else {}
         said["label_info"] = [{"name": name, "idx": number} for name, number in self.header.names]
-        seg = StoredSeg(self.study, self.series, self.header.uid, self.header.created, listed)
+        seg = StoredSeg(self.dicom_study, self.series, self.header.uid, self.header.created, listed)
         return DicomLabelFacts(seg, int(time.time()), said=said)
 
 
@@ -186,27 +186,28 @@ class Lists:
         known = {seg.series: SegHeader(seg.uid, uid, (), seg.created) for uid, seg in finals if seg is not None}
         segs, counts = [], {}
         for each in self._server.search({"Modality": "SEG"}):
-            study, uid, count = _text(each, "StudyInstanceUID"), _text(each, "SeriesInstanceUID"), instances_of(each)
-            if not _are_uids(study, uid):
+            dicom_study, uid = _text(each, "StudyInstanceUID"), _text(each, "SeriesInstanceUID")
+            count = instances_of(each)
+            if not _are_uids(dicom_study, uid):
                 continue
             counts[uid] = count
             if uid in own and count >= self._counts.get(uid, 0):
                 continue  # own labels are known, unless one was deleted there
             header = known.get(uid) if count == 1 else None
-            header = header or self._looked_into(study, uid, count)
+            header = header or self._looked_into(dicom_study, uid, count)
             if header is not None:
                 arrived = self._seen is not None and header.uid not in self._seen
-                segs.append(Seg(study, uid, header, arrived))
+                segs.append(Seg(dicom_study, uid, header, arrived))
         self._counts = counts
         self._seen = {seg.header.uid for seg in segs} | (self._seen or set())
         self._segs = {uid: entry for uid, entry in self._segs.items() if uid in counts}
         return Listed(began, scans, segs, frozenset(counts))
 
-    def _looked_into(self, study: str, series: str, count: int) -> SegHeader | None:
+    def _looked_into(self, dicom_study: str, series: str, count: int) -> SegHeader | None:
         before, header = self._segs.get(series, (-1, None))
         if before != count:
             try:
-                found = self._server.segs(study, series)
+                found = self._server.segs(dicom_study, series)
             except (requests.ConnectionError, requests.Timeout):
                 raise
             except requests.HTTPError as error:

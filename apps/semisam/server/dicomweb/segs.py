@@ -67,5 +67,5 @@ class SegExchange:
         Raises:
             UserError: (422) when it does not fit the scan, (502) when the server does not give it.
         """
-        seg = self._server.fetch_seg(stored.study, stored.series, stored.uid)
+        seg = self._server.fetch_seg(stored.dicom_study, stored.series, stored.uid)
         return label_of(seg, scan, self._schema)

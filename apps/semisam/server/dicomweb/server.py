@@ -60,16 +60,16 @@ class DicomWebServer:
         )
         return [Dataset.from_json(each) for each in found]
 
-    def segs(self, study: str, series: str) -> list[SegHeader]:
+    def segs(self, dicom_study: str, series: str) -> list[SegHeader]:
         """The SEG objects of a series, without their pixels, the oldest first."""
-        metadata = self._client.retrieve_series_metadata(study, series)
+        metadata = self._client.retrieve_series_metadata(dicom_study, series)
         without_pixels = [{k: v for k, v in instance.items() if k != _PIXELS} for instance in metadata]
         headers = [SegHeader.of(Dataset.from_json(instance)) for instance in without_pixels]
         return sorted(headers, key=lambda one: one.created)
 
     # --- content --------------------------------------------------------------------------------------------------
 
-    def save_series(self, study: str, series: str, folder: Path) -> int:
+    def save_series(self, dicom_study: str, series: str, folder: Path) -> int:
         """Write each instance of a series into a folder, under numbers: what it calls itself may be no file name.
 
         Returns:
@@ -80,21 +80,21 @@ class DicomWebServer:
         """
         count = 0
         with self._answering(f"Series {series} could not be fetched"):
-            for instance in self._client.iter_series(study, series, media_types=_AS_STORED):
+            for instance in self._client.iter_series(dicom_study, series, media_types=_AS_STORED):
                 count += 1
                 instance.save_as(folder / f"{count:06d}.dcm", write_like_original=False)
         return count
 
-    def fetch_seg(self, study: str, series: str, uid: str) -> Dataset:
+    def fetch_seg(self, dicom_study: str, series: str, uid: str) -> Dataset:
         """One SEG, with its pixels.
 
         Raises:
             UserError: (502) when the server does not do its part.
         """
         with self._answering(f"SEG {uid} could not be fetched"):
-            return self._client.retrieve_instance(study, series, uid, media_types=_AS_STORED)
+            return self._client.retrieve_instance(dicom_study, series, uid, media_types=_AS_STORED)
 
-    def find_seg(self, study: str, series: str, uid: str) -> SegHeader | None:
+    def find_seg(self, dicom_study: str, series: str, uid: str) -> SegHeader | None:
         """What a SEG says about itself; None when the server does not have it.
 
         Raises:
@@ -102,7 +102,7 @@ class DicomWebServer:
         """
         with self._answering("The label could not be looked for"):
             try:
-                found = self.segs(study, series)
+                found = self.segs(dicom_study, series)
             except requests.HTTPError as error:
                 if error.response is not None and error.response.status_code in _NOT_THERE:
                     return None

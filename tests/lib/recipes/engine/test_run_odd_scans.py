@@ -33,7 +33,7 @@ from lib.recipes import (
 )
 from lib.recipes.engine.learned import learned_by
 from lib.recipes.engine.options import Preset
-from lib.recipes.engine.prepared_study import Study
+from lib.recipes.engine.prepared_study import PreparedStudy
 from lib.specialists import SpecialistSpec, load_specialist
 from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 
@@ -215,7 +215,7 @@ def test_a_scan_without_the_structures_is_learned_from_and_never_carried_over(st
     specialist = load_specialist(result.checkpoint)
     assert learned_by(specialist) == list(TINY_LABELS)
     case = cases_of(study, ["case_2"])[1]
-    kept = Study(cases_of(study, ["case_2"]), SCHEMA, specialist.spec, result.folder / "prepared")
+    kept = PreparedStudy(cases_of(study, ["case_2"]), SCHEMA, specialist.spec, result.folder / "prepared")
     target = kept.target("case_2")
     assert float(target.probabilities[0].min()) == 1
     assert float(target.confidence.min()) == 1
@@ -253,7 +253,7 @@ def test_a_scan_without_structures_is_cut_where_they_would_lie(tmp_path: Path) -
     study = make_tiny_study(tmp_path / "study", scans=2)
     negative(study, "case_2")
     spec = SpecialistSpec(TINY_LABELS, (4, 8), (3.0, 3.0, 3.0), (16, 16, 16), part=(60.0, 60.0, 60.0))
-    kept = Study(cases_of(study, ["case_2"]), SCHEMA, spec, tmp_path)
+    kept = PreparedStudy(cases_of(study, ["case_2"]), SCHEMA, spec, tmp_path)
     context = SimpleNamespace(study=kept, options=SimpleNamespace(device="cpu"))
     _keep_negative(cast("Any", context), "case_2")
     frame = kept.prepared("case_2").frame

@@ -25,7 +25,7 @@ from lib.specialists.checkpoint import save_specialist
 from .label_facts import PseudoLabelFacts
 from .learned import learned
 from .options import Preset, RecipeOptions
-from .prepared_study import Study
+from .prepared_study import PreparedStudy
 from .progress import Reporter
 from .record import CHECKPOINT, KEPT_ROUNDS, LARGE, PASSING, RoundRecord, read_record, write_record
 from .report import FinishedRound, Observer, PseudoLabel
@@ -52,7 +52,7 @@ class Context:
         ranks: the processes that share the work of this run. All go through the same rounds and stages.
     """
 
-    study: Study
+    study: PreparedStudy
     options: RecipeOptions
     budget: Preset
     generalist: Generalist

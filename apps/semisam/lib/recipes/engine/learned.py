@@ -9,16 +9,16 @@ import numpy as np
 from lib.propagation import nothing_found
 from lib.specialists import Specialist
 
-from .prepared_study import Study
+from .prepared_study import PreparedStudy
 
 _KEY = "learned"
 
 
-_SEEN: WeakKeyDictionary[Study, tuple[tuple[str, ...], list[str]]] = WeakKeyDictionary()
+_SEEN: WeakKeyDictionary[PreparedStudy, tuple[tuple[str, ...], list[str]]] = WeakKeyDictionary()
 """By run: its outlined scans, and what ``learned_names`` found in them."""
 
 
-def learned_names(study: Study) -> list[str]:
+def learned_names(study: PreparedStudy) -> list[str]:
     """Structures that at least one human label of a run holds."""
     human = tuple(study.human())
     if _SEEN.get(study, ((), []))[0] != human:
@@ -26,7 +26,7 @@ def learned_names(study: Study) -> list[str]:
     return _SEEN[study][1]
 
 
-def _names_in(study: Study) -> list[str]:
+def _names_in(study: PreparedStudy) -> list[str]:
     seen: set[int] = set()
     for name in study.human():
         peaks = study.target(name).probabilities[1:].flatten(1).amax(1)
@@ -34,7 +34,7 @@ def _names_in(study: Study) -> list[str]:
     return [name for n, name in enumerate(study.schema.names) if n in seen]
 
 
-def learned(study: Study) -> dict[str, object]:
+def learned(study: PreparedStudy) -> dict[str, object]:
     """For the notes of a specialist."""
     return {_KEY: learned_names(study)}
 
@@ -45,6 +45,6 @@ def learned_by(specialist: Specialist) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def missing_in(study: Study, label: np.ndarray) -> tuple[str, ...]:
+def missing_in(study: PreparedStudy, label: np.ndarray) -> tuple[str, ...]:
     """Warnings about a specialist's pseudo-label ``[D, H, W]`` uint8: structures it has learned and did not find."""
     return tuple(nothing_found(label, study.schema.names, learned_names(study)))

@@ -18,7 +18,7 @@ from .context import Context
 from .grid import choose_grid
 from .opening import Files
 from .options import Preset
-from .prepared_study import Study
+from .prepared_study import PreparedStudy
 from .progress import Reporter
 from .record import KEPT_ROUNDS
 from .report import Case, Observer, RunRequest
@@ -110,7 +110,7 @@ def plan_run(
     ranks.once(lambda: check_space(folder.path.parent, bytes_needed(voxels, spec.channels, len(cases))))
     plan = plan_work(request, cases, ranks.world)
     run = Context(
-        study=Study(cases, request.schema, spec, folder.prepared),
+        study=PreparedStudy(cases, request.schema, spec, folder.prepared),
         options=replace(request.options, device=ranks.device(request.options.device)),
         budget=plan.budget,
         generalist=models.generalist,

@@ -74,7 +74,7 @@ class SoftTarget:
     confidence: Tensor
 
 
-class Study:
+class PreparedStudy:
     """Scans and their current labels; a ``SampleSource``.
 
     Human labels never change; pseudo-labels are those of the last finished round (``use_round``).

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.recipes.engine.prepared_study import Study
+from lib.recipes.engine.prepared_study import PreparedStudy
 from lib.specialists.losses import soft_dice
 from lib.specialists.losses.partial_cross_entropy import partial_cross_entropy
 from lib.specialists.regularisers import Observation
@@ -46,7 +46,7 @@ class WholeStudy:
         study: the scans.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: PreparedStudy) -> None:
         self._study = study
         self._human = frozenset(study.human())
 

@@ -31,7 +31,7 @@ from lib.generalists.slices import acquisition_view
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.kept_training import TrainingNumber
 from lib.recipes.engine.labelling import label_study
-from lib.recipes.engine.prepared_study import Study
+from lib.recipes.engine.prepared_study import PreparedStudy
 from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.record import COTRAINING
 from lib.recipes.engine.report import FinishedRound
@@ -88,9 +88,9 @@ def slice_axis(spec: SpecialistSpec) -> int:
 
 
 class StudyScans:
-    """A ``Study`` as ``Scans``."""
+    """A ``PreparedStudy`` as ``Scans``."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: PreparedStudy) -> None:
         self._study = study
         self.human = study.human
         self.unlabelled = study.unlabelled

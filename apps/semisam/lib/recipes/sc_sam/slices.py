@@ -15,7 +15,7 @@ _AIMED = 0.7
 
 
 class Scans(Protocol):
-    """What is known about the scans; ``Study`` is one."""
+    """What is known about the scans; ``PreparedStudy`` is one."""
 
     def human(self) -> Sequence[str]:
         """Names of scans with a human label."""
