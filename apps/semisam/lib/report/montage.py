@@ -121,5 +121,5 @@ def _join(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 def _data_address(picture: np.ndarray) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(picture).save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
