@@ -6,6 +6,9 @@ then all voxels settle with their neighbours as far as no edge parts them: a ran
 https://doi.org/10.1109/CVPR.2005.239). It minimises
 ``sum over neighbours w_ij |x_i - x_j|^2 + sum_i g_i |x_i - p_i|^2``, where the prior p is the mask, the vote or both,
 and w is small where features or intensities change.
+
+Why not ``skimage.segmentation.random_walker``: it starts from certain seeds and takes no prior at each voxel, and it
+works on the CPU only.
 """
 
 from __future__ import annotations
