@@ -134,7 +134,7 @@ MUTANTS = (
         "lib/recipes/semisam_o1/earlier_rounds.py",
         "[*members[:count], *earlier.members[: (index - 1) * count]]",
         "members",
-        ("lib/recipes/engine/test_run.py::test_the_specialist_is_the_best_network_of_each_round",),
+        ("lib/recipes/engine/test_run_networks.py::test_the_specialist_is_the_best_network_of_each_round",),
         "the specialist is the networks of all rounds together",
     ),
     Mutant(

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ Report = dict[str, Any]
 @pytest.fixture(autouse=True, scope="module")
 def small_presets() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "quick", Preset(1, 1, 4, 2, (4, 8, 8), 60_000, 8_000))
+        patch.setitem(PRESETS, "quick", Preset(1, 1, 4, 2, (4, 8, 8), 6_000, 4_000))
         yield
 
 
@@ -75,9 +76,15 @@ def recipe(study: Path, folder: Path, name: str = "semisam_o1", **more: Any) -> 
 
 
 @pytest.fixture(scope="module")
-def whole(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """A run by one process, undisturbed."""
-    return recipe(study, tmp_path_factory.mktemp("whole"))(Ranks())
+def alone(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Report]:
+    """The run of a recipe by one process, undisturbed; each recipe runs once."""
+    return cache(lambda name: recipe(study, tmp_path_factory.mktemp(name), name)(Ranks()))
+
+
+@pytest.fixture(scope="module")
+def whole(alone: Callable[[str], Report]) -> Report:
+    """A run of the default recipe by one process, undisturbed."""
+    return alone("semisam_o1")
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +112,8 @@ def weights_of(folder: Path) -> list[bytes]:
     return [tensor.numpy().tobytes() for tensor in tensors(content)]
 
 
-def check_shared(name: str, world: int, study: Path, tmp_path: Path) -> None:
+def check_shared(name: str, world: int, study: Path, tmp_path: Path, alone: Report) -> None:
     """A recipe ends by so many processes, leaves the same each time, and begins as one process does."""
-    alone = recipe(study, tmp_path / "alone", name)(Ranks())
     found = [by(world, recipe(study, tmp_path / turn, name))[0] for turn in ("first", "second")]
     for report in found:
         assert isinstance(report, dict), repr(report)
@@ -123,14 +129,18 @@ def check_shared(name: str, world: int, study: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_two_processes_train_every_recipe(name: str, study: Path, tmp_path: Path) -> None:
-    check_shared(name, 2, study, tmp_path)
+def test_two_processes_train_every_recipe(
+    name: str, study: Path, tmp_path: Path, alone: Callable[[str], Report]
+) -> None:
+    check_shared(name, 2, study, tmp_path, alone(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_four_processes_train_every_recipe(name: str, study: Path, tmp_path: Path) -> None:
-    check_shared(name, 4, study, tmp_path)
+def test_four_processes_train_every_recipe(
+    name: str, study: Path, tmp_path: Path, alone: Callable[[str], Report]
+) -> None:
+    check_shared(name, 4, study, tmp_path, alone(name))
 
 
 def test_round_0_is_as_alone_and_the_same_scan_is_left_out(study: Path, whole: Report, shared: Report) -> None:
@@ -200,10 +210,10 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(
 
 
 @pytest.mark.slow
-def test_folds_are_shared_and_as_alone(study: Path, tmp_path: Path) -> None:
+def test_folds_are_shared_and_as_alone(study: Path, tmp_path: Path, alone: Callable[[str], Report]) -> None:
     """Each training of ssl_medsam2 is one process's: nothing differs from a run by one process."""
-    alone = recipe(study, tmp_path / "one", "ssl_medsam2")(Ranks())
+    whole = alone("ssl_medsam2")
     first, _ = by(2, recipe(study, tmp_path / "two", "ssl_medsam2"))
-    assert labels_of(alone["folder"]) == labels_of(first["folder"])
-    assert sorted(first["epochs"]) == alone["epochs"] == [(1, fold, 1) for fold in range(5)]
-    assert alone["done"] == first["done"] == (5, 5)
+    assert labels_of(whole["folder"]) == labels_of(first["folder"])
+    assert sorted(first["epochs"]) == whole["epochs"] == [(1, fold, 1) for fold in range(5)]
+    assert whole["done"] == first["done"] == (5, 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from lib.specialists import SpecialistSpec, build_network, check_checkpoint, sav
 from recipe_runs import CopyPropagator, KilledError
 from tiny_study import TINY_LABELS, make_tiny_study
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 OPTIONS = RecipeOptions(seed=3)
 PRESET = Preset(3, 2, 3, 2, (4, 8, 8), 120_000, 14_000)
@@ -76,15 +76,6 @@ def run(study: Path, folder: Path, listener: Killed | None = None, options: Reci
         propagator=CopyPropagator(),
         observer=listener or Killed(),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread_for_all() -> Iterator[None]:
-    """Runs that are compared bit by bit have the same number of threads; small arrays are faster on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
