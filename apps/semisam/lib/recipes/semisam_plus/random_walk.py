@@ -44,7 +44,7 @@ class WalkOptions:
         feature: how much a usual change of features does.
         prior: g, how strongly a voxel holds on to its prior when it is wholly sure of it.
         unsure: the part of it that a voxel without any idea keeps.
-        look: how much the likeness of features counts in the vote.
+        look: how much the similarity of features counts in the vote.
         near: how far a point's vote reaches in voxels.
         vote: how much the vote counts beside a mask.
         steps: Jacobi steps.
