@@ -419,12 +419,12 @@ def test_a_specialist_for_a_part_is_told_where_to_look(study: Study, monkeypatch
     put_specialist(study, part=(40.0, 40.0, 40.0))
     asked: list[str] = []
 
-    def locate(template: Template, scan: Volume, device: str) -> SoftLabels:
+    def find_roi(template: Template, scan: Volume, device: str) -> SoftLabels:
         asked.append(template.name)
         return real(template, scan, device)
 
-    real = located.locate
-    monkeypatch.setattr(located, "locate", locate)
+    real = located.find_roi
+    monkeypatch.setattr(located, "find_roi", find_roi)
     run_pass(study, [UncertaintyScoring(study)], {"device": "cpu"})
     assert asked == ["case_1"] * len(UNLABELLED)
     assert set(Scores(study).known(UNCERTAINTY)) == set(UNLABELLED)

@@ -19,7 +19,7 @@ from .base import SoftLabels, Template
 from .displacement import coarse_displacement, compose, refine_displacement, warp
 from .features import UNRELATED, comparable, encode, encoding_grid, features_on
 from .placement import Placement, find_placement
-from .refine_in_roi import closer_look
+from .refine_in_roi import grids_in_roi
 
 _SETTLED = 0.5
 """Voxels: a search that finds less everywhere has nothing to add, and a refinement after it would only fit noise."""
@@ -45,12 +45,10 @@ class RegistrationPropagator:
         iterations: steps of the gradient refinement; three fifths of them where there is a closing one.
         smoothness: weight of the diffusion term in the refinement.
         passes: most searches, each with its refinement, one on the result of the other. One alone carries over too
-            little of a large deformation: large structures come out too small, small ones too large (left atrium, 14
-            scans of train: Dice 0.833 with one, 0.846 with two; slope of the volumes over the true ones 0.67 and 0.75).
+            little of a large deformation: large structures come out too small, small ones too large.
         closing: steps of a last refinement, on the feature grid itself, where it has few voxels: half of them are too
-            few for small structures (hippocampus, 40 scans: Dice 0.788 without, 0.792 with, in the same time; left
-            atrium, ten times as many voxels: 0.836 and 0.833, in 1.3 times the time).
-        closer: whether the part of a large scan where the structures are is matched again, on a finer grid.
+            few for small structures. On large grids it costs time and gains nothing (docs/reference/benchmarks.md).
+        refine: whether the part of a large scan where the structures are is matched again, on a finer grid.
         device: where to compute.
     """
 
@@ -63,7 +61,7 @@ class RegistrationPropagator:
     smoothness: float = 1.25
     passes: int = 2
     closing: int = 8
-    closer: bool = True
+    refine: bool = True
     device: str = field(default_factory=default_device)
 
     def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
@@ -89,26 +87,26 @@ class RegistrationPropagator:
         )
         first = _Grids(own, other, place)
         found, displacement = self._carried(template, channels, first, features, None)
-        closer = None
-        if self.closer:
-            closer = closer_look(
+        roi = None
+        if self.refine:
+            roi = grids_in_roi(
                 own, other, place, found.traces(), displacement.cpu(), voxels=self.voxels, least=self._least
             )
-        if closer is None:
+        if roi is None:
             return found
         if generalist.name == Mind.name:
             features = (
-                encode(generalist, closer.scan.image(scan.clipped), closer.scan.spacing, self.device),
-                encode(generalist, closer.template.image(template.scan.clipped), closer.template.spacing, self.device),
+                encode(generalist, roi.scan.image(scan.clipped), roi.scan.spacing, self.device),
+                encode(generalist, roi.template.image(template.scan.clipped), roi.template.spacing, self.device),
             )
         else:
             features = (
-                features_on(closer.scan, features[0], seen[0]),
-                features_on(closer.template, features[1], seen[1]),
+                features_on(roi.scan, features[0], seen[0]),
+                features_on(roi.template, features[1], seen[1]),
             )
-        second = _Grids(closer.scan, closer.template, closer.place)
-        finer = self._carried(template, channels, second, features, closer.start.to(self.device))[0]
-        # The first look has seen the rest of the scan, and templates are compared by what all of them have seen.
+        second = _Grids(roi.scan, roi.template, roi.place)
+        finer = self._carried(template, channels, second, features, roi.start.to(self.device))[0]
+        # The first one has seen the rest of the scan, and templates are compared by what all of them have seen.
         nothing = found.probabilities[0] > 0.5
         return replace(finer, similarity=found.similarity, elsewhere=float(found.confidence[nothing].mean()))
 

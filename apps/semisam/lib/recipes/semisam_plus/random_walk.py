@@ -147,7 +147,7 @@ class WalkScan:
         seeds = torch.cat([self._local[:, x, y, z].float() * options.look**0.5, (question.points - first).T * scale])
         away = torch.cdist(places, seeds.T.contiguous(), compute_mode="use_mm_for_euclid_dist")
         mine = functional.one_hot(question.classes, question.channels) * question.stands_for[:, None]
-        # A far vote for everyone: where no point is near, no class leads.
+        # Every class has a small vote: where no point is near, none leads.
         votes = (away.square_().neg_().exp_() @ mine + _FAR).log_()
         return votes.T.reshape(-1, *size)
 
