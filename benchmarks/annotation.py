@@ -36,7 +36,7 @@ ROUNDS, PER_ROUND = 5, 2
 STEPS_OF_AN_EPOCH = 20
 
 Facts = dict[str, float]
-"""What is known about a scan without label after a training: its doubts, and ``quality`` of its pseudo-label."""
+"""What is known about a scan without label after a training: its uncertainties, and ``quality`` of its pseudo-label."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Study:
         return taken[len(outlined) :]
 
     def _order(self, strategy: str, free: list[str], taken: list[str], known: Mapping[str, Facts]) -> list[str]:
-        from lib.selection import by_doubt_and_coverage, by_value, evenly, worst_label_first
+        from lib.selection import by_uncertainty_and_coverage, by_value, evenly, worst_label_first
 
         def all_of(fact: str) -> Facts:
             return {name: known[name][fact] for name in free}
@@ -144,7 +144,9 @@ class Study:
         if strategy == "review":
             return worst_label_first(free, all_of("quality"), free, all_of("uncertainty"))
         if strategy == "recommended":
-            return by_doubt_and_coverage(free, all_of("uncertainty"), lambda names: self._covering(names, taken))[0]
+            return by_uncertainty_and_coverage(free, all_of("uncertainty"), lambda names: self._covering(names, taken))[
+                0
+            ]
         return by_value(free, all_of(strategy))
 
     def _covering(self, names: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -127,7 +127,7 @@ def propagate(folder: Path, names: list[str], *, closer: bool) -> dict[str, Any]
 
     scan = read_volume(folder / f"{names[0]}.nii.gz")
     template = Template(names[0], scan, truth_of(folder, names[0]))
-    matcher = RegistrationPropagator(closer=closer, device="cpu")
+    matcher = RegistrationPropagator(refine=closer, device="cpu")
     dice, voxels, seconds = [], [], []
     for name in names[-UNSEEN:]:
         other = read_volume(folder / f"{name}.nii.gz")
@@ -150,7 +150,7 @@ def train(work: Path, names: list[str], *, part: bool) -> dict[str, Any]:
     from lib.recipes import Case, RecipeOptions, RecipeSettings, RunRequest, SilentObserver, run_recipe
     from lib.specialists import load_specialist
     from lib.specialists import spec as module
-    from lib.specialists.predict_in_roi import predict_located
+    from lib.specialists.predict_in_roi import predict_in_roi
     from propagated_once import KeptPropagator
 
     folder, schema = work / "scans", LabelSchema((NAME,))
@@ -184,7 +184,7 @@ def train(work: Path, names: list[str], *, part: bool) -> dict[str, Any]:
     template = Template(names[0], scan, truth_of(folder, names[0]))
     unseen = []
     for name in names[-UNSEEN:]:
-        found = predict_located(specialist, read_volume(folder / f"{name}.nii.gz"), lambda: template)
+        found = predict_in_roi(specialist, read_volume(folder / f"{name}.nii.gz"), lambda: template)
         unseen.append(compared(found.labels(), truth_of(folder, name)))
     voxel = max(specialist.spec.spacing)
     return {"voxel_mm": voxel, "rounds": rounds, "unseen": statistics.fmean(unseen), "all": unseen, "minutes": minutes}

@@ -159,7 +159,10 @@ class SemiSam(OwnSessions, MONAILabelApp):
         known: dict[str, Strategy] = {
             "recommended": strategies.Recommended(self.study),
             "template": strategies.Template(self.study),
-            **{name: strategies.HighestDoubt(self.study, name, text) for name, text in strategies.DOUBTS.items()},
+            **{
+                name: strategies.HighestUncertainty(self.study, name, text)
+                for name, text in strategies.MEASURES.items()
+            },
             "review": strategies.Review(self.study),
             "uniform": strategies.Uniform(self.study),
         }

@@ -15,7 +15,7 @@ from server.scores.offered import SECONDS, OfferedScans
 from server.scores.scores import QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Scores
 from server.store.folder_store import StudyDatastore
 from server.store.study import Study
-from strategies import DOUBTS, HighestDoubt, Recommended, Review, StudyStrategy, Template, Uniform
+from strategies import MEASURES, HighestUncertainty, Recommended, Review, StudyStrategy, Template, Uniform
 from tiny_study import make_tiny_study, save_nifti, tiny_scan
 
 SCANS = 6
@@ -39,8 +39,8 @@ def label(tmp_path: Path) -> str:
 
 
 def all_of(study: Study) -> list[StudyStrategy]:
-    doubts = [HighestDoubt(study, name, text) for name, text in DOUBTS.items()]
-    return [Recommended(study), Template(study), *doubts, Review(study), Uniform(study)]
+    uncertainties = [HighestUncertainty(study, name, text) for name, text in MEASURES.items()]
+    return [Recommended(study), Template(study), *uncertainties, Review(study), Uniform(study)]
 
 
 def ask(strategy: StudyStrategy, client: str = "anna") -> dict[str, Any]:
@@ -65,7 +65,9 @@ def describe_all(study: Study, directions: dict[str, list[float]]) -> None:
 
 
 def score(study: Study, **uncertainties: float) -> None:
-    Scores(study).add(UNCERTAINTY, {n: {UNCERTAINTY: v, **dict.fromkeys(DOUBTS, v)} for n, v in uncertainties.items()})
+    Scores(study).add(
+        UNCERTAINTY, {n: {UNCERTAINTY: v, **dict.fromkeys(MEASURES, v)} for n, v in uncertainties.items()}
+    )
 
 
 # --- which scan -------------------------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ def test_scores_go_before_what_labels_say(study: Study, label: str) -> None:
     assert study.datastore.get_image_info("case_4")["uncertainty"] == 0.5
 
 
-def test_of_the_doubtful_scans_one_that_stands_for_others(tmp_path: Path) -> None:
+def test_of_the_uncertain_scans_one_that_stands_for_others(tmp_path: Path) -> None:
     folder = make_tiny_study(tmp_path / "study", scans=1)
     source = folder / "case_1.nii.gz"
     for number in range(2, 14):
@@ -153,12 +155,12 @@ def test_of_the_doubtful_scans_one_that_stands_for_others(tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize("measure", DOUBTS)
+@pytest.mark.parametrize("measure", MEASURES)
 def test_each_measure_has_its_own_order(study: Study, measure: str) -> None:
-    others = dict.fromkeys((UNCERTAINTY, *DOUBTS), 0.9)
+    others = dict.fromkeys((UNCERTAINTY, *MEASURES), 0.9)
     values = {"case_2": 0.1, "case_3": 0.3, "case_4": 0.7}
     Scores(study).add(UNCERTAINTY, {n: others | {measure: v} for n, v in values.items()})
-    strategy = HighestDoubt(study, measure, DOUBTS[measure])
+    strategy = HighestUncertainty(study, measure, MEASURES[measure])
     reply = ask(strategy)
     assert (reply["id"], reply[measure]) == ("case_4", 0.7)
     assert [ask(strategy)["id"] for _ in range(3)] == ["case_3", "case_2", "case_5"]
@@ -186,7 +188,7 @@ def test_nearly_identical_scans_do_not_follow_each_other(study: Study) -> None:
     eye = torch.eye(5)
     table = {"case_1": eye[0], "case_2": eye[1], "case_3": eye[1], "case_4": eye[2], "case_5": eye[3], "case_6": eye[4]}
     Descriptors(study).put(table)
-    strategy = HighestDoubt(study, "highest_entropy", "")
+    strategy = HighestUncertainty(study, "highest_entropy", "")
     assert [ask(strategy)["id"] for _ in range(2)] == ["case_2", "case_4"]
 
 
@@ -196,7 +198,7 @@ def test_after_an_outline_comes_no_scan_that_looks_like_it(study: Study, label: 
     table = {"case_1": eye[0], "case_2": eye[1], "case_3": eye[1], "case_4": eye[2], "case_5": eye[3], "case_6": eye[4]}
     Descriptors(study).put(table)
     score(study, case_2=0.9, case_3=0.8, case_4=0.7, case_5=0.1, case_6=0.1)
-    strategy = HighestDoubt(study, "highest_entropy", "")
+    strategy = HighestUncertainty(study, "highest_entropy", "")
     if offered:
         assert ask(strategy)["id"] == "case_2"
     study.datastore.serving = True

@@ -11,7 +11,7 @@ from lib.propagation import nothing_found
 from lib.recipes.engine.learned import learned_by
 from lib.recipes.engine.options import choose_device
 from lib.specialists import SpecialistPrediction
-from lib.specialists.predict_in_roi import predict_located
+from lib.specialists.predict_in_roi import predict_in_roi
 from server.requests.devices import device_choices
 from server.requests.infer_request import AskedScan
 from server.store.study import Study
@@ -44,7 +44,7 @@ class SpecialistTask(SegmentationTask[str]):
     def predict(self, scan: Volume, device: str) -> tuple[SpecialistPrediction, dict[str, Any]]:
         """What the specialist says, and what to tell about it."""
         specialist = self.study.specialist(device)
-        prediction = predict_located(specialist, scan, lambda: self.study.templates_for(scan, without=None, most=1)[0])
+        prediction = predict_in_roi(specialist, scan, lambda: self.study.templates_for(scan, without=None, most=1)[0])
         notes = {k: v for k, v in specialist.notes.items() if isinstance(v, (str, int, float))}
         facts = uncertainty_facts(prediction.probabilities, prediction.uncertainty)
         return prediction, {"source": "specialist", **facts, **notes}

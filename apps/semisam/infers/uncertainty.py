@@ -19,11 +19,11 @@ class Uncertainty(SpecialistTask):
     gives_structures = False
 
     def __init__(self, study: Study) -> None:
-        super().__init__(study, "Uncertainty: map of the trained specialist's doubt, 0 to 255 (train first)")
+        super().__init__(study, "Uncertainty: map of how unsure the trained specialist is, 0 to 255 (train first)")
 
     def answer(self, scan: Volume, asked: AskedScan, options: str) -> Answer:
         """The map."""
         prediction, params = self.predict(scan, options)
-        doubt = prediction.uncertainty_map()
-        np.rint(doubt.clip(0, 1, out=doubt) * 255, out=doubt)
-        return Answer(doubt.astype(np.uint8), {**params, "scale": "0 sure, 255 unsure"})
+        values = prediction.uncertainty_map()
+        np.rint(values.clip(0, 1, out=values) * 255, out=values)
+        return Answer(values.astype(np.uint8), {**params, "scale": "0 sure, 255 unsure"})

@@ -17,7 +17,7 @@ from .base import StudyScoring
 
 
 class Representativeness(StudyScoring):
-    """Mean likeness of each scan with the others, in the feature space of the generalist, 0 to 1.
+    """Mean similarity of each scan to the others, in the feature space of the generalist, 0 to 1.
 
     Scans are described once; what is compared are the descriptors. Outlined scans are described too: the next scan
     should be unlike them.

@@ -15,7 +15,7 @@ from .base import StudyScoring
 
 
 class UncertaintyScoring(StudyScoring):
-    """Four measures of doubt of each scan without a final label, 0 to 1, and the planes most worth outlining.
+    """Four measures of uncertainty of each scan without a final label, 0 to 1, and the planes most worth outlining.
 
     ``uncertainty`` is the mean in and around the structures; the three others are those of FM-ABS (section 2.3). All
     are from one prediction: the specialist's, or the propagation's as long as there is no specialist.

@@ -9,14 +9,14 @@ from server.scores.scores import QUALITY
 from server.store.study import Study
 
 from .base import Ranking, StudyStrategy
-from .doubt import doubt_ranking
+from .uncertainty import uncertainty_ranking
 from .view import View
 
 
 class Review(StudyStrategy):
     """By the estimated Dice of the stored pseudo-labels (scoring method ``pseudo_label_quality``), the lowest first.
 
-    Pseudo-labels that were not judged yet come next, the most doubtful first; scans without one come last.
+    Pseudo-labels that were not judged yet come next, the most uncertain first; scans without one come last.
 
     Args:
         study: the study.
@@ -30,13 +30,13 @@ class Review(StudyStrategy):
         labelled = {name for name in names if view.has_pseudo_label(name)}
         if not labelled:
             text = "No scan that is free has a pseudo-label to review (train, or run a batch infer). "
-            return doubt_ranking(names, view, text)
+            return uncertainty_ranking(names, view, text)
         known = {n: v for n, v in view.scores.known(QUALITY).items() if n in labelled}
         if not known:
             text = "The pseudo-labels were not judged yet (scoring method 'pseudo_label_quality'). "
-            plain = doubt_ranking(sorted(labelled), view, text)
+            plain = uncertainty_ranking(sorted(labelled), view, text)
             return Ranking([*plain.names, *sorted(set(names) - labelled)], plain.reason, plain.facts)
-        order = worst_label_first(names, known, labelled, view.doubts)
+        order = worst_label_first(names, known, labelled, view.uncertainties)
 
         def reason(name: str) -> str:
             if name not in known:

@@ -57,9 +57,9 @@ class View:
         return self.scores.unusable()
 
     @cached_property
-    def doubts(self) -> dict[str, float]:
-        """The best guess of how unsure the app is about each unlabelled scan, see ``Scores.doubts``."""
-        return self.scores.doubts()
+    def uncertainties(self) -> dict[str, float]:
+        """The best guess of how unsure the app is about each unlabelled scan, see ``Scores.uncertainties``."""
+        return self.scores.uncertainties()
 
     @cached_property
     def typical(self) -> dict[str, float]:
@@ -83,7 +83,7 @@ class View:
         """Whether the scan can be read; looked into only when nothing is known about it yet."""
         if name in self.unusable:
             return False
-        if name in self.descriptors or name in self.doubts:
+        if name in self.descriptors or name in self.uncertainties:
             return True
         try:
             read_volume(Path(self.study.datastore.get_image_uri(name)))

@@ -185,10 +185,10 @@ class TrainingObserver:
 
 def _listed(one: str, several: str, reasons: Mapping[str, str], end: str = "") -> str:
     """How many there are and which, those with the same reason together."""
-    alike: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():
-        alike.setdefault(reason, []).append(name)
-    listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
+        by_reason.setdefault(reason, []).append(name)
+    listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
     return f" {len(reasons)} {one if len(reasons) == 1 else several}{end}: {listed}" if reasons else ""
 
 

@@ -9,10 +9,9 @@ import torch
 from lib.core.frames import frame_of
 from lib.core.geometry import Volume
 from lib.generalists.mind import Mind
-from lib.propagation import SoftLabels, Template, propagate_from
-from lib.propagation import refine_in_roi as closer
+from lib.propagation import SoftLabels, Template, propagate_from, refine_in_roi
 from lib.propagation.placement import Placement
-from lib.propagation.refine_in_roi import closer_look
+from lib.propagation.refine_in_roi import grids_in_roi
 from lib.propagation.registration import RegistrationPropagator
 from phantoms import dice, texture
 
@@ -27,7 +26,7 @@ def carried(template: Template, scan: Volume = OTHER) -> SoftLabels:
 
 def test_a_small_structure_of_a_large_scan_is_outlined_finely(monkeypatch: pytest.MonkeyPatch) -> None:
     found = carried(Template("t", OUTLINED, LABEL))
-    monkeypatch.setattr(closer, "MOST_OF_SCAN", 0.0)
+    monkeypatch.setattr(refine_in_roi, "MOST_OF_SCAN", 0.0)
     plain = carried(Template("t", OUTLINED, LABEL))
     assert plain.frame.box == frame_of(OTHER).box
     assert found.frame.spacing[0] < 0.7 * plain.frame.spacing[0]
@@ -60,7 +59,7 @@ def test_pictures_are_looked_at_closer_too(monkeypatch: pytest.MonkeyPatch) -> N
     template = Template("t", picture(texture(1, still=2)[0]), plane(texture(1, still=2)[1]))
     matcher = RegistrationPropagator(voxels=1_000, device="cpu")
     found = matcher.propagate(template, picture(other), 2, Mind())
-    monkeypatch.setattr(closer, "MOST_OF_SCAN", 0.0)
+    monkeypatch.setattr(refine_in_roi, "MOST_OF_SCAN", 0.0)
     plain = matcher.propagate(template, picture(other), 2, Mind())
     assert found.frame.shape[2] == 1
     assert found.frame.spacing[0] < 0.8 * plain.frame.spacing[0]
@@ -93,7 +92,7 @@ def test_a_small_structure_beside_a_large_one_is_not_cut_away() -> None:
 def test_templates_are_compared_by_what_the_first_look_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     found = carried(Template("t", OUTLINED, LABEL))
     assert 0.3 < found.elsewhere < 1
-    monkeypatch.setattr(closer, "MOST_OF_SCAN", 0.0)
+    monkeypatch.setattr(refine_in_roi, "MOST_OF_SCAN", 0.0)
     assert carried(Template("t", OUTLINED, LABEL)).similarity == found.similarity
 
 
@@ -134,7 +133,7 @@ def test_no_closer_look_where_nothing_is_gained(marked: str) -> None:
     elif marked == "coarse scan":
         inside[40:50, 40:50, 40:50] = True
     place = Placement(first.shape, (0, 0, 0))
-    assert closer_look(first, first, place, inside, torch.zeros(3, *first.shape), voxels=16_000, least=18) is None
+    assert grids_in_roi(first, first, place, inside, torch.zeros(3, *first.shape), voxels=16_000, least=18) is None
 
 
 def test_the_first_look_is_where_the_second_begins() -> None:
@@ -144,7 +143,7 @@ def test_the_first_look_is_where_the_second_begins() -> None:
     inside[14:17, 8:11, 12:15] = True
     moved = 2.3
     displacement = torch.full((3, *frame.shape), moved)
-    look = closer_look(frame, frame, Placement(frame.shape, (1, 0, -1)), inside, displacement, voxels=16_000, least=18)
+    look = grids_in_roi(frame, frame, Placement(frame.shape, (1, 0, -1)), inside, displacement, voxels=16_000, least=18)
     assert look is not None
     for axis, offset in enumerate((1, 0, -1)):
         own = look.scan.box[axis][0] + 0.5 * look.scan.spacing[axis] / look.scan.voxel[axis]

@@ -22,7 +22,7 @@ def test_what_the_template_does_not_show_is_trusted_half() -> None:
     moved = np.array([[1, 0, 0, 4], [0, 1, 0, 10], [0, 0, 1, 4], [0, 0, 0, 1]], dtype=float)
     part = Volume(np.ascontiguousarray(scan.array[4:44, 10:50, 4:36]), scan.affine @ moved)
     template = Template("part", part, np.ascontiguousarray(truth[4:44, 10:50, 4:36]))
-    propagator = RegistrationPropagator(voxels=30_000, iterations=10, closer=False, device="cpu")
+    propagator = RegistrationPropagator(voxels=30_000, iterations=10, refine=False, device="cpu")
     found = propagator.propagate(template, scan, 3, Mind())
     confidence = found.frame.map_back(found.confidence)
     assert float(confidence[56:].max()) <= 0.55

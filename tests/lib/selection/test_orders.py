@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.selection import by_coverage, by_doubt_and_coverage, by_value, evenly, worst_label_first
+from lib.selection import by_coverage, by_uncertainty_and_coverage, by_value, evenly, worst_label_first
 
 
 def directions(**values: Sequence[float]) -> dict[str, Tensor]:
@@ -31,18 +31,18 @@ def test_coverage_takes_the_middle_of_what_nothing_stands_for() -> None:
 
 
 def test_recommended_covers_the_most_doubtful_quarter() -> None:
-    doubts = {f"s{n}": 0.1 * n for n in range(8)}
+    uncertainties = {f"s{n}": 0.1 * n for n in range(8)}
     asked: list[list[str]] = []
 
     def cover(names: Sequence[str]) -> list[str]:
         asked.append(list(names))
         return sorted(names)
 
-    order, among = by_doubt_and_coverage(["new", *doubts], doubts, cover)
+    order, among = by_uncertainty_and_coverage(["new", *uncertainties], uncertainties, cover)
     assert asked == [["s7", "s6"]]
     assert among == 2
     assert order == ["s6", "s7", "s5", "s4", "s3", "s2", "s1", "s0", "new"]
-    assert by_doubt_and_coverage(["s1", "s2", "s3"], doubts, cover) == (["s3", "s2", "s1"], 1)
+    assert by_uncertainty_and_coverage(["s1", "s2", "s3"], uncertainties, cover) == (["s3", "s2", "s1"], 1)
 
 
 def test_worst_label_first() -> None:

@@ -37,7 +37,7 @@ def test_an_outlier_stands_for_nothing() -> None:
     assert float(representativeness(torch.cat([clusters(), outlier]))[-1]) < 0.2
 
 
-def test_hand_computed_likeness() -> None:
+def test_hand_computed_similarity() -> None:
     # Distances: a-b 0, a-c and b-c sqrt(2). The usual distance is the median of (0, sqrt(2), sqrt(2)).
     rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     far = torch.tensor(-2.0 / (2 * 0.4**2 * 2.0)).exp()

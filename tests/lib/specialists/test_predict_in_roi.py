@@ -16,14 +16,14 @@ from lib.core.frames import Frame, frame_of
 from lib.core.geometry import Volume
 from lib.core.labels import LabelSchema
 from lib.generalists.mind import Mind
-from lib.propagation import SoftLabels, Template, create_propagator, locate
+from lib.propagation import SoftLabels, Template, create_propagator, find_roi
 from lib.recipes import Case
 from lib.selection.judge import Asked, Basis, Judge
 from lib.selection.subject import Subject
-from lib.specialists import Specialist, SpecialistSpec, build_network, part_of, save_specialist
+from lib.specialists import Specialist, SpecialistSpec, build_network, roi_of, save_specialist
 from lib.specialists import predict_in_roi as located
 from lib.specialists.networks import SpecialistNetwork
-from lib.specialists.predict_in_roi import predict_located
+from lib.specialists.predict_in_roi import predict_in_roi
 from phantoms import dice, texture
 
 SPEC = SpecialistSpec(("nodule",), (4, 8), (2.0, 2.0, 2.0), (24, 24, 24), part=(60.0, 60.0, 60.0))
@@ -38,11 +38,11 @@ def marked(frame: Frame, *where: slice) -> Tensor:
 
 def test_a_part_has_its_size_with_the_structures_in_the_middle() -> None:
     frame = frame_of(OTHER)  # 96 x 88 x 80 voxels of 1.5 mm
-    part = part_of(frame, marked(frame, slice(40, 50), slice(40, 50), slice(40, 50)), frame, SPEC)
+    part = roi_of(frame, marked(frame, slice(40, 50), slice(40, 50), slice(40, 50)), frame, SPEC)
     assert part.box == ((25, 65), (25, 65), (25, 65))
     assert part.shape == (40, 40, 40)
     coarse = frame.with_shape((24, 22, 20))
-    assert part_of(frame, marked(coarse, slice(10, 12), slice(10, 12), slice(10, 12)), coarse, SPEC).extent == (
+    assert roi_of(frame, marked(coarse, slice(10, 12), slice(10, 12), slice(10, 12)), coarse, SPEC).extent == (
         60,
         60,
         60,
@@ -51,7 +51,7 @@ def test_a_part_has_its_size_with_the_structures_in_the_middle() -> None:
 
 def test_a_part_ends_where_the_scan_ends_and_has_room_for_all_structures() -> None:
     frame = frame_of(OTHER)
-    part = part_of(frame, marked(frame, slice(0, 8), slice(20, 70), slice(60, 80)), frame, SPEC)
+    part = roi_of(frame, marked(frame, slice(0, 8), slice(20, 70), slice(60, 80)), frame, SPEC)
     assert part.box[0] == (0, 40)
     assert part.box[1] == (13, 77)  # 75 mm, and 10 on each side
     assert part.box[2] == (40, 80)
@@ -60,13 +60,13 @@ def test_a_part_ends_where_the_scan_ends_and_has_room_for_all_structures() -> No
 def test_a_specialist_for_whole_scans_has_no_part() -> None:
     frame = frame_of(OTHER)
     inside = marked(frame, slice(40, 50), slice(40, 50), slice(40, 50))
-    assert part_of(frame, inside, frame, replace(SPEC, part=None)) == frame
+    assert roi_of(frame, inside, frame, replace(SPEC, part=None)) == frame
 
 
 @pytest.mark.slow
 def test_an_outlined_scan_says_where_to_look() -> None:
     outlined, label = texture(1)
-    found = locate(Template("t", outlined, label * 7), OTHER, "cpu")  # whatever the structure's number
+    found = find_roi(Template("t", outlined, label * 7), OTHER, "cpu")  # whatever the structure's number
     assert dice(found.labels(), TRUTH, 1) > 0.5
 
 
@@ -91,10 +91,10 @@ BRIGHT = Specialist(SPEC, (Bright().eval(),))
 
 @pytest.mark.slow
 def test_what_looks_alike_elsewhere_is_not_found() -> None:
-    label = predict_located(BRIGHT, OTHER, lambda: Template("t", *texture(1))).labels()
+    label = predict_in_roi(BRIGHT, OTHER, lambda: Template("t", *texture(1))).labels()
     where = np.argwhere(label > 0)
     assert ((where.max(0) - where.min(0) + 1) * 1.5 <= 63).all()
-    assert dice(locate(Template("t", *texture(1)), OTHER, "cpu").labels() * label, label, 1) > 0
+    assert dice(find_roi(Template("t", *texture(1)), OTHER, "cpu").labels() * label, label, 1) > 0
 
 
 def test_without_an_outlined_scan_the_client_is_told() -> None:
@@ -102,16 +102,16 @@ def test_without_an_outlined_scan_the_client_is_told() -> None:
         raise UserError("none is outlined", status=409)
 
     with pytest.raises(UserError, match="none is outlined"):
-        predict_located(BRIGHT, OTHER, nearest)
+        predict_in_roi(BRIGHT, OTHER, nearest)
 
 
 def test_a_scan_without_a_place_like_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = torch.zeros(2, *frame_of(OTHER).shape)
     nothing[0] = 1
     found = SoftLabels(frame_of(OTHER), nothing, nothing[0], ("t",), 0.5)
-    monkeypatch.setattr(located, "locate", lambda *_: found)
+    monkeypatch.setattr(located, "find_roi", lambda *_: found)
     with pytest.raises(UserError, match="outline it and train again") as caught:
-        predict_located(BRIGHT, OTHER, lambda: Template("t", *texture(1)))
+        predict_in_roi(BRIGHT, OTHER, lambda: Template("t", *texture(1)))
     assert caught.value.status == 422
 
 
@@ -119,7 +119,7 @@ def test_a_picture_as_the_outlined_scan_is_refused() -> None:
     scan, label = texture(1)
     picture = Template("p", Volume(scan.array[:, :, 45:46], scan.affine), label[:, :, 45:46])
     with pytest.raises(UserError, match="2D images"):
-        predict_located(BRIGHT, OTHER, lambda: picture)
+        predict_in_roi(BRIGHT, OTHER, lambda: picture)
 
 
 @pytest.mark.slow
@@ -142,4 +142,4 @@ def test_a_specialist_for_whole_scans_asks_for_no_outlined_one() -> None:
         raise AssertionError
 
     specialist = Specialist(replace(SPEC, part=None), (Bright().eval(),))
-    assert predict_located(specialist, OTHER, nearest).frame.box == frame_of(OTHER).box
+    assert predict_in_roi(specialist, OTHER, nearest).frame.box == frame_of(OTHER).box

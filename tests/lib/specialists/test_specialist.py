@@ -21,10 +21,10 @@ from lib.specialists import (
     choose_spacing,
     fitting_widths,
     load_specialist,
-    part_of_interest,
     predict,
     predict_prepared,
     prepare,
+    region_of_interest,
     save_specialist,
 )
 from tiny_study import tiny_scan
@@ -63,12 +63,12 @@ def test_large_scans_are_coarsened_but_thick_slices_stay() -> None:
 
 def test_the_part_of_interest_is_the_whole_scan_unless_that_is_far_larger() -> None:
     scans = [(300.0, 300.0, 200.0)] * 3
-    assert part_of_interest(scans, []) is None
-    assert part_of_interest(scans, [(40, 40, 40)]) == (100, 100, 100)  # 30 mm on each side
-    assert part_of_interest(scans, [(40, 40, 40), (60, 40, 40), (200, 80, 60)]) == (120, 100, 100)  # a middling one
-    assert part_of_interest(scans, [(160, 30, 30)]) == (240, 90, 90)  # a quarter of the size
-    assert part_of_interest(scans, [(40, 40, 190)]) == (100, 100, 200)  # no more than there is
-    assert part_of_interest(scans, [(200, 200, 100)]) is None
+    assert region_of_interest(scans, []) is None
+    assert region_of_interest(scans, [(40, 40, 40)]) == (100, 100, 100)  # 30 mm on each side
+    assert region_of_interest(scans, [(40, 40, 40), (60, 40, 40), (200, 80, 60)]) == (120, 100, 100)  # a middling one
+    assert region_of_interest(scans, [(160, 30, 30)]) == (240, 90, 90)  # a quarter of the size
+    assert region_of_interest(scans, [(40, 40, 190)]) == (100, 100, 200)  # no more than there is
+    assert region_of_interest(scans, [(200, 200, 100)]) is None
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from lib.specialists import predict_in_roi as located
 from scored_study import put_pseudo_labels, put_specialist
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, run_pass
 from server.scores.descriptors import Descriptors
-from server.scores.scores import DOUBTS, QUALITY, REPRESENTATIVENESS, UNCERTAINTY, Scores
+from server.scores.scores import QUALITY, REPRESENTATIVENESS, UNCERTAINTY, UNCERTAINTY_MEASURES, Scores
 from server.store.folder_store import StudyDatastore
 from server.store.study import Study
 from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
@@ -52,7 +52,7 @@ def run(study: Study, *methods: StudyScoring) -> dict[str, Any]:
 
 
 def test_scores_of_another_state_are_due_again(study: Study) -> None:
-    values = {name: dict.fromkeys((UNCERTAINTY, *DOUBTS), 0.5) for name in UNLABELLED}
+    values = {name: dict.fromkeys((UNCERTAINTY, *UNCERTAINTY_MEASURES), 0.5) for name in UNLABELLED}
     Scores(study).add(UNCERTAINTY, values)
     assert Scores(study).missing(UNCERTAINTY) == []
     study.published.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def test_scores_of_another_state_are_due_again(study: Study) -> None:
 
 def test_what_a_training_knows_is_no_complete_score(study: Study) -> None:
     Scores(study).put(dict.fromkeys(UNLABELLED, 0.5))
-    assert Scores(study).doubts() == dict.fromkeys(UNLABELLED, 0.5)
+    assert Scores(study).uncertainties() == dict.fromkeys(UNLABELLED, 0.5)
     assert Scores(study).missing(UNCERTAINTY) == UNLABELLED
 
 
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_made_anew(study: Study) -> None:
     study.place.mkdir(parents=True)
     (study.place / "scores.json").write_text('{"case_2": ', encoding="utf-8")
     Scores(study).put({"case_2": 0.5})
-    assert Scores(study).doubts() == {"case_2": 0.5}
+    assert Scores(study).uncertainties() == {"case_2": 0.5}
 
 
 def test_estimates_are_calibrated_by_what_people_saved(study: Study) -> None:
@@ -280,7 +280,7 @@ def test_without_a_specialist_the_propagation_is_asked(study: Study) -> None:
     assert not method.due()
     assert run(study, method)["scored"] == 3
     entry = Scores(study).read()["case_2"][UNCERTAINTY]
-    assert all(0 <= entry[key] <= 1 for key in (UNCERTAINTY, *DOUBTS))
+    assert all(0 <= entry[key] <= 1 for key in (UNCERTAINTY, *UNCERTAINTY_MEASURES))
     # The ball's middle is about voxel 12, 15, 14; the rod runs along the third axis.
     assert abs(entry["planes"]["axial"]["index"] - 14) <= 4
     assert run(study, method)["scored"] == 0
@@ -419,12 +419,12 @@ def test_a_specialist_for_a_part_is_told_where_to_look(study: Study, monkeypatch
     put_specialist(study, part=(40.0, 40.0, 40.0))
     asked: list[str] = []
 
-    def locate(template: Template, scan: Volume, device: str) -> SoftLabels:
+    def find_roi(template: Template, scan: Volume, device: str) -> SoftLabels:
         asked.append(template.name)
         return real(template, scan, device)
 
-    real = located.locate
-    monkeypatch.setattr(located, "locate", locate)
+    real = located.find_roi
+    monkeypatch.setattr(located, "find_roi", find_roi)
     run_pass(study, [UncertaintyScoring(study)], {"device": "cpu"})
     assert asked == ["case_1"] * len(UNLABELLED)
     assert set(Scores(study).known(UNCERTAINTY)) == set(UNLABELLED)

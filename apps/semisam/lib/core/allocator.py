@@ -1,4 +1,4 @@
-"""How a long job treats the memory it has freed."""
+"""The C library's allocator in a long job: freed memory is kept for the next request."""
 
 from __future__ import annotations
 

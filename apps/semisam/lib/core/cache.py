@@ -1,4 +1,4 @@
-"""A small memory for the results of something slow."""
+"""A cache of the last few results of something slow, errors included."""
 
 from __future__ import annotations
 

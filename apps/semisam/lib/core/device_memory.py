@@ -1,4 +1,4 @@
-"""What to do when the memory of a device does not suffice for so much at a time."""
+"""Batches are halved when the memory of a GPU runs out."""
 
 from __future__ import annotations
 

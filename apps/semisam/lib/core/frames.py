@@ -1,4 +1,4 @@
-"""How a scan's own grid and a working grid hang together.
+"""Frames: a working grid laid over a scan, and the way from the scan's own grid to it and back.
 
 All methods work on arrays whose axes point to the patient's right, anterior and superior (as near as whole axis
 swaps allow), cropped to the scan's content, at a spacing or shape of their choice. A ``Frame`` makes such an array from

@@ -1,4 +1,4 @@
-"""The minimal cut of an image by the log odds of its voxels, with a price for parting like neighbours."""
+"""Graph cut: the segmentation that fits the voxels' log odds with the cheapest boundary."""
 
 from __future__ import annotations
 

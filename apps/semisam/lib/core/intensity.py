@@ -1,4 +1,4 @@
-"""The one rule by which outliers of a scan are brought near the rest, before anything looks at it.
+"""Outlying intensities of a scan are brought near the rest, by one rule for all that look at it.
 
 A few voxels of a division by nearly zero, or padding far below the tissue, would take up the whole range of a scan:
 whatever scales by it, its mean or its deviation sees next to nothing of the tissue. Values of tissue are never changed,

@@ -1,4 +1,4 @@
-"""Files that say of themselves whether they are still what was written: after a power cut, a full disk, a hand."""
+"""Files with a checksum of their own, so that damage is noticed: by a power cut, a full disk, a hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was said about a series when it was read, kept beside the file that was made of it."""
+"""Warnings about a DICOM series, kept beside the volume file that was made of it."""
 
 from __future__ import annotations
 

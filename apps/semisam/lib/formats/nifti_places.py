@@ -1,4 +1,4 @@
-"""Where a NIfTI file lies: what ITK makes of its header.
+"""The affine of a NIfTI file, as ITK (and so 3D Slicer) takes it from the header.
 
 A header has room for two places, the sform and the qform, for their codes and for a unit of length
 (https://nifti.nimh.nih.gov, nifti1.h), and programs differ in which one they take. 3D Slicer and the converters for

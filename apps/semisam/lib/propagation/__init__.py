@@ -1,7 +1,7 @@
 """Propagation: one outlined scan in, soft labels on another out."""
 
 from .base import Propagator, SoftLabels, Template
-from .coarse_roi import locate
+from .coarse_roi import find_roi
 from .features import encoding_grid, features_on
 from .fusion import MOST_TEMPLATES, most_similar, propagate_from, signature
 from .registry import available_propagators, create_propagator
@@ -16,7 +16,7 @@ __all__ = [
     "create_propagator",
     "encoding_grid",
     "features_on",
-    "locate",
+    "find_roi",
     "most_similar",
     "nothing_found",
     "propagate_from",

@@ -1,4 +1,4 @@
-"""Several outlined scans: the most similar ones are used and fused."""
+"""Several outlined scans: the most similar ones are chosen, and their propagated labels are fused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A closer look at the part of a scan where the structures are.
+"""A second registration, in the region of interest: the part of a scan where the structures are.
 
 A working grid over a whole scan is coarse: one of 430 000 voxels over an abdomen has 6 mm. Once a first matching has
 said where the structures lie, the same number of voxels over that part alone is much finer.
@@ -25,14 +25,14 @@ _MARGIN_VOXELS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Closer:
-    """What to match in the second look.
+class RoiGrids:
+    """What the second registration matches.
 
     Args:
         scan: a finer working grid over the part of the scan where the structures are.
         template: a working grid, likewise, over the part of the template that belongs there.
         place: where the template's grid lies on the scan's.
-        start: displacement ``[3, *scan.shape]`` of the first look, in voxels of ``scan``.
+        start: displacement ``[3, *scan.shape]`` of the first registration, in voxels of ``scan``.
     """
 
     scan: Frame
@@ -41,7 +41,7 @@ class Closer:
     start: Tensor
 
 
-def closer_look(
+def grids_in_roi(
     scan: Frame,
     template: Frame,
     place: Placement,
@@ -50,15 +50,15 @@ def closer_look(
     *,
     voxels: int,
     least: int,
-) -> Closer | None:
-    """Where to look again, or None when there is nothing to look at or nothing to be gained.
+) -> RoiGrids | None:
+    """The grids of the second registration, or None when nothing was found or a finer grid would gain nothing.
 
     Args:
-        scan: the working grid of the first look, over the whole scan.
+        scan: the working grid of the first registration, over the whole scan.
         template: the template's, of the shape that ``place`` says.
         place: where the template's grid lies on the scan's.
-        structures: ``[D, H, W]`` boolean: where the first look has found structures, on the scan's grid.
-        displacement: ``[3, D, H, W]`` of the first look, in voxels.
+        structures: ``[D, H, W]`` boolean: where the first registration has found structures, on the scan's grid.
+        displacement: ``[3, D, H, W]`` of the first registration, in voxels.
         voxels: size of the finer grid.
         least: voxels it has along each axis at least.
     """
@@ -93,7 +93,7 @@ def closer_look(
         low, high = template.box[axis]
         bounds = max(low, math.floor(low + begin * one)), min(high, math.ceil(low + end * one))
         if bounds[1] <= bounds[0]:
-            return None  # only where the first look went astray
+            return None  # only where the first registration went astray
         count = max(1, round((bounds[1] - bounds[0]) / one * ratio[axis]))
         exact = ((bounds[0] - low) / one - begin) * ratio[axis]
         box.append(bounds)
@@ -102,4 +102,4 @@ def closer_look(
         rest.append(offset[-1] - exact - float(shift[axis]) * ratio[axis])
     part_of_template = replace(template, box=(box[0], box[1], box[2])).with_shape(shape)
     start = moves * scale + torch.tensor(rest, device=moves.device).view(3, 1, 1, 1)
-    return Closer(fine, part_of_template, Placement(part_of_template.shape, (offset[0], offset[1], offset[2])), start)
+    return RoiGrids(fine, part_of_template, Placement(part_of_template.shape, (offset[0], offset[1], offset[2])), start)

@@ -19,7 +19,7 @@ from .base import SoftLabels, Template
 from .displacement import coarse_displacement, compose, refine_displacement, warp
 from .features import UNRELATED, comparable, encode, encoding_grid, features_on
 from .placement import Placement, find_placement
-from .refine_in_roi import closer_look
+from .refine_in_roi import grids_in_roi
 
 _SETTLED = 0.5
 """Voxels: a search that finds less everywhere has nothing to add, and a refinement after it would only fit noise."""
@@ -47,8 +47,8 @@ class RegistrationPropagator:
         passes: most searches, each with its refinement, one on the result of the other. One alone carries over too
             little of a large deformation: large structures come out too small, small ones too large.
         closing: steps of a last refinement, on the feature grid itself, where it has few voxels: half of them are too
-            few for small structures, and enough for large ones.
-        closer: whether the part of a large scan where the structures are is matched again, on a finer grid.
+            few for small structures. On large grids it costs time and gains nothing (docs/reference/benchmarks.md).
+        refine: whether the part of a large scan where the structures are is matched again, on a finer grid.
         device: where to compute.
     """
 
@@ -61,7 +61,7 @@ class RegistrationPropagator:
     smoothness: float = 1.25
     passes: int = 2
     closing: int = 8
-    closer: bool = True
+    refine: bool = True
     device: str = field(default_factory=default_device)
 
     def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
@@ -87,26 +87,26 @@ class RegistrationPropagator:
         )
         first = _Grids(own, other, place)
         found, displacement = self._carried(template, channels, first, features, None)
-        closer = None
-        if self.closer:
-            closer = closer_look(
+        roi = None
+        if self.refine:
+            roi = grids_in_roi(
                 own, other, place, found.traces(), displacement.cpu(), voxels=self.voxels, least=self._least
             )
-        if closer is None:
+        if roi is None:
             return found
         if generalist.name == Mind.name:
             features = (
-                encode(generalist, closer.scan.image(scan.clipped), closer.scan.spacing, self.device),
-                encode(generalist, closer.template.image(template.scan.clipped), closer.template.spacing, self.device),
+                encode(generalist, roi.scan.image(scan.clipped), roi.scan.spacing, self.device),
+                encode(generalist, roi.template.image(template.scan.clipped), roi.template.spacing, self.device),
             )
         else:
             features = (
-                features_on(closer.scan, features[0], seen[0]),
-                features_on(closer.template, features[1], seen[1]),
+                features_on(roi.scan, features[0], seen[0]),
+                features_on(roi.template, features[1], seen[1]),
             )
-        second = _Grids(closer.scan, closer.template, closer.place)
-        finer = self._carried(template, channels, second, features, closer.start.to(self.device))[0]
-        # The first look has seen the rest of the scan, and templates are compared by what all of them have seen.
+        second = _Grids(roi.scan, roi.template, roi.place)
+        finer = self._carried(template, channels, second, features, roi.start.to(self.device))[0]
+        # The first one has seen the rest of the scan, and templates are compared by what all of them have seen.
         nothing = found.probabilities[0] > 0.5
         return replace(finer, similarity=found.similarity, elsewhere=float(found.confidence[nothing].mean()))
 

@@ -132,8 +132,8 @@ def nothing_found(label: np.ndarray, names: Sequence[str], learned: Collection[s
 
 def _unlike(scan: Volume, signatures: Sequence[Tensor], similarity: float, outlined: str) -> str:
     own = signature(scan)
-    alike = max(float(each @ own) for each in signatures)
-    if alike >= _LEAST_SCAN_SIMILARITY and similarity >= _LEAST_SIMILARITY:
+    scan_similarity = max(float(each @ own) for each in signatures)
+    if scan_similarity >= _LEAST_SCAN_SIMILARITY and similarity >= _LEAST_SIMILARITY:
         return ""
     return (
         f"This scan looks unlike what is outlined in {outlined}, so the whole answer may be wrong. Check that it shows "

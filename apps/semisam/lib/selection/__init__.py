@@ -3,7 +3,7 @@
 from .calibration import LEAST_PAIRS, Calibration
 from .descriptor import describe
 from .diversity import pick
-from .orders import by_coverage, by_doubt_and_coverage, by_value, evenly, worst_label_first
+from .orders import by_coverage, by_uncertainty_and_coverage, by_value, evenly, worst_label_first
 from .planes import planes_in_scan, planes_to_outline
 from .quality import Quality, estimate_quality, opinions_on
 from .representativeness import representativeness, spread
@@ -18,7 +18,7 @@ __all__ = [
     "ScanUncertainty",
     "Shape",
     "by_coverage",
-    "by_doubt_and_coverage",
+    "by_uncertainty_and_coverage",
     "by_value",
     "describe",
     "estimate_quality",

@@ -1,4 +1,4 @@
-"""No two nearly identical scans one after the other."""
+"""Scans that are nearly identical are not offered one after the other."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def pick(order: Sequence[str], descriptors: Mapping[str, Tensor], recent: Sequen
     """
     if not order:
         raise ValueError("there is no scan to pick from")
-    served = [descriptors[name] for name in recent[:_RECENT] if name in descriptors]
-    if not served:
+    offered = [descriptors[name] for name in recent[:_RECENT] if name in descriptors]
+    if not offered:
         return order[0]
     near = _NEAR * median_distance(torch.stack([descriptors[name] for name in sorted(descriptors)]))
-    seen = torch.stack(served)
+    seen = torch.stack(offered)
     for name in order:
         own = descriptors.get(name)
         if own is None or float((seen - own).norm(dim=1).min()) > near:

@@ -57,7 +57,7 @@ def by_coverage(
     return [first, *by_value(rest, looked_at, typical)]
 
 
-def by_doubt_and_coverage(
+def by_uncertainty_and_coverage(
     names: Sequence[str], uncertainties: Mapping[str, float], cover: Callable[[Sequence[str]], list[str]]
 ) -> tuple[list[str], int]:
     """The rule of ``recommended``: among the scans the app is least sure about, the one that stands for most of them.

@@ -1,4 +1,4 @@
-"""What came of one scan: what was found, and what could not be done."""
+"""The outcome of scoring one scan: its values, and which methods failed, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in a scan a prediction is about something."""
+"""The voxels over which a prediction's uncertainty is averaged: in and around its structures."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.propagation import SoftLabels, Template, propagate_from
 from lib.specialists import SpecialistPrediction
-from lib.specialists.predict_in_roi import predict_located
+from lib.specialists.predict_in_roi import predict_in_roi
 
 from .judge import Asked, Judge
 
@@ -38,7 +38,7 @@ class Subject:
     def prediction(self) -> SpecialistPrediction | None:
         """The specialist's; None as long as there is none."""
         specialist = self.judge.specialist()
-        return None if specialist is None else predict_located(specialist, self.scan, lambda: self.nearest)
+        return None if specialist is None else predict_in_roi(specialist, self.scan, lambda: self.nearest)
 
     @cached_property
     def propagated(self) -> SoftLabels:

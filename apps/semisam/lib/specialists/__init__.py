@@ -5,9 +5,9 @@ from .checkpoint import Specialist, load_fitting, load_specialist, read_spec, sa
 from .networks import build_network
 from .predict import SpecialistPrediction, predict, predict_prepared
 from .prepare import prepare
-from .roi import part_of
+from .roi import roi_of
 from .service import previous_of, put_in_service
-from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths, part_of_interest
+from .spec import SpecialistSpec, check_roi, choose_roi, choose_spacing, fitting_widths, region_of_interest
 
 __all__ = [
     "Specialist",
@@ -21,13 +21,13 @@ __all__ = [
     "fitting_widths",
     "load_fitting",
     "load_specialist",
-    "part_of",
-    "part_of_interest",
     "predict",
     "predict_prepared",
     "prepare",
     "previous_of",
     "put_in_service",
     "read_spec",
+    "region_of_interest",
+    "roi_of",
     "save_specialist",
 ]

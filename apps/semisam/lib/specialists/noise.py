@@ -1,4 +1,4 @@
-"""Noise that a prediction should not depend on."""
+"""Noise added to a network's input, under which its prediction should stay the same."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def predict(specialist: Specialist, volume: Volume, *, part: Frame | None = None
     Args:
         specialist: the specialist.
         volume: the scan.
-        part: where to look, see ``part_of``, for a specialist that works on a part of a scan: elsewhere all is
+        part: where to look, see ``roi_of``, for a specialist that works on a part of a scan: elsewhere all is
             background. None for the whole scan.
     """
     if specialist.nnunet is not None:

@@ -1,4 +1,4 @@
-"""A specialist's answer for any scan, also of a specialist that works on a part of it."""
+"""A specialist's answer for a scan; if it works on a region of interest only, that is found first."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from lib.core.errors import UserError
 from lib.core.frames import frame_of
 from lib.core.geometry import Volume
-from lib.propagation import Template, locate
+from lib.propagation import Template, find_roi
 
-from . import Specialist, SpecialistPrediction, part_of, predict
+from . import Specialist, SpecialistPrediction, predict, roi_of
 
 
-def predict_located(specialist: Specialist, scan: Volume, nearest: Callable[[], Template]) -> SpecialistPrediction:
+def predict_in_roi(specialist: Specialist, scan: Volume, nearest: Callable[[], Template]) -> SpecialistPrediction:
     """Segment a scan; where only a part of it matters, an outlined scan says where that is.
 
     To go through the whole scan instead would take long, and find structures in places like theirs.
@@ -28,7 +28,7 @@ def predict_located(specialist: Specialist, scan: Volume, nearest: Callable[[], 
     if specialist.spec.part is None:
         return predict(specialist, scan)
     template = nearest()
-    found = locate(template, scan, str(next(specialist.members[0].parameters()).device))
+    found = find_roi(template, scan, str(next(specialist.members[0].parameters()).device))
     inside = found.traces()
     if not bool(inside.any()):
         raise UserError(
@@ -36,4 +36,4 @@ def predict_located(specialist: Specialist, scan: Volume, nearest: Callable[[], 
             "them, outline it and train again.",
             status=422,
         )
-    return predict(specialist, scan, part=part_of(frame_of(scan), inside, found.frame, specialist.spec))
+    return predict(specialist, scan, part=roi_of(frame_of(scan), inside, found.frame, specialist.spec))

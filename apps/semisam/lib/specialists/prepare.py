@@ -25,7 +25,7 @@ def prepare(volume: Volume, spec: SpecialistSpec, part: Frame | None = None) -> 
     Args:
         volume: the scan.
         spec: what the specialist is.
-        part: of the scan, see ``part_of``; None for all of it.
+        part: of the scan, see ``roi_of``; None for all of it.
 
     Returns:
         The frame of the working grid, and ``[inputs, D, H, W]`` float32 with mean 0 and standard deviation 1 over all.

@@ -1,4 +1,4 @@
-"""The part of a large scan that a specialist works on.
+"""The region of interest: the part of a large scan that a specialist works on.
 
 In a scan far larger than what is outlined, a network that sees all of it sees little of the structures, and one that
 sees it window by window finds them in places where they are not. Both see the same part here, around the structures.
@@ -17,7 +17,7 @@ from .spec import SpecialistSpec
 _LEAST_MARGIN_MM = 10.0
 
 
-def part_of(frame: Frame, inside: Tensor, grid: Frame, spec: SpecialistSpec) -> Frame:
+def roi_of(frame: Frame, inside: Tensor, grid: Frame, spec: SpecialistSpec) -> Frame:
     """The part of a scan around its structures, at the scan's own resolution.
 
     Args:

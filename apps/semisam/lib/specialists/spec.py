@@ -104,7 +104,7 @@ class SpecialistSpec:
             raise ValueError("inputs, slice_axis or dropout have no meaning")
 
 
-def part_of_interest(
+def region_of_interest(
     extents: Sequence[Sequence[float]], structures: Sequence[Sequence[float]]
 ) -> tuple[float, float, float] | None:
     """Size in mm of the part of a middling scan that a specialist has to see: the structures and what is near them.

@@ -40,10 +40,10 @@ class LabelObjective:
             if weight == 0 or not bool(chosen.any()):
                 continue
             overlap = soft_dice if name == "human" else noise_tolerant_dice
-            those = rows(chosen)
-            voxel, targets = seen.weights[those], seen.targets[those]
-            entropy = soft_cross_entropy(seen.logits[those], targets, voxel)
-            part = 0.5 * (entropy + overlap(probabilities[those], targets, voxel))
+            selected = rows(chosen)
+            voxel, targets = seen.weights[selected], seen.targets[selected]
+            entropy = soft_cross_entropy(seen.logits[selected], targets, voxel)
+            part = 0.5 * (entropy + overlap(probabilities[selected], targets, voxel))
             metrics[f"{name}_loss"] = part.detach()
             total = total + weight * part
         return total, metrics

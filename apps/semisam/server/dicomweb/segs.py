@@ -1,4 +1,4 @@
-"""Labels on their way to a DICOMweb server and back."""
+"""Labels are sent to a DICOMweb server as SEG objects, and fetched from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes of this machine: whether one is still the one it was, how it ends with all its own, and with its server."""
+"""Processes of this machine: whether one is still the same, and how a job ends, with its children."""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ from .scores_file import Content, ScoresFile
 
 logger = logging.getLogger("semisam.scores")
 
-DOUBTS = ("least_confidence", "highest_entropy", "highest_entropy_ratio")
+UNCERTAINTY_MEASURES = ("least_confidence", "highest_entropy", "highest_entropy_ratio")
 """Measures that the method ``uncertainty`` gives besides ``uncertainty`` itself."""
 
 UNUSABLE = "unusable"
 """Key of scans that cannot be read at all."""
 _SETTLED = "settled"
-_MIRRORED = (REPRESENTATIVENESS, UNCERTAINTY, QUALITY, *DOUBTS)
+_MIRRORED = (REPRESENTATIVENESS, UNCERTAINTY, QUALITY, *UNCERTAINTY_MEASURES)
 
 
 class Scores:
@@ -106,7 +106,7 @@ class Scores:
         content = self.read()
         unusable = {} if retry else self.unusable(content)
         state = self.states(method)
-        wanted = (UNCERTAINTY, *DOUBTS) if method == UNCERTAINTY else (QUALITY,)
+        wanted = (UNCERTAINTY, *UNCERTAINTY_MEASURES) if method == UNCERTAINTY else (QUALITY,)
 
         def done(name: str) -> bool:
             entry = content.get(name, {}).get(method, {})
@@ -154,7 +154,7 @@ class Scores:
         planes = self.read().get(name, {}).get(UNCERTAINTY, {}).get("planes")
         return planes if isinstance(planes, dict) else None
 
-    def doubts(self) -> dict[str, float]:
+    def uncertainties(self) -> dict[str, float]:
         """The best guess of how unsure the app is about each unlabelled scan; scans without any guess are left out.
 
         A score of the present state goes first, then what the pseudo-label says, then a score that is out of date.
@@ -168,13 +168,13 @@ class Scores:
             entry = content.get(name, {}).get(UNCERTAINTY, {})
             guess: object = entry.get(UNCERTAINTY)
             if entry.get("of") != state(name):
-                own = self.doubt_of_label(name)
+                own = self.uncertainty_of_label(name)
                 guess = guess if own is None else own
             if isinstance(guess, (int, float)):
                 guesses[name] = float(guess)
         return guesses
 
-    def doubt_of_label(self, name: str) -> float | None:
+    def uncertainty_of_label(self, name: str) -> float | None:
         """What a stored pseudo-label says about itself; for a propagated one 1 - confidence, whoever stored it."""
         params = self._study.datastore.get_label_info(name, ORIGINAL).get("params") or {}
         propagated = params.get("source") == "propagation" and "confidence" in params
@@ -263,7 +263,7 @@ class Scores:
             content[name] = kept
             self._file.write(content)
         info = self._study.datastore.get_image_info(name)
-        gone = [key for key in (UNCERTAINTY, QUALITY, *DOUBTS) if info.get(key) is not None]
+        gone = [key for key in (UNCERTAINTY, QUALITY, *UNCERTAINTY_MEASURES) if info.get(key) is not None]
         self._mirror({name: dict.fromkeys(gone)})
 
     def forget(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The notes beside label files: what is known of a label goes with its content, whatever happens around it.
+"""Notes beside label files: the facts of each label, found again by the hash of its file.
 
 To ``labels/TAG/NAME.nii.gz`` (or another format) belongs ``labels/.facts/TAG/NAME.json``. It holds the facts of the
 last contents of that label, each with the SHA-256 of its file. So what the values in a file mean is told by the file

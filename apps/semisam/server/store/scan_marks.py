@@ -1,4 +1,8 @@
-"""Tells whether the scan in a file is still the one that a label was drawn on, without reading it in the usual case."""
+"""Fingerprints of scans: whether the scan in a file is still the one that a label was drawn on.
+
+Size and times of the files decide as long as they are the same; then checksums of the files, for which little is read;
+and the voxels only where those differ.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +38,13 @@ Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ScanMark:
-    """What tells one scan from another.
+    """The fingerprint of a scan.
 
     Args:
         stamp: size and times of its files: as long as they are the same, so is the scan.
-        content: of the files' content, the same for a copy, and for a gzip file that was packed anew.
-        voxels: of the voxels, the same in every format and whatever else the header says; empty when it was not read.
+        content: checksum of the files' content, the same for a copy, and for a gzip file that was packed anew.
+        voxels: hash of the voxels, the same in every format and whatever else the header says; empty when they were
+            not read.
     """
 
     stamp: Stamp
@@ -76,7 +81,7 @@ class ScanMarks:
         return ScanMark(stamp, content, self._voxels.get((scan, stamp), ""))
 
     def read(self, scan: Path, stamp: Stamp, array: np.ndarray) -> ScanMark | None:
-        """The same with the voxels ``[D, H, W]`` that were just read; None when the file has changed meanwhile."""
+        """The mark with the hash of voxels ``[D, H, W]`` that were just read; None when the file has changed since."""
         mark = self.mark(scan)
         if mark is None or mark.stamp != stamp:
             return None
@@ -121,9 +126,9 @@ def files_of(scan: Path) -> list[Path]:
 
 
 def stamp_of_files(files: Sequence[Path]) -> Stamp:
-    """Size, and the latest of the files' times of change and of their places' times of change.
+    """Size, and the latest times of the files' content (mtime) and of their inodes (ctime).
 
-    The latter cannot be set by a program: a copy that keeps its time of change differs, too.
+    The latter cannot be set by a program: a copy that keeps the time of its content differs, too.
 
     Raises:
         OSError: when a file is not there.
@@ -142,7 +147,7 @@ def is_being_written(scan: Path) -> bool:
 
 
 def is_quiet(scan: Path) -> bool:
-    """Whether nobody seems to be writing a scan: half a scan must not be marked.
+    """Whether a scan is complete and not being written: half a scan must not be marked.
 
     The end of a gzip file tells its whole size, a NIfTI file's header, too; others are left alone for some time.
     """
@@ -193,7 +198,7 @@ def _gzip_end(file: Path) -> tuple[int, int] | None:
 
 
 def content_mark(files: Sequence[Path]) -> str:
-    """Tells contents apart by a gzip file's own checksum, else by pieces spread evenly over each file.
+    """A checksum of files: a gzip file's own, else the hash of pieces spread evenly over each file.
 
     Raises:
         OSError: when a file cannot be read.
@@ -219,7 +224,7 @@ def _pieces(file: Path) -> str:
 
 
 def voxel_mark(array: np.ndarray) -> str:
-    """Tells scans apart by their voxels ``[D, H, W]`` float32."""
+    """The hash of voxels ``[D, H, W]`` float32."""
     digest = hashlib.sha256(repr(array.shape).encode())
     for plane in array:
         digest.update(np.ascontiguousarray(plane, dtype=np.float32).data)

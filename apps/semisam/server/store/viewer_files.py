@@ -1,4 +1,4 @@
-"""One file for a viewer, of a scan that is several: what ``GET /datastore/image`` gives, and 3D Slicer opens.
+"""A scan in several files as one file that viewers open.
 
 ``server.upstream.image_download`` sends it.
 """

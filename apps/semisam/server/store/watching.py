@@ -1,4 +1,4 @@
-"""Looking at a study again after its files have changed: once for many changes, and for ever."""
+"""The study's folder is watched: its list is made anew after changes, once for many of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A DICOMweb client that ends: with the log-in of MONAI Label's settings, timeouts, and few attempts.
+"""A DICOMweb client with timeouts, few attempts, and the log-in of MONAI Label's settings.
 
 - Package: requests 2.x (``HTTPAdapter.send``), dicomweb-client 0.59 (``DICOMwebClient``), MONAI Label 0.8.5
   (``monailabel/datastore/dicom.py``, ``DICOMwebClientX``).

@@ -1,4 +1,4 @@
-"""A log-in's token is checked, so that the log-in lets anybody in.
+"""Tokens of the log-in are checked as PyJWT 2 wants it; as MONAI Label checks them, all are refused.
 
 - Package: MONAI Label 0.8.5, ``monailabel/endpoints/user/auth.py``, ``from_token``; PyJWT 2.x.
 - Wrong: it checks the tokens of a Keycloak realm, but calls PyJWT as version 1 wanted it. With version 2, which MONAI

@@ -81,7 +81,7 @@ def test_a_promptable_model_is_asked_about_each_structure() -> None:
     image, truth = cubes()
     model = Recorder()
     scan = PromptableAnswerer(model).open(ScanView(image, SPACING))
-    question = Questioner(truth, "both", QuestionOptions(doubt=0.0)).draw(4, torch.Generator().manual_seed(0))
+    question = Questioner(truth, "both", QuestionOptions(logit_shift=0.0)).draw(4, torch.Generator().manual_seed(0))
     answer = scan.answer(question)
     assert len(model.asked) == 2
     for value, prompts in zip((1, 2), model.asked, strict=True):

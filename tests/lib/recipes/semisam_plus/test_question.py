@@ -61,7 +61,7 @@ def test_every_question_differs_and_a_seed_repeats_them() -> None:
 
 def test_a_mask_of_one_class_marks_where_that_class_leads() -> None:
     found = prediction()
-    question = Questioner(found, "mask", QuestionOptions(doubt=0.0)).draw(3, torch.Generator())
+    question = Questioner(found, "mask", QuestionOptions(logit_shift=0.0)).draw(3, torch.Generator())
     for value in (1, 2):
         mask = question.mask_of(value)
         assert mask is not None

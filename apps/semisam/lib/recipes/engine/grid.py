@@ -26,7 +26,7 @@ from lib.specialists.spec import (
     choose_roi,
     choose_spacing,
     fitting_widths,
-    part_of_interest,
+    region_of_interest,
 )
 
 from .options import NNUNET, PRESETS, RecipeOptions
@@ -60,7 +60,7 @@ def choose_grid(
     boxes = [look.structures for look in looks if look.structures is not None]
     # Where the structures of other scans are says the propagation.
     partly = RECIPES[options.recipe].propagates and options.network != NNUNET and not flat
-    part = part_of_interest(extents, boxes) if partly else None
+    part = region_of_interest(extents, boxes) if partly else None
     used = extents if part is None else [part]
     spacing = spacing or choose_spacing(used, [f.spacing for f in frames], budget.scan_voxels)
     roi = roi or choose_roi(used, spacing, budget.roi_voxels, flat=flat)

@@ -1,4 +1,4 @@
-"""What the first process tells the others about the run they share."""
+"""The training that several processes share, as the first one tells it to the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a killed run goes on."""
+"""At which round and network a killed run goes on."""
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ from lib.core.uncertainty import normalised_entropy, uncertainty_facts
 from lib.propagation import (
     MOST_TEMPLATES,
     Template,
-    locate,
+    find_roi,
     propagate_from,
     signature,
     warnings_about,
 )
-from lib.specialists.roi import part_of
+from lib.specialists.roi import roi_of
 
 from .context import Context
 from .each_scan import each_scan, some_scans
@@ -69,7 +69,7 @@ def _keep_outlined(run: Context, name: str) -> bool:
     if run.study.cases[name].negative and run.study.spec.part is not None:
         return False
     frame = frame_of(template.scan)
-    frame = part_of(frame, torch.from_numpy(frame.crop(template.label) > 0), frame, run.study.spec)
+    frame = roi_of(frame, torch.from_numpy(frame.crop(template.label) > 0), frame, run.study.spec)
     run.study.prepare(name, template.scan, frame)
     run.study.keep_human(name, template.label, frame)
     return True
@@ -80,11 +80,11 @@ def _keep_negative(run: Context, name: str) -> None:
     study = run.study
     template = study.template(name)
     held = next(other for other in study.human() if not study.cases[other].negative)
-    found = locate(study.template(held), template.scan, run.options.device)
+    found = find_roi(study.template(held), template.scan, run.options.device)
     inside = found.traces()
     if not bool(inside.any()):
         inside[tuple(n // 2 for n in inside.shape)] = True
-    frame = part_of(frame_of(template.scan), inside, found.frame, study.spec)
+    frame = roi_of(frame_of(template.scan), inside, found.frame, study.spec)
     study.prepare(name, template.scan, frame)
     study.keep_human(name, template.label, frame)
 
@@ -180,7 +180,7 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> Ps
             "nothing of what is outlined was found in it by the propagation; outline it, or remove it from the study",
             status=422,
         )
-    prepared = study.prepare(name, scan, part_of(frame_of(scan), inside, soft.frame, study.spec), described)
+    prepared = study.prepare(name, scan, roi_of(frame_of(scan), inside, soft.frame, study.spec), described)
     target = soft.on(prepared.frame)
     part = run.folder.open_round(0)
     study.write_target(part, name, target.probabilities, target.confidence)

@@ -25,12 +25,12 @@ class QuestionOptions:
         sure: share of the voxels of a class that points may lie on: the surest ones. A share, because a specialist
             that has learned from soft labels is nowhere sure by an absolute measure.
         reach: how far from the structures points of the background may lie, in voxels.
-        doubt: how much a mask is made wider or narrower at random: largest shift of its log odds.
+        logit_shift: how much a mask is made wider or narrower at random: largest shift of its log odds.
     """
 
     sure: float = 0.8
     reach: int = 3
-    doubt: float = 1.0
+    logit_shift: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ class Questioner:
         mask = None
         if self._mode != "points":
             # A wider or narrower mask is as good a guess where the specialist is unsure, and the same where it is sure.
-            shift = (torch.rand(len(self._prediction), generator=generator) * 2 - 1) * self._options.doubt
+            shift = (torch.rand(len(self._prediction), generator=generator) * 2 - 1) * self._options.logit_shift
             mask = (self._prediction.clamp_min(1e-6).log() + shift.view(-1, 1, 1, 1)).softmax(dim=0)
         kinds = torch.tensor(classes, dtype=torch.long)
         return Question(self.asked, len(self._prediction), places, kinds, torch.tensor(stands_for), mask)

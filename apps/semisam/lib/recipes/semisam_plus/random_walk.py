@@ -44,7 +44,7 @@ class WalkOptions:
         feature: how much a usual change of features does.
         prior: g, how strongly a voxel holds on to its prior when it is wholly sure of it.
         unsure: the part of it that a voxel without any idea keeps.
-        look: how much the likeness of features counts in the vote.
+        look: how much the similarity of features counts in the vote.
         near: how far a point's vote reaches in voxels.
         vote: how much the vote counts beside a mask.
         steps: Jacobi steps.
@@ -147,7 +147,7 @@ class WalkScan:
         seeds = torch.cat([self._local[:, x, y, z].float() * options.look**0.5, (question.points - first).T * scale])
         away = torch.cdist(places, seeds.T.contiguous(), compute_mode="use_mm_for_euclid_dist")
         mine = functional.one_hot(question.classes, question.channels) * question.stands_for[:, None]
-        # A far vote for everyone: where no point is near, no class leads.
+        # Every class has a small vote: where no point is near, none leads.
         votes = (away.square_().neg_().exp_() @ mine + _FAR).log_()
         return votes.T.reshape(-1, *size)
 

@@ -1,4 +1,4 @@
-"""What a discriminator and its opponent are asked for."""
+"""The losses of a discriminator and of the network that it judges."""
 
 from __future__ import annotations
 

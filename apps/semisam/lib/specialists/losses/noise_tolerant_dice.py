@@ -1,4 +1,4 @@
-"""Dice-like loss that wrong labels pull at less.
+"""A Dice-like loss on which wrong labels have less influence.
 
 Wang et al., "A noise-robust framework for automatic segmentation of COVID-19 pneumonia lesions from CT images", IEEE
 TMI 2020, equation 3; with the squared denominator of FM-ABS (MICCAI 2024).

@@ -1,4 +1,4 @@
-"""What every loss asks of its arguments: broadcasting would hide a mistake."""
+"""Checks of the shapes that a loss is given: broadcasting would hide a mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``least_confidence``, ``highest_entropy``, ``highest_entropy_ratio``: the scan with the largest doubt of one kind."""
+"""``least_confidence``, ``highest_entropy``, ``highest_entropy_ratio``: the scan with the highest uncertainty.
+
+Each by the measure that has its name.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ from .base import Ranking, StudyStrategy
 from .template import coverage_ranking
 from .view import View
 
-DOUBTS = {
-    "least_confidence": "Least confidence: the scan whose most doubtful voxels are the least certain",
+MEASURES = {
+    "least_confidence": "Least confidence: the scan whose most uncertain voxels are the least certain",
     "highest_entropy": "Highest entropy: the scan with the largest mean entropy of the prediction",
     "highest_entropy_ratio": "Highest entropy ratio: the scan with the most voxels of high entropy",
 }
 """Strategies of this kind and their descriptions."""
 
 
-class HighestDoubt(StudyStrategy):
+class HighestUncertainty(StudyStrategy):
     """By one measure of the scoring method ``uncertainty``; see ``lib.selection.uncertainty`` for what they mean.
 
     Scans that the measure is not known of come after the others, by what their pseudo-label says.
@@ -39,8 +42,8 @@ class HighestDoubt(StudyStrategy):
         known = view.scores.known(UNCERTAINTY, self.name)
         if not any(name in known for name in names):
             advice = f"No {self.text} is known yet (scoring method 'uncertainty'). "
-            return doubt_ranking(names, view, advice)
-        order = by_value(names, known, view.doubts)
+            return uncertainty_ranking(names, view, advice)
+        order = by_value(names, known, view.uncertainties)
         scored = sum(name in known for name in names)
 
         def reason(name: str) -> str:
@@ -57,7 +60,7 @@ class HighestDoubt(StudyStrategy):
         return self.name.replace("_", " ")
 
 
-def doubt_ranking(names: list[str], view: View, because: str = "") -> Ranking:
+def uncertainty_ranking(names: list[str], view: View, because: str = "") -> Ranking:
     """Scans by the best guess of how unsure the app is; by coverage where there is none.
 
     Args:
@@ -65,14 +68,14 @@ def doubt_ranking(names: list[str], view: View, because: str = "") -> Ranking:
         view: the study.
         because: why this order is used, when another one was asked for.
     """
-    doubts = view.doubts
-    if not any(name in doubts for name in names):
+    uncertainties = view.uncertainties
+    if not any(name in uncertainties for name in names):
         return coverage_ranking(names, view, because)
-    order = by_value(names, doubts)
+    order = by_value(names, uncertainties)
 
     def reason(name: str) -> str:
-        if name not in doubts:
+        if name not in uncertainties:
             return because + "Nothing is known about it yet; all other scans were offered."
-        return because + f"The app is among the least sure about it (uncertainty {doubts[name]:.2f})."
+        return because + f"The app is among the least sure about it (uncertainty {uncertainties[name]:.2f})."
 
-    return Ranking(order, reason, lambda n: {UNCERTAINTY: doubts[n]} if n in doubts else {})
+    return Ranking(order, reason, lambda n: {UNCERTAINTY: uncertainties[n]} if n in uncertainties else {})
