@@ -22,8 +22,11 @@ from lib.recipes import PRESETS, RecipeOptions, RecipeSettings, RunRequest, run_
 from lib.recipes.engine.options import Preset
 from lib.recipes.semisam_o1 import rounds as refined
 from lib.report.history import History
+from lib.specialists.networks.sam import build as sam_module
+from lib.specialists.networks.sam.build import SAM_KINDS, SamKind
 from processes import SECONDS, by
 from recipe_runs import CopyPropagator, Listener, cases_of
+from sam_parts import KINDS, tiny_model
 from tiny_study import TINY_LABELS, make_tiny_study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,6 +42,8 @@ Report = dict[str, Any]
 def small_presets() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "quick", Preset(1, 1, 4, 2, (4, 8, 8), 6_000, 4_000))
+        kinds = {name: SamKind(tiny_model(name), SAM_KINDS[name].pretrained) for name in KINDS}
+        patch.setattr(sam_module, "SAM_KINDS", kinds)
         yield
 
 

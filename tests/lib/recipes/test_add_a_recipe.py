@@ -38,7 +38,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecipeOptions:
     self_training: ModuleType = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(self_training)
     monkeypatch.setitem(RECIPES, "self_training", self_training.RECIPE)
-    monkeypatch.setitem(PRESETS, "quick", Preset(2, 2, 4, 2, (4, 8, 8), 120_000, 14_000))
+    monkeypatch.setitem(PRESETS, "quick", Preset(2, 2, 4, 2, (4, 8, 8), 6_000, 4_000))
     return replace(parse_options({"recipe": "self_training", "preset": "quick", "device": "cpu"}), seed=3)
 
 

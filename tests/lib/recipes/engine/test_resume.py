@@ -37,7 +37,7 @@ from tiny_study import TINY_LABELS, make_tiny_study
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 OPTIONS = RecipeOptions(seed=3)
-PRESET = Preset(3, 2, 3, 2, (4, 8, 8), 120_000, 14_000)
+PRESET = Preset(3, 2, 3, 2, (4, 8, 8), 6_000, 4_000)
 
 
 @dataclass
@@ -219,7 +219,7 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "state.json of other types": ("state.json", lambda p: p.write_text('{"finished": "no", "finished_round": []}')),
     "grid": ("prepared/spec.json", cut),
     "grid of other types": ("prepared/spec.json", lambda p: p.write_text('{"label_names": 7, "voxels": "x"}')),
-    "another grid": ("prepared/spec.json", lambda p: p.write_text(p.read_text().replace("16", "24"))),
+    "another grid": ("prepared/spec.json", lambda p: p.write_text(p.read_text().replace(" 24", " 16"))),
     "scan": ("prepared/00001-case_2.pt", cut),
     "scan is empty": ("prepared/00001-case_2.pt", lambda p: cut(p, 0)),
     "scan is missing": ("prepared/00001-case_2.pt", Path.unlink),
@@ -289,6 +289,7 @@ def test_two_rounds_of_soft_labels_are_kept_and_no_more(uninterrupted: RunResult
 def test_the_space_for_three_rounds_of_soft_labels_is_looked_for(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(PRESETS, "quick", replace(PRESET, scan_voxels=120_000, roi_voxels=14_000))
     asked: list[int] = []
     for module in (run_module, planning):
         monkeypatch.setattr(module, "check_space", lambda _, needed: asked.append(needed))

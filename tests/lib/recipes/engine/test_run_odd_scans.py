@@ -74,7 +74,7 @@ class Nobody:
 
 @pytest.fixture(autouse=True)
 def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "quick", Preset(1, 1, 2, 2, (4, 8, 8), 60_000, 14_000))
+    monkeypatch.setitem(PRESETS, "quick", Preset(1, 1, 2, 2, (4, 8, 8), 6_000, 4_000))
 
 
 def cases_of(study: Path, negative: Sequence[str] = ()) -> list[Case]:
