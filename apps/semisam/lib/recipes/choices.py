@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lib.core.errors import UserError
@@ -64,16 +64,21 @@ def parse_options(request: Mapping[str, object]) -> RecipeOptions:
     )
 
 
-def resolve(options: RecipeOptions) -> RecipeOptions:
+def resolve(options: RecipeOptions, generalists: Sequence[str] = ()) -> RecipeOptions:
     """Put the recipe's own choices in place of ``auto``.
+
+    Args:
+        options: as the user chose them.
+        generalists: names of those that the recipe has, in order: one with weights may suit another network.
 
     Raises:
         UserError: (400) when the recipe cannot do what was chosen; the text says what it can.
     """
     recipe = RECIPES[options.recipe]
+    suited = recipe.network_with(generalists) if options.network == AUTO else None
     resolved = replace(
         options,
-        network=_one_of(options, "network", options.network, recipe.networks),
+        network=_one_of(options, "network", suited or options.network, recipe.networks),
         regulariser=_one_of(options, "regulariser", options.regulariser, recipe.regularisers),
     )
     recipe.check(resolved)

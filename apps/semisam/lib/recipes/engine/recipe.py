@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lib.specialists.networks import NETWORKS
@@ -40,6 +40,8 @@ class Recipe:
         propagates: whether it begins by carrying labels over, which takes a scan that is outlined wholly.
         check: raises UserError when it cannot do what was chosen.
         versions: of further packages that the results depend on, by name.
+        network_with: the default network with these generalists, of which the recipe may start from one; None leaves
+            the first of ``networks``.
     """
 
     run: Run
@@ -51,3 +53,4 @@ class Recipe:
     propagates: bool = True
     check: Callable[[RecipeOptions], None] = lambda options: None
     versions: Callable[[RecipeOptions], Mapping[str, str]] = lambda options: {}
+    network_with: Callable[[Sequence[str]], str | None] = lambda generalists: None

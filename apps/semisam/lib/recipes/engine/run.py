@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def run_recipe(
     """
     started = time.monotonic()
     ranks = ranks or Ranks()
-    request = _checked(request, ranks)
+    request = _checked(request, ranks, [generalist.name])
     models, folder = Models(generalist, propagator), request.folder
     with ExitStack() as held:
         held.enter_context(space_errors(folder))
@@ -70,7 +71,7 @@ def run_recipe(
         return _drive(run, plan, started)
 
 
-def _checked(request: RunRequest, ranks: Ranks) -> RunRequest:
+def _checked(request: RunRequest, ranks: Ranks, generalists: Sequence[str]) -> RunRequest:
     """The request with the recipe's own choices in place of ``auto``.
 
     Raises:
@@ -83,7 +84,7 @@ def _checked(request: RunRequest, ranks: Ranks) -> RunRequest:
             "No scan of this study has a 'final' label yet. Outline one scan, save it as final, and train again.",
             status=409,
         )
-    options = resolve(request.options)
+    options = resolve(request.options, generalists)
     if ranks.world > 1 and options.network == NNUNET:
         raise UserError("nnU-Net trains in one process: choose another network, or start one process.", status=409)
     if len({case.name for case in request.cases}) < len(request.cases):
