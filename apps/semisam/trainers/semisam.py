@@ -89,7 +89,7 @@ class SemiSamTrainer(TrainTask):
         # The deprecated POST /train/ sends the options of each trainer under the trainer's name, and once more flat.
         flat = {k: v for k, v in request.items() if k != "semisam" or not isinstance(v, Mapping)}
         check_keys(flat, self.config(), TRAIN, "The trainer 'semisam'")
-        options = resolve(parse_options(flat))
+        options = resolve(parse_options(flat), self.study.settings.generalists)
         if options.network == NNUNET and processes(flat, options.device) > 1:
             raise UserError("multi_gpu: nnU-Net trains on one GPU. Switch multi_gpu off, or choose another network.")
         self.study.check_generalist(*asked_of(RECIPES[options.recipe].asks, self.study.settings.generalists))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lib.core.errors import UserError
@@ -23,7 +23,7 @@ from .engine.options import (
     choose_device,
     preset_names,
 )
-from .engine.recipe import ALL_REGULARISERS
+from .engine.recipe import ALL_REGULARISERS, asked_of
 from .registry import RECIPES
 
 
@@ -64,16 +64,22 @@ def parse_options(request: Mapping[str, object]) -> RecipeOptions:
     )
 
 
-def resolve(options: RecipeOptions) -> RecipeOptions:
+def resolve(options: RecipeOptions, generalists: Sequence[str] = ()) -> RecipeOptions:
     """Put the recipe's own choices in place of ``auto``.
+
+    Args:
+        options: as the user chose them.
+        generalists: names of the server's, in order: one with weights that the recipe asks may suit another network.
 
     Raises:
         UserError: (400) when the recipe cannot do what was chosen; the text says what it can.
     """
     recipe = RECIPES[options.recipe]
+    free = options.network == AUTO and generalists
+    suited = recipe.network_with(asked_of(recipe.asks, generalists)) if free else None
     resolved = replace(
         options,
-        network=_one_of(options, "network", options.network, recipe.networks),
+        network=_one_of(options, "network", suited or options.network, recipe.networks),
         regulariser=_one_of(options, "regulariser", options.regulariser, recipe.regularisers),
     )
     recipe.check(resolved)

@@ -433,6 +433,21 @@ def test_a_mask_alone_is_refined_where_it_is(name: str) -> None:
     assert all(asked["box"] is not None for asked in network.asked)
 
 
+@pytest.mark.parametrize("name", ["sam_vit_b", "medsam"])
+def test_boxes_around_a_mask_are_asked_about_without_the_mask(name: str) -> None:
+    image = balls((14, 20, 22), (34, 20, 22))
+    network = Flood()
+    mask = functional.max_pool3d(bright(image)[None], 3, stride=1, padding=1)[0]
+    mask[24:] = 0  # of the first ball only
+    found = model(network, name).open(image, ISO).segment_by_boxes(mask)
+    assert overlap(found[:24], bright(image)[:24]) > 0.9
+    assert not (found[24:] > 0.5).any()
+    for asked in network.asked:
+        assert (asked["points"], asked["mask"]) == (None, None)
+    across = {tuple(box.tolist()) for box in (asked["box"] for asked in network.asked) if isinstance(box, Tensor)}
+    assert len(across) > 1  # each slice has its own
+
+
 def test_what_was_segmented_stays_where_nothing_is_carried_to() -> None:
     image = balls((12, 12, 10), (35, 28, 33), radius=7)
     before = bright(balls((35, 28, 33), radius=7))

@@ -311,7 +311,7 @@ def test_a_pretrained_sam_is_where_the_training_starts(
             RunRequest(
                 cases_of(study),
                 SCHEMA,
-                replace(OPTIONS, network="sam", rounds=1),
+                replace(OPTIONS, rounds=1),
                 RecipeSettings(),
                 tmp_path / "runs",
             ),
@@ -364,6 +364,13 @@ def test_slices_lie_across_thick_voxels_and_2d_images_are_their_own() -> None:
     assert recipe_module.slice_axis(spec) == 2
     assert recipe_module.slice_axis(replace(spec, spacing=(1.0, 4.0, 1.0))) == 1
     assert recipe_module.slice_axis(replace(spec, spacing=(9.0, 9.0, 1.0), roi_size=(32, 32, 1))) == 2
+
+
+def test_sam_answers_by_default_where_it_starts_from_published_weights() -> None:
+    assert resolve(OPTIONS, ["mobile_sam"]).network == "sam"
+    assert resolve(OPTIONS, ["mind"]).network == resolve(OPTIONS, ["sam_med3d"]).network == "unet2d"
+    assert resolve(replace(OPTIONS, network="unet2d"), ["mobile_sam"]).network == "unet2d"
+    assert resolve(replace(OPTIONS, recipe="semisam_o1"), ["mobile_sam"]).network == "unet3d"
 
 
 def test_options() -> None:

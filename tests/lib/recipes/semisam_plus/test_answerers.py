@@ -185,5 +185,5 @@ def test_structures_that_were_not_asked_about_keep_the_prediction() -> None:
     question = Questioner(prediction, "mask").draw(0, torch.Generator())
     assert question.asked == (1,)
     answer = torch.tensor([[0.5, 0.0], [0.5, 0.0], [0.0, 1.0]]).reshape(3, 2, 1, 1)
-    joined = only_asked(answer, question, prediction)
+    joined = only_asked(answer, question.asked, prediction)
     torch.testing.assert_close(joined.flatten(1), torch.tensor([[0.4, 0.7], [0.4, 0.0], [0.2, 0.3]]), atol=1e-5, rtol=0)

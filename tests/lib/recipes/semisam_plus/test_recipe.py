@@ -20,8 +20,10 @@ from lib.generalists.sam3d import SamMed3d
 from lib.generalists.sam3d.session import Session
 from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunRequest, RunResult, run_recipe
 from lib.recipes.engine.options import Preset
+from lib.recipes.semisam_plus.answerers import believed, only_asked
 from lib.recipes.semisam_plus.assistant import CollaborationOptions, GeneralistAssistant
-from lib.recipes.semisam_plus.question import Question
+from lib.recipes.semisam_plus.consensus import UNSURE, confident
+from lib.recipes.semisam_plus.question import Kind, PromptMode, Question
 from lib.specialists import load_specialist
 from lib.specialists.regularisers import Observation
 from lib.training.sample import Sample
@@ -45,6 +47,7 @@ class Counting:
         self.opened: list[Tensor] = []
         self.asked: list[Question] = []
         self.reply = answer
+        self.by_boxes = False
 
     @property
     def bytes(self) -> int:
@@ -53,6 +56,9 @@ class Counting:
     def open(self, scan: ScanView) -> Counting:
         self.opened.append(scan.image)
         return self
+
+    def kinds(self, mode: PromptMode) -> Sequence[Kind]:
+        return ("mask", "box") if self.by_boxes else (mode,)
 
     def answer(self, question: Question) -> Tensor:
         self.asked.append(question)
@@ -281,6 +287,86 @@ def test_nothing_is_learned_where_a_structure_may_be_that_nobody_asked_about() -
     helper.loss(seen(logits, extra[None], [False]))[0].backward()
     assert logits.grad is not None
     assert not logits.grad[0, :, 3].any()
+
+
+def certain(classes: Tensor) -> Tensor:
+    """Probabilities ``[3, D, H, W]`` of classes ``[D, H, W]``."""
+    return torch.nn.functional.one_hot(classes, 3).movedim(-1, 0).float()
+
+
+def two_cubes(first: int = 2, second: int = 2) -> Tensor:
+    """Classes 1 and 2 as cubes that begin at these voxels of the last axis, ``[12, 12, 12]``."""
+    classes = torch.zeros(12, 12, 12, dtype=torch.long)
+    classes[1:5, 2:8, first : first + 6] = 1
+    classes[7:11, 2:8, second : second + 6] = 2
+    return classes
+
+
+def examined(
+    right: Tensor, reply: Tensor, *, by_boxes: bool = True, instead: Counting | None = None
+) -> tuple[Tensor, Counting]:
+    """Maps about a scan whose current label is ``right``, answered by ``reply``; the outlined scan is like it."""
+    answerer = Counting(answer=certain(reply))
+    answerer.by_boxes = by_boxes
+    outline = certain(right)
+    helper = GeneralistAssistant(
+        [answerer],
+        lambda _: ScanView(torch.zeros(1, 12, 12, 12), (1.0, 1.0, 1.0)),
+        ["outlined"],
+        3,
+        CollaborationOptions(),
+        outline=lambda name: outline,
+        instead=instead,
+    )
+    helper.start(lambda image: outline, 100, torch.Generator().manual_seed(0))
+    return helper.maps("new", Sample(torch.zeros(1, 12, 12, 12), outline, torch.ones(1, 12, 12, 12)), 0), answerer
+
+
+def test_a_model_is_not_asked_about_a_structure_that_it_cannot_give_back_on_an_outlined_scan() -> None:
+    truth = two_cubes()
+    maps, answerer = examined(truth, two_cubes(second=6))  # the second structure 4 of 6 voxels off: Dice 1/3
+    exam, *questions = answerer.asked
+    assert (exam.asked, exam.boxes) == ((1, 2), True)
+    assert {question.asked for question in questions} == {(1,)}
+    sure = confident(maps[None, 3:], 0.2)[0, 0] > 0
+    assert sure[truth == 1].all()
+    assert not sure[truth == 2].any()
+
+
+def test_a_model_that_knows_nothing_on_the_outlined_scan_is_asked_no_more() -> None:
+    maps, answerer = examined(two_cubes(), two_cubes(7, 7))
+    assert len(answerer.asked) == 1
+    assert (maps[3] == UNSURE).all()
+
+
+def test_mind_is_asked_in_the_place_of_a_model_that_knows_nothing() -> None:
+    truth = two_cubes()
+    walk = Counting("mind", certain(truth))
+    walk.knows_size = False
+    maps, answerer = examined(truth, two_cubes(7, 7), instead=walk)
+    assert (len(answerer.asked), len(walk.asked)) == (1, 4)
+    assert maps[:3].float().argmax(dim=0).equal(truth)
+    assert (maps[3] == 0).all()
+    maps, answerer = examined(truth, two_cubes(second=6), instead=Counting("mind", certain(truth)))
+    assert len(answerer.asked) == 5  # one structure is enough
+
+
+def test_an_answer_about_something_else_counts_as_the_label_it_was_asked_about() -> None:
+    truth = two_cubes()
+    prediction = certain(truth)
+    answer = certain(two_cubes(second=6))
+    assert believed(answer, prediction, (1, 2)) == (1,)
+    assert believed(certain(two_cubes(3, 3)), prediction, (1, 2)) == (1, 2)
+    joined = only_asked(answer, believed(answer, prediction, (1, 2)), prediction)
+    assert joined.argmax(dim=0).equal(truth)
+
+
+def test_mask_and_boxes_take_turns_and_bring_no_random_points() -> None:
+    _, answerer = examined(two_cubes(), two_cubes())
+    assert [question.boxes for question in answerer.asked] == [True, False, True, False, True]
+    assert not any(len(question.points) for question in answerer.asked)
+    _, other = examined(two_cubes(), two_cubes(), by_boxes=False)
+    assert all(len(question.points) and not question.boxes for question in other.asked)
 
 
 def test_memory_for_encoded_scans_is_bounded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -88,6 +89,25 @@ class SliceSession:
             found = within_box(found, prompts.box)
         self._answers.remember(self._view.stack(found), answers)
         return found
+
+    @torch.no_grad()
+    def segment_by_boxes(self, mask: Tensor) -> Tensor:
+        """Probability ``[D, H, W]`` in 0..1 of what the network finds in the box around a mask, slice by slice.
+
+        Of the mask ``[D, H, W]`` (at least 0.5 inside) the network gets nothing but the boxes.
+        """
+        nowhere = Prompts(torch.zeros(0, 3), torch.zeros(0, dtype=torch.bool), mask=mask)
+        asked = Asked.of(nowhere, self._shape, self._view, self._canvas)
+        keys = asked.keys(self._step)
+        known = asked.known(keys, self._canvas)
+        answers = {index: self._answers.decide(index, self._boxed(asked, index), None)[0] for index in known}
+        return self._volume(asked, known, answers, keys, set())
+
+    def _boxed(self, asked: Asked, index: int) -> Asked:
+        """The same question about one slice by the box around its mask, which must not be empty."""
+        assert asked.mask is not None
+        places = (asked.mask[index] >= 0.5).nonzero().float()
+        return replace(asked, mask=None, rectangle=self._canvas.box(places.amin(0), places.amax(0)))
 
     def _carried(
         self, asked: Asked, known: dict[int, Tensor], anchors: list[int], keys: list[int]

@@ -46,6 +46,8 @@ class Recipe:
         propagates: whether it begins by carrying labels over, which takes a scan that is outlined wholly.
         check: raises UserError when it cannot do what was chosen.
         versions: of further packages that the results depend on, by name.
+        network_with: the default network with these generalists, of which the recipe may start from one; None leaves
+            the first of ``networks``.
     """
 
     run: Run
@@ -58,6 +60,7 @@ class Recipe:
     propagates: bool = True
     check: Callable[[RecipeOptions], None] = lambda options: None
     versions: Callable[[RecipeOptions], Mapping[str, str]] = lambda options: {}
+    network_with: Callable[[Sequence[str]], str | None] = lambda generalists: None
 
 
 def asked_of(asks: Asks, names: Sequence[str]) -> tuple[str, ...]:

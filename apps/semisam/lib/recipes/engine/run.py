@@ -60,9 +60,10 @@ def run_recipe(
     """
     started = time.monotonic()
     ranks = ranks or Ranks()
-    request = _checked(request, ranks)
-    names = asked_of(RECIPES[request.options.recipe].asks, [one.name for one in (generalist, *further)])
-    asked = tuple(one for one in (generalist, *further) if one.name in names)
+    names = [one.name for one in (generalist, *further)]
+    request = _checked(request, ranks, names)
+    asked_names = asked_of(RECIPES[request.options.recipe].asks, names)
+    asked = tuple(one for one in (generalist, *further) if one.name in asked_names)
     models, folder = Models(generalist, propagator, asked), request.folder
     with ExitStack() as held:
         held.enter_context(space_errors(folder))
@@ -76,7 +77,7 @@ def run_recipe(
         return _drive(run, plan, started)
 
 
-def _checked(request: RunRequest, ranks: Ranks) -> RunRequest:
+def _checked(request: RunRequest, ranks: Ranks, generalists: Sequence[str]) -> RunRequest:
     """The request with the recipe's own choices in place of ``auto``.
 
     Raises:
@@ -89,7 +90,7 @@ def _checked(request: RunRequest, ranks: Ranks) -> RunRequest:
             "No scan of this study has a 'final' label yet. Outline one scan, save it as final, and train again.",
             status=409,
         )
-    options = resolve(request.options)
+    options = resolve(request.options, generalists)
     if ranks.world > 1 and options.network == NNUNET:
         raise UserError("nnU-Net trains in one process: choose another network, or start one process.", status=409)
     if len({case.name for case in request.cases}) < len(request.cases):

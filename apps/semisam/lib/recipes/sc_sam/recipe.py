@@ -15,7 +15,7 @@ Rounds are parts of one training, so that after each of them the study has newer
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -188,4 +188,16 @@ def _read_state(path: Path) -> dict[str, object]:
         ) from error
 
 
-RECIPE = Recipe(run_sc_sam, networks=("unet2d", "sam"), regularisers=("supervised",), propagates=False, asks="one")
+def network_with(generalists: Sequence[str]) -> str | None:
+    """SAM answers by default when it starts from published weights: it is then far ahead of its U-Net."""
+    return "sam" if any(name in MODELS for name in generalists) else None
+
+
+RECIPE = Recipe(
+    run_sc_sam,
+    networks=("unet2d", "sam"),
+    regularisers=("supervised",),
+    propagates=False,
+    asks="one",
+    network_with=network_with,
+)

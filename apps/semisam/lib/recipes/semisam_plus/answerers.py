@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lib.training.scan_view import ScanView
 
-from .question import Question
+from .question import Kind, PromptMode, Question
 
 
 class OpenedScan(Protocol):
@@ -18,6 +18,10 @@ class OpenedScan(Protocol):
     @property
     def bytes(self) -> int:
         """Memory that it takes, about."""
+        ...
+
+    def kinds(self, mode: PromptMode) -> Sequence[Kind]:
+        """How questions are best asked in turn; the last one gives the least away."""
         ...
 
     def answer(self, question: Question) -> Tensor:
@@ -60,15 +64,40 @@ def left_out(prediction: Tensor, asked: Sequence[int]) -> Tensor:
     return prediction[unasked].sum(dim=0) > LEFT_OUT
 
 
-def only_asked(answer: Tensor, question: Question, prediction: Tensor) -> Tensor:
-    """Put the specialist's own probabilities in place of structures that were not asked about.
+LEAST_OVERLAP = 0.6
+"""Dice of an answer about a structure with what it was asked about, below which it is about something else."""
+
+
+def believed(answer: Tensor, prediction: Tensor, asked: Sequence[int]) -> tuple[int, ...]:
+    """The structures for which an answer is about what was asked.
+
+    A model that does not know a structure finds another one, or nothing, and does so again and again: that its answers
+    agree is then no sign that they are right.
 
     Args:
         answer: ``[1 + N, D, H, W]``, sum 1.
-        question: what was asked.
+        prediction: of the specialist, alike: what it was asked about.
+        asked: the structures that it was asked about.
+    """
+    found, own = answer.argmax(dim=0), prediction.argmax(dim=0)
+    return tuple(value for value in asked if overlap_of(found == value, own == value) >= LEAST_OVERLAP)
+
+
+def overlap_of(one: Tensor, other: Tensor) -> float:
+    """Dice of two boolean masks; 1 when both are empty."""
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else 1.0
+
+
+def only_asked(answer: Tensor, asked: Sequence[int], prediction: Tensor) -> Tensor:
+    """Put the specialist's own probabilities in place of all other structures.
+
+    Args:
+        answer: ``[1 + N, D, H, W]``, sum 1.
+        asked: the structures that were asked about, or that are ``believed``.
         prediction: of the specialist, alike.
     """
-    unasked = [c for c in range(1, len(answer)) if c not in question.asked]
+    unasked = [c for c in range(1, len(answer)) if c not in asked]
     if not unasked:
         return answer
     joined = answer.clone()

@@ -8,8 +8,11 @@ https://arxiv.org/abs/2502.20749, section 3.4 and 3.5. The specialist's predicti
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -23,9 +26,14 @@ from lib.training.question_schedule import Schedule
 from lib.training.sample import Sample
 from lib.training.scan_view import ScanView
 
-from .answerers import Answerer, OpenedScan, left_out, only_asked
+from .answerers import Answerer, OpenedScan, believed, left_out, only_asked, overlap_of
 from .consensus import UNSURE, confident, consensus, keep_sizes
 from .question import PromptMode, Questioner
+
+log = logging.getLogger("semisam.train")
+
+INSTEAD = -1
+"""Number of the answerer that takes another one's place."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,9 @@ class CollaborationOptions:
         every: an answer is asked anew when it is older than this share of the steps and its scan is drawn.
         pace: steps of the training for each answer asked anew. It bounds their cost: for each the specialist predicts
             a whole scan, which takes it as long as some steps of its training.
+        trust: Dice of a generalist's answer with the outline that it was asked about, from which on it is asked about
+            this structure on other scans.
+        tested: outlined scans for that, at most.
         open_bytes: memory for encoded scans; beyond it the longest unused is encoded again when it is needed.
         answer_bytes: memory for answers.
     """
@@ -52,6 +63,8 @@ class CollaborationOptions:
     ramp: float = 0.4
     every: float = 0.25
     pace: int = 10
+    trust: float = 0.75
+    tested: int = 2
     open_bytes: int = 2**30
     answer_bytes: int = 2**29
 
@@ -72,6 +85,9 @@ class GeneralistAssistant:
         labelled: names of scans with a human label, which nobody is asked about.
         classes: structures and background.
         options: how they help.
+        outline: the human label ``[1 + N, D, H, W]`` of a labelled scan, None for one that is not outlined wholly.
+            Without it, every generalist is trusted with every structure.
+        instead: asked in the place of a generalist that knows none of the structures.
     """
 
     def __init__(
@@ -81,11 +97,17 @@ class GeneralistAssistant:
         labelled: Sequence[str],
         classes: int,
         options: CollaborationOptions,
+        *,
+        outline: Callable[[str], Tensor | None] = lambda name: None,
+        instead: Answerer | None = None,
     ) -> None:
         self.channels = len(answerers) * (classes + 1)
         self._answerers = tuple(answerers)
         self._view = view
-        self._labelled = frozenset(labelled)
+        self._labelled = tuple(labelled)
+        self._outline = outline
+        self._instead = instead
+        self._known: dict[int, tuple[int, ...]] = {}
         self._classes = classes
         self._options = options
         self._opened: MemoryLimitedCache[OpenedScan]
@@ -158,20 +180,85 @@ class GeneralistAssistant:
         questioner = Questioner(prediction, self._options.mode)
         if not questioner.asked:
             return None
-        unknown = left_out(prediction, questioner.asked)
         parts = []
-        for number, answerer in enumerate(self._answerers):
-            scan = self._open(number, name)
-            questions = [questioner.draw(answerer.points, self._generator) for _ in range(self._options.answers)]
-            answers = [only_asked(scan.answer(question), question, prediction) for question in questions]
-            mean, uncertainty = consensus(answers)
-            if not answerer.knows_size:
-                mean = keep_sizes(mean, prediction.flatten(1).sum(dim=1))
-            parts += [mean, uncertainty.masked_fill(unknown, UNSURE)[None]]
+        for number in range(len(self._answerers)):
+            parts += self._asked_of(number, name, questioner, prediction)
         return torch.cat(parts).half()
 
+    def _asked_of(self, number: int, name: str, questioner: Questioner, prediction: Tensor) -> list[Tensor]:
+        """The mean answer ``[1 + N, D, H, W]`` of one generalist, and its uncertainty ``[1, D, H, W]``."""
+        known = self._knows(number)
+        if known == () and self._instead is not None:
+            number, known = INSTEAD, None
+        answerer = self._answerer(number)
+        asked = tuple(value for value in questioner.asked if known is None or value in known)
+        if not asked:
+            return [torch.zeros_like(prediction), torch.full_like(prediction[:1], UNSURE)]
+        scan = self._open(number, name)
+        kinds = scan.kinds(self._options.mode)
+        answers: list[Tensor] = []
+        meant: set[int] = set()
+        for turn in range(self._options.answers):
+            question = questioner.draw(answerer.points, self._generator, kinds[turn % len(kinds)])
+            answer = scan.answer(replace(question, asked=asked))
+            about = asked if known is None else believed(answer, prediction, asked)
+            meant.update(about)
+            answers.append(only_asked(answer, about, prediction))
+        mean, uncertainty = consensus(answers)
+        if not answerer.knows_size:
+            mean = keep_sizes(mean, prediction.flatten(1).sum(dim=1))
+        return [mean, uncertainty.masked_fill(left_out(prediction, sorted(meant)), UNSURE)[None]]
+
+    def _knows(self, number: int) -> tuple[int, ...] | None:
+        """The structures that a generalist can be asked about, None for all.
+
+        It is asked about outlined scans as about others, with their outline for a prediction. What it cannot give back
+        there, it does not know. Who has learnt nothing of structures (features alone) is not examined.
+        """
+        answerer = self._answerers[number]
+        if not answerer.knows_size:
+            return None
+        if number not in self._known:
+            self._known[number] = self._examined(number, answerer)
+        return self._known[number]
+
+    def _examined(self, number: int, answerer: Answerer) -> tuple[int, ...]:
+        """The structures that a generalist gives back; those that no outlined scan holds are among them."""
+        grades: dict[int, list[float]] = {value: [] for value in range(1, self._classes)}
+        outlines = (outline for outline in map(self._outlined, self._labelled) if outline is not None)
+        for name, outline in islice(outlines, self._options.tested):
+            questioner = Questioner(outline, self._options.mode)
+            if not questioner.asked:
+                continue
+            scan = self._open(number, name)
+            random = torch.Generator().manual_seed(0)  # the training's random numbers stay as they are without it
+            kind = scan.kinds(self._options.mode)[-1]  # the one that gives the least away
+            answer = scan.answer(questioner.draw(answerer.points, random, kind))
+            found, true = answer.argmax(dim=0), outline.argmax(dim=0)
+            for value in questioner.asked:
+                grades[value].append(overlap_of(found == value, true == value))
+        known = tuple(value for value, all_ in grades.items() if not all_ or fmean(all_) >= self._options.trust)
+        log.info(
+            "%s, asked about outlined scans, gives structures back with Dice %s; it is asked about %s on others",
+            answerer.name,
+            ", ".join(f"{value}: {fmean(all_):.3f}" for value, all_ in grades.items() if all_) or "unknown",
+            ", ".join(map(str, known)) or "none",
+        )
+        return known
+
+    def _outlined(self, name: str) -> tuple[str, Tensor] | None:
+        """A labelled scan with its outline, if it is outlined wholly."""
+        outline = self._outline(name)
+        return None if outline is None else (name, outline.float())
+
+    def _answerer(self, number: int) -> Answerer:
+        if number == INSTEAD:
+            assert self._instead is not None
+            return self._instead
+        return self._answerers[number]
+
     def _open(self, number: int, name: str) -> OpenedScan:
-        scan = self._opened.get((number, name)) or self._answerers[number].open(self._view(name))
+        scan = self._opened.get((number, name)) or self._answerer(number).open(self._view(name))
         self._opened[number, name] = scan  # again, as it may have grown
         return scan
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -12,7 +12,7 @@ from lib.generalists import Generalist, unwrap
 from lib.generalists.base import Promptable, Prompts, PromptSession
 from lib.training.scan_view import ScanView
 
-from .question import Question
+from .question import Kind, PromptMode, Question
 
 _SURE = 1e-4
 """A model's probabilities are kept this far from 0 and 1, so that structures can be weighed against each other."""
@@ -70,6 +70,19 @@ class PromptableScan:
         """Memory of the encoded scan, as far as its session says."""
         return int(getattr(self._session, "bytes", 2 * self._image_bytes + _UNKNOWN))
 
+    def kinds(self, mode: PromptMode) -> Sequence[Kind]:
+        """With ``both``, a 2D model is asked by the mask and by the boxes around it in turn.
+
+        Beside a mask it gets a box and points anyway, which random points only spoil; and it errs otherwise without
+        the mask, which the consensus needs.
+        """
+        return ("mask", "box") if mode == "both" and self._by_boxes is not None else (mode,)
+
+    @property
+    def _by_boxes(self) -> Callable[[Tensor], Tensor] | None:
+        """How to ask by the boxes around a mask, where the session knows how."""
+        return getattr(self._session, "segment_by_boxes", None)
+
     def answer(self, question: Question) -> Tensor:
         """Probabilities ``[1 + N, D, H, W]``, sum 1; a structure that no prompt marks counts as not there."""
         self._call()
@@ -79,7 +92,10 @@ class PromptableScan:
             mask = question.mask_of(value)
             if mask is not None and not bool((mask >= 0.5).any()):
                 mask = None
-            if mask is not None or bool(positive.any()):
+            if question.boxes and self._by_boxes is not None:
+                if mask is not None:
+                    found[value] = self._by_boxes(mask)
+            elif mask is not None or bool(positive.any()):
                 found[value] = self._session.segment(Prompts(question.points.float(), positive, mask=mask))
         # Log odds against the background: p / (1 - p) for each structure, 1 for the background.
         odds = found.clamp(_SURE, 1.0 - _SURE).logit()

@@ -13,6 +13,7 @@ works on the CPU only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ from lib.generalists import Generalist
 from lib.specialists.prepare import normalise
 from lib.training.scan_view import ScanView
 
-from .question import Question
+from .question import Kind, PromptMode, Question
 
 _AXES = (1, 2, 3)
 _LEAST_LINK = 1e-3
@@ -104,6 +105,10 @@ class WalkScan:
     def bytes(self) -> int:
         """Memory of image and features."""
         return self._local.nbytes + sum(link.nbytes for link in self._links)
+
+    def kinds(self, mode: PromptMode) -> Sequence[Kind]:
+        """All as the mode says."""
+        return (mode,)
 
     def answer(self, question: Question) -> Tensor:
         """Probabilities ``[1 + N, D, H, W]``, sum 1, after the last step of the walk."""

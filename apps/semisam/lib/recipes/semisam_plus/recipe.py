@@ -21,12 +21,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
+from torch import Tensor
+
 from lib.generalists import Generalist, unwrap
 from lib.generalists.base import Promptable
+from lib.generalists.mind import Mind
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.each_scan import stored_view
 from lib.recipes.engine.kept_training import KEPT_TRAININGS
 from lib.recipes.engine.labelling import label_study
+from lib.recipes.engine.prepared_study import PreparedStudy
 from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import propagate_study
@@ -74,7 +78,22 @@ def assistant_of(run: Context, generalists: Sequence[Generalist]) -> GeneralistA
     """All generalists as one assistant."""
     options = CollaborationOptions(mode=cast("PromptMode", run.options.prompts))
     answerers = [answerer_of(generalist, options.mode) for generalist in generalists]
-    return GeneralistAssistant(answerers, partial(stored_view, run), run.study.human(), run.schema.channels, options)
+    study = run.study
+    outline, instead = partial(outline_of, study), answerer_of(Mind(), options.mode)
+    return GeneralistAssistant(
+        answerers,
+        partial(stored_view, run),
+        study.human(),
+        run.schema.channels,
+        options,
+        outline=outline,
+        instead=instead,
+    )
+
+
+def outline_of(study: PreparedStudy, name: str) -> Tensor | None:
+    """The human label ``[1 + N, D, H, W]`` of a scan that is outlined wholly."""
+    return study.target(name).probabilities if name in study.dense() else None
 
 
 def answerer_of(generalist: Generalist, mode: PromptMode) -> Answerer:
