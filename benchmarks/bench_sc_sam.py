@@ -272,6 +272,13 @@ TRAININGS: dict[str, Training] = {
     "co": lambda study, options: co_trained(
         study, options, plan_of(options), True, ("co-trained: paper, U-Net", "co-trained: paper, SAM")
     ),
+    "earned": lambda study, options: co_trained(
+        study,
+        options,
+        replace(plan_of(options), earned=True),
+        True,
+        ("co-trained: ramp-up and earned weights, U-Net", "co-trained: ramp-up and earned weights, SAM"),
+    ),
     "no_ramp": lambda study, options: co_trained(
         study,
         options,

@@ -19,7 +19,7 @@ from lib.generalists.sam2d.adapter import SliceGeneralist
 from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunRequest, RunResult, resolve, run_recipe
 from lib.recipes.engine.options import Preset
 from lib.recipes.sc_sam import recipe as recipe_module
-from lib.recipes.sc_sam.cotraining import CoTraining, CoTrainingPlan, segmentation_loss
+from lib.recipes.sc_sam.cotraining import CoTraining, CoTrainingPlan, Standing, segmentation_loss
 from lib.recipes.sc_sam.slices import SliceSource
 from lib.specialists import load_specialist, predict
 from lib.specialists.networks.sam import build as sam_module
@@ -130,6 +130,43 @@ def test_each_loss_reaches_its_own_network_and_counts_what_its_weight_says() -> 
         unet, sam = recorder.losses
         assert unet == pytest.approx(found["unet_human"] + found["unet_from_sam"])
         assert sam == pytest.approx(found["sam_human"] + training.plan.to_sam(step) * found["sam_from_unet"])
+
+
+def test_a_network_that_knows_less_teaches_less_and_one_far_behind_nothing() -> None:
+    standing = Standing()
+    assert (standing.to_sam(), standing.to_unet()) == (0.0, 0.0)  # nobody has shown anything yet
+    for _ in range(100):
+        standing.see({"agreement": 0.7, "sam_agreement": 0.8})
+    standing.see({"loss": 1.0})  # a step without any structure says nothing
+    assert standing.to_unet() == pytest.approx(0.8, abs=1e-3)
+    assert standing.to_sam() == pytest.approx(0.7 * 0.5, abs=1e-3)
+    for _ in range(100):
+        standing.see({"agreement": 0.5, "sam_agreement": 0.8})
+    assert standing.to_sam() == 0.0
+
+
+def test_what_has_not_been_earned_is_not_learned() -> None:
+    pair = pair_of()
+    training = CoTraining(pair, CoTrainingPlan(steps=10, ramp=0.0, earned=True))
+    recorder = Recorder(pair)
+    training._precision = recorder  # type: ignore[assignment]
+    training.standing.unet, training.standing.sam = 0.2, 0.9
+    found = training.step(batch_of(), torch.Generator().manual_seed(0))
+    assert "sam_from_unet" not in found  # nor is SAM shown slices from which it learns nothing
+    assert recorder.losses[1] == pytest.approx(found["sam_human"])
+    assert recorder.losses[0] == pytest.approx(found["unet_human"] + 0.9 * found["unet_from_sam"])
+    training.standing.unet = training.standing.sam = 0.0
+    found = training.step(batch_of(), torch.Generator().manual_seed(0))
+    assert "unet_from_sam" not in found
+
+
+def test_what_was_earned_is_kept_when_a_training_is_interrupted() -> None:
+    training, kept = (CoTraining(pair_of(), CoTrainingPlan(steps=10, earned=True)) for _ in range(2))
+    training.standing.sam = 0.4
+    kept.restore(training.state())
+    assert kept.standing.sam == 0.4
+    kept.restore({key: value for key, value in training.state().items() if key != "standing"})  # an older version's
+    assert kept.standing.sam == 0.0
 
 
 def test_without_other_scans_only_labels_are_learned() -> None:

@@ -23,6 +23,7 @@ from lib.recipes.engine.options import Preset
 from lib.recipes.semisam_plus.answerers import believed, only_asked
 from lib.recipes.semisam_plus.assistant import CollaborationOptions, GeneralistAssistant
 from lib.recipes.semisam_plus.consensus import UNSURE, confident
+from lib.recipes.semisam_plus.examination import distorted
 from lib.recipes.semisam_plus.question import Kind, PromptMode, Question
 from lib.specialists import load_specialist
 from lib.specialists.regularisers import Observation
@@ -303,11 +304,12 @@ def two_cubes(first: int = 2, second: int = 2) -> Tensor:
 
 
 def examined(
-    right: Tensor, reply: Tensor, *, by_boxes: bool = True, instead: Counting | None = None
+    right: Tensor, reply: Tensor, *, instead: Counting | None = None, answerer: Counting | None = None
 ) -> tuple[Tensor, Counting]:
     """Maps about a scan whose current label is ``right``, answered by ``reply``; the outlined scan is like it."""
-    answerer = Counting(answer=certain(reply))
-    answerer.by_boxes = by_boxes
+    if answerer is None:
+        answerer = Counting(answer=certain(reply))
+        answerer.by_boxes = True
     outline = certain(right)
     helper = GeneralistAssistant(
         [answerer],
@@ -322,33 +324,67 @@ def examined(
     return helper.maps("new", Sample(torch.zeros(1, 12, 12, 12), outline, torch.ones(1, 12, 12, 12)), 0), answerer
 
 
-def test_a_model_is_not_asked_about_a_structure_that_it_cannot_give_back_on_an_outlined_scan() -> None:
+EXAM = 4
+"""Questions of an examination: two wrong outlines, by mask and by boxes."""
+
+
+def test_a_model_is_not_asked_about_a_structure_whose_outline_it_cannot_correct() -> None:
     truth = two_cubes()
     maps, answerer = examined(truth, two_cubes(second=6))  # the second structure 4 of 6 voxels off: Dice 1/3
-    exam, *questions = answerer.asked
-    assert (exam.asked, exam.boxes) == ((1, 2), True)
-    assert {question.asked for question in questions} == {(1,)}
+    assert {question.asked for question in answerer.asked[:EXAM]} == {(1, 2)}
+    assert {question.asked for question in answerer.asked[EXAM:]} == {(1,)}
     sure = confident(maps[None, 3:], 0.2)[0, 0] > 0
     assert sure[truth == 1].all()
     assert not sure[truth == 2].any()
 
 
-def test_a_model_that_knows_nothing_on_the_outlined_scan_is_asked_no_more() -> None:
+def test_a_model_that_corrects_nothing_is_asked_no_more() -> None:
     maps, answerer = examined(two_cubes(), two_cubes(7, 7))
-    assert len(answerer.asked) == 1
+    assert len(answerer.asked) == EXAM
     assert (maps[3] == UNSURE).all()
 
 
-def test_mind_is_asked_in_the_place_of_a_model_that_knows_nothing() -> None:
+def test_mind_is_asked_in_the_place_of_a_model_that_corrects_nothing() -> None:
     truth = two_cubes()
     walk = Counting("mind", certain(truth))
     walk.knows_size = False
     maps, answerer = examined(truth, two_cubes(7, 7), instead=walk)
-    assert (len(answerer.asked), len(walk.asked)) == (1, 4)
+    assert (len(answerer.asked), len(walk.asked)) == (EXAM, 4)
     assert maps[:3].float().argmax(dim=0).equal(truth)
     assert (maps[3] == 0).all()
     maps, answerer = examined(truth, two_cubes(second=6), instead=Counting("mind", certain(truth)))
-    assert len(answerer.asked) == 5  # one structure is enough
+    assert len(answerer.asked) == EXAM + 4  # one structure is enough
+
+
+def test_each_structure_is_asked_about_in_the_ways_in_which_it_is_corrected() -> None:
+    truth = two_cubes()
+
+    class ByMask(Counting):
+        """Knows the second structure by its mask only."""
+
+        def answer(self, question: Question) -> Tensor:
+            super().answer(question)
+            return certain(two_cubes(second=6) if 2 in question.boxes else truth)
+
+    answerer = ByMask()
+    answerer.by_boxes = True
+    maps, _ = examined(truth, truth, answerer=answerer)
+    assert [sorted(question.boxes) for question in answerer.asked[EXAM:]] == [[], [1], [], [1]]
+    assert not any(len(question.points) for question in answerer.asked)
+    assert maps[:3].float().argmax(dim=0).equal(truth)
+
+
+def test_a_wrong_outline_is_wrong_in_size_and_place() -> None:
+    truth = torch.zeros(20, 20, 1, dtype=torch.long)
+    truth[4:14, 5:15] = 1
+    outline = certain(truth)
+    for sign in (1, -1):
+        wrong = distorted(outline, sign)
+        torch.testing.assert_close(wrong.sum(dim=0), torch.ones(20, 20, 1))
+        assert (float(wrong[1].sum()) - 100) * sign > 10
+        found = (wrong.argmax(dim=0) == 1).nonzero().float().mean(dim=0) - (truth == 1).nonzero().float().mean(dim=0)
+        assert (found[:2] * sign > 0.2).all()
+    assert distorted(certain(torch.zeros(4, 4, 4, dtype=torch.long)), 1)[0].min() == 1
 
 
 def test_an_answer_about_something_else_counts_as_the_label_it_was_asked_about() -> None:
@@ -359,14 +395,6 @@ def test_an_answer_about_something_else_counts_as_the_label_it_was_asked_about()
     assert believed(certain(two_cubes(3, 3)), prediction, (1, 2)) == (1, 2)
     joined = only_asked(answer, believed(answer, prediction, (1, 2)), prediction)
     assert joined.argmax(dim=0).equal(truth)
-
-
-def test_mask_and_boxes_take_turns_and_bring_no_random_points() -> None:
-    _, answerer = examined(two_cubes(), two_cubes())
-    assert [question.boxes for question in answerer.asked] == [True, False, True, False, True]
-    assert not any(len(question.points) for question in answerer.asked)
-    _, other = examined(two_cubes(), two_cubes(), by_boxes=False)
-    assert all(len(question.points) and not question.boxes for question in other.asked)
 
 
 def test_memory_for_encoded_scans_is_bounded() -> None:

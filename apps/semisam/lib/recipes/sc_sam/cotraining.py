@@ -6,7 +6,7 @@ equations 1 to 7. Pseudo-labels are made on a weakly changed slice and learned o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,13 @@ from lib.training.shared_scans import SharedScans
 
 from .slices import SliceSource
 
+BEHIND = 0.2
+"""A network whose Dice is so much lower than the other's has nothing to teach it."""
+_NEWS = 0.1
+"""Share of the last step in the averaged Dice."""
+_NOTHING = 0.01
+"""What counts less is not worth the time."""
+
 WEAK = Augmentation(elastic=0.0, contrast=0.1, brightness=0.1, noise=0.05, bias=0.1)
 """Changes of every slice."""
 STRONG = Augmentation(rotation=0.15, scale=0.1, elastic=2.5, contrast=0.3, brightness=0.3, noise=0.25, bias=0.3)
@@ -52,6 +59,7 @@ class CoTrainingPlan:
         ramp: share of the steps in which the weight w of the U-Net's pseudo-labels for SAM rises to 1; 0 for none.
         ramp_to_unet: let SAM's pseudo-labels for the U-Net rise alike. In the paper they count from the start, as a
             pretrained SAM is ahead of the U-Net; one that starts from random weights is not.
+        earned: pseudo-labels count as much as their author's answers to the human labels have earned, see ``Standing``.
         weak: see ``WEAK``.
         strong: see ``STRONG``.
     """
@@ -65,6 +73,7 @@ class CoTrainingPlan:
     clip: float = 5.0
     ramp: float = 0.25
     ramp_to_unet: bool = False
+    earned: bool = False
     weak: Augmentation = field(default_factory=lambda: WEAK)
     strong: Augmentation = field(default_factory=lambda: STRONG)
 
@@ -87,6 +96,33 @@ def segmentation_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tenso
     return 0.5 * (soft_cross_entropy(logits, targets, weights) + overlap)
 
 
+class Standing:
+    """How well both networks answer about human labels, and what their pseudo-labels are worth to the other.
+
+    A network that has not learned anything says "background" everywhere, and the other one learns that from it before
+    it has learned better: both then agree, for good. So a pseudo-label counts as much as the Dice that its author has
+    reached lately on the human labels, and less if the other one is ahead: nothing when by ``BEHIND`` or more.
+    """
+
+    def __init__(self) -> None:
+        self.unet = self.sam = 0.0
+        """Dice of the last steps, averaged, 0..1."""
+
+    def see(self, metrics: Mapping[str, float]) -> None:
+        """Take note of a step."""
+        if "agreement" in metrics:
+            self.unet += _NEWS * (metrics["agreement"] - self.unet)
+            self.sam += _NEWS * (metrics["sam_agreement"] - self.sam)
+
+    def to_sam(self) -> float:
+        """What the U-Net's pseudo-labels are worth, 0..1."""
+        return _worth(self.unet, self.sam)
+
+    def to_unet(self) -> float:
+        """What SAM's pseudo-labels are worth, 0..1."""
+        return _worth(self.sam, self.unet)
+
+
 class CoTraining:
     """A U-Net and a SAM in training; may be interrupted and continued (``state``, ``restore``).
 
@@ -104,6 +140,7 @@ class CoTraining:
         self.plan = plan
         self.done = 0
         """Steps done."""
+        self.standing = Standing()
         self._device = device
         self._precision = MixedPrecision(device)
         self._unet = _optimiser(pair.unet, plan.decay)
@@ -145,15 +182,16 @@ class CoTraining:
         """Learn from one batch; the slices that are not a human's have no targets yet."""
         self._set_rates()
         labelled = batch.labelled
-        images, pseudo = batch.images[labelled], None
-        if not bool(labelled.all()):
+        images, targets, weights = batch.images[labelled], batch.targets[labelled], batch.weights[labelled]
+        count = len(images)
+        to_unet, to_sam = self._weights()
+        pseudo = None
+        if count < len(batch.images) and (to_unet or to_sam):
             changed, of_unet, of_sam = self.teach(batch.images[~labelled], generator)
             images, pseudo = torch.cat([images, changed]), (of_unet, of_sam)
         self.pair.train()
         with self._precision():
-            unet, sam = self._both(images, generator)
-        targets, weights = batch.targets[labelled], batch.weights[labelled]
-        count = len(targets)
+            unet, sam = self._both(images, generator, None if to_sam else count)
         unet_loss = segmentation_loss(unet[:count], targets, weights)
         sam_loss = segmentation_loss(sam[:count], targets, weights)
         metrics = {
@@ -167,14 +205,17 @@ class CoTraining:
             of_unet, of_sam = pseudo
             everywhere = torch.ones_like(of_unet[:, :1])
             unet_from_sam = segmentation_loss(unet[count:], of_sam, everywhere)
-            sam_from_unet = segmentation_loss(sam[count:], of_unet, everywhere)
-            unet_loss = unet_loss + self.plan.to_unet(self.done) * unet_from_sam
-            sam_loss = sam_loss + self.plan.to_sam(self.done) * sam_from_unet
-            metrics |= {"unet_from_sam": float(unet_from_sam.detach()), "sam_from_unet": float(sam_from_unet.detach())}
-            metrics["together"] = agreement(unet[count:].detach(), sam[count:].detach())
+            unet_loss = unet_loss + to_unet * unet_from_sam
+            metrics["unet_from_sam"] = float(unet_from_sam.detach())
+            if len(sam) > count:
+                sam_from_unet = segmentation_loss(sam[count:], of_unet, everywhere)
+                sam_loss = sam_loss + to_sam * sam_from_unet
+                metrics["sam_from_unet"] = float(sam_from_unet.detach())
+            metrics["together"] = agreement(of_sam, of_unet)
         metrics["loss"] = float((unet_loss + sam_loss).detach())
         if self._ranks.world > 1:
             metrics = mean_metrics(self._ranks.gather(metrics))
+        self.standing.see(metrics)
         check_finite(metrics["loss"], self.done, self.plan.steps)
         # The points are chosen by an argmax, so neither loss reaches the other network.
         for loss, optimiser in ((unet_loss, self._unet), (sam_loss, self._sam)):
@@ -183,11 +224,19 @@ class CoTraining:
         self.done += 1
         return metrics
 
-    def _both(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The logits of the U-Net, and those of SAM with points from them."""
+    def _weights(self) -> tuple[float, float]:
+        """What pseudo-labels count now: SAM's for the U-Net, the U-Net's for SAM."""
+        to_unet, to_sam = self.plan.to_unet(self.done), self.plan.to_sam(self.done)
+        if self.plan.earned:
+            weights = to_unet * self.standing.to_unet(), to_sam * self.standing.to_sam()
+            to_unet, to_sam = (0.0 if weight < _NOTHING else weight for weight in weights)
+        return to_unet, to_sam
+
+    def _both(self, images: Tensor, generator: torch.Generator, first: int | None = None) -> tuple[Tensor, Tensor]:
+        """The logits of the U-Net, and those of SAM, with points from them, for the ``first`` images or for all."""
         unet = self._unet_pass(images).float()
-        points = self.pair.points(unet.detach().argmax(dim=1), generator)
-        return unet, self._sam_pass(images, points).float()
+        points = self.pair.points(unet[:first].detach().argmax(dim=1), generator)
+        return unet, self._sam_pass(images[:first], points).float()
 
     def _classes(self, weak: Tensor) -> tuple[Tensor, Tensor]:
         """What both networks say, ``[B, D, H, W]`` integers each."""
@@ -226,6 +275,7 @@ class CoTraining:
         return {
             "done": self.done,
             "steps": self.plan.steps,
+            "standing": [self.standing.unet, self.standing.sam],
             "pair": {key: value.cpu() for key, value in self.pair.state_dict().items()},
             "unet": self._unet.state_dict(),
             "sam": self._sam.state_dict(),
@@ -238,6 +288,7 @@ class CoTraining:
         # did not write the number of steps; there it did not depend on the processes.
         steps = state.get("steps", self.plan.steps * self._ranks.world)
         self.done = round(state["done"] / steps * self.plan.steps)
+        self.standing.unet, self.standing.sam = state.get("standing", (0.0, 0.0))
         self.pair.load_state_dict(state["pair"])
         self._unet.load_state_dict(state["unet"])
         self._sam.load_state_dict(state["sam"])
@@ -261,6 +312,10 @@ class _SamPass(nn.Module):
 
     def forward(self, images: Tensor, points: Points) -> Tensor:
         return self._answer(images, points)
+
+
+def _worth(teacher: float, pupil: float) -> float:
+    return teacher * min(1.0, max(0.0, 1.0 - (pupil - teacher) / BEHIND))
 
 
 def _optimiser(network: nn.Module, decay: float) -> torch.optim.Optimizer:

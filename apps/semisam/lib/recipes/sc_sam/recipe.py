@@ -135,6 +135,7 @@ def plan_for(run: Context, kind: str) -> CoTrainingPlan:
         unet_rate=budget.rate,
         sam_rate=1e-3 if blank else 5e-4,
         ramp_to_unet=blank,
+        earned=not blank,
     )
 
 

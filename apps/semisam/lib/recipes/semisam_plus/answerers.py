@@ -21,7 +21,7 @@ class OpenedScan(Protocol):
         ...
 
     def kinds(self, mode: PromptMode) -> Sequence[Kind]:
-        """How questions are best asked in turn; the last one gives the least away."""
+        """The ways in which structures may be asked about."""
         ...
 
     def answer(self, question: Question) -> Tensor:

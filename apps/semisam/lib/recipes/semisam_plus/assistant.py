@@ -9,8 +9,8 @@ https://arxiv.org/abs/2502.20749, section 3.4 and 3.5. The specialist's predicti
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
 
@@ -26,9 +26,10 @@ from lib.training.question_schedule import Schedule
 from lib.training.sample import Sample
 from lib.training.scan_view import ScanView
 
-from .answerers import Answerer, OpenedScan, believed, left_out, only_asked, overlap_of
+from .answerers import Answerer, OpenedScan, believed, left_out, only_asked
 from .consensus import UNSURE, confident, consensus, keep_sizes
-from .question import PromptMode, Questioner
+from .examination import Gains, examine, known
+from .question import Kind, PromptMode, Questioner
 
 log = logging.getLogger("semisam.train")
 
@@ -49,9 +50,7 @@ class CollaborationOptions:
         every: an answer is asked anew when it is older than this share of the steps and its scan is drawn.
         pace: steps of the training for each answer asked anew. It bounds their cost: for each the specialist predicts
             a whole scan, which takes it as long as some steps of its training.
-        trust: Dice of a generalist's answer with the outline that it was asked about, from which on it is asked about
-            this structure on other scans.
-        tested: outlined scans for that, at most.
+        examined: outlined scans on which a generalist has to show what it knows, at most.
         open_bytes: memory for encoded scans; beyond it the longest unused is encoded again when it is needed.
         answer_bytes: memory for answers.
     """
@@ -63,8 +62,7 @@ class CollaborationOptions:
     ramp: float = 0.4
     every: float = 0.25
     pace: int = 10
-    trust: float = 0.75
-    tested: int = 2
+    examined: int = 2
     open_bytes: int = 2**30
     answer_bytes: int = 2**29
 
@@ -86,7 +84,7 @@ class GeneralistAssistant:
         classes: structures and background.
         options: how they help.
         outline: the human label ``[1 + N, D, H, W]`` of a labelled scan, None for one that is not outlined wholly.
-            Without it, every generalist is trusted with every structure.
+            Without it, no generalist is examined.
         instead: asked in the place of a generalist that knows none of the structures.
     """
 
@@ -107,7 +105,7 @@ class GeneralistAssistant:
         self._labelled = tuple(labelled)
         self._outline = outline
         self._instead = instead
-        self._known: dict[int, tuple[int, ...]] = {}
+        self._examined: dict[int, Mapping[int, tuple[Kind, ...]]] = {}
         self._classes = classes
         self._options = options
         self._opened: MemoryLimitedCache[OpenedScan]
@@ -187,21 +185,25 @@ class GeneralistAssistant:
 
     def _asked_of(self, number: int, name: str, questioner: Questioner, prediction: Tensor) -> list[Tensor]:
         """The mean answer ``[1 + N, D, H, W]`` of one generalist, and its uncertainty ``[1, D, H, W]``."""
-        known = self._knows(number)
-        if known == () and self._instead is not None:
-            number, known = INSTEAD, None
+        ways = self._ways(number)
+        if ways and not any(ways.values()) and self._instead is not None:
+            number, ways = INSTEAD, None
         answerer = self._answerer(number)
-        asked = tuple(value for value in questioner.asked if known is None or value in known)
+        asked = tuple(value for value in questioner.asked if ways is None or ways.get(value) != ())
         if not asked:
             return [torch.zeros_like(prediction), torch.full_like(prediction[:1], UNSURE)]
         scan = self._open(number, name)
-        kinds = scan.kinds(self._options.mode)
+        usual = scan.kinds(self._options.mode)
         answers: list[Tensor] = []
         meant: set[int] = set()
         for turn in range(self._options.answers):
-            question = questioner.draw(answerer.points, self._generator, kinds[turn % len(kinds)])
-            answer = scan.answer(replace(question, asked=asked))
-            about = asked if known is None else believed(answer, prediction, asked)
+            kinds = None
+            if ways is not None:
+                by_value = {value: ways.get(value, usual) for value in asked}
+                kinds = {value: each[turn % len(each)] for value, each in by_value.items()}
+            question = questioner.draw(answerer.points, self._generator, kinds)
+            answer = scan.answer(question)
+            about = asked if ways is None else believed(answer, prediction, asked)
             meant.update(about)
             answers.append(only_asked(answer, about, prediction))
         mean, uncertainty = consensus(answers)
@@ -209,42 +211,31 @@ class GeneralistAssistant:
             mean = keep_sizes(mean, prediction.flatten(1).sum(dim=1))
         return [mean, uncertainty.masked_fill(left_out(prediction, sorted(meant)), UNSURE)[None]]
 
-    def _knows(self, number: int) -> tuple[int, ...] | None:
-        """The structures that a generalist can be asked about, None for all.
+    def _ways(self, number: int) -> Mapping[int, tuple[Kind, ...]] | None:
+        """In which ways a generalist is asked about each structure; those that are not named, in all.
 
-        It is asked about outlined scans as about others, with their outline for a prediction. What it cannot give back
-        there, it does not know. Who has learnt nothing of structures (features alone) is not examined.
+        None for one that has learnt nothing of structures (features alone), which needs no examination.
         """
         answerer = self._answerers[number]
         if not answerer.knows_size:
             return None
-        if number not in self._known:
-            self._known[number] = self._examined(number, answerer)
-        return self._known[number]
+        if number not in self._examined:
+            self._examined[number] = self._examine(number, answerer)
+        return self._examined[number]
 
-    def _examined(self, number: int, answerer: Answerer) -> tuple[int, ...]:
-        """The structures that a generalist gives back; those that no outlined scan holds are among them."""
-        grades: dict[int, list[float]] = {value: [] for value in range(1, self._classes)}
+    def _examine(self, number: int, answerer: Answerer) -> Mapping[int, tuple[Kind, ...]]:
+        """See whether a generalist corrects wrong outlines; see ``examination``."""
         outlines = (outline for outline in map(self._outlined, self._labelled) if outline is not None)
-        for name, outline in islice(outlines, self._options.tested):
-            questioner = Questioner(outline, self._options.mode)
-            if not questioner.asked:
-                continue
+        gains: Gains = {}
+        for name, outline in islice(outlines, self._options.examined):
             scan = self._open(number, name)
-            random = torch.Generator().manual_seed(0)  # the training's random numbers stay as they are without it
-            kind = scan.kinds(self._options.mode)[-1]  # the one that gives the least away
-            answer = scan.answer(questioner.draw(answerer.points, random, kind))
-            found, true = answer.argmax(dim=0), outline.argmax(dim=0)
-            for value in questioner.asked:
-                grades[value].append(overlap_of(found == value, true == value))
-        known = tuple(value for value, all_ in grades.items() if not all_ or fmean(all_) >= self._options.trust)
-        log.info(
-            "%s, asked about outlined scans, gives structures back with Dice %s; it is asked about %s on others",
-            answerer.name,
-            ", ".join(f"{value}: {fmean(all_):.3f}" for value, all_ in grades.items() if all_) or "unknown",
-            ", ".join(map(str, known)) or "none",
-        )
-        return known
+            for value, by_kind in examine(scan, outline, self._options.mode, answerer.points).items():
+                for kind, found in by_kind.items():
+                    gains.setdefault(value, {}).setdefault(kind, []).extend(found)
+        for value, by_kind in gains.items():
+            text = ", ".join(f"{fmean(found):+.3f} by {kind}" for kind, found in by_kind.items())
+            log.info("%s corrects a wrong outline of structure %d by Dice %s", answerer.name, value, text)
+        return known(gains)
 
     def _outlined(self, name: str) -> tuple[str, Tensor] | None:
         """A labelled scan with its outline, if it is outlined wholly."""

@@ -71,7 +71,7 @@ class PromptableScan:
         return int(getattr(self._session, "bytes", 2 * self._image_bytes + _UNKNOWN))
 
     def kinds(self, mode: PromptMode) -> Sequence[Kind]:
-        """With ``both``, a 2D model is asked by the mask and by the boxes around it in turn.
+        """With ``both``, a 2D model is asked by the mask and by the boxes around it.
 
         Beside a mask it gets a box and points anyway, which random points only spoil; and it errs otherwise without
         the mask, which the consensus needs.
@@ -92,7 +92,7 @@ class PromptableScan:
             mask = question.mask_of(value)
             if mask is not None and not bool((mask >= 0.5).any()):
                 mask = None
-            if question.boxes and self._by_boxes is not None:
+            if value in question.boxes and self._by_boxes is not None:
                 if mask is not None:
                     found[value] = self._by_boxes(mask)
             elif mask is not None or bool(positive.any()):

@@ -6,6 +6,7 @@ from it, or both. Each draw is another way to ask the same thing, which Eq. 11 n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ from lib.core.filters import box_mean
 
 PromptMode = Literal["both", "mask", "points"]
 Kind = Literal["both", "mask", "points", "box"]
-"""How one question is asked: ``box`` by the boxes around the mask on each slice, without the mask itself."""
+"""How a structure is asked about: ``box`` by the boxes around the mask on each slice, without the mask itself."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Question:
         classes: ``[P]``: what the specialist is sure that each point belongs to, 0 for the background.
         stands_for: ``[P]``: voxels among which each point was drawn: points are no fair sample of the classes.
         mask: ``[1 + N, D, H, W]``, sum 1, or None when only points are used.
-        boxes: the mask stands for the boxes around it.
+        boxes: the structures for which the mask stands for the boxes around it.
     """
 
     asked: tuple[int, ...]
@@ -55,7 +56,7 @@ class Question:
     classes: Tensor
     stands_for: Tensor
     mask: Tensor | None
-    boxes: bool = False
+    boxes: frozenset[int] = frozenset()
 
     def mask_of(self, value: int) -> Tensor | None:
         """The mask of one class against all others, ``[D, H, W]``: above one half where that class leads."""
@@ -84,35 +85,38 @@ class Questioner:
         """The structures that the specialist sees at all; about others it cannot ask."""
         self._pools = self._points_of(found) if mode != "mask" and self.asked else {}
 
-    def draw(self, points: int, generator: torch.Generator, kind: Kind | None = None) -> Question:
+    def draw(self, points: int, generator: torch.Generator, kinds: Mapping[int, Kind] | None = None) -> Question:
         """Another random question.
 
         Args:
             points: of a class at most.
             generator: source of the random numbers (CPU).
-            kind: of the question; None for that of the mode. ``points`` only where the mode has some.
+            kinds: the structures it is about, and how it asks about each; None for all as the mode says. Points are
+                drawn only where the mode has some, and none beside boxes.
 
         Raises:
             ValueError: when the specialist sees no structure: there is nothing to ask about.
         """
         if not self.asked:
             raise ValueError("the prediction is empty")
-        kind = kind or self._mode
+        asked = self.asked if kinds is None else tuple(value for value in self.asked if value in kinds)
+        ways = set(kinds.values()) if kinds is not None else {self._mode}
         index, classes, stands_for = [torch.zeros(0, dtype=torch.long)], [], []
-        for value, pool in self._pools.items() if kind in ("both", "points") else ():
+        for value, pool in self._pools.items() if ways & {"both", "points"} else ():
             picked = pool[torch.randperm(len(pool), generator=generator)[:points]]
             index.append(picked)
             classes += [value] * len(picked)
             stands_for += [len(pool) / len(picked)] * len(picked)
         places = torch.stack(torch.unravel_index(torch.cat(index), self._prediction.shape[1:]), dim=1)
         mask = None
-        if kind != "points":
+        if ways != {"points"}:
             # A wider or narrower mask is as good a guess where the specialist is unsure, and the same where it is sure.
             shift = (torch.rand(len(self._prediction), generator=generator) * 2 - 1) * self._options.logit_shift
             mask = (self._prediction.clamp_min(1e-6).log() + shift.view(-1, 1, 1, 1)).softmax(dim=0)
-        kinds = torch.tensor(classes, dtype=torch.long)
         stands = torch.tensor(stands_for)
-        return Question(self.asked, len(self._prediction), places, kinds, stands, mask, boxes=kind == "box")
+        boxes = frozenset(value for value in asked if kinds is not None and kinds[value] == "box")
+        marked = torch.tensor(classes, dtype=torch.long)
+        return Question(asked, len(self._prediction), places, marked, stands, mask, boxes)
 
     def _points_of(self, found: Tensor) -> dict[int, Tensor]:
         """The voxels of the flattened grid that points of each class may lie on; a class without any is left out."""
