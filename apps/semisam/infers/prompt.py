@@ -93,8 +93,7 @@ class Prompt(SegmentationTask[PromptOptions]):
         model: Promptable = generalist if isinstance(generalist, Promptable) else GraphCut()
 
         def make() -> OpenScan:
-            # The graph cut starts from all clicks anew: with its previous answer it becomes slower, not better.
-            return OpenScan(read_volume(path), model, use_mask=not isinstance(model, GraphCut))
+            return OpenScan(read_volume(path), model)
 
         weights = str(getattr(self.study.prompted, "weights_hash", ""))
         if weights != self._weights:

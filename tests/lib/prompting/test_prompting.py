@@ -245,11 +245,40 @@ def test_previous_answer_goes_with_added_clicks_only() -> None:
     opened.segment(clicks(a, c, outside=(b,)), "x")
     again = opened.segment(clicks(a, c, outside=(b,)), "x")
     assert again[a]
-    assert [m.mask is not None for m in model.asked] == [False, True, False, False, True]
+    assert [m.mask is not None for m in model.asked] == [False, True, False, True, True]
+    before = model.asked[3].mask
+    assert before is not None
+    assert before[a] == 1
     opened.forget("x")
     opened.segment(clicks(a, c, outside=(b,)), "x")
     assert model.asked[-1].mask is None
     assert model.asked[-1].positive.tolist() == [True, True, False]
+
+
+def test_clicks_taken_back_get_the_answer_they_had() -> None:
+    scan, label = blobs()
+    first = next_click(np.zeros(label.shape, bool), label == 1, scan.spacing)
+    assert first is not None
+    opened = OpenScan(scan, GraphCut())
+    given = [clicks(first[0])]
+    answers = [opened.segment(given[0])]
+    for _ in range(3):
+        wrong = next_click(answers[-1], label == 1, scan.spacing)
+        assert wrong is not None
+        inside, outside = given[-1].inside, given[-1].outside
+        place = np.array([wrong[0]], dtype=float)
+        inside, outside = (np.r_[inside, place], outside) if wrong[1] else (inside, np.r_[outside, place])
+        given.append(Clicks(inside, outside))
+        answers.append(opened.segment(given[-1]))
+    assert not np.array_equal(answers[3], answers[1])
+    for n in (3, 1, 0):  # two clicks taken back at once
+        assert np.array_equal(opened.segment(given[n]), answers[n])
+    for n in (1, 2, 3):  # and made again
+        assert np.array_equal(opened.segment(given[n]), answers[n])
+    opened.segment(given[1])
+    other = Clicks(np.r_[given[1].inside, [[1.0, 1.0, 1.0]]], given[1].outside)
+    assert opened.segment(other)[1, 1, 1]
+    assert np.array_equal(opened.segment(given[1]), answers[1])
 
 
 def test_scans_are_opened_once_and_let_go_in_order() -> None:
@@ -342,7 +371,7 @@ def test_five_clicks_on_real_hippocampi() -> None:
     for name in scans_of(folder)["val"][:2]:
         scan = read_volume(folder / "images" / f"{name}.nii.gz")
         truth = read_volume(folder / "labels" / f"{name}.nii.gz").array > 0
-        opened = OpenScan(scan, GraphCut(), use_mask=False)
+        opened = OpenScan(scan, GraphCut())
         places: dict[bool, list[tuple[int, int, int]]] = {True: [], False: []}
         found = np.zeros_like(truth)
         for _ in range(5):

@@ -1,6 +1,7 @@
 """Segmentation by prompts: clicks, a box, the previous answer."""
 
+from .dialogue import Clicks
 from .graph_cut import GraphCut, GraphCutOptions
-from .session import Clicks, OpenScan, OpenScans
+from .session import OpenScan, OpenScans
 
 __all__ = ["Clicks", "GraphCut", "GraphCutOptions", "OpenScan", "OpenScans"]

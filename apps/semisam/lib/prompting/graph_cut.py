@@ -10,62 +10,51 @@ given, the previous mask. A minimal cut then puts the border where few like neig
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, gaussian_filter1d, label
+from cachetools import LRUCache
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from lib.core.errors import UserError
-from lib.core.graph_cut import CERTAIN, minimal_cut
 from lib.core.intensity import padding_in, without_outliers
 from lib.generalists.base import PromptKind, Prompts
 
-from .region import Bounds, Region, cut_region
+from .cut import CutOptions, Evidence, cut
+from .growth import ENOUGH, GAIN, LARGE_MM, MARGINS_MM, edge_support
+from .hints import Hints, bounds_around
+from .region import Bounds, Region, cut_region, steps
 
-_BINS = 32
+_MARGINS_KEPT = 64
 
 
 @dataclass(frozen=True)
 class GraphCutOptions:
-    """Weights of the cut. The defaults were chosen on twelve scans, which ``benchmarks/bench_clicks.py`` names.
+    """How finely is worked, and the weights.
 
     Args:
-        voxels: size of the working grid; what the answer's time depends on.
-        margin_mm: how far from the positive clicks the structure may reach.
-        edge_weight: how much longer the ways through strong edges are.
-        place: weight of the clicks' places, log odds at the clicks themselves.
-        look: weight of the intensities.
-        mask: weight of the previous mask, log odds.
-        border: weight of the region's border as background; above 1 it counts as farther away.
-        smooth: weight of the cut between like neighbours.
-        like: intensity difference, in the region's window, up to which neighbours are alike.
-        ball: radius around a click that surely belongs to it, in voxels of the working grid.
-        near_mm: reach of the positive clicks in the first guess of the intensities.
-        rounds: how often intensities are learnt.
+        search: size of the grid on which the extent of the structure is looked for, in voxels.
+        voxels: size of the grid of an answer. The time depends on both.
+        margins_mm: how far from the positive clicks the structure may reach, one after the other.
+        around: what is looked at around an answer that is made finer, as a share of its size.
+        finer: how much smaller voxels have to become for that.
+        weights: of the cuts.
     """
 
+    search: int = 30_000
     voxels: int = 120_000
-    margin_mm: float = 50.0
-    edge_weight: float = 3.0
-    place: float = 6.0
-    look: float = 0.7
-    mask: float = 2.0
-    border: float = 1.0
-    smooth: float = 3.0
-    like: float = 0.1
-    ball: float = 2.0
-    near_mm: float = 8.0
-    rounds: int = 2
+    margins_mm: tuple[float, ...] = MARGINS_MM
+    around: float = 0.15
+    finer: float = 0.8
+    weights: CutOptions = field(default_factory=CutOptions)
 
 
 class GraphCut:
     """Segments what it is pointed at, by intensities and edges alone.
 
     Args:
-        options: weights.
+        options: grids and weights.
     """
 
     name = "graph_cut"
@@ -82,209 +71,124 @@ class GraphCut:
         return GraphCutSession(without_outliers(image)[0].numpy(), (d, h, thickness), self.options)
 
 
+@dataclass(frozen=True, eq=False)
+class _First:
+    """An answer on a coarse grid.
+
+    Args:
+        region: where.
+        evidence: what was known.
+        inside: the answer ``[d, h, w]``, boolean.
+    """
+
+    region: Region
+    evidence: Evidence
+    inside: np.ndarray
+
+
 class GraphCutSession:
-    """A scan that waits for prompts; the region around the latest clicks is kept."""
+    """A scan that waits for prompts.
+
+    On a coarse grid the region of search grows as long as that puts more of the answer's surface on edges
+    (``growth``). The answer is made on a finer grid. Where that still is much coarser than the scan, as for a large
+    organ, the region is cut to the answer and its surroundings, and a last cut on a finer grid finds the border.
+    """
 
     def __init__(self, image: np.ndarray, spacing: Sequence[float], options: GraphCutOptions) -> None:
         self._image = image
         self._spacing = spacing
         self._options = options
         self._padding = padding_in(image)
-        self._kept: tuple[object, Region] | None = None
-        self._lock = threading.Lock()
+        self._margins: LRUCache[bytes, float] = LRUCache(_MARGINS_KEPT)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the session takes."""
+        return self._image.nbytes
 
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
-        hints = _Hints.of(prompts, self._image.shape)
-        region = self._region(hints)
-        inside = _segment(region, hints, self._options)
+        hints = Hints.of(prompts, self._image.shape)
+        margin = self._margin(hints)
+        bounds = hints.bounds(self._image.shape, self._spacing, margin)
+        first = self._first(hints, bounds, self._options.voxels, large=margin >= LARGE_MM)
+        region, inside = self._finer(first, hints)
         soft = gaussian_filter(inside.astype(np.float32), 0.7)
         return region.to_scan(soft, self._image.shape)
 
-    def _region(self, hints: _Hints) -> Region:
-        options = self._options
-        bounds = _bounds(hints, self._image.shape, np.array(self._spacing), options.margin_mm)
+    def _margin(self, hints: Hints) -> float:
+        """How far from the clicks the structure may reach, in mm: the least that larger ones do not better.
+
+        The first click decides it. A click that corrects an answer must not make the structure another one.
+        """
+        margins = self._options.margins_mm
+        if not len(hints.inside) or hints.box is not None:
+            return margins[0]
+        click = Hints(hints.inside[:1], np.zeros((0, 3)), None, None)
+        key = click.inside.tobytes()
+        if key not in self._margins:
+            self._margins[key] = self._grown(click, margins)
+        return self._margins[key]
+
+    def _grown(self, click: Hints, margins: Sequence[float]) -> float:
+        best, reached, last = margins[0], -1.0, None
+        for margin in margins:
+            bounds = click.bounds(self._image.shape, self._spacing, margin)
+            if bounds == last:  # the whole scan
+                break
+            last = bounds
+            first = self._first(click, bounds, self._options.search, large=margin >= LARGE_MM)
+            support = edge_support(first.region, first.inside)
+            if support <= reached + GAIN:
+                break
+            best, reached = margin, support
+            if support >= ENOUGH:
+                break
+        return best
+
+    def _first(self, hints: Hints, bounds: Bounds, voxels: int, *, large: bool) -> _First:
+        region = self._region(hints, bounds, voxels)
+        evidence = Evidence.of(region, hints, self._options.weights, large=large)
+        inside = cut(region, evidence, hints, self._options.weights)
+        return _First(region, evidence, inside)
+
+    def _finer(self, first: _First, hints: Hints) -> tuple[Region, np.ndarray]:
+        """The answer on a finer grid, if there is one, and its region."""
+        bounds = self._around(first, hints)
+        becomes = steps(bounds, self._spacing, self._options.voxels)
+        if (becomes > self._options.finer * np.array(first.region.spacing)).all():
+            return first.region, first.inside
+        finer = self._region(hints, bounds, self._options.voxels)
+        evidence = first.evidence.carried(first.region, first.inside, finer)
+        return finer, cut(finer, evidence, hints, self._options.weights)
+
+    def _around(self, first: _First, hints: Hints) -> Bounds:
+        """The box of the first answer, the clicks, and some surroundings, in voxels of the scan."""
+        begin, past = np.array(first.region.bounds).T
+        size = (past - begin) / np.array(first.region.shape)
+        corners = [hints.inside, hints.outside + 1, hints.outside, hints.inside + 1]
+        if first.inside.any():
+            found = np.argwhere(first.inside)
+            corners += [begin + found.min(0, keepdims=True) * size, begin + (found.max(0, keepdims=True) + 1) * size]
+        every = np.concatenate(corners)
+        low, high = every.min(0), every.max(0)
+        free = np.maximum(self._options.around * (high - low), 3 * size)
+        return bounds_around(np.maximum(low - free, begin), np.minimum(high + free, past), self._image.shape)
+
+    def _region(self, hints: Hints, bounds: Bounds, voxels: int) -> Region:
         places = hints.places()
-        key = (bounds, places.tobytes())
-        with self._lock:
-            kept = self._kept
-        if kept is None or kept[0] != key:
-            region = cut_region(
-                self._image,
-                self._spacing,
-                bounds,
-                places,
-                voxels=options.voxels,
-                edge_weight=options.edge_weight,
-                padding=self._padding_without(places),
-            )
-            kept = key, region
-            with self._lock:
-                self._kept = kept
-        return kept[1]
+        return cut_region(
+            self._image,
+            self._spacing,
+            bounds,
+            places,
+            voxels=voxels,
+            edge_weight=self._options.weights.edge_weight,
+            padding=self._padding_without(places),
+        )
 
     def _padding_without(self, places: np.ndarray) -> tuple[float, ...]:
         """The scan's padding, unless it is what a person has pointed at."""
         at = np.clip(np.rint(places).astype(int), 0, np.array(self._image.shape) - 1)
         meant = self._image[tuple(at.T)]
         return tuple(value for value in self._padding if not (meant == value).any())
-
-
-@dataclass(frozen=True, eq=False)
-class _Hints:
-    """Prompts that fit the scan, as arrays; ``box`` is first and past-the-last voxel."""
-
-    inside: np.ndarray
-    outside: np.ndarray
-    box: np.ndarray | None
-    mask: np.ndarray | None
-
-    @classmethod
-    def of(cls, prompts: Prompts, shape: Sequence[int]) -> _Hints:
-        """Check prompts for a scan of ``shape`` voxels; raises UserError."""
-        points = prompts.points.detach().cpu().numpy().reshape(-1, 3).astype(np.float64)
-        positive = prompts.positive.detach().cpu().numpy().astype(bool).reshape(-1)
-        size = np.array(shape)
-        for point in points:
-            if not (np.isfinite(point).all() and (point >= -0.5).all() and (point <= size - 0.5).all()):
-                where = ", ".join(f"{x:g}" for x in point)
-                raise UserError(
-                    f"The click at voxel ({where}) lies outside the scan of {' x '.join(map(str, shape))} voxels."
-                )
-        box = mask = None
-        if prompts.box is not None:
-            ends = np.round(prompts.box.detach().cpu().numpy().astype(np.float64))
-            first, past = np.maximum(ends.min(0), 0), np.minimum(ends.max(0) + 1, size)
-            if not (first < past).all():
-                raise UserError("The box lies outside the scan. Draw it around the structure.")
-            box = np.stack([first, past]).astype(int)
-        if prompts.mask is not None and bool((prompts.mask >= 0.5).any()):
-            mask = prompts.mask.detach().cpu().numpy()
-        if not positive.any() and box is None and mask is None:
-            raise UserError("Nothing says what is meant. Place at least one click inside the structure, or draw a box.")
-        return cls(points[positive], points[~positive], box, mask)
-
-    def places(self) -> np.ndarray:
-        """Where the structure is known to be: positive clicks, else the middle of the box or mask, ``[n, 3]``."""
-        if len(self.inside):
-            return self.inside
-        if self.box is not None:
-            middle: np.ndarray = (self.box.sum(0, keepdims=True) - 1) / 2
-            return middle
-        assert self.mask is not None
-        result: np.ndarray = np.argwhere(self.mask >= 0.5).mean(0, keepdims=True)
-        return result
-
-
-def _bounds(hints: _Hints, shape: Sequence[int], spacing: np.ndarray, margin: float) -> Bounds:
-    """The box of the scan to work on."""
-    corners = []
-    if len(hints.outside):
-        corners += [hints.outside - 0.1 * margin / spacing, hints.outside + 0.1 * margin / spacing]
-    if hints.box is not None:
-        # Enough around it to see what the surroundings look like.
-        around = np.maximum(2, 0.2 * (hints.box[1] - hints.box[0]))
-        corners += [hints.box[:1] - around, hints.box[1:] + around]
-        margin *= 0.1
-    if len(hints.inside):
-        corners += [hints.inside - margin / spacing, hints.inside + margin / spacing]
-    if hints.mask is not None:
-        covered = np.argwhere(hints.mask >= 0.5)
-        around = 0.25 * margin / spacing
-        corners += [covered.min(0, keepdims=True) - around, covered.max(0, keepdims=True) + around]
-    every = np.concatenate(corners)
-    least = np.minimum(shape, 2)  # a 2D image has one slice
-    first = np.clip(np.floor(every.min(0)), 0, np.array(shape) - least).astype(int)
-    past = np.clip(np.ceil(every.max(0)) + 1, first + least, shape).astype(int)
-    (a, b), (c, d), (e, f) = np.stack([first, past], axis=1).tolist()
-    return (a, b), (c, d), (e, f)
-
-
-def _segment(region: Region, hints: _Hints, options: GraphCutOptions) -> np.ndarray:
-    """The structure on the region's grid, ``[d, h, w]`` boolean."""
-    inside, outside = region.voxels(hints.inside), region.voxels(hints.outside)
-    seeds = inside if len(inside) else region.voxels(hints.places())
-    to_inside, to_outside = region.distance(seeds), region.distance(outside)
-    away = np.minimum(np.minimum(options.border * region.from_border, to_outside), 1e6)
-    nearness = away / (to_inside + away + 1e-6)
-    odds = 2 * options.place * (nearness - 0.5)
-    earlier = None if hints.mask is None else region.from_scan(hints.mask)
-    if earlier is not None:
-        odds += options.mask * (2 * earlier - 1) * _still_valid(earlier, region, inside, outside)
-    fixed = _balls(region, inside, outside, options.ball)
-    if hints.box is not None:
-        fixed[~_inside_box(region, hints.box)] = -CERTAIN
-    fixed[~region.measured & (fixed <= 0)] = -CERTAIN
-    bins = np.clip((region.image * _BINS).astype(int), 0, _BINS - 1)
-    guess = np.exp(-to_inside / options.near_mm) * (nearness > 0.5) * (fixed >= 0)
-    other = np.square(1 - nearness) + (fixed < 0)
-    found = nearness > 0.5
-    for _ in range(options.rounds):
-        total = odds + options.look * _intensity_odds(bins, guess * region.measured, other * region.measured)
-        total = np.where(fixed != 0, fixed, total)
-        found = _connected(minimal_cut(region.image, total, smooth=options.smooth, like=options.like), seeds)
-        guess, other = found * np.clip(1.5 * nearness, 0, 1), (~found).astype(float)
-    filled: np.ndarray = binary_fill_holes(found) & (fixed >= 0)
-    return filled
-
-
-def _still_valid(earlier: np.ndarray, region: Region, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """How far the previous mask counts, 0..1: not where a click says that it was wrong.
-
-    A click is set in the middle of an error, which therefore reaches about as far as the nearest border of the mask.
-    """
-    valid = np.ones(region.shape)
-    covered = earlier >= 0.5
-    for points, wrong in ((inside, ~covered), (outside, covered)):
-        depth = distance_transform_edt(wrong, sampling=region.spacing)
-        for point in points:
-            if wrong[tuple(point)]:
-                reach = 1.5 * float(depth[tuple(point)])
-                valid *= 1 - np.exp(-np.square(region.distance(point[None]) / reach))
-    return valid
-
-
-def _balls(region: Region, inside: np.ndarray, outside: np.ndarray, radius: float) -> np.ndarray:
-    """Large log odds in balls around the clicks, 0 elsewhere; where balls meet, the nearer click counts."""
-    away = []
-    for points in (inside, outside):
-        free = np.ones(region.shape, dtype=bool)
-        free[tuple(points.T)] = False
-        away.append(distance_transform_edt(free, sampling=region.spacing) if len(points) else np.inf)
-    reach = radius * max(region.spacing)
-    plus = (away[0] <= reach) & (away[0] <= away[1])
-    minus = (away[1] <= reach) & (away[1] < away[0])
-    result: np.ndarray = CERTAIN * (np.zeros(region.shape) + plus - minus)
-    return result
-
-
-def _inside_box(region: Region, box: np.ndarray) -> np.ndarray:
-    """Voxels of the region whose centre lies in the box of the scan."""
-    within = np.ones(region.shape, dtype=bool)
-    for axis, ((first, past), n) in enumerate(zip(region.bounds, region.shape, strict=True)):
-        centres = first + (np.arange(n) + 0.5) * (past - first) / n
-        good = (centres > box[0, axis]) & (centres < box[1, axis])
-        within &= good.reshape([-1 if a == axis else 1 for a in range(3)])
-    return within
-
-
-def _intensity_odds(bins: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Log odds of each voxel after the weighted histograms of two groups."""
-    shares = []
-    for weights in (inside, outside):
-        counts = np.bincount(bins.ravel(), weights.ravel(), _BINS)
-        shares.append(gaussian_filter1d(counts / max(counts.sum(), 1e-9), 1.0, mode="constant") + 1e-3)
-    # No intensity alone decides: a few voxels beside the clicks are a small sample.
-    odds: np.ndarray = np.clip(np.log(shares[0] / shares[1]), -3, 3)[bins]
-    return odds
-
-
-def _connected(found: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """The parts that hold one of the voxels ``[n, 3]``; all of it if none does."""
-    parts, count = label(found)
-    wanted = np.unique(parts[tuple(seeds.T)])
-    wanted = wanted[wanted > 0]
-    if count < 2 or not len(wanted):
-        return found
-    kept: np.ndarray = np.isin(parts, wanted)
-    return kept

@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt, uniform_filter
 from skimage.graph import MCP_Geometric
 from torch import Tensor
 
-from lib.core.resampling import resize
+from lib.core.resampling import along_axes, interpolation, resize
 
 Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First and past-the-last voxel per axis."""
@@ -78,6 +78,12 @@ class Region:
         cut = np.ascontiguousarray(values[tuple(slice(*b) for b in self.bounds)], dtype=np.float32)
         return np.asarray(resize(torch.from_numpy(cut)[None], self.shape)[0])
 
+    def from_region(self, values: np.ndarray, other: Region) -> np.ndarray:
+        """A map on another region's grid, which covers this one's box, resampled to this one's."""
+        ends = zip(other.bounds, other.shape, self.bounds, self.shape, strict=True)
+        matrices = [interpolation(*each) for each in ends]
+        return along_axes(torch.from_numpy(values.astype(np.float32))[None], matrices)[0].numpy()
+
     def to_scan(self, values: np.ndarray, shape: Sequence[int]) -> Tensor:
         """A map on the region's grid carried to the scan's ``[D, H, W]``, 0 outside."""
         whole = torch.zeros(*shape)
@@ -112,11 +118,7 @@ def cut_region(
     cut = np.array(image[tuple(slice(*b) for b in bounds)], dtype=np.float32)
     extent = np.array([(past - first) * s for (first, past), s in zip(bounds, spacing, strict=True)])
     own = np.array(cut.shape)
-    # An axis that is coarser in the scan than the others need stays as it is.
-    # A 2D image is not divided across its plane.
-    edge = np.sqrt(extent[:2].prod() / voxels) if own[2] == 1 else np.cbrt(extent.prod() / voxels)
-    step = np.maximum(spacing, edge)
-    shape = np.clip(np.round(extent / step), np.minimum(own, 4), own).astype(int)
+    shape = np.clip(np.round(extent / steps(bounds, spacing, voxels)), np.minimum(own, 4), own).astype(int)
     coarse, measured = _coarse(cut, shape.tolist(), padding)
     grid = extent / shape
     first = np.array([b[0] for b in bounds])
@@ -130,6 +132,18 @@ def cut_region(
     usual = max(float(np.percentile(steepness[measured], 75)), 1e-6)
     slowness = (1 + edge_weight * steepness / usual).astype(np.float64)
     return Region(bounds, (d, h, w), smooth, slowness, measured)
+
+
+def steps(bounds: Bounds, spacing: Sequence[float], voxels: int) -> np.ndarray:
+    """Voxel size in mm ``[3]`` of the grid that ``cut_region`` makes, about.
+
+    An axis that is coarser in the scan than the others need stays as it is. A 2D image is not divided across its plane.
+    """
+    own = np.array([past - first for first, past in bounds])
+    extent = own * np.array(spacing)
+    edge = np.sqrt(extent[:2].prod() / voxels) if own[2] == 1 else np.cbrt(extent.prod() / voxels)
+    result: np.ndarray = np.maximum(spacing, edge)
+    return result
 
 
 def _coarse(cut: np.ndarray, shape: Sequence[int], padding: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

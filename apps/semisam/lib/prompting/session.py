@@ -16,41 +16,17 @@ from lib.core.frames import Frame, frame_of
 from lib.core.geometry import Volume
 from lib.generalists.base import Promptable, Prompts, PromptSession
 
+from .dialogue import Clicks, Dialogue
+
 _MOST_DIALOGUES = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Clicks:
-    """What a person says about one structure, in voxels of the scan as it is stored.
-
-    Args:
-        inside: ``[n, 3]`` float, clicks inside the structure.
-        outside: ``[m, 3]`` float, clicks outside of it.
-        box: first and last voxel ``[2, 3]``, or None.
-    """
-
-    inside: np.ndarray
-    outside: np.ndarray
-    box: np.ndarray | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of clicks."""
-        return len(self.inside) + len(self.outside)
-
-    def extends(self, other: Clicks) -> bool:
-        """Whether these are the clicks of ``other``, or these and more, with the same box."""
-        same_box = np.array_equal(self.box if self.box is not None else (), other.box if other.box is not None else ())
-        starts = (
-            len(mine) >= len(theirs) and np.array_equal(mine[: len(theirs)], theirs)
-            for mine, theirs in ((self.inside, other.inside), (self.outside, other.outside))
-        )
-        return same_box and all(starts)
 
 
 @dataclass(eq=False)
 class OpenScan:
     """A scan that a model has encoded, and the latest answers on it. Answers one person at a time.
+
+    An answer is made from the clicks and the answer before the last click. Clicks that are taken back get the answer
+    that they had got, whatever was clicked since.
 
     Args:
         scan: the scan.
@@ -63,9 +39,7 @@ class OpenScan:
     use_mask: bool = True
     _frame: Frame = field(init=False)
     _session: PromptSession = field(init=False)
-    _latest: LRUCache[Hashable, tuple[Clicks, Tensor]] = field(
-        init=False, default_factory=lambda: LRUCache(_MOST_DIALOGUES)
-    )
+    _dialogues: LRUCache[Hashable, Dialogue] = field(init=False, default_factory=lambda: LRUCache(_MOST_DIALOGUES))
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -79,7 +53,7 @@ class OpenScan:
     def bytes(self) -> int:
         """Memory of the scan, its encoding (if the model does not say, as much as one more scan) and the answers."""
         encoding = int(getattr(self._session, "bytes", self.scan.array.nbytes))
-        answers = _MOST_DIALOGUES * self.scan.array.size if self.use_mask else 0
+        answers = sum(dialogue.bytes for dialogue in list(self._dialogues.values()))
         return 2 * self.scan.array.nbytes + encoding + answers
 
     def segment(self, clicks: Clicks, who: Hashable = None) -> np.ndarray:
@@ -96,20 +70,19 @@ class OpenScan:
             UserError: when nothing says what is meant, or a click lies outside the scan.
         """
         with self._lock:
-            earlier, answer = self._latest.get(who, (None, None))
-            if earlier is None or answer is None or not clicks.extends(earlier):
-                # Clicks were taken back or moved: the previous answer would bring them back.
-                inside = self._answer(clicks, None)
-            elif clicks.count > earlier.count:
-                inside = self._answer(clicks, answer)
-            else:
-                inside = answer
-            if self.use_mask and "mask" in self.model.prompts:
-                self._latest[who] = clicks, inside
+            dialogue = self._dialogues.setdefault(who, Dialogue()) if self._remembers else Dialogue()
+            inside, said = dialogue.recall(clicks)
+            if inside is None or not said:
+                inside = self._answer(clicks, inside)
+                dialogue.add(clicks, inside)
         # Nothing is resampled: the frame only swaps and flips axes, which takes a boolean mask no floats.
         flips = [axis for axis in range(3) if self._frame.flips[axis]]
         stored = np.flip(inside.numpy(), flips).transpose(np.argsort(self._frame.axes))
         return np.ascontiguousarray(stored)
+
+    @property
+    def _remembers(self) -> bool:
+        return self.use_mask and "mask" in self.model.prompts
 
     def _answer(self, clicks: Clicks, mask: Tensor | None) -> Tensor:
         prompts = prompts_of(clicks, self._frame)
@@ -119,7 +92,7 @@ class OpenScan:
     def forget(self, who: Hashable) -> None:
         """Begin a dialogue anew."""
         with self._lock:
-            self._latest.pop(who, None)
+            self._dialogues.pop(who, None)
 
 
 class OpenScans:
