@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,25 @@ def test_weights_of_the_second_are_missing(server: Server) -> None:
     assert server.get("/train/").status_code == 404
     # Who does not need them is not held up.
     assert server.infer("propagate", "case_2", device="cpu").ok
+
+
+def test_features_are_encoded_ahead_by_a_job_and_found_by_requests(server: Server) -> None:
+    """The server answers meanwhile, and says how far the job is."""
+    features = server.app / "model" / "features"
+    assert server.post("/scoring/representativeness", json={}).ok
+    slowest = 0.0
+    while (status := server.get("/scoring/").json())["status"] in ("SUBMITTED", "RUNNING"):
+        begun = time.monotonic()
+        assert server.get("/info/").ok
+        slowest = max(slowest, time.monotonic() - begun)
+        time.sleep(0.3)
+    assert status["status"] == "DONE", "\n".join(status["details"])
+    assert slowest < 2
+    assert any("3 of 3" in line for line in status["details"]), "\n".join(status["details"])
+    encoded = {file.name: file.stat().st_ino for file in features.iterdir()}
+    assert len(encoded) == 3
+    assert server.infer("propagate", "case_3", device="cpu").ok
+    assert {file.name: file.stat().st_ino for file in features.iterdir()} == encoded
 
 
 def test_clicks_are_answered_by_the_first(server: Server) -> None:
