@@ -95,6 +95,7 @@ def test_any_number_of_processes_gives_the_same(study: Study, specialist: bool) 
     assert found[1] == found[2] == found[4]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_any_number_goes_on(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     by(1, scored(study, REPRESENTATIVENESS))
     whole = files_of(study)

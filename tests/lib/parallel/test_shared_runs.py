@@ -148,6 +148,7 @@ def test_four_processes_train_every_recipe(
     check_shared(name, 4, study, tmp_path, alone(name))
 
 
+@pytest.mark.slow
 def test_round_0_is_as_alone_and_the_same_scan_is_left_out(study: Path, whole: Report, shared: Report) -> None:
     assert list(whole["skipped"]) == list(shared["skipped"]) == [BAD]
     one, two = labels_of(whole["folder"], "0"), labels_of(shared["folder"], "0")
@@ -157,6 +158,7 @@ def test_round_0_is_as_alone_and_the_same_scan_is_left_out(study: Path, whole: R
         assert read_json(path) == read_json(shared["folder"] / "rounds" / "0" / path.name)
 
 
+@pytest.mark.slow
 def test_only_the_first_process_reports(study: Path, tmp_path: Path) -> None:
     first, second = by(2, recipe(study, tmp_path / "two"))
     assert first["rounds"] == [0, 1]

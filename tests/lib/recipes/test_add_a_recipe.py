@@ -47,6 +47,7 @@ def test_the_example_is_short() -> None:
     assert len(lines) <= 45
 
 
+@pytest.mark.slow
 def test_the_example_runs_all_rounds_and_goes_on_after_a_kill(options: RecipeOptions, tmp_path: Path) -> None:
     class Fragile(Listener):
         def round_finished(self, finished: FinishedRound) -> None:

@@ -34,7 +34,8 @@ def small_presets() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def large_scans(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     """Three patients with a small structure, the first one outlined; each has its truth beside it."""
-    folder, cases = tmp_path_factory.mktemp("large"), []
+    folder = tmp_path_factory.mktemp("large")
+    cases = []
     for seed in (1, 2, 3):
         scan, label = texture(seed)
         nib.save(nib.Nifti1Image(scan.array, scan.affine), folder / f"{seed}.nii.gz")
