@@ -50,10 +50,14 @@ def same_random_numbers() -> None:
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Make servers that are stopped after the module's last test."""
+    """Make servers that are stopped after the module's last test.
+
+    Scoring starts by itself only where a test is about it (``SCORES_BY_ITSELF``): elsewhere it would take the cores.
+    """
     servers: list[Server] = []
 
     def make(study: Path, env: dict[str, str] | None = None, **conf: str) -> Server:
+        env = {"MONAI_LABEL_AUTO_UPDATE_SCORING": "false", **(env or {})}
         server = Server(tmp_path_factory.mktemp("server"), study, conf, env)
         servers.append(server)
         return server

@@ -18,6 +18,8 @@ import requests
 from tiny_study import ROOT
 
 START_SECONDS = 240
+SCORES_BY_ITSELF = {"MONAI_LABEL_AUTO_UPDATE_SCORING": "true"}
+"""Environment of a server that starts the scoring that is due, as a server does by default."""
 
 
 def copy_app(folder: Path) -> Path:

@@ -15,7 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
 
-from server_process import Server, detail
+from server_process import SCORES_BY_ITSELF, Server, detail
 from tiny_study import make_tiny_study, save_nifti, tiny_scan
 
 pytestmark = pytest.mark.server
@@ -26,7 +26,7 @@ SLICER_INFO = [{"name": "ball", "idx": 1}, {"name": "rod", "idx": 2}]
 @pytest.fixture(scope="module")
 def server(serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
     study = make_tiny_study(tmp_path_factory.mktemp("study") / "study", scans=4, finals=0)
-    server: Server = serve(study, propagator="prototype")
+    server: Server = serve(study, SCORES_BY_ITSELF, propagator="prototype")
     return server.start()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server_process import Server, detail
+from server_process import SCORES_BY_ITSELF, Server, detail
 from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 
 pytestmark = pytest.mark.server
@@ -33,7 +33,7 @@ def server(serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactor
     """Six good scans without a label and a bad one; it has looked at all of them by itself."""
     study = make_tiny_study(tmp_path_factory.mktemp("study") / "study", scans=6, finals=0)
     (study / "a_bad_one.nii.gz").write_bytes((study / "case_1.nii.gz").read_bytes()[:2000])
-    server: Server = serve(study, labels=",".join(TINY_LABELS), default_strategy="template").start()
+    server: Server = serve(study, SCORES_BY_ITSELF, labels=",".join(TINY_LABELS), default_strategy="template").start()
     status = server.wait("/scoring/")
     assert status["status"] == "DONE", "\n".join(status["details"])
     assert "a_bad_one" in "\n".join(status["details"])

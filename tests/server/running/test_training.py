@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
 
-from server_process import Server, detail
+from server_process import SCORES_BY_ITSELF, Server, detail
 from tiny_study import TINY_LABELS, dice, make_tiny_study, tiny_scan
 
 pytestmark = pytest.mark.server
@@ -40,7 +40,7 @@ def server(serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactor
     base = tmp_path_factory.mktemp("base")
     (base / "site").mkdir()
     (base / "site" / "sitecustomize.py").write_text(FULL_DISK)
-    env = {"PYTHONPATH": str(base / "site"), "TEST_FULL": str(base / "full")}
+    env = SCORES_BY_ITSELF | {"PYTHONPATH": str(base / "site"), "TEST_FULL": str(base / "full")}
     study = make_tiny_study(base / "study", scans=4)
     server: Server = serve(study, env, labels=",".join(TINY_LABELS), spacing="4.5", roi_size="32,16,16")
     return server.start()
