@@ -185,6 +185,22 @@ MUTANTS = (
         ("lib/recipes/fm_abs/test_wiring.py",),
         "Eq. 2 is the mean over the classes that an answer holds",
     ),
+    Mutant(
+        "second-generalist-not-asked",
+        "lib/recipes/semisam_plus/recipe.py",
+        "generalists or run.asked",
+        "generalists or run.asked[:1]",
+        ("lib/recipes/semisam_plus/test_recipe.py::test_two_generalists",),
+        "SemiSAM+ prompts all generalists of the server, Eq. 14",
+    ),
+    Mutant(
+        "model-on-a-gpu-not-called-for",
+        "lib/recipes/semisam_plus/promptable.py",
+        "        self._call()\n",
+        "",
+        ("lib/recipes/semisam_plus/test_answerers.py",),
+        "a model that waits in main memory comes back to the GPU before it answers",
+    ),
     # --- the engine: disk and locks -----------------------------------------------------------------------------------
     Mutant(
         "no-reserve",
