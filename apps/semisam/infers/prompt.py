@@ -15,7 +15,7 @@ from lib.core.geometry import Volume
 from lib.formats.volumes import read_volume
 from lib.generalists import unwrap
 from lib.generalists.base import Promptable
-from lib.prompting import GraphCut, OpenScan, OpenScans
+from lib.prompting import GraphCut, Joined, OpenScan, OpenScans
 from server.requests.infer_request import AskedScan
 from server.store.study import Study
 
@@ -30,6 +30,8 @@ _NOTHING = (
 
 class Prompt(SegmentationTask[PromptOptions]):
     """Segments what is clicked on; by the first generalist that takes prompts, else by a graph cut, without weights.
+
+    A generalist that looks at slices answers together with the graph cut.
 
     The answer is a mask of one structure, value 1, whatever the structure: viewers put it into the segment that they
     asked for. It is no label of the study, so it cannot be stored as one.
@@ -91,6 +93,8 @@ class Prompt(SegmentationTask[PromptOptions]):
     def _opened(self, path: Path) -> OpenScan:
         generalist = unwrap(self.study.prompted)
         model: Promptable = generalist if isinstance(generalist, Promptable) else GraphCut()
+        if getattr(model, "slicewise", False):
+            model = Joined(model)
 
         def make() -> OpenScan:
             return OpenScan(read_volume(path), model)

@@ -18,6 +18,8 @@ from torch.nn import functional
 from lib.core.intensity import without_outliers
 from lib.core.resampling import resize
 
+from .hounsfield import SOFT_TISSUE, is_ct
+
 Views = Literal["auto", "one", "three"]
 """Which views describe a volume; see ``choose_views``."""
 THICK = 2.0
@@ -175,20 +177,24 @@ class Canvas:
 def window(volume: Tensor) -> Tensor:
     """A volume's intensities in 0..1, the ends of the range cut off.
 
-    The range is that of the 0.5th to 99.5th percentile of the voxels above the minimum: background that was set to one
-    value would otherwise make up most of it. Outliers are clipped before (``lib.core.intensity``). A constant volume
-    gives zeros.
+    CT in Hounsfield units is seen in the window for soft tissue: percentiles would be those of air and bone, between
+    which all organs look alike. For other scans the range is that of the 0.5th to 99.5th percentile of the voxels
+    above the minimum: background that was set to one value would otherwise make up most of it. Outliers are clipped
+    before (``lib.core.intensity``). A constant volume gives zeros.
     """
+    if is_ct(volume):
+        low, high = SOFT_TISSUE
+        return ((volume - low) / (high - low)).clamp_(0, 1)
     volume = without_outliers(volume)
     values = volume.flatten()
-    low = values.min()
+    least = values.min()
     values = values[:: max(1, values.numel() // _SAMPLE)]
-    values = values[values > low]
+    values = values[values > least]
     if not values.numel():
         return torch.zeros_like(volume)
     first, last = torch.quantile(values, values.new_tensor(WINDOW))
     if not last > first:  # two values in all
-        first = low
+        first = least
     result: Tensor = ((volume - first) / (last - first)).clamp_(0, 1)
     return result
 

@@ -2,6 +2,7 @@
 
 from .dialogue import Clicks
 from .graph_cut import GraphCut, GraphCutOptions
+from .joined import Joined
 from .session import OpenScan, OpenScans
 
-__all__ = ["Clicks", "GraphCut", "GraphCutOptions", "OpenScan", "OpenScans"]
+__all__ = ["Clicks", "GraphCut", "GraphCutOptions", "Joined", "OpenScan", "OpenScans"]

@@ -89,6 +89,12 @@ class OpenScan:
         probability = self._session.segment(replace(prompts, mask=None if mask is None else mask.float()))
         return (probability >= 0.5).cpu()
 
+    def close(self) -> None:
+        """End what is done in the background."""
+        close = getattr(self._session, "close", None)
+        if close is not None:
+            close()
+
     def forget(self, who: Hashable) -> None:
         """Begin a dialogue anew."""
         with self._lock:
@@ -135,12 +141,14 @@ class OpenScans:
                 while len(self._kept) > 1 and (
                     len(self._kept) > self._most or sum(s.bytes for s in self._kept.values()) > self._most_bytes
                 ):
-                    self._kept.popitem(last=False)
+                    self._kept.popitem(last=False)[1].close()
             return opened
 
     def clear(self) -> None:
         """Let go of all scans, and of what their models keep for them."""
         with self._lock:
+            for scan in self._kept.values():
+                scan.close()
             self._kept.clear()
 
 

@@ -65,7 +65,7 @@ MODELS = {
 
 
 def _preprocessing(views: Views, max_slices: int) -> str:
-    return f"sam2d 3 views={views} slices={max_slices}"
+    return f"sam2d 4 views={views} slices={max_slices}"
 
 
 PREPROCESSING = _preprocessing("auto", MAX_SLICES)
@@ -75,7 +75,8 @@ PREPROCESSING = _preprocessing("auto", MAX_SLICES)
 class SliceGeneralist:
     """A 2D model that looks at slices of a volume.
 
-    Intensities are windowed for the whole scan (``slices.window``), so that a tissue looks the same on every slice.
+    Intensities are windowed for the whole scan (``slices.window``), so that a tissue looks the same on every slice; CT
+    by level and width.
     Each slice is resized, in true proportions, to the network's image (``slices.Canvas``).
 
     Features: scans with thick slices are looked at in their acquisition plane, others in three planes
@@ -98,6 +99,8 @@ class SliceGeneralist:
 
     colours = True
     """``open`` also takes images in colour."""
+    slicewise = True
+    """Its sessions are ``SliceSession``: they can better another's answer slice by slice."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -109,6 +109,47 @@ class SliceSession:
         places = (asked.mask[index] >= 0.5).nonzero().float()
         return replace(asked, mask=None, rectangle=self._canvas.box(places.amin(0), places.amax(0)))
 
+    @torch.no_grad()
+    def bettered(self, prompts: Prompts, first: Tensor) -> Tensor:
+        """Another's answer with the borders where the network sees them.
+
+        The network is asked about the slices with clicks, and about those that are encoded already. What it changes on
+        a slice fades on the slices beside it.
+
+        Args:
+            prompts: all clicks and the box so far.
+            first: the answer ``[D, H, W]`` in 0..1.
+
+        Returns:
+            The same, bettered.
+        """
+        asked = Asked.of(replace(prompts, mask=first), self._shape, self._view, self._canvas)
+        stack = self._view.stack(first)
+        changes: dict[int, Tensor] = {}
+        for index in range(asked.first, asked.last + 1):
+            wanted = index in asked.slices or self._answers.encoded(index)
+            if not wanted or not bool((stack[index] >= 0.5).any()):
+                continue
+            before = torch.logit(self._canvas.to_mask(stack[index]), 0.01)
+            logits = self._answers.better(index, asked, before) if bool((before > 0).any()) else None
+            if logits is not None:
+                changes[index] = self._canvas.from_mask(logits.sigmoid()) - stack[index]
+        result = self._view.volume(_faded(stack, changes, self._step)).clamp(0, 1)
+        return result if prompts.box is None else within_box(result, prompts.box)
+
+    @torch.no_grad()
+    def encode_beside(self, prompts: Prompts, answer: Tensor, most: int) -> bool:
+        """Encode one of the ``most`` slices beside the last click that ``answer`` reaches; False when all are."""
+        asked = Asked.of(replace(prompts, mask=None), self._shape, self._view, self._canvas)
+        reached = (self._view.stack(answer) >= 0.5).flatten(1).any(1)
+        near = asked.slices[-1]
+        beside = [n for n in range(near % self._step, len(reached), self._step) if bool(reached[n]) and n != near]
+        for index in sorted(beside, key=lambda n: (abs(n - near), n))[:most]:
+            if not self._answers.encoded(index):
+                self._answers.encode(index)
+                return True
+        return len(beside) > most
+
     def _carried(
         self, asked: Asked, known: dict[int, Tensor], anchors: list[int], keys: list[int]
     ) -> tuple[dict[int, Tensor], set[int]]:
@@ -171,6 +212,20 @@ class SliceSession:
         result[: asked.first] = 0
         result[asked.last + 1 :] = 0
         return self._view.volume(result)
+
+
+def _faded(stack: Tensor, changes: Mapping[int, Tensor], step: int) -> Tensor:
+    """A stack ``[S, rows, columns]`` with the changes of some slices, which fade to nothing ``step`` slices away.
+
+    Between two changed slices that lie so close, both have their share.
+    """
+    result = stack.clone()
+    for index in range(len(stack)):
+        shares = {n: 1 - abs(n - index) / step for n in changes if abs(n - index) < step}
+        total = max(1.0, sum(shares.values()))
+        for n, share in shares.items():
+            result[index] += changes[n] * (share / total)
+    return result
 
 
 def _stays(count: int, answers: dict[int, Tensor], ended: set[int]) -> Tensor:

@@ -21,6 +21,8 @@ AHEAD = 4
 """Slices encoded at once on a GPU when a mask is carried along."""
 CLICK_MM = 40.0
 """Side of the square a click stands for when the model takes boxes only."""
+SAME, SURE = 0.8, 0.8
+"""Dice of two masks from which on they mean the same, and the score from which on the network is believed so."""
 LOGIT = 8.0
 """Certainty is cut off here: no voxel is more certain than 0.9997."""
 
@@ -121,6 +123,39 @@ class SliceAnswers:
         best = found.best
         self._decoded[index] = found.decoded[best].half()
         return found.logits[best].clamp(-LOGIT, LOGIT), float(found.scores[best])
+
+    def encoded(self, index: int) -> bool:
+        """Whether a slice need not be encoded any more."""
+        return index in self._features
+
+    def encode(self, index: int) -> None:
+        """Encode a slice, so that it is there when it is asked about."""
+        self._embedding(index, ())
+
+    def better(self, index: int, asked: Asked, before: Tensor) -> Tensor | None:
+        """Another's mask of a slice, with the border where the network sees it.
+
+        The network is given the mask, a box around it, and the clicks on the slice, or the places deepest inside.
+
+        Args:
+            index: the slice.
+            asked: the prompts.
+            before: logits ``[h, w]`` at the masks' resolution, positive somewhere.
+
+        Returns:
+            Logits ``[h, w]``, or None where the network means something else.
+        """
+        clicks, scale = asked.on(index), self._canvas.patch / 4
+        points, positive = self._canvas.pixels(asked.places[clicks]), asked.positive[clicks]
+        inside = (deepest(before) + 0.5) * scale - 0.5
+        points = torch.cat([points, inside])
+        positive = torch.cat([positive, torch.ones(len(inside), dtype=torch.bool)])
+        question = _Question(points, positive, box_of(before, scale), self._padded(before))
+        found = self._answers(self._embedding(index, ()), question, len(clicks), several=False)
+        logits = found.logits[0].clamp(-LOGIT, LOGIT)
+        both, sizes = int(((logits > 0) & (before > 0)).sum()), int((logits > 0).sum()) + int((before > 0).sum())
+        same = 2 * both >= SAME * sizes and float(found.scores[0]) >= SURE
+        return logits if same and not found.contradicted else None
 
     def remember(self, answer: Tensor, indices: Iterable[int]) -> None:
         """Note what the decoder gave for slices, so that the answer can go back to it as it came.

@@ -32,7 +32,7 @@ MAX_CELLS = 32
 
 
 def _preprocessing(max_slices: int) -> str:
-    return f"sam2video 2 slices={max_slices} cells={MAX_CELLS}"
+    return f"sam2video 3 slices={max_slices} cells={MAX_CELLS}"
 
 
 PREPROCESSING = _preprocessing(MAX_SLICES)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lib.generalists.hounsfield import is_ct
+
 
 def clamp_ct(image: Tensor) -> Tensor:
     """Limit computed tomography to -1000..1000 HU, as in training; other scans stay as they are.
 
-    Nothing tells the modality of a scan. Only Hounsfield units have many values below -500 (air, lung, and the filling
-    outside the field of view), so more than one voxel in a thousand there makes a scan a CT. For one that shows no
-    air at all the only difference is metal and the densest bone.
+    For a CT that shows no air at all the only difference is metal and the densest bone.
     """
-    is_ct = float((image < -500).float().mean()) > 1e-3
-    return image.clamp(-1000, 1000) if is_ct else image
+    return image.clamp(-1000, 1000) if is_ct(image) else image
 
 
 def statistics(image: Tensor) -> tuple[float, float]:

@@ -1,0 +1,148 @@
+"""Clicks on a volume with a 2D model: the graph cut finds the structure, the model betters it on slices.
+
+A 2D model asked by a click alone often takes a part, or the whole body, and knows nothing of the next slice. The graph
+cut finds the right thing in three dimensions, with less exact borders. Its mask on a slice and a box around it tell the
+model what is meant. What the model makes of them is kept where it is the same thing still.
+
+That helps where slices are thick, so that the graph cut has little to go by between them. In scans with thin slices,
+where it has, 2D answers took more than they gave: there the graph cut answers alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from torch import Tensor
+
+from lib.core.errors import UserError
+from lib.generalists.base import Promptable, PromptKind, Prompts, PromptSession
+from lib.generalists.slices import THICK
+
+from .graph_cut import GraphCut
+
+AHEAD = 4
+"""Slices beside the clicked one that are encoded after an answer, while a person looks at it."""
+
+
+class Bettering(PromptSession, Protocol):
+    """A session of a 2D model that can better another's answer; see ``sam2d.session.SliceSession``."""
+
+    def bettered(self, prompts: Prompts, first: Tensor) -> Tensor:
+        """The answer ``first`` ``[D, H, W]`` in 0..1, bettered on slices with clicks and on slices encoded before."""
+        ...
+
+    def encode_beside(self, prompts: Prompts, answer: Tensor, most: int) -> bool:
+        """Encode the next slice of ``most`` beside those of the clicks; False when there is none left."""
+        ...
+
+
+class Joined:
+    """A 2D model and the graph cut as one.
+
+    Args:
+        model: looks at slices (``slicewise``).
+        ahead: slices that are encoded in the background after an answer.
+    """
+
+    def __init__(self, model: Promptable, *, ahead: int = AHEAD) -> None:
+        self.name = model.name
+        self.prompts: frozenset[PromptKind] = frozenset({"points", "box", "mask"})
+        self.colours = bool(getattr(model, "colours", False))
+        self._model, self._ahead = model, ahead
+
+    def open(self, image: Tensor, spacing: Sequence[float]) -> PromptSession:
+        """Get a scan ready; a picture is the model's alone."""
+        own = self._model.open(image, spacing)
+        if image.shape[-1] == 1 or len(image) > 1:
+            return own
+        cut = GraphCut().open(image, spacing)
+        if "mask" not in self._model.prompts:
+            return BoxOrCut(own, cut)
+        return JoinedSession(own, cut, self._ahead) if max(spacing) >= THICK * min(spacing) else cut
+
+
+class BoxOrCut:
+    """A volume that waits for prompts: a box is a question for a model that takes nothing else, clicks are none.
+
+    Args:
+        model: the scan, opened by the model.
+        cut: the scan, opened by the graph cut.
+    """
+
+    def __init__(self, model: PromptSession, cut: PromptSession) -> None:
+        self._model, self._cut = model, cut
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the session takes."""
+        return _bytes(self._model) + _bytes(self._cut)
+
+    def segment(self, prompts: Prompts) -> Tensor:
+        """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
+        return (self._cut if prompts.box is None else self._model).segment(prompts)
+
+
+class JoinedSession:
+    """A volume of thick slices that waits for prompts.
+
+    Args:
+        model: the scan, opened by the model.
+        cut: the scan, opened by the graph cut.
+        ahead: see ``Joined``.
+    """
+
+    def __init__(self, model: PromptSession, cut: PromptSession, ahead: int) -> None:
+        self._model, self._cut, self._ahead = model, cut, ahead
+        self._busy = threading.Lock()
+        self._asked = 0
+        self._background: threading.Thread | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the session takes."""
+        return _bytes(self._model) + _bytes(self._cut)
+
+    def segment(self, prompts: Prompts) -> Tensor:
+        """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
+        self._asked += 1  # the background gives way
+        first = self._cut.segment(prompts)
+        with self._busy:
+            answer = self._bettering.bettered(replace(prompts, mask=None), first)
+        self._encode_ahead(prompts, answer)
+        return answer
+
+    def wait(self) -> None:
+        """Until nothing is encoded in the background."""
+        if self._background is not None:
+            self._background.join()
+
+    def close(self) -> None:
+        """Encode no more in the background."""
+        self._asked += 1
+
+    @property
+    def _bettering(self) -> Bettering:
+        return self._model  # type: ignore[return-value]
+
+    def _encode_ahead(self, prompts: Prompts, answer: Tensor) -> None:
+        number = self._asked
+
+        def work() -> None:
+            for most in range(1, self._ahead + 1):
+                with self._busy:
+                    try:
+                        if number != self._asked or not self._bettering.encode_beside(prompts, answer, most):
+                            return
+                    except (UserError, RuntimeError):  # memory: what is missing is encoded when it is asked for
+                        return
+
+        if self._ahead and len(prompts.points):
+            self._background = threading.Thread(target=work, name="semisam-encode-ahead", daemon=True)
+            self._background.start()
+
+
+def _bytes(session: PromptSession) -> int:
+    return int(getattr(session, "bytes", 0))

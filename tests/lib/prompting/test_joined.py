@@ -1,0 +1,177 @@
+"""With weights: the graph cut finds the structure in three dimensions, the 2D model puts its borders right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from infers import Prompt
+from lib.core.geometry import Volume
+from lib.core.metrics import overlap
+from lib.formats.volumes import read_volume
+from lib.generalists.base import Prompts
+from lib.generalists.hounsfield import is_ct
+from lib.generalists.sam2d import MODELS, SliceGeneralist
+from lib.generalists.slices import window
+from lib.prompting import Clicks, GraphCut, Joined, OpenScan, OpenScans
+from lib.setup.settings import Settings
+from server.store.folder_store import StudyDatastore
+from server.store.study import Study
+from simulated_clicks import next_click
+from tiny_study import make_tiny_study, tiny_scan
+
+SHAPE = (64, 64, 9)
+THICK = (1.0, 1.0, 6.0)
+THIN = (1.0, 1.0, 1.0)
+CLICK = Clicks(np.array([[32.0, 30.0, 4.0]]), np.zeros((0, 3)))
+
+
+class Oracle:
+    """In place of a network: every slice's mask is the same disc, whatever is asked. Images of 64 pixels."""
+
+    size, patch = 64, 4
+
+    def __init__(self, radius: float, score: float = 0.95) -> None:
+        rows, columns = np.mgrid[:64, :64]
+        # Slices are seen with both axes reversed.
+        self.disc = torch.from_numpy(np.hypot(rows - (63 - 30), columns - (63 - 32)) < radius)
+        self.score, self.encoded, self.asked = score, 0, 0
+
+    def features(self, images: Tensor) -> Tensor:
+        self.encoded += len(images)
+        return torch.zeros(len(images), 4, 16, 16)
+
+    def masks(
+        self,
+        features: Tensor,
+        points: Tensor | None,
+        positive: Tensor | None,
+        box: Tensor | None,
+        mask: Tensor | None,
+        *,
+        several: bool,
+    ) -> tuple[Tensor, Tensor]:
+        self.asked += 1
+        logits = torch.where(self.disc, 8.0, -8.0)
+        return logits.expand(3 if several else 1, 64, 64), torch.full((3 if several else 1,), self.score)
+
+
+def cylinder(radius: float = 12.0) -> tuple[np.ndarray, np.ndarray]:
+    """A scan whose disc ends on slices 1 and 7, and the truth, ``[64, 64, 9]``."""
+    random = np.random.default_rng(2)
+    i, j, k = np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij")
+    truth = (np.hypot(i - 32, j - 30) < radius) & (k > 0) & (k < 8)
+    image = gaussian_filter(100.0 * truth, (2.5, 2.5, 0)) + random.normal(size=SHAPE) * 8
+    return image.astype(np.float32), truth
+
+
+def opened(network: Oracle, spacing: tuple[float, float, float], name: str = "mobile_sam", ahead: int = 0) -> OpenScan:
+    volume = Volume(cylinder()[0], np.diag([*spacing, 1.0]))
+    return OpenScan(volume, Joined(SliceGeneralist(MODELS[name], network), ahead=ahead))
+
+
+def plain(spacing: tuple[float, float, float]) -> np.ndarray:
+    return OpenScan(Volume(cylinder()[0], np.diag([*spacing, 1.0])), GraphCut()).segment(CLICK)
+
+
+def test_the_model_puts_the_border_right_on_the_clicked_slice_only() -> None:
+    network = Oracle(radius=11.0)
+    found, before = opened(network, THICK).segment(CLICK), plain(THICK)
+    disc = network.disc.flip(0, 1).T.numpy()
+    assert overlap(found[..., 4], disc)[0] > 0.99
+    assert network.encoded == 1
+    others = [n for n in range(9) if n != 4]
+    assert np.array_equal(found[..., others], before[..., others])
+
+
+@pytest.mark.parametrize(("radius", "score"), [(3.0, 0.95), (31.0, 0.95), (11.0, 0.3)])
+def test_what_means_something_else_changes_nothing(radius: float, score: float) -> None:
+    assert np.array_equal(opened(Oracle(radius, score), THICK).segment(CLICK), plain(THICK))
+
+
+def test_in_thin_slices_and_for_a_model_of_boxes_the_graph_cut_answers_clicks() -> None:
+    for spacing, name in ((THIN, "mobile_sam"), (THICK, "lite_medsam")):
+        network = Oracle(11.0)
+        assert np.array_equal(opened(network, spacing, name).segment(CLICK), plain(spacing))
+        assert network.encoded == 0
+    network = Oracle(11.0)
+    box = Clicks(np.zeros((0, 3)), np.zeros((0, 3)), np.array([[20.0, 18.0, 1.0], [44.0, 42.0, 7.0]]))
+    opened(network, THICK, "lite_medsam").segment(box)
+    assert network.encoded > 0
+
+
+def test_slices_beside_the_clicked_one_are_encoded_while_the_answer_is_looked_at() -> None:
+    network = Oracle(radius=11.0)
+    scan = opened(network, THICK, ahead=3)
+    model = scan._session
+    scan.segment(CLICK)
+    model.wait()  # type: ignore[attr-defined]
+    assert network.encoded == 4
+    found = scan.segment(Clicks(CLICK.inside, np.array([[5.0, 5.0, 4.0]])))
+    model.wait()  # type: ignore[attr-defined]
+    assert network.encoded == 4  # these are there: nothing is left to be done
+    disc = network.disc.flip(0, 1).T.numpy()
+    assert sum(overlap(found[..., n], disc)[0] > 0.99 for n in range(9)) == 4
+    again = scan.segment(CLICK)  # the click taken back: its answer, though more is known now
+    assert overlap(again[..., 3], disc)[0] < 0.99
+
+
+def test_a_scan_that_is_let_go_is_encoded_no_further() -> None:
+    network = Oracle(radius=11.0)
+    scans = OpenScans()
+    scan = scans.get("a", lambda: opened(network, THICK, ahead=3))
+    model = scan._session
+    model._busy.acquire()  # type: ignore[attr-defined]
+    model._asked += 1  # type: ignore[attr-defined]
+    model._encode_ahead(  # type: ignore[attr-defined]
+        Prompts(torch.tensor([[32.0, 30.0, 4.0]]), torch.tensor([True])), torch.ones(SHAPE)
+    )
+    scans.clear()
+    model._busy.release()  # type: ignore[attr-defined]
+    model.wait()  # type: ignore[attr-defined]
+    assert network.encoded == 0
+
+
+def test_a_picture_is_the_models_alone() -> None:
+    model = SliceGeneralist(MODELS["mobile_sam"], Oracle(radius=11.0))
+    picture = Volume(cylinder()[0][..., 4:5], np.diag([1.0, 1.0, 1.0, 1.0]))
+    given = Clicks(np.array([[32.0, 30.0, 0.0]]), np.zeros((0, 3)))
+    found = OpenScan(picture, Joined(model)).segment(given)
+    assert np.array_equal(found, OpenScan(picture, model).segment(given))
+    assert found.sum() == model.network.disc.sum()  # type: ignore[attr-defined]
+
+
+def test_ct_is_seen_by_level_and_width_and_other_scans_by_percentiles() -> None:
+    random = np.random.default_rng(0)
+    ct = torch.from_numpy(random.normal(40, 30, (20, 20, 20)).astype(np.float32))
+    ct[:8] = -1000
+    ct[10, 10, 10] = 3000
+    assert is_ct(ct)
+    seen = window(ct)
+    assert float(seen[0, 0, 0]) == 0
+    assert float(seen[10, 10, 10]) == 1
+    torch.testing.assert_close(seen[12:], ((ct[12:] + 160) / 400).clamp(0, 1))
+    mr = ct.clamp(min=-100)
+    assert not is_ct(mr)
+    assert float(window(mr)[12:].std()) > float(seen[12:].std())
+
+
+def test_the_task_joins_a_2d_model_with_the_graph_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_tiny_study(tmp_path / "study", scans=1)
+    study = Study(str(folder), StudyDatastore(str(folder)), Settings(), tmp_path / "models")
+    network = Oracle(radius=11.0)
+    monkeypatch.setattr(Study, "generalist", property(lambda self: SliceGeneralist(MODELS["mobile_sam"], network)))
+    image = str(folder / "case_1.nii.gz")
+    truth = tiny_scan(1)[1] == 1
+    click = next_click(np.zeros_like(truth), truth, (3, 3, 3))
+    assert click is not None
+    file, params = Prompt(study)({"image": image, "image_id": "case_1", "label": "x", "foreground": [list(click[0])]})
+    found = read_volume(file).array > 0
+    Path(file).unlink()
+    assert params["source"] == "mobile_sam"
+    assert overlap(found, truth)[0] > 0.8  # where the model alone would find its disc on every slice
