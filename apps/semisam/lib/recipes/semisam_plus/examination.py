@@ -73,9 +73,13 @@ def distorted(outline: Tensor, sign: int) -> Tensor:
     return moved
 
 
-def known(gains: Mapping[int, Mapping[Kind, list[float]]]) -> dict[int, tuple[Kind, ...]]:
-    """The ways in which a generalist corrects each structure; none for one that it does not know."""
-    return {
-        value: tuple(kind for kind, all_ in by_kind.items() if fmean(all_) >= LEAST_GAIN)
-        for value, by_kind in gains.items()
-    }
+def best_ways(gains: Mapping[int, Mapping[Kind, list[float]]]) -> dict[int, Kind | None]:
+    """The way in which a generalist corrects each structure best, None for one that it does not know.
+
+    One way and not several: their errors differ, so that little would be left on which all answers agree.
+    """
+    found: dict[int, Kind | None] = {}
+    for value, by_kind in gains.items():
+        best = max(by_kind, key=lambda kind: fmean(by_kind[kind]))
+        found[value] = best if fmean(by_kind[best]) >= LEAST_GAIN else None
+    return found
