@@ -7,6 +7,8 @@ Nothing is trained. Stages:
   ``semisam_o1``).
 - ``answers``: the propagated labels (always by ``mind``) become prompts; where the answers agree, they take the label's
   place: what ``semisam_plus`` draws its student to in its first questions.
+- ``refinement``: the propagated labels (by ``mind``) are taken for predictions, and their unsure voxels are corrected
+  from similar places of the other scans by a model's features, as ``semisam_o1`` does. ``none`` is without.
 
 The working grid is the one that the recipe chooses with the preset ``quick``. What an interrupted run has measured is
 not measured again. Needs the scans in ``../shared/data`` (or ``$SEMISAM_DATA``), and the weights in
@@ -37,6 +39,7 @@ import published_weights
 from common import Store, heading, table
 from lib.core.labels import LabelSchema
 from lib.core.metrics import overlap
+from lib.core.uncertainty import normalised_entropy
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.generalists.mind import Mind
@@ -54,9 +57,12 @@ from lib.recipes.engine.context import Context
 from lib.recipes.engine.recipe import Recipe
 from lib.recipes.engine.round_zero import propagate_study
 from lib.recipes.registry import RECIPES
+from lib.recipes.semisam_o1.evidence import RoundEvidence
+from lib.recipes.semisam_o1.refinement import Evidence, RefinementOptions, refine, usual_distance
 from lib.recipes.semisam_plus.assistant import CollaborationOptions
 from lib.recipes.semisam_plus.consensus import confident
 from lib.recipes.semisam_plus.recipe import assistant_of
+from propagated_once import KeptPropagator
 
 STRUCTURES = {
     "jsrt": ("right_lung", "left_lung", "heart"),
@@ -64,7 +70,8 @@ STRUCTURES = {
     "hippocampus": ("anterior", "posterior"),
     "la": ("left_atrium",),
 }
-STAGES = ("features", "answers")
+STAGES = ("features", "answers", "refinement")
+Step = Callable[[Context], None]
 
 
 @dataclass(frozen=True)
@@ -143,40 +150,88 @@ def answered(study: StudySet, model: str, done: dict[str, list[float]], save: Ca
     """Dice of propagated labels after the answers of a model have been joined to them."""
     if set(study.scans[1:]) <= set(done):
         return
+    if model == "none":
+        refined(study, model, done, save, seed)
+        return
     generalist = Mind() if model == "mind" else published_weights.generalist(model)
-    schema = LabelSchema(STRUCTURES[study.name])
     options = CollaborationOptions()
 
-    def ask(run: Context, _: FinishedRound | None) -> FinishedRound:
-        finished = propagate_study(run)
+    def ask(run: Context) -> None:
+        channels = run.schema.channels
         assistant = assistant_of(run, [generalist])
         assistant.start(lambda image: image, 100, torch.Generator().manual_seed(seed))
         for name in run.study.unlabelled():
-            if name in done:
-                continue
-            begun = time.process_time()
-            sample = run.study.sample(name)
-            maps = assistant.maps(name, sample, 0)
-            sure = confident(maps[None, schema.channels :], options.threshold)[0]
-            joined = torch.lerp(sample.target.float(), maps[: schema.channels], sure)
-            found = run.study.prepared(name).frame.labels_back(joined)
-            done[name] = [*dice(found, study.truth(name), len(schema.names)), round(time.process_time() - begun, 1)]
-            print(f"{study.name}, answers of {model}, {name}: {done[name]}", flush=True)
-            save()
+            if name not in done:
+                begun = time.process_time()
+                sample = run.study.sample(name)
+                maps = assistant.maps(name, sample, 0)
+                sure = confident(maps[None, channels:], options.threshold)[0]
+                joined = torch.lerp(sample.target.float(), maps[:channels], sure)
+                found = dice(run.study.prepared(name).frame.labels_back(joined), study.truth(name), channels - 1)
+                done[name] = [*found, round(time.process_time() - begun, 1)]
+                print(f"{study.name}, answers of {model}, {name}: {done[name]}", flush=True)
+                save()
+
+    after_propagation(study, ask, seed)
+
+
+def refined(study: StudySet, model: str, done: dict[str, list[float]], save: Callable[[], None], seed: int) -> None:
+    """Dice of propagated labels after their unsure voxels have been corrected by a model's features."""
+    if set(study.scans[1:]) <= set(done):
+        return
+    options = RefinementOptions()
+
+    def correct(run: Context) -> None:
+        channels = run.schema.channels
+        labels = {name: run.study.target(name).probabilities.float() for name in study.scans}
+        evidence: dict[str, Evidence] = {}
+        begun = time.process_time()
+        if model != "none":
+            if model != "mind":
+                run.generalist = published_weights.generalist(model)
+            run.folder.new_round(1)
+            kept = RoundEvidence(run, 1, options)
+            random = torch.Generator().manual_seed(seed)
+            for name, label in labels.items():
+                human = name == study.scans[0]
+                uncertainty = torch.zeros(label.shape[1:]) if human else normalised_entropy(label)
+                kept.collect(name, label, uncertainty, random)
+                evidence[name] = kept.load(name, wanted=True)
+            usual = usual_distance(evidence.values(), random)
+        seconds = (time.process_time() - begun) / len(labels)
+        for name in study.scans[1:]:
+            label = labels[name]
+            if evidence:
+                others = [evidence[other] for other in study.scans if other != name][: options.scans]
+                label = refine(label, evidence[name], others, usual, options)
+            found = dice(run.study.prepared(name).frame.labels_back(label), study.truth(name), channels - 1)
+            done[name] = [*found, round(seconds, 1)]
+            print(f"{study.name}, refined by {model}, {name}: {done[name]}", flush=True)
+        save()
+
+    after_propagation(study, correct, seed)
+
+
+def after_propagation(study: StudySet, step: Step, seed: int) -> None:
+    """Prepare a run of ``semisam_plus``, propagate by ``mind``, and do ``step`` in the place of the rounds."""
+
+    def instead(run: Context, _: FinishedRound | None) -> FinishedRound:
+        finished = propagate_study(run)
+        step(run)
         return finished
 
     kept = RECIPES["semisam_plus"]
-    RECIPES["semisam_plus"] = Recipe(ask)  # type: ignore[index]
-    cases = [
-        Case(name, study.image(name), study.label(name) if name == study.scans[0] else None) for name in study.scans
-    ]
+    RECIPES["semisam_plus"] = Recipe(instead)  # type: ignore[index]
+    first = study.scans[0]
+    cases = [Case(name, study.image(name), study.label(name) if name == first else None) for name in study.scans]
+    options = RecipeOptions(recipe="semisam_plus", seed=seed)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            request = RunRequest(
-                cases, schema, RecipeOptions(recipe="semisam_plus", seed=seed), RecipeSettings(), Path(folder)
-            )
             run_recipe(
-                request, generalist=Mind(), propagator=create_propagator("registration"), observer=SilentObserver()
+                RunRequest(cases, LabelSchema(STRUCTURES[study.name]), options, RecipeSettings(), Path(folder)),
+                generalist=Mind(),
+                propagator=KeptPropagator(common.RESULTS / "recipes_real_weights"),
+                observer=SilentObserver(),
             )
     except RuntimeError as error:
         if "must end with a round that has a checkpoint" not in str(error):
@@ -197,7 +252,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     common.end_on_sigterm()
     stages = common.chosen(options.stages, STAGES, "--stages")
-    models = ["mind", *(name for name in options.models.split(",") if name)]
+    models = ["none", "mind", *(name for name in options.models.split(",") if name)]
     store = Store(common.RESULTS / "recipes_real_weights.json")
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -207,13 +262,15 @@ def main() -> int:
                 continue
             heading(f"Foundation models in the recipes, {name}", {"scans": len(study.scans) - 1, "seed": options.seed})
             for stage in stages:
-                for model in models:
+                for model in models if stage != "features" else models[1:]:
                     done = store.data.setdefault(f"{stage} {name} {model} seed {options.seed}", {})
                     if stage == "features":
                         carried_over(study, model, done, store.save)
-                    else:
+                    elif stage == "answers":
                         answered(study, model, done, store.save, options.seed)
-                rows += [_row(store, stage, study, model, options.seed) for model in models]
+                    else:
+                        refined(study, model, done, store.save, options.seed)
+                rows += [_row(store, stage, study, model, options.seed) for model in models[stage == "features" :]]
     print(table(("stage", "study", "model", "Dice", "against mind", "worst scan", "CPU s a scan"), rows))
     return 0
 
@@ -225,16 +282,8 @@ def _row(store: Store, stage: str, study: StudySet, model: str, seed: int) -> li
 
     gains = [a - b for a, b in zip(of(model), of("mind"), strict=True)]
     seconds = [store.data[f"{stage} {study.name} {model} seed {seed}"][scan][-1] for scan in study.scans[1:]]
-    mean = statistics.fmean(of(model))
-    return [
-        stage,
-        study.name,
-        model,
-        mean,
-        f"{statistics.fmean(gains):+.4f}",
-        f"{min(gains):+.4f}",
-        statistics.fmean(seconds),
-    ]
+    dices = statistics.fmean(of(model)), f"{statistics.fmean(gains):+.4f}", f"{min(gains):+.4f}"
+    return [stage, study.name, model, *dices, statistics.fmean(seconds)]
 
 
 if __name__ == "__main__":
