@@ -20,7 +20,7 @@ from the start, and SAM what the U-Net says with a weight that rises (Eq. 5, 6);
 | pretrained SAM | without weights, a small SAM is trained as a whole, and its word for the U-Net rises as the other one does | there is nothing to freeze |
 | one training | rounds are parts of one training, after each of which the study gets new labels | a killed training can go on |
 | the code swaps rows and columns of points and does not scale them; adds an entropy term; its "HD95" is no distance | none of these | the paper does not have them |
-| pseudo-labels count fully, the U-Net's after the ramp-up | with a pretrained SAM they count as much as their author's Dice on the human labels, and nothing when it is 0.2 behind the other's | a network that has learned nothing yet says "background", and both end there ([measured](../reference/foundation-models-measured.md)) |
+| pseudo-labels count fully, the U-Net's after the ramp-up | with a pretrained SAM they count by their author's Dice on the human labels, from nothing at 0.5 to fully at 1, and less as it is behind the other's, nothing from 0.2 on | a network that has learned nothing yet says "background", and both end there ([measured](../reference/foundation-models-measured.md)) |
 | SAM answers | with a pretrained SAM both go into service, and SAM's answer counts; without one, the U-Net alone does; the option `network` says otherwise | a pretrained SAM is far ahead of its U-Net; else the U-Net is no worse, and quicker |
 """  # noqa: E501
 

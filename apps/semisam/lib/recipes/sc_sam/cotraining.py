@@ -32,6 +32,7 @@ from .slices import SliceSource
 
 BEHIND = 0.2
 """A network whose Dice is so much lower than the other's has nothing to teach it."""
+_LEAST = 0.5
 _NEWS = 0.1
 """Share of the last step in the averaged Dice."""
 _NOTHING = 0.01
@@ -100,8 +101,9 @@ class Standing:
     """How well both networks answer about human labels, and what their pseudo-labels are worth to the other.
 
     A network that has not learned anything says "background" everywhere, and the other one learns that from it before
-    it has learned better: both then agree, for good. So a pseudo-label counts as much as the Dice that its author has
-    reached lately on the human labels, and less if the other one is ahead: nothing when by ``BEHIND`` or more.
+    it has learned better: both then agree, for good. So a pseudo-label counts by the Dice that its author has reached
+    lately on the human labels: from nothing at one half to everything at 1, and less if the other one is ahead: nothing
+    when by ``BEHIND`` or more.
     """
 
     def __init__(self) -> None:
@@ -315,7 +317,8 @@ class _SamPass(nn.Module):
 
 
 def _worth(teacher: float, pupil: float) -> float:
-    return teacher * min(1.0, max(0.0, 1.0 - (pupil - teacher) / BEHIND))
+    known = max(0.0, (teacher - _LEAST) / (1.0 - _LEAST))
+    return known * min(1.0, max(0.0, 1.0 - (pupil - teacher) / BEHIND))
 
 
 def _optimiser(network: nn.Module, decay: float) -> torch.optim.Optimizer:

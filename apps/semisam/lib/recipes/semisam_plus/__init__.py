@@ -16,7 +16,9 @@ where U is low (Eq. 12 with Eq. 4 and 5). `lambda L_unsup` is one of the [regula
 | beta, not stated (the code: 0.01, falling) | rises to 2 over the first 40 % of the steps | early answers are about poor prompts |
 | lambda, left open (the code: 0.1, with noise of 0.1 for the teacher) | 0.1 and noise of 0.1 | the published code's |
 | Eq. 4: squared norm over the classes, for the generalist and in UA-MT and AC-MT alike | the generalist's term is summed over the classes; the regularisers' terms are means over them | with a lambda of its own the factor is only a scale |
-| points and mask from the coarse segmentation | points where the specialist is most certain; masks randomly widened or narrowed | different prompts are what Eq. 11 needs |
+| points and mask from the coarse segmentation | points where the specialist is most certain; masks randomly widened or narrowed. A 2D model: the mask, or the box around it on each slice | different prompts are what Eq. 11 needs; beside a mask, random points spoil a 2D model's answers |
+| each generalist is asked about everything | it first has to correct a wrong outline (a tenth larger or smaller, moved by 6 % of its size) on at most two outlined scans, by 0.01 Dice; then it is asked about the structures that it corrects, by the mask if that does it, else by boxes. Where it corrects none, the random walk on `mind` takes its place | what a model does not know it gets wrong every time in the same way, and seems certain |
+| each answer counts | one that overlaps less than 0.6 with what it was asked about counts as that | it is about something else |
 | promptable models only | a generalist that takes no prompts is asked by a random walk over its features; the mean answer then keeps the structures' sizes | `mind` needs no weights; features tell where a structure ends, not how large it is |
 | one target | all structures at once; where one was not asked about, the answer says nothing | studies have several structures |
 | Eq. 8 (DAN): `-BCE(E(S(x), x), 0)` | the non-saturating form: minus log of the probability of "outlined" | it has a gradient where the discriminator is sure; usual since 2014 |

@@ -21,7 +21,7 @@ class OpenedScan(Protocol):
         ...
 
     def kinds(self, mode: PromptMode) -> Sequence[Kind]:
-        """The ways in which structures may be asked about."""
+        """The ways in which structures may be asked about, the usual one first."""
         ...
 
     def answer(self, question: Question) -> Tensor:

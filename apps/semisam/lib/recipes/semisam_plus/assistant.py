@@ -28,7 +28,7 @@ from lib.training.scan_view import ScanView
 
 from .answerers import Answerer, OpenedScan, believed, left_out, only_asked
 from .consensus import UNSURE, confident, consensus, keep_sizes
-from .examination import Gains, examine, known
+from .examination import Gains, examine, ways
 from .question import Kind, PromptMode, Questioner
 
 log = logging.getLogger("semisam.train")
@@ -105,7 +105,7 @@ class GeneralistAssistant:
         self._labelled = tuple(labelled)
         self._outline = outline
         self._instead = instead
-        self._examined: dict[int, Mapping[int, tuple[Kind, ...]]] = {}
+        self._examined: dict[int, Mapping[int, Kind | None]] = {}
         self._classes = classes
         self._options = options
         self._opened: MemoryLimitedCache[OpenedScan]
@@ -185,25 +185,22 @@ class GeneralistAssistant:
 
     def _asked_of(self, number: int, name: str, questioner: Questioner, prediction: Tensor) -> list[Tensor]:
         """The mean answer ``[1 + N, D, H, W]`` of one generalist, and its uncertainty ``[1, D, H, W]``."""
-        ways = self._ways(number)
-        if ways and not any(ways.values()) and self._instead is not None:
-            number, ways = INSTEAD, None
+        known = self._known(number)
+        if known and not any(known.values()) and self._instead is not None:
+            number, known = INSTEAD, None
         answerer = self._answerer(number)
-        asked = tuple(value for value in questioner.asked if ways is None or ways.get(value) != ())
+        asked = tuple(value for value in questioner.asked if known is None or known.get(value, "") is not None)
         if not asked:
             return [torch.zeros_like(prediction), torch.full_like(prediction[:1], UNSURE)]
         scan = self._open(number, name)
-        usual = scan.kinds(self._options.mode)
+        usual = scan.kinds(self._options.mode)[0]
+        kinds = None if known is None else {value: known.get(value) or usual for value in asked}
         answers: list[Tensor] = []
         meant: set[int] = set()
-        for turn in range(self._options.answers):
-            kinds = None
-            if ways is not None:
-                by_value = {value: ways.get(value, usual) for value in asked}
-                kinds = {value: each[turn % len(each)] for value, each in by_value.items()}
+        for _ in range(self._options.answers):
             question = questioner.draw(answerer.points, self._generator, kinds)
             answer = scan.answer(question)
-            about = asked if ways is None else believed(answer, prediction, asked)
+            about = asked if known is None else believed(answer, prediction, asked)
             meant.update(about)
             answers.append(only_asked(answer, about, prediction))
         mean, uncertainty = consensus(answers)
@@ -211,8 +208,8 @@ class GeneralistAssistant:
             mean = keep_sizes(mean, prediction.flatten(1).sum(dim=1))
         return [mean, uncertainty.masked_fill(left_out(prediction, sorted(meant)), UNSURE)[None]]
 
-    def _ways(self, number: int) -> Mapping[int, tuple[Kind, ...]] | None:
-        """In which ways a generalist is asked about each structure; those that are not named, in all.
+    def _known(self, number: int) -> Mapping[int, Kind | None] | None:
+        """How a generalist is asked about each structure, None for not at all; those not named, as usual.
 
         None for one that has learnt nothing of structures (features alone), which needs no examination.
         """
@@ -223,7 +220,7 @@ class GeneralistAssistant:
             self._examined[number] = self._examine(number, answerer)
         return self._examined[number]
 
-    def _examine(self, number: int, answerer: Answerer) -> Mapping[int, tuple[Kind, ...]]:
+    def _examine(self, number: int, answerer: Answerer) -> Mapping[int, Kind | None]:
         """See whether a generalist corrects wrong outlines; see ``examination``."""
         outlines = (outline for outline in map(self._outlined, self._labelled) if outline is not None)
         gains: Gains = {}
@@ -235,7 +232,7 @@ class GeneralistAssistant:
         for value, by_kind in gains.items():
             text = ", ".join(f"{fmean(found):+.3f} by {kind}" for kind, found in by_kind.items())
             log.info("%s corrects a wrong outline of structure %d by Dice %s", answerer.name, value, text)
-        return known(gains)
+        return ways(gains)
 
     def _outlined(self, name: str) -> tuple[str, Tensor] | None:
         """A labelled scan with its outline, if it is outlined wholly."""

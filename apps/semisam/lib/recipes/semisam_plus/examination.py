@@ -29,7 +29,7 @@ Gains = dict[int, dict[Kind, list[float]]]
 
 
 def examine(scan: OpenedScan, outline: Tensor, mode: PromptMode, points: int) -> Gains:
-    """Ask about a wrong outline, once larger and once smaller, in all ways.
+    """Ask about a wrong outline, once larger and once smaller, in all ways, each structure by itself.
 
     Args:
         scan: with a human label.
@@ -44,10 +44,10 @@ def examine(scan: OpenedScan, outline: Tensor, mode: PromptMode, points: int) ->
         wrong = distorted(outline, sign)
         questioner = Questioner(wrong, mode)
         given = wrong.argmax(dim=0)
-        for kind in scan.kinds(mode) if questioner.asked else ():
-            answer = scan.answer(questioner.draw(points, random, dict.fromkeys(questioner.asked, kind))).argmax(dim=0)
-            for value in questioner.asked:
-                before = overlap_of(given == value, true == value)
+        for value in questioner.asked:
+            before = overlap_of(given == value, true == value)
+            for kind in scan.kinds(mode):
+                answer = scan.answer(questioner.draw(points, random, {value: kind})).argmax(dim=0)
                 gain = overlap_of(answer == value, true == value) - before
                 found.setdefault(value, {}).setdefault(kind, []).append(gain)
     return found
@@ -73,9 +73,14 @@ def distorted(outline: Tensor, sign: int) -> Tensor:
     return moved
 
 
-def known(gains: Mapping[int, Mapping[Kind, list[float]]]) -> dict[int, tuple[Kind, ...]]:
-    """The ways in which a generalist corrects each structure; none for one that it does not know."""
+def ways(gains: Mapping[int, Mapping[Kind, list[float]]]) -> dict[int, Kind | None]:
+    """The first way in which a generalist corrects each structure, None for one that it does not know.
+
+    The first and not the best: a mask keeps an answer near the label, which boxes of a label that is wrong in another
+    way than the examined ones do not. And one way, not several: their errors differ, so that little would be left on
+    which all answers agree.
+    """
     return {
-        value: tuple(kind for kind, all_ in by_kind.items() if fmean(all_) >= LEAST_GAIN)
+        value: next((kind for kind, found in by_kind.items() if fmean(found) >= LEAST_GAIN), None)
         for value, by_kind in gains.items()
     }

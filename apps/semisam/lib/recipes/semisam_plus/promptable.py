@@ -71,10 +71,9 @@ class PromptableScan:
         return int(getattr(self._session, "bytes", 2 * self._image_bytes + _UNKNOWN))
 
     def kinds(self, mode: PromptMode) -> Sequence[Kind]:
-        """With ``both``, a 2D model is asked by the mask and by the boxes around it.
+        """With ``both``, a 2D model may be asked by the mask or by the boxes around it.
 
-        Beside a mask it gets a box and points anyway, which random points only spoil; and it errs otherwise without
-        the mask, which the consensus needs.
+        Beside a mask it gets a box and points anyway, which random points only spoil.
         """
         return ("mask", "box") if mode == "both" and self._by_boxes is not None else (mode,)
 
