@@ -23,7 +23,7 @@ from lib.recipes.engine.options import Preset
 from lib.recipes.semisam_plus.answerers import believed, only_asked
 from lib.recipes.semisam_plus.assistant import CollaborationOptions, GeneralistAssistant
 from lib.recipes.semisam_plus.consensus import UNSURE, confident
-from lib.recipes.semisam_plus.examination import distorted
+from lib.recipes.semisam_plus.examination import Gains, distorted, ways
 from lib.recipes.semisam_plus.question import Kind, PromptMode, Question
 from lib.specialists import load_specialist
 from lib.specialists.regularisers import Observation
@@ -373,6 +373,16 @@ def test_each_structure_is_asked_about_in_the_first_way_in_which_it_is_corrected
     assert not any(len(question.points) for question in answerer.asked)
     assert maps[:3].float().argmax(dim=0).equal(truth)
     assert (maps[3] == 0).all()
+
+
+def test_a_model_has_to_correct_the_larger_and_the_smaller_outline() -> None:
+    gains: Gains = {1: {"mask": [0.02, 0.01], "box": [0.3, 0.3]}, 2: {"mask": [-0.01, 0.1], "box": [0.0, 0.02]}}
+    assert ways({**gains, 3: {"mask": [-0.01, 0.1]}, 4: {"mask": [0.004, 0.004]}}) == {
+        1: "mask",
+        2: "box",
+        3: None,
+        4: None,
+    }
 
 
 def test_a_wrong_outline_is_wrong_in_size_and_place() -> None:

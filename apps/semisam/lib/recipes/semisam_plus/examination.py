@@ -20,7 +20,7 @@ from .question import Kind, PromptMode, Questioner
 ZOOM, SHIFT = 0.1, 0.06
 """How much the outline is made larger or smaller, and moved along each axis, as shares of its size."""
 LEAST_GAIN = 0.01
-"""Dice by which an answer must be better than what it was asked about."""
+"""Dice by which answers must be better than what they were asked about, on average, and none may be worse."""
 _FLAT = 4
 """Along an axis on which the structures have fewer voxels, the outline stays as it is."""
 
@@ -81,6 +81,11 @@ def ways(gains: Mapping[int, Mapping[Kind, list[float]]]) -> dict[int, Kind | No
     which all answers agree.
     """
     return {
-        value: next((kind for kind, found in by_kind.items() if fmean(found) >= LEAST_GAIN), None)
+        value: next((kind for kind, found in by_kind.items() if _corrects(found)), None)
         for value, by_kind in gains.items()
     }
+
+
+def _corrects(gains: list[float]) -> bool:
+    """A model that always answers with something larger is right about each outline that was made smaller."""
+    return fmean(gains) >= LEAST_GAIN and min(gains) >= 0.0
