@@ -40,6 +40,8 @@ VALUES: dict[str, dict[str, int]] = {
 }
 """Structures that are asked for one by one; of the other sets, all that is labelled is one structure."""
 
+_OWN_CODE = [Path(__file__).with_name("official_predictor.py")]
+
 Clicked = list[tuple[tuple[int, int, int], bool]]
 Answer = Callable[[Clicked, "np.ndarray | None"], np.ndarray]
 
@@ -206,7 +208,9 @@ def main() -> int:
         print(f"Skipped: the weights of mobile_sam are not in {weights} and cannot be fetched: {error}")
         return 0
     model = ResidentGeneralist("mobile_sam", weights=weights).inner
-    code = common.fingerprint([common.APP / "lib" / "prompting", common.APP / "lib" / "generalists" / "sam2d"])
+    code = common.fingerprint(
+        [common.APP / "lib" / "prompting", common.APP / "lib" / "generalists" / "sam2d", *_OWN_CODE]
+    )
     store, folder = Store(common.RESULTS / f"real_weights_{code}.json", fresh=options.fresh), data_folder()
     for name in names:
         if not (folder / (name if name != "liver_ct" else "chaos_ct_dicom")).is_dir():
@@ -215,12 +219,11 @@ def main() -> int:
         for scan in scans_of(name, folder)[: options.cases]:
             measure(name, scan, methods, store, folder, model)
     targets = Targets()
-    tables, _ = report(store, names, targets)
+    tables = report(store.data, names, targets)
     print(f"\n{tables}\n")
-    whole = all(
-        len({k.split("/")[1] for k in store.data if k.startswith(f"{n}/")}) >= count for n, count in SETS.items()
-    )
-    target = PAGE if whole and set(methods) == set(METHODS) and len(names) == len(SETS) else DRAFT
+    measured = {name: {key.split("/")[1] for key in store.data if key.startswith(f"{name}/")} for name in names}
+    whole = all(len(measured.get(name, ())) >= count for name, count in SETS.items())
+    target = PAGE if whole and set(methods) == set(METHODS) else DRAFT
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page(tables, targets), encoding="utf-8")
     print(f"Written: {target}")

@@ -1,7 +1,8 @@
 """The published way to ask MobileSAM: ``segment_anything``'s own predictor over the same weights.
 
 A volume is asked slice by slice, which is the most that a 2D predictor can honestly give: the slices with positive
-clicks by their clicks, and from these outwards each next slice by the box around its neighbour's mask.
+clicks by their clicks, and from these outwards each next slice by the box around its neighbour's mask; one with
+negative clicks by these and its neighbour's logits.
 """
 
 from __future__ import annotations
@@ -59,15 +60,16 @@ class OfficialSlices:
         reached = dict.fromkeys(anchors, 0)
         for anchor in anchors:
             for direction in (-self.step, self.step):
-                mask, index = found[anchor], anchor + direction
+                before, index = anchor, anchor + direction
+                mask = found[anchor]
                 while 0 <= index < len(self.images) and mask.any():
                     if index in anchors or abs(index - anchor) >= reached.get(index, 10**6):
                         break
-                    mask = self._carried(index, mask, self._on(index, clicks))
+                    mask = self._carried(index, before, mask, self._on(index, clicks))
                     if not mask.any():
                         break
                     found[index], reached[index] = mask, abs(index - anchor)
-                    index += direction
+                    before, index = index, index + direction
         return self._filled(found)
 
     def by_box(self, first: Sequence[int], last: Sequence[int]) -> np.ndarray:
@@ -87,21 +89,27 @@ class OfficialSlices:
         if known.mask is None or known.clicks != len(here):
             points = np.array([[x, y] for x, y, _ in here])
             labels = np.array([int(inside) for _, _, inside in here])
-            before = None if known.logits is None else known.logits[None]
+            before = known.logits[None] if known.clicks and known.logits is not None else None
             mask, _, logits = self._ask(
                 index, point_coords=points, point_labels=labels, mask_input=before, multimask_output=before is None
             )
             known.clicks, known.logits, known.mask = len(here), logits, mask
         return known.mask
 
-    def _carried(self, index: int, mask: np.ndarray, here: list[tuple[int, int, bool]]) -> np.ndarray:
-        rows, columns = (np.nonzero(mask.any(axis))[0] for axis in (1, 0))
-        box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-        points = np.array([[x, y] for x, y, _ in here]) if here else None
-        labels = np.array([int(inside) for _, _, inside in here]) if here else None
-        found, score, _ = self._ask(index, point_coords=points, point_labels=labels, box=box, multimask_output=False)
-        area, before = found.sum(), mask.sum()
-        return found if score >= SCORE and SMALLER * before <= area <= LARGER * before else np.zeros_like(found)
+    def _carried(self, index: int, before: int, mask: np.ndarray, here: list[tuple[int, int, bool]]) -> np.ndarray:
+        known = self._slice(index)
+        if here:
+            points, labels = np.array([[x, y] for x, y, _ in here]), np.array([int(inside) for _, _, inside in here])
+            logits = self._slice(before).logits
+            question = {"point_coords": points, "point_labels": labels, "mask_input": logits[None]}  # type: ignore[index]
+        else:
+            rows, columns = (np.nonzero(mask.any(axis))[0] for axis in (1, 0))
+            question = {"box": np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])}
+        found, score, logits = self._ask(index, **question, multimask_output=False)
+        known.logits, known.mask, known.clicks = logits, None, 0
+        area, larger = found.sum(), mask.sum()
+        same = SMALLER * larger <= area <= LARGER * larger or bool(here)
+        return found if score >= SCORE and same else np.zeros_like(found)
 
     def _ask(self, index: int, **question: Any) -> tuple[np.ndarray, float, np.ndarray]:
         self._slice(index)
