@@ -149,7 +149,7 @@ def test_a_picture_is_the_models_alone() -> None:
 def test_ct_is_seen_by_level_and_width_and_other_scans_by_percentiles() -> None:
     random = np.random.default_rng(0)
     ct = torch.from_numpy(random.normal(40, 30, (20, 20, 20)).astype(np.float32))
-    ct[:8] = -1000
+    ct[:8] = torch.from_numpy(random.uniform(-1000, -700, (8, 20, 20)).astype(np.float32))  # air and lung
     ct[10, 10, 10] = 3000
     assert is_ct(ct)
     seen = window(ct)

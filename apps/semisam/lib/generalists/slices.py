@@ -182,10 +182,10 @@ def window(volume: Tensor) -> Tensor:
     above the minimum: background that was set to one value would otherwise make up most of it. Outliers are clipped
     before (``lib.core.intensity``). A constant volume gives zeros.
     """
+    volume = without_outliers(volume)
     if is_ct(volume):
         low, high = SOFT_TISSUE
         return ((volume - low) / (high - low)).clamp_(0, 1)
-    volume = without_outliers(volume)
     values = volume.flatten()
     least = values.min()
     values = values[:: max(1, values.numel() // _SAMPLE)]
