@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study
 from tiny_study import TINY_LABELS, save_nifti, tiny_scan
 from trainers.observer import TrainingObserver
+from trainers.semisam import SemiSamTrainer
 
 SPEC = SpecialistSpec(TINY_LABELS, (4, 8), (3.0, 3.0, 3.0), (16, 16, 16))
 
@@ -57,3 +59,12 @@ def test_a_scan_that_was_outlined_during_the_training_gets_no_pseudo_label(study
     observer.round_finished(finished(tmp_path, 1))
     assert study.published.is_file()
     assert study.datastore.get_label_by_image_id("case_2", ORIGINAL) == ""
+
+
+def test_the_servers_foundation_model_decides_which_network_sc_sam_puts_into_service(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "check_generalist", lambda *names: None)  # its weights are not here
+    for generalist, network in (("mobile_sam", "sam"), ("mind", "unet2d")):
+        monkeypatch.setattr(study, "settings", replace(study.settings, generalist=generalist))
+        assert SemiSamTrainer(study).check({"recipe": "sc_sam"}).network == network
