@@ -4,9 +4,10 @@ Needs the frames in ``../shared/data/polyp_cvc`` (or ``$SEMISAM_DATA/polyp_cvc``
 without them. Sequences are held out as a whole, as frames of one sequence show the same polyp; of the training
 sequences every tenth frame is labelled. All trainings have the same seed, steps, slices a step and learning rates.
 
-SAM has random weights here and is trained as a whole (``lib.specialists.networks.sam.build.small``): this measures the
-co-training, not what SAM's pretraining is worth. Finished trainings are kept and not repeated; ``--fresh`` forgets
-them.
+By default SAM has random weights and is trained as a whole (``lib.specialists.networks.sam.build.small``): this
+measures the co-training, not what SAM's pretraining is worth. ``--weights mobile_sam`` starts from published weights
+(``~/.cache/semisam/weights`` or ``$SEMISAM_WEIGHTS_CACHE``); the recipe's training is then ``earned``. Finished
+trainings are kept and not repeated; ``--fresh`` forgets them.
 """
 
 from __future__ import annotations

@@ -78,3 +78,12 @@ def test_a_training_needs_the_weights_of_those_that_it_asks(study: Study, tmp_pa
     trainer.check({"recipe": "semisam_o1", "device": "cpu"})
     with pytest.raises(UserError, match="lite_medsam"):
         trainer.check({"recipe": "fm_abs", "device": "cpu"})
+
+
+def test_the_servers_foundation_model_decides_which_network_sc_sam_puts_into_service(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "check_generalist", lambda *names: None)  # its weights are not here
+    for generalist, network in (("mobile_sam", "sam"), ("mind", "unet2d")):
+        monkeypatch.setattr(study, "settings", replace(study.settings, generalists=(generalist,)))
+        assert SemiSamTrainer(study).check({"recipe": "sc_sam"}).network == network
