@@ -118,23 +118,24 @@ def official(network: Any, volume: Any) -> Answer:
     return answer
 
 
-def ours(model: Any, volume: Any) -> Answer:
-    """``prompt`` with a model, or with the graph cut alone."""
+def ours(model: Any, volume: Any) -> tuple[Answer, Callable[[], None]]:
+    """``prompt`` with a model, or with the graph cut alone; and how to wait for what it does in the background."""
     from lib.prompting import Clicks, OpenScan
 
     opened = OpenScan(volume, model)
 
     def answer(clicks: Clicked, box: np.ndarray | None) -> np.ndarray:
-        wait = getattr(opened._session, "wait", None)
-        if wait is not None:
-            wait()
         places = [np.array([p for p, i in clicks if i is side], dtype=float).reshape(-1, 3) for side in (True, False)]
         return opened.segment(Clicks(places[0], places[1], box))
 
-    return answer
+    return answer, getattr(opened._session, "wait", _nothing)
 
 
-def dialogue(answer: Answer, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, Any]:
+def _nothing() -> None:
+    """Of a method that does nothing in the background."""
+
+
+def dialogue(answer: Answer, pause: Callable[[], None], truth: np.ndarray, spacing: Sequence[float]) -> dict[str, Any]:
     """Dice after each click and for the true box, and the seconds that each answer took."""
     from lib.core.metrics import overlap
     from simulated_clicks import next_click
@@ -149,6 +150,7 @@ def dialogue(answer: Answer, truth: np.ndarray, spacing: Sequence[float]) -> dic
         start = time.perf_counter()
         found = answer(clicks, None)
         seconds.append(round(time.perf_counter() - start, 3))
+        pause()
         dice.append(overlap(found, truth)[0])
     corners = np.argwhere(truth)
     box = np.stack([corners.min(0), corners.max(0)]).astype(float)
@@ -175,10 +177,10 @@ def measure(name: str, scan: str, methods: Sequence[str], store: Store, folder: 
         if not truth.any():
             continue
         if method == "official":
-            answer = official(model.network, volume)
+            answer, pause = official(model.network, volume), _nothing
         else:
-            answer = ours(Joined(model) if method == "ours" else GraphCut(), volume)
-        row = dialogue(answer, truth, volume.spacing)
+            answer, pause = ours(Joined(model) if method == "ours" else GraphCut(), volume)
+        row = dialogue(answer, pause, truth, volume.spacing)
         store.data[f"{name}/{scan}/{structure}/{method}"] = row
         store.save()
         print(f"{name} {scan} {structure} {method}: " + " ".join(f"{d:.3f}" for d in row["dice"]), flush=True)
