@@ -16,9 +16,9 @@ def is_ct(image: Tensor) -> bool:
     """Whether a scan of any shape is computed tomography in Hounsfield units.
 
     Nothing tells the modality of a scan. Hounsfield units have many values below -500 (air, lung, and the filling
-    outside the field of view), so more than one voxel in a thousand there makes a scan a CT. But nothing is much thinner
-    than air at -1000: where more than one voxel in a hundred lies below -1100, the filling's one value not counted, it
-    is something else with a sign, such as a phase image.
+    outside the field of view), so more than one voxel in a thousand there makes a scan a CT. But nothing is much
+    thinner than air at -1000: where more than one voxel in a hundred lies below -1100, the filling's one value not
+    counted, it is something else with a sign, such as a phase image.
     """
     if float((image < _AIR).float().mean()) <= _SHARE:
         return False
