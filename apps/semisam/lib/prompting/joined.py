@@ -8,7 +8,7 @@ A box is what such models are good at: its answers to a box without clicks, on a
 meant, as a mask from earlier clicks would.
 
 That helps where slices are thick, so that the graph cut has little to go by between them. In scans with thin slices,
-where it has, 2D answers took more than they gave: there the graph cut answers alone.
+where it has, 2D answers took more than they gave: there the graph cut answers clicks alone.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Joined:
         cut = GraphCut().open(image, spacing)
         if "mask" not in self._model.prompts:
             return BoxOrCut(own, cut)
-        return JoinedSession(own, cut, self._ahead) if max(spacing) >= THICK * min(spacing) else cut
+        return JoinedSession(own, cut, self._ahead, thick=max(spacing) >= THICK * min(spacing))
 
 
 class BoxOrCut:
@@ -95,16 +95,17 @@ class BoxOrCut:
 
 
 class JoinedSession:
-    """A volume of thick slices that waits for prompts.
+    """A volume that waits for prompts.
 
     Args:
         model: the scan, opened by the model.
         cut: the scan, opened by the graph cut.
         ahead: see ``Joined``.
+        thick: the scan has thick slices: the model betters the graph cut's answers on them.
     """
 
-    def __init__(self, model: PromptSession, cut: PromptSession, ahead: int) -> None:
-        self._model, self._cut, self._ahead = model, cut, ahead
+    def __init__(self, model: PromptSession, cut: PromptSession, ahead: int, *, thick: bool = True) -> None:
+        self._model, self._cut, self._ahead, self._thick = model, cut, ahead, thick
         self._busy = threading.Lock()
         self._asked = 0
         self._background: threading.Thread | None = None
@@ -119,6 +120,8 @@ class JoinedSession:
         self._asked += 1  # the background gives way
         with self._busy:
             first = self._cut.segment(self._with_box_seen(prompts))
+            if not self._thick:
+                return first
             answer = self._bettering.bettered(replace(prompts, mask=None), first)
         self._encode_ahead(prompts, answer)
         return answer
