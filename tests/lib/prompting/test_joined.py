@@ -105,6 +105,32 @@ def test_in_thin_slices_and_for_a_model_of_boxes_the_graph_cut_answers_clicks() 
     assert network.encoded > 0
 
 
+def test_a_few_slices_of_a_box_say_what_is_meant() -> None:
+    i, j, k = np.meshgrid(*[np.arange(n) for n in (64, 64, 21)], indexing="ij")
+    truth = (np.hypot(i - 32, j - 30) < 12) & (k > 0) & (k < 20)
+    image = 60.0 * truth + 60 * (truth & (i > 29)) + np.random.default_rng(6).normal(size=truth.shape) * 12
+    box = Clicks(np.zeros((0, 3)), np.zeros((0, 3)), np.array([[21.0, 19.0, 1.0], [43.0, 41.0, 19.0]]))
+    volume = Volume(image.astype(np.float32), np.diag([*THICK, 1.0]))
+    network = Oracle(radius=12.0)
+    found = OpenScan(volume, Joined(SliceGeneralist(MODELS["mobile_sam"], network), ahead=0)).segment(box)
+    assert 0 < network.encoded <= 6
+    assert overlap(found, truth)[0] > overlap(OpenScan(volume, GraphCut()).segment(box), truth)[0] + 0.1
+
+
+def test_a_crescent_in_thin_slices_is_not_answered_with_what_it_encloses() -> None:
+    i, j, k = np.meshgrid(*[np.arange(n) for n in (64, 64, 21)], indexing="ij")
+    truth = (np.hypot(i - 32, j - 30) < 12) & (np.hypot(i - 36, j - 30) >= 10) & (k > 0) & (k < 20)
+    image = 60.0 * truth + np.random.default_rng(6).normal(size=truth.shape) * 6
+    corners = np.argwhere(truth)
+    box = Clicks(np.zeros((0, 3)), np.zeros((0, 3)), np.stack([corners.min(0), corners.max(0)]).astype(float))
+    volume = Volume(image.astype(np.float32), np.diag([*THIN, 1.0]))
+    network = Oracle(radius=12.0)
+    network.disc = torch.from_numpy(truth[..., 4].T[::-1, ::-1].copy())
+    found = OpenScan(volume, Joined(SliceGeneralist(MODELS["mobile_sam"], network), ahead=0)).segment(box)
+    assert 0 < network.encoded <= 6
+    assert overlap(found, truth)[0] > 0.85
+
+
 def test_slices_beside_the_clicked_one_are_encoded_while_the_answer_is_looked_at() -> None:
     network = Oracle(radius=11.0)
     scan = opened(network, THICK, ahead=3)

@@ -10,6 +10,7 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_fi
 from lib.core.graph_cut import CERTAIN, minimal_cut
 
 from .hints import Hints
+from .inside_box import core
 from .region import Region
 
 _BINS = 32
@@ -68,8 +69,7 @@ class Evidence:
     def of(cls, region: Region, hints: Hints, options: CutOptions, *, large: bool = False) -> Evidence:
         """By the ways from the clicks, and from the region's border."""
         inside, outside = region.voxels(hints.inside), region.voxels(hints.outside)
-        seeds = inside if len(inside) else region.voxels(hints.places())
-        to_inside, to_outside = region.distance(seeds), region.distance(outside)
+        to_inside, to_outside = region.distance(_seeds(region, hints)), region.distance(outside)
         away = np.minimum(np.minimum(options.border * region.from_border, to_outside), 1e6)
         nearness = away / (to_inside + away + 1e-6)
         odds = 2 * options.place * (nearness - 0.5)
@@ -89,9 +89,9 @@ class Evidence:
 
 def cut(region: Region, evidence: Evidence, hints: Hints, options: CutOptions) -> np.ndarray:
     """The structure on the region's grid, ``[d, h, w]`` boolean."""
-    inside, outside = region.voxels(hints.inside), region.voxels(hints.outside)
-    seeds = inside if len(inside) else region.voxels(hints.places())
-    fixed = _balls(region, inside, outside, options.ball)
+    seeds, outside = _seeds(region, hints), region.voxels(hints.outside)
+    sure = seeds if len(hints.inside) or not hints.all_over else seeds[:0]
+    fixed = _balls(region, sure, outside, options.ball)
     if hints.box is not None:
         fixed[~_inside_box(region, hints.box)] = -CERTAIN
     fixed[~region.measured & (fixed <= 0)] = -CERTAIN
@@ -107,6 +107,15 @@ def cut(region: Region, evidence: Evidence, hints: Hints, options: CutOptions) -
         guess, other = _weights(found, evidence.nearness)
     filled: np.ndarray = binary_fill_holes(found) & (fixed >= 0)
     return filled
+
+
+def _seeds(region: Region, hints: Hints) -> np.ndarray:
+    """Voxels ``[n, 3]`` of the region's grid from which the structure is looked for, at least one."""
+    if not len(hints.inside) and hints.all_over and hints.mask is not None:
+        seeds = core(region.from_scan(hints.mask) >= 0.5, region.spacing)
+        if len(seeds):
+            return seeds
+    return region.voxels(hints.places())
 
 
 def _weights(inside: np.ndarray, nearness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ given, the previous mask. A minimal cut then puts the border where few like neig
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from cachetools import LRUCache
@@ -24,6 +24,7 @@ from lib.generalists.base import PromptKind, Prompts
 from .cut import CutOptions, Evidence, cut
 from .growth import ENOUGH, GAIN, LARGE_MM, MARGINS_MM, edge_support
 from .hints import Hints, bounds_around
+from .inside_box import ON_EDGES, REACHES, inscribed, reach
 from .region import Bounds, Region, cut_region, steps
 
 _MARGINS_KEPT = 64
@@ -100,6 +101,7 @@ class GraphCutSession:
         self._options = options
         self._padding = padding_in(image)
         self._margins: LRUCache[bytes, float] = LRUCache(_MARGINS_KEPT)
+        self._hollow_boxes: LRUCache[bytes, bool] = LRUCache(_MARGINS_KEPT)
 
     @property
     def bytes(self) -> int:
@@ -109,12 +111,45 @@ class GraphCutSession:
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
         hints = Hints.of(prompts, self._image.shape)
-        margin = self._margin(hints)
-        bounds = hints.bounds(self._image.shape, self._spacing, margin)
-        first = self._first(hints, bounds, self._options.voxels, large=margin >= LARGE_MM)
+        if hints.box is not None and not len(hints.inside):
+            hints, first = self._in_box(hints, hints.box)
+        else:
+            first = self._whole(hints)
         region, inside = self._finer(first, hints)
         soft = gaussian_filter(inside.astype(np.float32), 0.7)
         return region.to_scan(soft, self._image.shape)
+
+    def _whole(self, hints: Hints) -> _First:
+        """The answer on the grid of the whole region of search."""
+        margin = self._margin(hints)
+        bounds = hints.bounds(self._image.shape, self._spacing, margin)
+        return self._first(hints, bounds, self._options.voxels, large=margin >= LARGE_MM)
+
+    def _in_box(self, hints: Hints, box: np.ndarray) -> tuple[Hints, _First]:
+        """The answer to a box without clicks inside, and the hints it is an answer to."""
+        filling = inscribed(self._image.shape, self._spacing, box) if hints.mask is None else hints.mask
+        middle = tuple(np.floor(hints.places()[0]).astype(int))
+        if not filling[middle] >= 0.5 or self._hollow(box):
+            hints = replace(hints, mask=filling, all_over=True)
+        return hints, self._whole(hints)
+
+    def _hollow(self, box: np.ndarray) -> bool:
+        """Whether a box is drawn around something that has another structure in its middle, as the myocardium has.
+
+        What is in the middle then ends before the sides of the box, and what fills the box ends on edges as well. Such
+        a box is answered with all that fills it; a click outside takes the cavity away.
+        """
+        key = box.tobytes()
+        if key not in self._hollow_boxes:
+            nowhere = np.zeros((0, 3))
+            first = self._whole(Hints(nowhere, nowhere, box, None))
+            hollow = reach(first.region, first.inside, box) < REACHES
+            if hollow:
+                filling = inscribed(self._image.shape, self._spacing, box)
+                other = self._whole(Hints(nowhere, nowhere, box, filling, all_over=True))
+                hollow = edge_support(other.region, other.inside) >= ON_EDGES
+            self._hollow_boxes[key] = hollow
+        return self._hollow_boxes[key]
 
     def _margin(self, hints: Hints) -> float:
         """How far from the clicks the structure may reach, in mm: the least that larger ones do not better.

@@ -22,12 +22,14 @@ class Hints:
         outside: clicks outside of it ``[m, 3]``.
         box: first and past-the-last voxel ``[2, 3]``, or None.
         mask: what is segmented so far ``[D, H, W]`` in 0..1, or None.
+        all_over: without clicks inside, the structure is looked for all over the mask, not in the middle of the box.
     """
 
     inside: np.ndarray
     outside: np.ndarray
     box: np.ndarray | None
     mask: np.ndarray | None
+    all_over: bool = False
 
     @classmethod
     def of(cls, prompts: Prompts, shape: Sequence[int]) -> Hints:

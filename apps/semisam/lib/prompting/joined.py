@@ -4,8 +4,11 @@ A 2D model asked by a click alone often takes a part, or the whole body, and kno
 cut finds the right thing in three dimensions, with less exact borders. Its mask on a slice and a box around it tell the
 model what is meant. What the model makes of them is kept where it is the same thing still.
 
+A box is what such models are good at: its answers to a box without clicks, on a few slices, tell the graph cut what is
+meant, as a mask from earlier clicks would.
+
 That helps where slices are thick, so that the graph cut has little to go by between them. In scans with thin slices,
-where it has, 2D answers took more than they gave: there the graph cut answers alone.
+where it has, 2D answers took more than they gave: there the graph cut answers clicks alone.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from .graph_cut import GraphCut
 
 AHEAD = 4
 """Slices beside the clicked one that are encoded after an answer, while a person looks at it."""
+BOX_SLICES = 5
+"""Slices of a box that the model is asked about before the first answer to it."""
 
 
 class Bettering(PromptSession, Protocol):
@@ -32,6 +37,10 @@ class Bettering(PromptSession, Protocol):
 
     def bettered(self, prompts: Prompts, first: Tensor) -> Tensor:
         """The answer ``first`` ``[D, H, W]`` in 0..1, bettered on slices with clicks and on slices encoded before."""
+        ...
+
+    def in_box(self, prompts: Prompts, most: int) -> Tensor:
+        """What a box means, ``[D, H, W]`` in 0..1, after a look at ``most`` of its slices or so."""
         ...
 
     def encode_beside(self, prompts: Prompts, answer: Tensor, most: int) -> bool:
@@ -61,7 +70,7 @@ class Joined:
         cut = GraphCut().open(image, spacing)
         if "mask" not in self._model.prompts:
             return BoxOrCut(own, cut)
-        return JoinedSession(own, cut, self._ahead) if max(spacing) >= THICK * min(spacing) else cut
+        return JoinedSession(own, cut, self._ahead, thick=max(spacing) >= THICK * min(spacing))
 
 
 class BoxOrCut:
@@ -86,16 +95,17 @@ class BoxOrCut:
 
 
 class JoinedSession:
-    """A volume of thick slices that waits for prompts.
+    """A volume that waits for prompts.
 
     Args:
         model: the scan, opened by the model.
         cut: the scan, opened by the graph cut.
         ahead: see ``Joined``.
+        thick: the scan has thick slices: the model betters the graph cut's answers on them.
     """
 
-    def __init__(self, model: PromptSession, cut: PromptSession, ahead: int) -> None:
-        self._model, self._cut, self._ahead = model, cut, ahead
+    def __init__(self, model: PromptSession, cut: PromptSession, ahead: int, *, thick: bool = True) -> None:
+        self._model, self._cut, self._ahead, self._thick = model, cut, ahead, thick
         self._busy = threading.Lock()
         self._asked = 0
         self._background: threading.Thread | None = None
@@ -108,11 +118,19 @@ class JoinedSession:
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
         self._asked += 1  # the background gives way
-        first = self._cut.segment(prompts)
         with self._busy:
+            first = self._cut.segment(self._with_box_seen(prompts))
+            if not self._thick:
+                return first
             answer = self._bettering.bettered(replace(prompts, mask=None), first)
         self._encode_ahead(prompts, answer)
         return answer
+
+    def _with_box_seen(self, prompts: Prompts) -> Prompts:
+        """A box without clicks inside: what the model sees in it on a few slices tells the graph cut what is meant."""
+        if prompts.box is None or prompts.mask is not None or bool(prompts.positive.any()):
+            return prompts
+        return replace(prompts, mask=self._bettering.in_box(prompts, BOX_SLICES))
 
     def wait(self) -> None:
         """Until nothing is encoded in the background."""

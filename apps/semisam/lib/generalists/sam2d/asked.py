@@ -76,6 +76,13 @@ class Asked:
             keys.add((self.first + self.last) // 2)
         return sorted(k for k in keys if self.first <= k <= self.last)
 
+    def spread(self, most: int) -> list[int]:
+        """About ``most`` slices spread over those that may be answered, their ends and middle among them."""
+        count = min(most, self.last - self.first + 1)
+        even = torch.linspace(self.first, self.last, max(2, count)).round().int().tolist()
+        keys = {*even, (self.first + self.last) // 2, *self.slices}
+        return sorted(k for k in keys if self.first <= k <= self.last)
+
     def known(self, keys: Sequence[int], canvas: Canvas) -> dict[int, Tensor]:
         """Logits ``[h, w]`` of what is segmented so far, at the resolution of the network's masks, by slice."""
         if self.mask is None:

@@ -76,7 +76,15 @@ class SliceSession:
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that all prompts mean, ``[D, H, W]`` in 0..1; UserError without any."""
         asked = Asked.of(prompts, self._shape, self._view, self._canvas)
-        keys = asked.keys(self._step)
+        return self._segmented(prompts, asked, asked.keys(self._step))
+
+    @torch.no_grad()
+    def in_box(self, prompts: Prompts, most: int) -> Tensor:
+        """What ``segment`` answers when it asks about ``most`` slices of a box, spread evenly: soon and roughly."""
+        asked = Asked.of(prompts, self._shape, self._view, self._canvas)
+        return self._segmented(prompts, asked, asked.spread(most))
+
+    def _segmented(self, prompts: Prompts, asked: Asked, keys: list[int]) -> Tensor:
         known = asked.known(keys, self._canvas)
         anchors = asked.anchors(known)
         ended: set[int] = set()
