@@ -106,6 +106,7 @@ def test_the_refinement_follows_its_tensors() -> None:
         RuntimeError("CUDA error: out of memory"),  # CUDA's own, where other programs have left nothing at all
     ],
 )
+@pytest.mark.slow
 def test_where_the_memory_runs_out_the_cpu_goes_on(full: Exception, caplog: pytest.LogCaptureFixture) -> None:
     scan, label = blobs((26, 28, 24), seed=1)
     other = blobs((26, 28, 24), seed=2, centre=(2, -1, 1))[0]

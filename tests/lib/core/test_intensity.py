@@ -226,6 +226,7 @@ def clicked(array: np.ndarray, label: np.ndarray, value: int, spacing: tuple[flo
     [*(OUTLIERS[name] for name in ("hot", "ct padding", "padding above")), corners(3000), zeros_around()],
     ids=["hot", "ct padding", "padding above", "padding of 3000", "zeros around tissue of 1000"],
 )
+@pytest.mark.slow
 def test_a_click_finds_as_much_as_without(change: Change) -> None:
     image, label, affine = tiny_scan(1)
     spacing = Volume(image, affine).spacing

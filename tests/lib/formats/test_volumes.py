@@ -50,6 +50,7 @@ def world_of_brightest(scan: Volume) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.nrrd", "scan.mha", "scan.mhd"])
+@pytest.mark.slow
 def test_files_keep_values_axes_and_place(tmp_path: Path, array: np.ndarray, name: str) -> None:
     save = save_nifti if ".nii" in name else save_itk
     scan = read_volume(save(tmp_path / name, array))

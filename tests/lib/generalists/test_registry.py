@@ -67,6 +67,7 @@ def test_every_entry_is_complete(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mobile_sam", "medsam2"])
+@pytest.mark.slow
 def test_what_features_depend_on_is_known_without_the_weights(name: str, tmp_path: Path) -> None:
     adapter = adapter_of(ENTRIES[name])
     model = adapter.build(name, adapter.random_state(name, 0), "cpu")

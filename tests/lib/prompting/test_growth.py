@@ -41,6 +41,7 @@ def test_one_click_finds_an_organ_of_any_size(radius_mm: float) -> None:
     assert overlap(np.asarray(answer) >= 0.5, ball)[0] > 0.9
 
 
+@pytest.mark.slow
 def test_a_click_beside_the_middle_is_not_cut_off_either() -> None:
     image, ball = organ(75.0)
     answer = GraphCut().open(image, SPACING).segment(click(50, 33, 30))

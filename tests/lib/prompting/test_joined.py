@@ -94,6 +94,7 @@ def test_what_means_something_else_changes_nothing(radius: float, score: float) 
     assert np.array_equal(opened(Oracle(radius, score), THICK).segment(CLICK), plain(THICK))
 
 
+@pytest.mark.slow
 def test_in_thin_slices_and_for_a_model_of_boxes_the_graph_cut_answers_clicks() -> None:
     for spacing, name in ((THIN, "mobile_sam"), (THICK, "lite_medsam")):
         network = Oracle(11.0)

@@ -79,6 +79,7 @@ def test_clicks_are_obeyed_wherever_they_are() -> None:
             assert (float(answer[i, j, k]) >= 0.5) == (n % 2 == 0)
 
 
+@pytest.mark.slow
 def test_intensity_scale_does_not_matter() -> None:
     click = prompts(((20, 20, 18), True), ((20, 36, 18), False))
     answers = [
@@ -113,6 +114,7 @@ def test_box_alone_and_its_edge() -> None:
     assert not (answer[outside] >= 0.5).any()
 
 
+@pytest.mark.slow
 def test_previous_mask_is_kept_except_where_it_is_clicked_away() -> None:
     image, ball = ball_scan()
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
@@ -193,6 +195,7 @@ def turned(scan: Volume, axes: tuple[int, ...], flips: tuple[int, ...]) -> Volum
     return Volume(np.ascontiguousarray(np.flip(scan.array.transpose(axes), flips)), scan.affine @ back)
 
 
+@pytest.mark.slow
 def test_scan_stored_otherwise_gives_the_same_structure() -> None:
     scan, label = blobs()
     places = [next_click(np.zeros(label.shape, bool), label == 1, scan.spacing), ((30, 20, 18), False)]
@@ -255,6 +258,7 @@ def test_previous_answer_goes_with_added_clicks_only() -> None:
     assert model.asked[-1].positive.tolist() == [True, True, False]
 
 
+@pytest.mark.slow
 def test_clicks_taken_back_get_the_answer_they_had() -> None:
     scan, label = blobs()
     first = next_click(np.zeros(label.shape, bool), label == 1, scan.spacing)

@@ -44,6 +44,7 @@ def test_a_sure_but_wrong_member_hardly_counts() -> None:
     assert mean_dice(soft.labels(), truth, 2) > alone - 0.02
 
 
+@pytest.mark.slow
 def test_it_is_a_propagator_like_any_other() -> None:
     scan, truth = blobs(seed=1)
     other, label = blobs(seed=2)

@@ -199,6 +199,7 @@ def _without_much_memory(path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
+@pytest.mark.slow
 def test_a_small_file_that_unpacks_to_much_is_not_unpacked(tmp_path: Path) -> None:
     zeros = io.BytesIO()
     with zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED) as archive:

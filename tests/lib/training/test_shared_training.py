@@ -53,6 +53,7 @@ def test_the_steps_go_down_and_the_rate_goes_up() -> None:
 
 
 @pytest.mark.parametrize("network", VOLUME_NETWORKS)
+@pytest.mark.slow
 def test_all_processes_end_with_one_network_and_repeat_it(network: str) -> None:
     first, second = by(2, lambda ranks: trained(ranks, network))
     assert isinstance(first, dict), repr(first)
@@ -159,6 +160,7 @@ def cotrained(ranks: Ranks) -> dict[str, Any]:
     return {"parameters": parameters, "told": told}
 
 
+@pytest.mark.slow
 def test_both_networks_of_a_co_training_stay_the_same_in_all_processes() -> None:
     first, second = by(2, cotrained)
     assert isinstance(first, dict), repr(first)

@@ -25,6 +25,7 @@ print(found)
 """
 
 
+@pytest.mark.slow
 def test_folders_and_processes_are_read_from_these_variables(tmp_path: Path) -> None:
     pytest.importorskip("nnunetv2", reason="pip install -r requirements-nnunet.txt")
     words = [sys.executable, "-c", SCRIPT, str(ROOT / "apps" / "semisam"), str(tmp_path)]

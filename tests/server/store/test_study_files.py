@@ -313,6 +313,7 @@ def test_a_folder_that_may_not_be_written_is_named_at_the_start(folder: Path, mo
 # --- watching ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_many_new_files_are_looked_at_once_and_an_error_does_not_end_the_watching() -> None:
     looks: list[float] = []
 

@@ -22,6 +22,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_requests_waits_without_a_limit(silent: str) -> None:
 
     def get() -> None:

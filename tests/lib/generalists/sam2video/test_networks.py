@@ -86,6 +86,7 @@ def test_random_weights_depend_on_seed_and_name_only() -> None:
     assert not torch.equal(one["no_mem_embed"], other["no_mem_embed"])
 
 
+@pytest.mark.slow
 def test_a_search_path_of_another_program_part_does_no_harm(tmp_path: Path) -> None:
     """The package's own builder fails when somebody else has set Hydra's global search path."""
     from hydra import initialize_config_dir

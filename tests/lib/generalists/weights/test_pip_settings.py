@@ -40,6 +40,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "pip.conf"
 
 
+@pytest.mark.slow
 def test_the_file_of_pip_is_read_and_the_environment_overrules_it(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own.write_text(
         "[global]\nindex-url = https://anna:it%27s@mirror.example/simple\nextra-index-url =\n  https://a.example\n"

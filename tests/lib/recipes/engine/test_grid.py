@@ -31,6 +31,7 @@ def cases_of(folder: Path, label: np.ndarray | None) -> list[Case]:
 
 
 @pytest.mark.parametrize("kind", ["small", "large", "damaged"])
+@pytest.mark.slow
 def test_a_small_structure_gets_a_finer_grid(tmp_path: Path, kind: str) -> None:
     _, small = texture(1)
     large = np.zeros_like(small)
@@ -49,6 +50,7 @@ def test_a_small_structure_gets_a_finer_grid(tmp_path: Path, kind: str) -> None:
         assert min(window) > 100
 
 
+@pytest.mark.slow
 def test_recipes_that_carry_nothing_over_see_whole_scans(tmp_path: Path) -> None:
     _, small = texture(1)
     options = RecipeOptions(recipe="fm_abs", preset="quick", network="unet3d")
@@ -56,6 +58,7 @@ def test_recipes_that_carry_nothing_over_see_whole_scans(tmp_path: Path) -> None
     assert spec.part is None
 
 
+@pytest.mark.slow
 def test_the_grid_is_kept_for_a_resumed_run(tmp_path: Path) -> None:
     _, label = texture(1)
     options, settings = RecipeOptions(preset="quick"), RecipeSettings()

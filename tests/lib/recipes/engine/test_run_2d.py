@@ -110,6 +110,7 @@ def test_a_model_that_sees_colours_is_asked_in_colour(tmp_path: Path, colours: b
         np.testing.assert_allclose(shown.mean(dim=(1, 2, 3)), expected.mean(axis=(1, 2, 3)), rtol=0.02)
 
 
+@pytest.mark.slow
 def test_2d_images_alone_are_of_no_use_to_an_outlined_3d_scan(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"This is a 2D image, but the outlined ones \(deep\) are 3D scans") as caught:
         run([volume(tmp_path, outlined=True), *pictures(tmp_path, 1, outlined=0)], tmp_path / "run")

@@ -16,6 +16,7 @@ from tiny_study import make_tiny_study
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_a_prediction_and_the_label_made_of_it_are_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "quick", Preset(1, 1, 2, 2, (4, 8), 20_000, 8_000))
     cases = cases_of(make_tiny_study(tmp_path / "study", scans=3))

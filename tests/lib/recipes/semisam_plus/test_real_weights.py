@@ -29,6 +29,7 @@ def picture() -> tuple[Tensor, Tensor]:
     return image[None], torch.nn.functional.one_hot(classes, 3).movedim(-1, 0).float()
 
 
+@pytest.mark.slow
 def test_mobile_sam_corrects_a_wrong_outline_of_what_can_be_seen_and_of_nothing_else() -> None:
     model = create_generalist("mobile_sam", weights=weights_folder("mobile_sam"))
     assert isinstance(model, Promptable)
