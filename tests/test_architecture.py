@@ -64,7 +64,6 @@ def test_no_modules_import_each_other_in_a_circle(edges: dict[str, set[str]]) ->
     assert [circle for circle in circles(edges) if circle not in KNOWN_CIRCLES] == []
 
 
-@pytest.mark.slow
 def test_lib_knows_nothing_of_monai_label() -> None:
     found = []
     for file in (CODE / "lib").rglob("*.py"):

@@ -81,6 +81,7 @@ def test_seg_lies_on_the_images(name: str, tmp_path: Path) -> None:
     assert [each.SegmentLabel for each in stored.SegmentSequence] == ["liver", "Milz 脾臓"]
 
 
+@pytest.mark.slow
 def test_highdicom_finds_the_frames_by_their_images(tmp_path: Path) -> None:
     import highdicom
 

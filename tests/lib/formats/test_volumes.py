@@ -61,6 +61,7 @@ def test_files_keep_values_axes_and_place(tmp_path: Path, array: np.ndarray, nam
     assert scan.voxel_ml == pytest.approx(0.7 * 0.9 * 2.0 / 1000)
 
 
+@pytest.mark.slow
 def test_values_of_a_float_file_stay_after_the_reader_is_gone(tmp_path: Path) -> None:
     # ITK hands out a view of its own memory: it must not dangle.
     values = np.random.default_rng(1).random((40, 40, 40)).astype(np.float32)

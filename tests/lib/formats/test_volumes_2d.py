@@ -344,6 +344,7 @@ def test_window_of_one_slice_is_changed_in_its_plane_only(axis: int) -> None:
 
 
 @pytest.mark.parametrize("propagator", ["registration", "prototype", "ensemble"])
+@pytest.mark.slow
 def test_propagation_labels_a_picture_after_one_of_another_size(tmp_path: Path, propagator: str) -> None:
     template, label = scan_and_label(tmp_path, 1)
     scan, truth = scan_and_label(tmp_path, 2, width=144, height=112)

@@ -165,6 +165,7 @@ def test_what_says_nothing_is_refused(bad: Prompts, part: str) -> None:
         session.segment(bad)
 
 
+@pytest.mark.slow
 def test_large_scan_answers_soon() -> None:
     image = torch.randn(1, 200, 200, 160)
     image[0, 80:120, 80:120, 60:100] += 4

@@ -97,6 +97,7 @@ def test_prototypes_belong_to_the_label_the_classes_and_the_weights() -> None:
     assert counting.encoded == before + 2
 
 
+@pytest.mark.slow
 def test_a_template_is_not_held_by_its_prototypes() -> None:
     propagator, template = PrototypePropagator(), outlined()
     propagator.propagate(template, blobs(seed=1)[0], 3, Mind())

@@ -61,6 +61,7 @@ def test_the_search_is_repeated_and_refined_as_long_as_it_finds_something(
     assert refined == [*[False, True][:refinements], False]  # the last one closes a small grid
 
 
+@pytest.mark.slow
 def test_a_small_grid_is_refined_whole_at_last(template: Template) -> None:
     scan, truth = blobs(seed=7, centre=(4, -4, 3))
     halves = RegistrationPropagator(closing=0).propagate(template, scan, 3, MIND).labels()
@@ -78,6 +79,7 @@ def test_other_orientation_spacing_and_intensity_scale(template: Template) -> No
     assert min(scores(propagate(template, turned), turned_truth)) > 0.85
 
 
+@pytest.mark.slow
 def test_padding_that_moves_the_anatomy_by_20_voxels(template: Template) -> None:
     scan, truth = blobs(seed=4, centre=(2, 0, 1))
     array = scan.array.copy()

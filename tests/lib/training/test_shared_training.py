@@ -64,12 +64,14 @@ def test_all_processes_end_with_one_network_and_repeat_it(network: str) -> None:
 
 
 @pytest.mark.parametrize("regulariser", [name for name in REGULARISERS if name != "mean_teacher"])
+@pytest.mark.slow
 def test_any_regulariser_is_shared(regulariser: str) -> None:
     first, second = by(2, lambda ranks: trained(ranks, regulariser=regulariser))
     assert isinstance(first, dict), repr(first)
     assert first == second
 
 
+@pytest.mark.slow
 def test_each_process_sees_windows_of_its_own() -> None:
     def first_window(ranks: Ranks) -> float:
         seen: list[float] = []

@@ -295,6 +295,7 @@ time.sleep(60)
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("who", ["server", "job"])
+@pytest.mark.slow
 def test_job_and_all_it_has_started_end_with_the_server(who: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "apps" / "semisam")}
     server = subprocess.Popen([sys.executable, "-c", SERVER], env=environment, stdout=subprocess.PIPE, text=True)

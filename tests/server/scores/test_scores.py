@@ -182,6 +182,7 @@ def test_scores_by_a_specialist_that_was_replaced_meanwhile_are_not_current(
     assert Scores(study).missing(UNCERTAINTY) == []
 
 
+@pytest.mark.slow
 def test_scores_by_a_propagation_are_not_those_of_a_specialist_that_came_meanwhile(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +416,7 @@ def test_what_would_hit_every_scan_is_said_once(tmp_path: Path) -> None:
         run(study, UncertaintyScoring(study))
 
 
+@pytest.mark.slow
 def test_a_specialist_for_a_part_is_told_where_to_look(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     put_specialist(study, part=(40.0, 40.0, 40.0))
     asked: list[str] = []
