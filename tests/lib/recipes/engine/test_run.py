@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,22 +17,14 @@ from lib.core.errors import UserError
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.propagation import create_propagator
-from lib.recipes import PRESETS, RecipeSettings, RunResult
-from lib.recipes.engine.options import Preset
+from lib.recipes import RecipeSettings, RunResult
 from lib.recipes.engine.prepared_study import SoftTarget
 from lib.recipes.semisam_o1.earlier_rounds import with_earlier
 from lib.specialists import load_specialist, predict
 from recipe_runs import OPTIONS, SCHEMA, Listener, cases_of, run
 from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_presets() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "quick", Preset(2, 2, 4, 2, (4, 8, 8), 6_000, 4_000))
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "small_presets")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,7 @@ from lib.recipes.engine.options import Preset
 from recipe_runs import OPTIONS, KilledError, Listener, cases_of, run
 from tiny_study import make_tiny_study, save_nifti, tiny_scan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_presets() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "quick", Preset(2, 2, 4, 2, (4, 8, 8), 6_000, 4_000))
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "small_presets")
 
 
 def digests(folder: Path) -> dict[str, str]:

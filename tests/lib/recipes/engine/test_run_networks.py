@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -18,21 +17,13 @@ from lib.recipes import PRESETS
 from lib.recipes.engine import stages as stages_module
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.kept_training import TrainingNumber
-from lib.recipes.engine.options import Preset
 from lib.specialists import SpecialistSpec, load_specialist
 from lib.specialists.networks.base import SpecialistNetwork
 from lib.training import loop as training_module
 from lib.training.loop import TrainingPlan
 from recipe_runs import OPTIONS, Listener, cases_of, run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_presets() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "quick", Preset(2, 2, 4, 2, (4, 8, 8), 6_000, 4_000))
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "small_presets")
 
 
 @pytest.mark.slow

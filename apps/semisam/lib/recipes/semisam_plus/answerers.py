@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from lib.core.metrics import overlap
 from lib.training.scan_view import ScanView
 
 from .question import Kind, PromptMode, Question
@@ -85,8 +86,7 @@ def believed(answer: Tensor, prediction: Tensor, asked: Sequence[int]) -> tuple[
 
 def overlap_of(one: Tensor, other: Tensor) -> float:
     """Dice of two boolean masks; 1 when both are empty."""
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else 1.0
+    return overlap(one.cpu().numpy(), other.cpu().numpy())[0]
 
 
 def only_asked(answer: Tensor, asked: Sequence[int], prediction: Tensor) -> Tensor:
