@@ -70,6 +70,7 @@ from server.requests.batch import BatchInfer, check_batch
 from server.requests.inference import infer
 from server.requests.submitted import forget, settle
 from server.requests.validation import running
+from server.store.empty_study import emptiness
 from server.store.folder_store import FINAL, StudyDatastore
 from server.store.study import Study
 from server.upstream import installing
@@ -189,6 +190,8 @@ class SemiSam(OwnSessions, MONAILabelApp):
             gate.install(web, self.settings)
             reports.install(web)
         if mode:
+            if text := emptiness(self.study):
+                logger.warning("%s: %s", self.studies, text)
             self._jobs = Jobs(self.study.place, lambda: self.study.folder / "runs")
             self._jobs.install()
         datastore = self.datastore()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from lib.core.errors import UserError
 from lib.setup.settings import STRATEGIES, Settings
 from server.requests.submitted import settle
 from server.scores.descriptors import Descriptors
@@ -287,6 +288,21 @@ def test_nothing_left(study: Study, label: str) -> None:
         study.datastore.save_label(name, label, "final", {})
     for strategy in all_of(study):
         assert ask(strategy) == {}
+
+
+def test_a_study_without_scans_is_not_a_finished_one(tmp_path: Path) -> None:
+    study = Study(str(tmp_path), StudyDatastore(str(tmp_path)), Settings(), tmp_path / "models")
+    for strategy in all_of(study):
+        with pytest.raises(UserError, match="may be mistyped") as refused:
+            ask(strategy)
+        assert refused.value.status == 404
+
+
+def test_files_that_are_no_scans_are_counted_where_there_is_no_other(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii.gz").symlink_to("/dev/zero")
+    study = Study(str(tmp_path), StudyDatastore(str(tmp_path)), Settings(), tmp_path / "models")
+    with pytest.raises(UserError, match="no usable scans: 1; /info/ says why"):
+        ask(Recommended(study))
 
 
 def test_a_saved_outline_settles_the_scan(study: Study, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from lib.core.errors import UserError
 from lib.selection import pick
 from server.scores.offered import SECONDS, Offer, OfferedScans
+from server.store.empty_study import emptiness
 from server.store.study import Study
 
 from .view import View
@@ -64,12 +66,18 @@ class StudyStrategy(Strategy):
         """
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """The scan (``id``), the ``reason``, the ``planes`` most worth outlining; nothing when all scans are done."""
+        """The scan (``id``), the ``reason``, the ``planes`` most worth outlining; nothing when all scans are done.
+
+        Raises:
+            UserError: (404) when the study has no scans.
+        """
         client = str(request.get("client_id") or "")
         with self.offered.choosing():
             marks = self.offered.marks()
             view = View(self.study, [*reversed(marks)])
             if not view.unlabelled:
+                if text := emptiness(self.study):
+                    raise UserError(text, status=404)
                 return {}
             name, ranking = self._choose(view, marks, client)
             self.offered.mark(name, client, self.name)

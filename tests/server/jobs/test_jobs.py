@@ -16,6 +16,7 @@ import pytest
 from monailabel.utils.async_tasks import utils
 
 from server.jobs import records as job_records
+from server.jobs.other_servers import note_server
 from server.jobs.process import Jobs
 from server.jobs.records import SCORING, TRAIN, JobRecord, JobRecords, sentence, true_stats
 from server.jobs.system_processes import born
@@ -71,6 +72,30 @@ def begun(task: dict[str, Any]) -> int:
 
 def make_round(runs: Path, number: int) -> None:
     (runs / "run-20260101-000000-1" / "rounds" / str(number)).mkdir(parents=True)
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_server_of_a_study_says_who_serves_it_already(
+    child: subprocess.Popen[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = JobRecords(tmp_path)
+    records.begin("server", (0, 0.0), child.pid)
+    note_server(records)
+    assert f"by process {child.pid}" in caplog.text
+    assert {record.pid for record in records.running("server")} == {child.pid, os.getpid()}
+
+
+def test_a_server_after_one_that_was_killed_is_not_warned(
+    child: subprocess.Popen[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = JobRecords(tmp_path)
+    records.begin("server", (0, 0.0), child.pid)
+    child.kill()
+    child.wait()
+    note_server(records)
+    assert "served already" not in caplog.text
 
 
 # --- one job ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import Any
 from server.upstream import background_jobs
 from server.upstream.background_jobs import Task
 
+from .other_servers import note_server
 from .records import (
     BATCH,
     NAMES,
@@ -65,6 +66,7 @@ class Jobs:
         """Run and stop jobs in MONAI Label's place, and end with this process."""
         lead_jobs()
         background_jobs.install(self.run, self.stop)
+        note_server(self._records)
         self._settle()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -24,6 +24,8 @@ from .system_processes import born, is_same, namespace
 logger = logging.getLogger("semisam.jobs")
 
 TRAIN, BATCH, SCORING = "train", "batch_infer", "scoring"
+SERVING = "server"
+"""Not a job, but noted like one: the process that answers clients."""
 NAMES = {TRAIN: "training", BATCH: "batch infer", SCORING: "scoring"}
 ADVICE = {
     TRAIN: "Train again to go on",
@@ -51,7 +53,7 @@ class JobRecord:
     """A job that has begun, and not ended in an orderly way.
 
     Args:
-        kind: ``train``, ``batch_infer`` or ``scoring``, as MONAI Label calls it.
+        kind: ``train``, ``batch_infer`` or ``scoring``, as MONAI Label calls it; or ``server``.
         pid: its process.
         born: when that process was started, seconds since the epoch: numbers are given again.
         host: its machine.
