@@ -44,41 +44,63 @@ help:  ## Show this list.
 	@echo '  make serve STUDIES=/data/study PORT=8000 HOST=127.0.0.1 CONF="--conf labels liver,spleen"'
 
 # --- Set-up: one stamp per requirements file, so that a second call does nothing ---------------------------------------
-install: $(VENV)/.installed  ## Make .venv with all that the server needs.
-install-dev: $(VENV)/.installed-dev  ## Add the test tools and linters.
-install-bench: $(VENV)/.installed-bench  ## Add the peers of the benchmarks.
+# Two calls at once wait for each other. What is noted in CUT_OFF and still there was killed in the middle of an
+# installation: such an environment looks whole and is not, so it is made anew.
+INSTALL_LOCK := .venv.lock
+CUT_OFF := $(VENV)/.installing
+LOCKED_MAKE = @exec 8>>'$(INSTALL_LOCK)'; \
+	flock -n 8 || { echo 'Another call of make installs. Waiting for its end.'; flock 8; }; \
+	$(MAKE) --no-print-directory
 
-$(VENV)/bin/python:
+install:  ## Make .venv with all that the server needs.
+	$(LOCKED_MAKE) $(VENV)/.installed
+install-dev:  ## Add the test tools and linters.
+	$(LOCKED_MAKE) $(VENV)/.installed-dev
+install-bench:  ## Add the peers of the benchmarks.
+	$(LOCKED_MAKE) $(VENV)/.installed-bench
+
+.PHONY: whole-venv
+whole-venv:
 	@test -n '$(PYTHON)' || { echo 'Python 3.10, 3.11 or 3.12 is needed, and none was found.' >&2; \
 		echo 'Install one, or name it: make install PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@'$(PYTHON)' -c '$(SUPPORTED)' || { \
 		echo "Python 3.10, 3.11 or 3.12 is needed; $(PYTHON) is $$('$(PYTHON)' --version 2>&1)." >&2; \
 		echo 'Name another one: make install PYTHON=/path/to/python3.11' >&2; exit 1; }
-	'$(PYTHON)' -m venv $(VENV) || { rm -rf '$(VENV)'; \
+	@if test -e '$(CUT_OFF)' || { test -e '$(VENV)' && ! $(PIP) --version >/dev/null 2>&1; }; then \
+		echo 'An installation was cut off: $(VENV) is made anew.'; rm -rf '$(VENV)'; fi
+	@test -e '$(VENV)/bin/python' || '$(PYTHON)' -m venv '$(VENV)' || { rm -rf '$(VENV)'; \
 		echo 'Making the virtual environment failed. On Debian or Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+	@"$(BIN)/python" -c '$(SUPPORTED)' || { echo 'The Python in $(VENV) is not 3.10 to 3.12: make clean, then again.' >&2; exit 1; }
+
+# $(call installed,COMMANDS): an orderly failure leaves what is installed whole, so only a kill leaves the mark.
+define installed
+	@touch '$(CUT_OFF)'
+	@{ $(1); } || { rm -f '$(CUT_OFF)'; \
+		echo 'The packages could not be installed; the reason is above. If no package index can be reached, name a mirror' >&2; \
+		echo '(PIP_INDEX_URL=https://mirror.example/simple make install), or see docs/how-to/air-gapped.md.' >&2; exit 1; }
+	@rm -f '$(CUT_OFF)'
+	@touch $@
+endef
 
 # sam2 is a source package that asks for torch in its build environment, which would fetch a second torch. Its build
 # does without, if pip does not isolate it: setuptools first, then sam2 alone, then the rest.
-$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
-	@"$(BIN)/python" -c '$(SUPPORTED)' || { echo 'The Python in $(VENV) is not 3.10 to 3.12: make clean, then again.' >&2; exit 1; }
-	$(PIP) install -q $(PIP_ARGS) $$(grep -o '^setuptools==[^ ;]*' requirements.txt) wheel==0.48.0
-	SAM2_BUILD_CUDA=0 $(PIP) install -q $(PIP_ARGS) --no-deps --no-build-isolation $$(grep -o '^sam2==[^ ;]*' requirements.txt)
-	$(PIP) install $(PIP_ARGS) -r requirements.txt
-	@touch $@
+$(VENV)/.installed: requirements.txt | whole-venv
+	$(call installed,$(PIP) install -q $(PIP_ARGS) $$(grep -o '^setuptools==[^ ;]*' requirements.txt) wheel==0.48.0 && \
+		SAM2_BUILD_CUDA=0 $(PIP) install -q $(PIP_ARGS) --no-deps --no-build-isolation $$(grep -o '^sam2==[^ ;]*' requirements.txt) && \
+		$(PIP) install $(PIP_ARGS) -r requirements.txt)
 
 $(VENV)/.installed-dev: requirements-dev.txt requirements-nnunet.txt $(VENV)/.installed
-	$(PIP) install $(PIP_ARGS) -r requirements-dev.txt
-	@touch $@
+	$(call installed,$(PIP) install $(PIP_ARGS) -r requirements-dev.txt)
 
 $(VENV)/.installed-bench: requirements-bench.txt requirements-bench-ants.txt requirements-nnunet.txt $(VENV)/.installed
-	$(PIP) install $(PIP_ARGS) -r requirements-bench.txt
-	$(PIP) install $(PIP_ARGS) --no-deps -r requirements-bench-ants.txt
-	@touch $@
+	$(call installed,$(PIP) install $(PIP_ARGS) -r requirements-bench.txt && \
+		$(PIP) install $(PIP_ARGS) --no-deps -r requirements-bench-ants.txt)
 
 # --- Server -----------------------------------------------------------------------------------------------------------
 demo: install  ## Make the demo study in .demo/study, unless it is there.
-	@test -d '$(DEMO)' || $(RUN) "$(BIN)/python" $(APP)/main.py demo '$(DEMO)'
+	@test -d "$$DEMO" || $(RUN) "$(BIN)/python" $(APP)/main.py demo "$$DEMO"
 
+# Folders reach the shell as variables: a name may hold blanks and apostrophes.
 ifeq ($(strip $(STUDIES)),)
 SERVED := $(DEMO)
 SERVED_CONF := --conf labels $(DEMO_LABELS)
@@ -87,11 +109,18 @@ else
 SERVED := $(STUDIES)
 SERVED_CONF :=
 endif
+export DEMO SERVED
+
+# Held by each server for as long as it runs, so that `make clean` does not take its programs away.
+SERVING_LOCK := .serving.lock
 
 # The same as `monailabel start_server ...`. That command is a shell script which splits its arguments at blanks, so a folder
 # such as "My study" or a setting in JSON would not get through.
 serve: install  ## Start the server; on a demo study if STUDIES is not given.
-	$(RUN) exec "$(BIN)/python" -m monailabel.main start_server --app $(APP) --studies '$(SERVED)' \
+	@case "$$SERVED" in http://*|https://*) ;; *) test -e "$$SERVED" || { \
+		echo "There is no folder $$SERVED. Is its name right? For a new study make the folder first." >&2; exit 1; } ;; esac
+	exec 9>>'$(SERVING_LOCK)' && flock -s 9 && \
+	$(RUN) exec "$(BIN)/python" -m monailabel.main start_server --app $(APP) --studies "$$SERVED" \
 		--host '$(HOST)' --port '$(PORT)' $(SERVED_CONF) $(CONF)
 
 # --- Development ------------------------------------------------------------------------------------------------------
@@ -148,5 +177,8 @@ bench-%: install-dev  ## Measure something else: bench-clicks, bench-recipes, ..
 	$(RUN) "$(BIN)/python" benchmarks/bench_$(subst -,_,$*).py $(BENCH_ARGS)
 
 clean:  ## Remove .venv, the demo study and caches. Trained models and studies stay.
+	@flock -n '$(SERVING_LOCK)' true || { \
+		echo 'A server runs with this .venv. Stop it first (Ctrl+C where it was started), then: make clean' >&2; exit 1; }
+	@flock -n '$(INSTALL_LOCK)' true || { echo 'Another call of make installs. Wait for its end.' >&2; exit 1; }
 	rm -rf '$(VENV)' .demo .mypy_cache .ruff_cache .pytest_cache
 	find apps tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

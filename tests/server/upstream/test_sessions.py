@@ -46,6 +46,15 @@ def test_an_archive_that_leads_out_is_refused(store: Path, tmp_path: Path) -> No
         StudySessions(str(store), 3600, 2**20).add_session(str(archive), uncompress=True)
 
 
+def test_a_folder_of_uploads_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file, where a folder should be")
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(b"x")
+    with pytest.raises(HTTPException, match="MONAI_LABEL_SESSION_PATH") as refused:
+        StudySessions(str(tmp_path / "home" / "sessions"), 3600, 2**20).add_session(str(scan))
+    assert refused.value.status_code == 507
+
+
 def test_the_app_makes_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(MONAILabelApp._load_sessions), "MONAI Label makes its sessions in another way"
     parts = OwnSessions()

@@ -27,6 +27,7 @@ from monailabel.config import settings as server_settings
 from monailabel.utils.sessions import SessionInfo, Sessions
 
 from lib.core.errors import UserError
+from lib.core.files import space_error
 from lib.setup.settings import Settings
 from server.errors import http_answers
 
@@ -117,8 +118,10 @@ class StudySessions(Sessions):
         """Keep an upload; see the base class.
 
         Raises:
-            UserError: when an archive cannot be unpacked, or several scans are given.
+            UserError: when an archive cannot be unpacked, or several scans are given; (507) when the folder of uploads
+                cannot be written.
         """
+        self._check_store()
         if uncompress and not os.path.isdir(data_file):
             data_file = self._unpack(data_file)
         name, session = super().add_session(data_file, expiry, False, session_id)
@@ -128,6 +131,19 @@ class StudySessions(Sessions):
             self.remove_session(name)
             raise
         return name, session
+
+    def _check_store(self) -> None:
+        """A home that cannot be written is found out here, and not by the first file that is copied."""
+        try:
+            os.makedirs(self.store_path, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.store_path):
+                pass
+        except OSError as error:
+            raise space_error(error, Path(self.store_path)) or UserError(
+                f"Uploads cannot be kept in {self.store_path}: {error.strerror}. Ask the administrator to make this "
+                "folder writable for the server, or to name another one in MONAI_LABEL_SESSION_PATH.",
+                status=507,
+            ) from error
 
     def _find_scan(self, name: str, session: SessionInfo) -> None:
         """Say which file of several is the scan: a header whose data lie beside it; of DICOM it is the whole folder."""
