@@ -19,7 +19,7 @@ TESTS = ROOT / "tests"
 
 FLOORS = (
     {"core", "upstream"},
-    {"formats", "dicom_series", "parallel", "report"},
+    {"formats", "dicom_series", "parallel", "people", "report"},
     {"dicom_seg", "generalists", "nnunet"},
     {"propagation", "prompting"},
     {"specialists"},

@@ -66,6 +66,7 @@ from server.jobs.records import SCORING as SCORING_JOB
 from server.jobs.startup import job, stop_start
 from server.jobs.system_processes import follow_server
 from server.options import SAMPLE, SCORING, check_keys, check_name, check_plain
+from server.people import installing as people
 from server.requests.batch import BatchInfer, check_batch
 from server.requests.inference import infer
 from server.requests.submitted import forget, settle
@@ -76,7 +77,7 @@ from server.store.study import Study
 from server.upstream import installing
 from server.upstream.app_loading import web_application
 from server.upstream.sessions import OwnSessions
-from server.web import gate, reports
+from server.web import reports
 from trainers import SemiSamTrainer
 
 logger = logging.getLogger("semisam")
@@ -105,6 +106,7 @@ class SemiSam(OwnSessions, MONAILabelApp):
             self.settings = Settings.from_conf(conf)
             set_limit(self.settings.max_voxels)
             installing.before_start(studies)
+            people.check(self.settings)
             self._look_for_weights()
             super().__init__(
                 app_dir=app_dir,
@@ -187,7 +189,7 @@ class SemiSam(OwnSessions, MONAILabelApp):
         web = web_application()
         if mode and web is not None:
             installing.for_clients(web, self.settings)
-            gate.install(web, self.settings)
+            people.install_gate(web, self.settings, self.study.place)
             reports.install(web)
         if mode:
             if text := emptiness(self.study):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lib.core.errors import UserError
 
 from .demo import make_demo_study
+from .users_command import users_parser
 
 if TYPE_CHECKING:
     from lib.generalists.entries import Entry, PackagedFile
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _demo_parser(commands)
     _weights_parser(commands)
+    users_parser(commands)
     chosen = parser.parse_args(arguments)
     try:
         status: int = chosen.run(chosen)

@@ -12,6 +12,7 @@ from lib.core.errors import UserError
 from lib.core.labels import LabelSchema, parse_labels
 from lib.formats.limits import LEAST_VOXELS
 from lib.generalists import available_generalists, default_folder, takes_prompts
+from lib.people import UsersFile
 from lib.propagation import available_propagators
 from lib.recipes import PRESETS
 from lib.specialists import check_roi
@@ -62,6 +63,7 @@ class Settings:
         hosts: names under which browsers may ask for this server; see ``server.web.request_head.check_host``.
         dicom_pseudo_labels: which pseudo-labels go to a DICOM server, see ``PSEUDO_LABELS``.
         follow_links: whether links in a study folder that lead out of it are followed.
+        users: file of the people who may log in; None lets everybody in, or leaves it to MONAI Label's log-in.
     """
 
     labels: LabelSchema | None = None
@@ -77,6 +79,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     dicom_pseudo_labels: str = "last"
     follow_links: bool = False
+    users: Path | None = None
 
     @property
     def generalist(self) -> str:
@@ -185,6 +188,15 @@ def _folder(text: str) -> Path:
     return path.absolute()
 
 
+def _users(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise UserError(f"users: there is no file {text}. Make it: python apps/semisam/main.py users add {text} NAME")
+    if not UsersFile(path).people():
+        raise UserError(f"users: {text} names nobody. Add one: python apps/semisam/main.py users add {text} NAME")
+    return path.absolute()
+
+
 def _triple(key: str, text: str, what: str) -> tuple[float, float, float]:
     """Three numbers; one alone counts for all axes."""
     parts = text.strip("[]() ").replace("x", ",").replace(";", ",").split(",")
@@ -268,6 +280,7 @@ _READERS = {
     "origins": _origins,
     "hosts": _hosts,
     "follow_links": lambda text: _choice("follow_links", text, ("false", "true")) == "true",
+    "users": _users,
     "dicom_pseudo_labels": lambda text: _choice("dicom_pseudo_labels", text, PSEUDO_LABELS),
 }
 
@@ -292,5 +305,6 @@ Allowed:
   --conf origins https://viewer     whose pages may use this server, besides its own; commas between them, * for all
   --conf hosts labels.example.org   names under which browsers may ask for this server; commas between them
   --conf follow_links true          follow links in the study folder that lead out of it
+  --conf users FILE                 who may log in; made by: python apps/semisam/main.py users add FILE NAME
   --conf dicom_pseudo_labels WHICH  {", ".join(PSEUDO_LABELS)}: what a DICOM server gets of the app's own labels"""
 """What the start-up message says is allowed."""

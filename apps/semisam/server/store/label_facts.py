@@ -13,6 +13,7 @@ from typing import Any
 from lib.core.errors import UserError
 from lib.core.label_names import names_in
 from lib.core.sparse_labels import stated
+from server.people.current import person
 
 from .scan_marks import ScanMark
 
@@ -126,6 +127,8 @@ class LabelFacts:
 def said_by_client(info: Mapping[str, Any]) -> dict[str, Any]:
     """What a client says about a label, without what only the app knows: what it is, and where it was sent.
 
+    Who has logged in is the ``user``, whatever the client says.
+
     Raises:
         UserError: (422) when the names of its values have a form that nobody understands.
     """
@@ -141,7 +144,8 @@ def said_by_client(info: Mapping[str, Any]) -> dict[str, Any]:
             '[{"name": "liver", "idx": 1}]. Save it again with that.',
             status=422,
         )
-    return {key: value for key, value in info.items() if key not in (*_OWN, *_SEG)}
+    said = {key: value for key, value in info.items() if key not in (*_OWN, *_SEG)}
+    return {**said, "user": person()} if person() else said
 
 
 def _named(entries: object) -> tuple[NamedValue, ...] | None:

@@ -1,0 +1,112 @@
+"""Who may come in: every request but the log-in itself needs a token, in a header (3D Slicer) or cookie (browsers)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address
+from urllib.parse import quote
+
+from fastapi import HTTPException, Request
+from monailabel.endpoints.user.auth import RBAC, User
+from starlette.responses import RedirectResponse, Response
+from starlette.types import Scope
+
+from lib.people import ROLES
+from server.web.request_head import header
+
+from .current import be
+from .log_in import LogIn, roles_of
+
+COOKIE = "semisam_login"
+LOGIN, LOGOUT = "/semisam/login", "/semisam/logout"
+_OPEN = ("/", "/docs", "/openapi.json", "/favicon.ico", "/auth/", "/auth/token", LOGIN)
+"""What says nothing of the study."""
+_STATE = "semisam_user"
+
+
+class Door:
+    """Looks at the head of each request.
+
+    Args:
+        log_in: knows the tokens.
+    """
+
+    def __init__(self, log_in: LogIn) -> None:
+        self._log_in = log_in
+
+    def look(self, scope: Scope) -> Response | None:
+        """Let a request pass, which then knows who asks; or the answer that sends a browser to the log-in.
+
+        Raises:
+            HTTPException: (401) for everybody else without a valid token.
+        """
+        be("")
+        token = token_in(scope)
+        if scope["path"] in _OPEN and not token:
+            return None
+        try:
+            if not token:
+                raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"})
+            user = self._log_in.user(token)
+        except HTTPException:
+            if scope["path"] in _OPEN:
+                return None
+            if scope["method"] == "GET" and "text/html" in header(scope, b"accept"):
+                query = scope["query_string"].decode("latin-1")
+                wanted = f"{scope['path']}?{query}" if query else scope["path"]
+                return RedirectResponse(f"{LOGIN}?next={quote(wanted, safe='')}", 303)
+            raise
+        scope.setdefault("state", {})[_STATE] = user
+        be(user.username)
+        return None
+
+
+def token_in(scope: Scope) -> str:
+    """The token of a request, empty when it brings none."""
+    kind, _, token = header(scope, b"authorization").partition(" ")
+    if kind.lower() == "bearer" and token.strip():
+        return token.strip()
+    try:
+        found = SimpleCookie(header(scope, b"cookie")).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found is not None else ""
+
+
+async def current_user(request: Request) -> User:
+    """In the place of MONAI Label's ``get_current_user``: who has passed the door.
+
+    Raises:
+        HTTPException: (401) when nobody has.
+    """
+    state: Mapping[str, object] = request.scope.get("state", {})
+    user = state.get(_STATE)
+    if not isinstance(user, User):
+        raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"})
+    check_role(request.scope.get("route"), user)
+    return user
+
+
+def check_role(route: object, user: User) -> None:
+    """Raise HTTPException (403) when a route needs another role: before MONAI Label does, and in our own words."""
+    dependant = getattr(route, "dependant", None)
+    for each in dependant.dependencies if dependant is not None else ():
+        needed = each.call.roles if isinstance(each.call, RBAC) else "*"
+        if isinstance(needed, str) and needed != "*" and needed not in user.roles:
+            role = next(name for name in ROLES if needed in roles_of(name))
+            raise HTTPException(
+                403, f"{user.username} may not do this: it needs the role {role}. Ask the administrator of this server."
+            )
+
+
+def address_of(scope: Scope) -> str:
+    """Where a request comes from; behind a proxy on this machine, what that says, which is the last entry."""
+    client = scope.get("client")
+    host = client[0] if client else ""
+    try:
+        near = ip_address(host).is_loopback
+    except ValueError:
+        near = False
+    told = header(scope, b"x-forwarded-for").split(",")[-1].strip() if near else ""
+    return told[:64] or host

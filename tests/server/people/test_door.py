@@ -1,0 +1,38 @@
+"""Where a request comes from, and where a browser goes after the log-in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from server.people.door import address_of, token_in
+from server.people.log_in_routes import START, own_page
+
+
+def scope(client: str = "10.0.0.5", **headers: str) -> dict[str, Any]:
+    return {
+        "client": (client, 1),
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+    }
+
+
+def test_only_a_proxy_on_this_machine_is_believed() -> None:
+    assert address_of(scope(x_forwarded_for="1.2.3.4")) == "10.0.0.5"
+    assert address_of(scope("127.0.0.1", x_forwarded_for="6.6.6.6, 1.2.3.4")) == "1.2.3.4"
+    assert address_of(scope("127.0.0.1")) == "127.0.0.1"
+
+
+def test_a_token_comes_in_a_header_or_a_cookie() -> None:
+    assert token_in(scope(authorization="Bearer abc")) == "abc"
+    assert token_in(scope(cookie="other=1; semisam_login=abc")) == "abc"
+    assert token_in(scope(authorization="Basic abc", cookie="x")) == ""
+
+
+@pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", "/\\evil.example", "/a\r\nX: y", ""])
+def test_a_log_in_never_leads_to_another_server(target: str) -> None:
+    assert own_page(target) == START
+
+
+def test_a_log_in_leads_back_to_the_wanted_page() -> None:
+    assert own_page("/ohif/monai-label?StudyInstanceUIDs=1.2") == "/ohif/monai-label?StudyInstanceUIDs=1.2"
