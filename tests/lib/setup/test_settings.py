@@ -63,6 +63,15 @@ def test_several_generalists_of_which_the_first_gives_features() -> None:
     assert Settings().generalists == ("mind",)
 
 
+def test_mind_gives_features_of_volumes_beside_a_2d_model_unless_told_otherwise() -> None:
+    """What was worked out from the features of one is of no use for the other."""
+    assert Settings.from_conf({"generalist": "mobile_sam"}).describing == "mobile_sam+mind"
+    assert Settings.from_conf({"generalist": "mobile_sam", "features": "first"}).describing == "mobile_sam"
+    assert Settings.from_conf({"generalist": "mind,mobile_sam"}).describing == "mind"
+    assert Settings.from_conf({"generalist": "sam_med3d"}).describing == "sam_med3d"
+    assert "features: 'frist' is not known. Did you mean first?" in message(features="frist")
+
+
 def test_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         Settings().generalist = "other"  # type: ignore[misc]

@@ -116,13 +116,18 @@ def test_before_a_training_a_score_belongs_to_what_propagates(study: Study, monk
     first = Scores(study).model_state()
     assert Scores(study).model_state() == first
     states = {first}
-    for other in (replace(study.settings, propagator="prototype"), replace(study.settings, generalists=("sam_vit_b",))):
+    others = (
+        replace(study.settings, propagator="prototype"),
+        replace(study.settings, generalists=("sam_vit_b",)),
+        replace(study.settings, generalists=("sam_vit_b",), features="first"),
+    )
+    for other in others:
         monkeypatch.setattr(study, "settings", other)
         states.add(Scores(study).model_state())
     monkeypatch.undo()
     monkeypatch.setattr(type(study.generalist), "weights_hash", "of other weights")
     states.add(Scores(study).model_state())
-    assert len(states) == 4
+    assert len(states) == 5
 
 
 def test_two_jobs_keep_each_others_descriptors(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from .base import Generalist
 from .entries import ENTRIES, Entry, find_entry
-from .feature_cache import CachedGeneralist, FeatureCache
+from .feature_cache import CachedGeneralist, FeatureCache, describing
 from .registry import available_generalists, check_generalist, create_generalist, describe_generalists, takes_prompts
 from .resident import RESIDENTS, ResidentGeneralist, Residents, unwrap, weights_of
 from .weights.files import default_folder
@@ -21,6 +21,7 @@ __all__ = [
     "create_generalist",
     "default_folder",
     "describe_generalists",
+    "describing",
     "find_entry",
     "takes_prompts",
     "unwrap",

@@ -23,6 +23,9 @@ Capability = Literal["encode", "points", "box", "mask", "video"]
 Layout = Literal["flat", "model", "model_state_dict"]
 """Where the weights are in an official file: the file is the state dict, or holds it under this key."""
 
+ImageKind = Literal["picture", "volume"]
+"""A 2D image, or a scan of several slices."""
+
 NOT_STATED = "not stated"
 
 
@@ -90,6 +93,8 @@ class Entry:
         input_size: voxels or pixels of its input, empty when it takes any.
         weights: its file, None when it needs none.
         adapter: package of ``lib.generalists`` whose ``adapter`` module has ``build`` and ``random_state``.
+        describes: kinds of image that its features are used for; on others MIND's carry labels over better
+            (docs/reference/foundation-models-measured.md). What has not been measured is taken to describe all.
     """
 
     name: str
@@ -101,8 +106,10 @@ class Entry:
     input_size: tuple[int, ...] = ()
     weights: WeightsFile | None = None
     adapter: str = ""
+    describes: frozenset[ImageKind] = frozenset({"picture", "volume"})
 
 
+_PICTURES: frozenset[ImageKind] = frozenset({"picture"})
 _CLICKS: frozenset[Capability] = frozenset({"encode", "points", "mask"})
 _PROMPTS: frozenset[Capability] = frozenset({"encode", "points", "box", "mask"})
 _VIDEO: frozenset[Capability] = frozenset({"encode", "points", "box", "mask", "video"})
@@ -202,6 +209,7 @@ _TABLE = (
             "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
         ),
         "sam2d",
+        _PICTURES,
     ),
     Entry(
         "medsam",
@@ -219,6 +227,7 @@ _TABLE = (
             about_mib=358,
         ),
         "sam2d",
+        _PICTURES,
     ),
     Entry(
         "mobile_sam",
@@ -245,6 +254,7 @@ _TABLE = (
             ),
         ),
         "sam2d",
+        _PICTURES,
     ),
     Entry(
         "lite_medsam",
@@ -272,6 +282,7 @@ _TABLE = (
             ),
         ),
         "sam2d",
+        _PICTURES,
     ),
     _sam2("sam2_tiny", "tiny", 156_008_466, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
     _sam2("sam2_small", "small", 184_416_285, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),

@@ -179,11 +179,20 @@ class CachedGeneralist:
         cache: where features are kept.
         own: keep the model's own features. Off for one that is quick and fine like MIND: most of its uses would gain
             nothing for 5 to 10 MB a scan; only what is made of them (``derived``) is kept then.
+        for_volumes: describes volumes in its place, see ``describing``.
     """
 
-    def __init__(self, generalist: Generalist, cache: FeatureCache, *, own: bool = True) -> None:
+    def __init__(
+        self,
+        generalist: Generalist,
+        cache: FeatureCache,
+        *,
+        own: bool = True,
+        for_volumes: Generalist | None = None,
+    ) -> None:
         self.name = generalist.name
         self.inner = generalist
+        self.for_volumes = for_volumes
         self.cache = cache
         self.own = own
 
@@ -213,3 +222,14 @@ class CachedGeneralist:
         release = getattr(self.inner, "release", None)
         if release is not None:
             release()
+
+
+def describing(generalist: Generalist, *, flat: bool) -> Generalist:
+    """Who gives the features of a scan: the generalist, or on volumes the one that describes them in its place.
+
+    Args:
+        generalist: the one that gives features.
+        flat: the scan is a 2D image.
+    """
+    instead: Generalist | None = getattr(generalist, "for_volumes", None)
+    return generalist if flat or instead is None else instead

@@ -11,7 +11,7 @@ from torch.nn import functional
 from lib.core.errors import UserError
 from lib.core.frames import common_frame, frame_of
 from lib.core.geometry import Volume
-from lib.generalists import Generalist
+from lib.generalists import Generalist, describing
 from lib.generalists.mind import Mind
 
 from .base import Propagator, SoftLabels, Template
@@ -67,7 +67,7 @@ def propagate_from(
         templates: the outlined scans; all are used. Whoever asks chooses them, see ``most_similar``.
         scan: the scan to label.
         channels: background and structures.
-        generalist: encodes both scans.
+        generalist: encodes both scans, or who describes such scans in its place (``describing``).
         propagator: carries one template's label over.
 
     Raises:
@@ -86,7 +86,8 @@ def propagate_from(
             "Keep 2D images and 3D scans in studies of their own.",
             status=422,
         )
-    return fuse([propagator.propagate(t, scan, channels, generalist) for t in fitting])
+    features = describing(generalist, flat=scan.flat)
+    return fuse([propagator.propagate(t, scan, channels, features) for t in fitting])
 
 
 def fuse(results: Sequence[SoftLabels]) -> SoftLabels:

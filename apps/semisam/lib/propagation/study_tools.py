@@ -15,6 +15,7 @@ from lib.generalists import (
     create_generalist,
     find_entry,
 )
+from lib.generalists.mind import Mind
 
 from . import Propagator, create_propagator
 
@@ -29,6 +30,8 @@ class Tools:
         features: folder of the features on disk.
         propagator: its name.
         max_voxels: the most voxels of a scan, see ``lib.formats.limits``.
+        by_kind: whether MIND gives the features of images that the first generalist does not describe well
+            (``Entry.describes``); else the first generalist gives all.
     """
 
     generalists: tuple[str, ...]
@@ -36,6 +39,7 @@ class Tools:
     features: Path
     propagator: str
     max_voxels: int | None = None
+    by_kind: bool = True
 
     def take_over_limits(self) -> None:
         """Let this process, which has no settings of its own, read what the first one reads."""
@@ -53,7 +57,9 @@ class Tools:
         cache = FeatureCache(self.features)
         if find_entry(name).weights is None:
             return CachedGeneralist(create_generalist(name), cache, own=False)
-        return CachedGeneralist(ResidentGeneralist(name, weights=self.weights, device=default_device()), cache)
+        model = ResidentGeneralist(name, weights=self.weights, device=default_device())
+        instead = self.by_kind and "volume" not in find_entry(name).describes
+        return CachedGeneralist(model, cache, for_volumes=self._open(Mind.name) if instead else None)
 
     def open_propagator(self) -> Propagator:
         """The propagator, on this process's GPU if it has one."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lib.core.frames import frame_of
 from lib.core.geometry import Volume
 from lib.core.projection import random_projection
-from lib.generalists import Generalist
+from lib.generalists import Generalist, describing
 from lib.generalists.mind import Mind
 from lib.propagation import encoding_grid
 
@@ -40,6 +40,7 @@ def describe(scan: Volume, generalist: Generalist) -> Tensor:
         ``[F]`` float32 of unit length (zeros for features that are the same everywhere); F is the same for all scans of
         one generalist, at most 2048.
     """
+    generalist = describing(generalist, flat=scan.flat)
     frame = frame_of(scan)
     grid = frame.with_shape(_SHAPE) if generalist.name == Mind.name else encoding_grid(scan, frame, generalist)
     features = random_projection(generalist.encode(grid.image(scan.clipped), grid.spacing).float(), _MOST_CHANNELS)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lib.core.geometry import Volume
 from lib.core.metrics import overlap
-from lib.generalists import Generalist
+from lib.generalists import Generalist, describing
 from lib.propagation import Template
 from lib.propagation.registration import RegistrationPropagator
 
@@ -38,5 +38,6 @@ def reverse_dice(
     """
     # Made here, not at import, when nobody should ask for a GPU yet.
     cheap = RegistrationPropagator(voxels=_VOXELS, iterations=_ITERATIONS, closing=0)
-    back = cheap.propagate(Template("", scan, label), outlined.scan, count + 1, generalist).labels()
+    features = describing(generalist, flat=scan.flat)
+    back = cheap.propagate(Template("", scan, label), outlined.scan, count + 1, features).labels()
     return tuple(overlap(back == value, outlined.label == value)[0] for value in range(1, count + 1))

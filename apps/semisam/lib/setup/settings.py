@@ -11,7 +11,7 @@ from pathlib import Path
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema, parse_labels
 from lib.formats.limits import LEAST_VOXELS
-from lib.generalists import available_generalists, default_folder, takes_prompts
+from lib.generalists import available_generalists, default_folder, find_entry, takes_prompts
 from lib.people import UsersFile
 from lib.propagation import available_propagators
 from lib.recipes import PRESETS
@@ -31,6 +31,9 @@ STRATEGIES = (
 PSEUDO_LABELS = ("last", "always", "never")
 """Which pseudo-labels go to a DICOM server: those of batches and of a training's last round, those of every round, or
 none. The server keeps all of them in its cache, where clients find them."""
+
+FEATURES = ("by_kind", "first")
+"""Who gives features: the first generalist where its features are better than MIND's, or it alone."""
 
 FOREIGN_KEYS = frozenset({"server_mode"})
 """Keys that MONAI Label itself reads from the same mapping."""
@@ -52,6 +55,7 @@ class Settings:
     Args:
         labels: the structures; None takes them from the study's labels.
         generalists: names of the frozen models: the first one gives features, all are prompted.
+        features: see ``FEATURES``.
         propagator: name of the method that carries labels from scan to scan.
         weights: folder with the generalists' weights; None is the one inside the app folder.
         roi_size: voxels of the specialist's window along right, anterior, superior; None leaves it to the study.
@@ -68,6 +72,7 @@ class Settings:
 
     labels: LabelSchema | None = None
     generalists: tuple[str, ...] = ("mind",)
+    features: str = FEATURES[0]
     propagator: str = "registration"
     weights: Path | None = None
     roi_size: tuple[int, int, int] | None = None
@@ -85,6 +90,12 @@ class Settings:
     def generalist(self) -> str:
         """Name of the generalist that gives features."""
         return self.generalists[0]
+
+    @property
+    def describing(self) -> str:
+        """Who gives features, as one text: what is kept of one is of no use for another."""
+        by_kind = self.features == FEATURES[0] and "volume" not in find_entry(self.generalist).describes
+        return f"{self.generalist}+mind" if by_kind else self.generalist
 
     @property
     def most_upload(self) -> int:
@@ -270,6 +281,7 @@ def _hosts(text: str) -> tuple[str, ...]:
 _READERS = {
     "labels": parse_labels,
     "generalist": _generalists,
+    "features": lambda text: _choice("features", text, FEATURES),
     "propagator": lambda text: _choice("propagator", text, available_propagators()),
     "weights": _folder,
     "roi_size": _roi_size,
@@ -295,6 +307,8 @@ Allowed:
   --conf labels liver,spleen        names in the order of their voxel values 1, 2, ...; also JSON or a .json file
   --conf generalist NAME            {", ".join(available_generalists())};
                                     several with commas: the first one gives features, all are prompted
+  --conf features WHICH             {", ".join(FEATURES)}: the first generalist, and mind where that one's are better
+                                    (volumes, if the first is a 2D model); or the first generalist alone
   --conf propagator NAME            {", ".join(available_propagators())}
   --conf weights FOLDER             where the generalists' weights lie; see: python apps/semisam/main.py weights list
   --conf roi_size 96,96,96          voxels of the specialist's window (one number counts for all axes)

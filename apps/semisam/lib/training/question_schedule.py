@@ -35,6 +35,21 @@ class Schedule:
         self._steps = 1
         self._paced = 0
 
+    @staticmethod
+    def about(every: float, pace: int, steps: int, scans: int, *, first_paced: bool) -> int:
+        """Questions in a training of so many steps on so many scans that are drawn, about.
+
+        Args:
+            every: see the class.
+            pace: see the class.
+            steps: in which questions are asked.
+            scans: how many.
+            first_paced: whether the first question about a scan counts for the pace.
+        """
+        again = round(1 / every) - (not first_paced)
+        paced = min(steps // max(1, pace), scans * again)
+        return paced if first_paced else paced + min(scans, steps)
+
     def start(self, steps: int) -> None:
         """Forget all answers and prepare for a training of ``steps`` steps."""
         self._steps = steps

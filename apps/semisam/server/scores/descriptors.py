@@ -53,7 +53,7 @@ class Descriptors:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._path = study.place / f"descriptors-{_FORMAT}-{study.settings.generalist}.npz"
+        self._path = study.place / f"descriptors-{_FORMAT}-{study.settings.describing}.npz"
 
     @property
     def _place(self) -> Path:

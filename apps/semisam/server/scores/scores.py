@@ -59,7 +59,7 @@ class Scores:
             weights = str(getattr(study.generalist, "weights_hash", ""))
         except UserError:  # not there: whatever is found out without them is of another state
             weights = "missing"
-        tools = study.settings.generalist, weights, study.settings.propagator
+        tools = study.settings.describing, weights, study.settings.propagator
         labels = [(each.name, each.names, study.label_stamp(each.name, FINAL)) for each in study.final_labels()]
         return _digest([tools, *labels])
 

@@ -18,7 +18,7 @@ from lib.generalists import Generalist, check_generalist, takes_prompts
 from lib.propagation import MOST_TEMPLATES, Propagator, Template, most_similar, signature
 from lib.propagation.study_tools import Tools
 from lib.recipes import Case
-from lib.setup.settings import Settings
+from lib.setup.settings import FEATURES, Settings
 from lib.specialists import Specialist
 
 from .file_names import split
@@ -73,7 +73,8 @@ class Study:
         settings = self.settings
         features = self._models.parent.absolute() / "features"
         weights = settings.weights_folder.absolute()
-        return Tools(settings.generalists, weights, features, settings.propagator, settings.max_voxels)
+        by_kind = settings.features == FEATURES[0]
+        return Tools(settings.generalists, weights, features, settings.propagator, settings.max_voxels, by_kind)
 
     @property
     def generalists(self) -> tuple[Generalist, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.generalists import CachedGeneralist, FeatureCache
 from lib.generalists.mind import Mind
 from lib.recipes import RECIPES, RecipeOptions, RecipeSettings, RunRequest
 from lib.recipes.engine.opening import Files, identity_of
@@ -58,3 +59,16 @@ def test_an_unfinished_run_goes_on_only_with_the_same_generalists() -> None:
     assert identity() == identity(first), "as before there could be several"
     different = [identity(first), identity(first, second), identity(first, newer), identity(second)]
     assert all(one != other for n, one in enumerate(different) for other in different[:n])
+
+
+def test_an_unfinished_run_goes_on_only_if_the_same_features_describe_its_scans(tmp_path: Path) -> None:
+    """A run of the version before that carried volumes over by a 2D model's features starts anew."""
+    request = RunRequest((), SCHEMA, RecipeOptions(), RecipeSettings(), Path())
+
+    def identity(generalist: CachedGeneralist) -> object:
+        return identity_of(request, Files((), {}, {}), generalist, CopyPropagator())
+
+    model, cache = Named("a", "1"), FeatureCache(tmp_path)
+    alone = CachedGeneralist(model, cache)
+    beside_mind = CachedGeneralist(model, cache, for_volumes=Mind())
+    assert identity(alone) != identity(beside_mind) == identity(CachedGeneralist(model, cache, for_volumes=Mind()))

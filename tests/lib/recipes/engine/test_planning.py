@@ -18,7 +18,7 @@ def plan(recipe: str, scans: int, outlined: int) -> Plan:
 def test_the_work_of_a_run_counts_every_round_training_and_scan() -> None:
     found = plan("ssl_medsam2", 5, 1)
     assert (found.epochs, found.steps) == (10, 200)  # five trainings of two epochs of twenty steps
-    assert found.work(5) == {"propagation": 5, "training": 600, "prediction": 12, "refinement": 0}
+    assert found.work(5) == {"propagation": 5, "training": 600, "questions": 0, "prediction": 12, "refinement": 0}
 
 
 def test_only_a_recipe_that_refines_has_refinement_to_do() -> None:
@@ -28,7 +28,7 @@ def test_only_a_recipe_that_refines_has_refinement_to_do() -> None:
 
 def test_without_unlabelled_scans_there_is_one_round() -> None:
     found = plan("semisam_o1", 2, 2)
-    assert found.work(2) == {"propagation": 2, "training": 40, "prediction": 0, "refinement": 0}
+    assert found.work(2) == {"propagation": 2, "training": 40, "questions": 0, "prediction": 0, "refinement": 0}
 
 
 def test_a_run_needs_room_for_images_and_the_labels_of_three_rounds() -> None:

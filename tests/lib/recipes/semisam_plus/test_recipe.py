@@ -20,6 +20,7 @@ from lib.generalists.sam3d import SamMed3d
 from lib.generalists.sam3d.session import Session
 from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunRequest, RunResult, run_recipe
 from lib.recipes.engine.options import Preset
+from lib.recipes.engine.progress import QUESTIONS, Reporter
 from lib.recipes.semisam_plus.answerers import believed, only_asked
 from lib.recipes.semisam_plus.assistant import CollaborationOptions, GeneralistAssistant
 from lib.recipes.semisam_plus.consensus import UNSURE, confident
@@ -457,6 +458,26 @@ def gradients(result: RunResult, listener: Listener) -> list[float]:
 
 
 @pytest.mark.slow
+def test_the_time_left_counts_the_questions_that_are_still_to_come(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[tuple[int, float]] = []
+    told = Reporter.asked
+
+    def asked(reporter: Reporter) -> None:
+        told(reporter)
+        stage = reporter._stages[QUESTIONS]
+        left.append((stage.total - stage.done, reporter.seconds_left()))
+
+    monkeypatch.setattr(Reporter, "asked", asked)
+    listener = Listener()
+    run(study, tmp_path / "model", listener)
+    assert left
+    assert [count for count, _ in left] == sorted((count for count, _ in left), reverse=True)
+    assert listener.steps[-1].seconds_left == pytest.approx(0, abs=0.5)
+    assert {step.stage for step in listener.steps} <= {"preparation", "propagation", "training", "prediction"}
+
+
 def test_a_whole_run_and_one_that_was_killed(study: Path, tmp_path: Path) -> None:
     whole = Listener()
     result = run(study, tmp_path / "whole", whole)

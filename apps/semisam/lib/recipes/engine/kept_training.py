@@ -40,7 +40,7 @@ class TrainingNumber:
         return (self.round - 1) * self.count + self.number
 
     def seed(self, seed: int) -> int:
-        """Seed of the training in a run with the seed ``seed``."""
+        """Seed of the training in a run with the seed ``seed``; a round that has one seed has its first one."""
         return seed * 1009 + self.round + self.number * 101
 
 

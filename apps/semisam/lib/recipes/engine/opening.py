@@ -10,7 +10,7 @@ import monai
 import torch
 
 from lib.core.errors import UserError
-from lib.generalists import Generalist, weights_of
+from lib.generalists import Generalist, describing, weights_of
 from lib.parallel.ranks import Ranks
 from lib.propagation import Propagator
 from lib.recipes.choices import budget_of
@@ -96,6 +96,7 @@ def identity_of(
         "settings": asdict(request.settings),
         "labels": list(request.schema.names),
         "generalist": [generalist.name, str(getattr(generalist, "weights_hash", ""))],
+        **({} if (instead := describing(generalist, flat=False)) is generalist else {"for_volumes": instead.name}),
         **others,
         "propagator": propagator.name,
         "cases": files.prints,

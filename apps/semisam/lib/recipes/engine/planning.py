@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ from .grid import choose_grid
 from .opening import Files
 from .options import Preset
 from .prepared_study import PreparedStudy
-from .progress import Reporter
+from .progress import QUESTIONS, Reporter
 from .record import KEPT_ROUNDS
 from .report import Case, Observer, RunRequest
 from .run_folder import RunFolder
@@ -39,12 +40,14 @@ class Plan:
         trainings: of a round.
         unlabelled: scans without a human label.
         refines: whether predictions are refined after each round.
+        questions: to foundation models in a training.
     """
 
     budget: Preset
     trainings: int
     unlabelled: int
     refines: bool
+    questions: int = 0
 
     @property
     def epochs(self) -> int:
@@ -62,6 +65,7 @@ class Plan:
         return {
             "propagation": scans,
             "training": rounds * self.steps,
+            QUESTIONS: rounds * self.trainings * self.questions,
             "prediction": rounds * self.unlabelled,
             "refinement": rounds * self.unlabelled * self.refines,
         }
@@ -92,7 +96,9 @@ def plan_work(request: RunRequest, cases: Sequence[Case], processes: int = 1) ->
         budget = replace(budget, rounds=1)
     if RECIPES[options.recipe].trainings == 1:  # of several trainings, each process does its own
         budget = replace(budget, iterations=shared_iterations(budget.epochs, budget.iterations, processes))
-    return Plan(budget, trainings_of(options), unlabelled, RECIPES[options.recipe].refines)
+    recipe = RECIPES[options.recipe]
+    questions = recipe.questions(budget.epochs * budget.iterations, math.ceil(unlabelled / processes))
+    return Plan(budget, trainings_of(options), unlabelled, recipe.refines, questions)
 
 
 def plan_run(

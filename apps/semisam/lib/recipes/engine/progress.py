@@ -15,6 +15,9 @@ log = logging.getLogger("semisam.train")
 LOG_EVERY = 5.0
 """Seconds between progress lines; a heartbeat repeats the last line when a single step takes longer than 9 s."""
 
+QUESTIONS = "questions"
+"""Work that is done within a training: foundation models answer about whole scans."""
+
 _HEARTBEAT = 9.0
 _FIRST_GUESS = {"preparation": 0.5, "propagation": 4.0, "training": 0.5, "prediction": 1.0, "refinement": 1.0}
 
@@ -82,6 +85,7 @@ class Reporter:
         """Count the work that a killed run has done: rounds up to ``finished``, each over ``scans`` and ``steps``."""
         self._stages["propagation"].done = self._stages["propagation"].total
         self._stages["training"].done = finished * steps
+        self.settle(finished / self.rounds)
         self._stages["prediction"].done = self._stages["refinement"].done = finished * scans
         self._epoch = finished * self.epochs
 
@@ -118,6 +122,25 @@ class Reporter:
         self._last = now
         self._tell(stage, metrics or {}, force=force)
 
+    def asked(self) -> None:
+        """A foundation model has answered about a scan within a training, which stays the stage that is shown."""
+        now = time.monotonic()
+        entry = self._stages.setdefault(QUESTIONS, _Stage())
+        entry.done += 1
+        entry.measured += 1
+        entry.seconds += now - self._last
+        self._last = now
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the whole run."""
+        return self.rounds * self.epochs
+
+    def settle(self, share: float) -> None:
+        """So much of all training is done, 0..1: what has not been asked by now will not be asked."""
+        entry = self._stages.setdefault(QUESTIONS, _Stage())
+        entry.done = max(entry.done, round(share * entry.total))
+
     def seconds_left(self) -> float:
         """Estimate for the whole run."""
         return sum(stage.left(_FIRST_GUESS.get(name, 1.0)) for name, stage in self._stages.items())
@@ -129,7 +152,7 @@ class Reporter:
         shown = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items())
         self._line = (
             f"round {self._round}/{self.rounds}, {stage} {entry.done}/{entry.total}, "
-            f"epoch {self._epoch}/{self.rounds * self.epochs}, about {_clock(left)} left{f'; {shown}' if shown else ''}"
+            f"epoch {self._epoch}/{self.total_epochs}, about {_clock(left)} left{f'; {shown}' if shown else ''}"
         )
         if force or now - self._logged >= LOG_EVERY:
             self._logged = now
@@ -139,7 +162,7 @@ class Reporter:
             self.observer.progress(
                 Progress(
                     epoch=self._epoch,
-                    total_epochs=self.rounds * self.epochs,
+                    total_epochs=self.total_epochs,
                     round=self._round,
                     rounds=self.rounds,
                     stage=stage,

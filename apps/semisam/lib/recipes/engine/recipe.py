@@ -46,6 +46,8 @@ class Recipe:
         propagates: whether it begins by carrying labels over, which takes a scan that is outlined wholly.
         check: raises UserError when it cannot do what was chosen.
         versions: of further packages that the results depend on, by name.
+        questions: about how many times a foundation model is asked about a whole scan in a training of so many steps on
+            so many scans without a label.
         network_with: the default network with these generalists, of which the recipe may start from one; None leaves
             the first of ``networks``.
     """
@@ -60,6 +62,7 @@ class Recipe:
     propagates: bool = True
     check: Callable[[RecipeOptions], None] = lambda options: None
     versions: Callable[[RecipeOptions], Mapping[str, str]] = lambda options: {}
+    questions: Callable[[int, int], int] = lambda steps, scans: 0
     network_with: Callable[[Sequence[str]], str | None] = lambda generalists: None
 
 

@@ -148,6 +148,8 @@ def follow(run: Context, number: TrainingNumber, plan: TrainingPlan, *, together
             if noted:
                 run.history.add(Entry(number.round, number.number, step // plan.iterations, means))
             run.reporter.finished_epochs(before + step // plan.iterations)
+            if step == plan.steps:
+                run.reporter.settle((before + plan.epochs) / run.reporter.total_epochs)
             if "agreement" in means:
                 run.reporter.best(means["agreement"])
             epoch.clear()

@@ -16,7 +16,7 @@ from lib.core.json_files import write_json
 from lib.core.resampling import resize
 from lib.core.uncertainty import normalised_entropy
 from lib.formats.label_files import read_label
-from lib.generalists import Generalist, weights_of
+from lib.generalists import Generalist, describing, weights_of
 from lib.report import write_report
 from lib.report.montage import montage
 from lib.report.page import Picture, RoundFacts
@@ -89,7 +89,7 @@ def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]
         "fusion": options.fusion,
         "working grid": f"{grid} mm, window {window}",
         "structures": ", ".join(run.schema.names),
-        "generalist": _models([run.generalist]),
+        "generalist": _models([describing(run.generalist, flat=run.study.spec.flat)]),
         **({"asked": _models(run.asked)} if len(run.generalists) > 1 else {}),
         "propagator": run.propagator.name,
         "outlined scans": ", ".join(run.study.human()),

@@ -25,6 +25,10 @@ _FEATURE_CHANNELS = 256
 """Of SAM and its kin; kept in half precision."""
 
 
+FOUNDATION_PACE = 5
+"""Steps of a training for each question to a foundation model."""
+
+
 class ScanAnswers(Protocol):
     """An opened scan that answers prompts on its slices."""
 
@@ -107,7 +111,7 @@ class SliceModelAnswerer:
         model: the 2D model.
     """
 
-    pace = 5
+    pace = FOUNDATION_PACE
 
     def __init__(self, model: SliceGeneralist) -> None:
         self.model = model
@@ -172,7 +176,7 @@ class VolumeModelAnswerer:
         points: points that it gets, at most.
     """
 
-    pace = 5
+    pace = FOUNDATION_PACE
 
     def __init__(self, model: Promptable, points: int = 10) -> None:
         self.model = model

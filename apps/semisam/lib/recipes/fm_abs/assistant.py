@@ -75,6 +75,7 @@ class SliceAssistant:
             teacher's prediction until the warm-up is over; None when there is none.
         classes: structures and background.
         options: how it helps.
+        told: called after each question about a scan.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SliceAssistant:
         known: Callable[[str], Tensor | None],
         classes: int,
         options: SliceOptions,
+        told: Callable[[], None] = lambda: None,
     ) -> None:
         self.channels = classes + 1
         self._answerer = answerer
@@ -91,6 +93,7 @@ class SliceAssistant:
         self._known = known
         self._classes = classes
         self._options = options
+        self._told = told
         self._schedule = Schedule(options.every, answerer.pace, options.answer_bytes)
         self._predict: Predict | None = None
         self._generator = torch.Generator()
@@ -146,6 +149,7 @@ class SliceAssistant:
         if (known is not None or not early) and self._schedule.turn(name, step):
             seen = self._predicted(sample.image) if known is None else known.float()
             self._schedule.put(name, step, self._ask(name, seen))
+            self._told()
         return self._schedule.answer(name)
 
     def _predicted(self, image: Tensor) -> Tensor:

@@ -36,8 +36,9 @@ from lib.recipes.engine.round_zero import prepare_study
 from lib.recipes.engine.stages import TrainingParts, plan_of, train_round
 from lib.specialists.regularisers import teacher_memory
 from lib.specialists.regularisers.perturbed_teacher import PerturbedTeacher
+from lib.training.question_schedule import Schedule
 
-from .answerers import answerer_of
+from .answerers import FOUNDATION_PACE, answerer_of
 from .assistant import SliceAssistant, SliceOptions
 from .fusion import Fusion
 from .plane_labels import PartialObjective, WholeStudy
@@ -66,7 +67,8 @@ def assistant_of(run: Context, options: SliceOptions) -> SliceAssistant:
         label = None if name in run.study.human() else run.study.current(name)
         return None if label is None else label.probabilities
 
-    return SliceAssistant(answerer_of(run.asked[0]), partial(stored_view, run), known, run.schema.channels, options)
+    answerer, view = answerer_of(run.asked[0]), partial(stored_view, run)
+    return SliceAssistant(answerer, view, known, run.schema.channels, options, run.reporter.asked)
 
 
 def _same(members: Sequence[nn.Module], name: str) -> Sequence[nn.Module]:
@@ -74,5 +76,12 @@ def _same(members: Sequence[nn.Module], name: str) -> Sequence[nn.Module]:
     return members
 
 
+def questions(steps: int, scans: int) -> int:
+    """Questions about scans in a training by a foundation model, about; a graph cut takes less than two steps."""
+    options = SliceOptions()
+    late = round((1.0 - options.warm_up) * steps)
+    return Schedule.about(options.every / (1.0 - options.warm_up), FOUNDATION_PACE, late, scans, first_paced=True)
+
+
 # Its mean teacher is one of its own, ``PerturbedTeacher``.
-RECIPE = Recipe(run_fm_abs, regularisers=("mean_teacher",), propagates=False, asks="one")
+RECIPE = Recipe(run_fm_abs, regularisers=("mean_teacher",), propagates=False, asks="one", questions=questions)

@@ -119,7 +119,7 @@ def _begin(run: Context) -> tuple[str, CoTraining]:
     else:
         log.info("SAM starts from the weights of %s; its image encoder stays as it is and gets adapters.", kind)
     spec = run.study.spec
-    with torch_seeded(run.options.seed * 1009):
+    with torch_seeded(TrainingNumber(0).seed(run.options.seed)):
         pair = build_sam(replace(spec, network=kind), weights)
     device = run.options.device
     return kind, CoTraining(pair.to(device), plan_for(run, kind), device, run.ranks)
@@ -144,7 +144,7 @@ def _train(run: Context, index: int, training: CoTraining) -> None:
     run.reporter.begin("training", index)
     spec = run.study.spec
     size = [1 if axis == spec.slice_axis else n for axis, n in enumerate(spec.roi_size)]
-    generator = run.ranks.generator(run.options.seed * 1009 + index)
+    generator = run.ranks.generator(TrainingNumber(index).seed(run.options.seed))
     source = SliceSource(StudyScans(run.study), spec.channels, spec.slice_axis, generator)
     plan = plan_of(run)
     training.run(source, size, plan.steps, generator, follow(run, TrainingNumber(index), plan))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lib.core.devices import with_room
+from lib.generalists import describing
 from lib.generalists.mind import Mind
 from lib.propagation import encoding_grid, features_on
 from lib.recipes.engine.context import Context
@@ -79,11 +80,12 @@ class RoundEvidence:
     def _features(self, name: str, image: Tensor) -> Tensor:
         """The generalist's features ``[C, d, h, w]`` over the extent of a scan's ``image`` ``[1, D, H, W]``."""
         run, frame = self._run, self._run.study.prepared(name).frame
-        if run.generalist.name == Mind.name:  # the same for any scale and offset of the intensities
-            return run.generalist.encode(image, frame.spacing)
+        generalist = describing(run.generalist, flat=run.study.spec.flat)
+        if generalist.name == Mind.name:  # the same for any scale and offset of the intensities
+            return generalist.encode(image, frame.spacing)
         scan = run.study.read(name)
-        grid = encoding_grid(scan, frame, run.generalist)
-        features = run.generalist.encode(grid.image(scan.clipped), grid.spacing)
+        grid = encoding_grid(scan, frame, generalist)
+        features = generalist.encode(grid.image(scan.clipped), grid.spacing)
         if grid.box == frame.box:
             return features
         # No finer than they are: there are hundreds of channels.

@@ -12,6 +12,7 @@ from lib.core.devices import with_room
 from lib.core.uncertainty import normalised_entropy
 from lib.recipes.engine.context import Context
 from lib.recipes.engine.each_scan import each_scan, some_scans
+from lib.recipes.engine.kept_training import TrainingNumber
 from lib.recipes.engine.label_facts import PseudoLabelFacts
 from lib.recipes.engine.labelling import (
     Prediction,
@@ -135,7 +136,7 @@ class _Correction:
 
 def _random_numbers(run: Context, index: int, names: Sequence[str]) -> Callable[[str], torch.Generator]:
     """The generator that chooses a scan's evidence in a round."""
-    seed = run.options.seed * 1009 + index
+    seed = TrainingNumber(index).seed(run.options.seed)
     one_after_another = torch.Generator().manual_seed(seed)
     numbers = {name: number for number, name in enumerate(names)}
 

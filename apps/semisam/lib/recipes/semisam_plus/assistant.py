@@ -86,6 +86,7 @@ class GeneralistAssistant:
         outline: the human label ``[1 + N, D, H, W]`` of a labelled scan, None for one that is not outlined wholly.
             Without it, no generalist is examined.
         instead: asked in the place of a generalist that knows none of the structures.
+        told: called after each question about a scan.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class GeneralistAssistant:
         *,
         outline: Callable[[str], Tensor | None] = lambda name: None,
         instead: Answerer | None = None,
+        told: Callable[[], None] = lambda: None,
     ) -> None:
         self.channels = len(answerers) * (classes + 1)
         self._answerers = tuple(answerers)
@@ -105,6 +107,7 @@ class GeneralistAssistant:
         self._labelled = tuple(labelled)
         self._outline = outline
         self._instead = instead
+        self._told = told
         self._examined: dict[int, Mapping[int, Kind | None]] = {}
         self._classes = classes
         self._options = options
@@ -126,8 +129,10 @@ class GeneralistAssistant:
             return self._silence(sample.image.shape[1:])
         if not self._schedule.asked(name):
             self._schedule.put(name, step, self._ask(name, sample.target.float()), paced=False)
+            self._told()
         elif self._schedule.turn(name, step):
             self._schedule.put(name, step, self._ask(name, self._predicted(sample.image)))
+            self._told()
         answer = self._schedule.answer(name)
         return self._silence(sample.image.shape[1:]) if answer is None else answer.float()
 

@@ -36,6 +36,7 @@ from lib.recipes.engine.report import FinishedRound
 from lib.recipes.engine.round_zero import propagate_study
 from lib.recipes.engine.stages import plan_of, train_networks
 from lib.training.assistance import Assistant
+from lib.training.question_schedule import Schedule
 
 from .answerers import Answerer
 from .assistant import CollaborationOptions, GeneralistAssistant
@@ -88,6 +89,7 @@ def assistant_of(run: Context, generalists: Sequence[Generalist]) -> GeneralistA
         options,
         outline=outline,
         instead=instead,
+        told=run.reporter.asked,
     )
 
 
@@ -103,4 +105,10 @@ def answerer_of(generalist: Generalist, mode: PromptMode) -> Answerer:
     return WalkAnswerer(generalist, points=WITHOUT_MASK if mode == "points" else WITH_MASK)
 
 
-RECIPE = Recipe(run_semisam_plus, ensembles=True, asks="all")
+def questions(steps: int, scans: int) -> int:
+    """Questions about scans in a training, about."""
+    options = CollaborationOptions()
+    return Schedule.about(options.every, options.pace, steps, scans, first_paced=False)
+
+
+RECIPE = Recipe(run_semisam_plus, ensembles=True, asks="all", questions=questions)

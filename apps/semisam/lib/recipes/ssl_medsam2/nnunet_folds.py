@@ -77,8 +77,9 @@ class NnunetBackEnd:
         log.info(
             "nnU-Net trains %s with %s: %d epochs of %d steps", configuration, plan.trainer, plan.epochs, plan.steps
         )
-        progress = _Progress(run, plan.epochs * plan.steps, TrainingNumber(index, fold.number, folds))
-        seed = run.options.seed * 1009 + index + fold.number * 101
+        number = TrainingNumber(index, fold.number, folds)
+        progress = _Progress(run, plan.epochs * plan.steps, number)
+        seed = number.seed(run.options.seed)
         scheme, network = train_fold(
             folder, configuration, fold.number, plan, device=device, seed=seed, listener=progress.step
         )
