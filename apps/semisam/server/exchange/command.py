@@ -18,6 +18,8 @@ from lib.exchange import FORMATS
 if TYPE_CHECKING:
     from server.store.study import Study
 
+    from .importing import Line
+
 APP = Path(__file__).resolve().parents[2]
 _SHOWN = 20
 """Reasons that are printed; the table or the report has all of them."""
@@ -30,9 +32,9 @@ def main(command: str, arguments: Sequence[str]) -> NoReturn:
         command: ``export`` or ``import``.
         arguments: the words after it.
     """
-    chosen = _export_parser().parse_args(arguments)
+    chosen = (_export_parser() if command == "export" else _import_parser()).parse_args(arguments)
     try:
-        status = _export(chosen)
+        status = _export(chosen) if command == "export" else _import(chosen)
     except UserError as error:
         print(f"main.py {command}: {error}", file=sys.stderr)
         status = 1
@@ -107,6 +109,76 @@ def _export(chosen: argparse.Namespace) -> int:
     print(f"{len(outcome.written)} scan(s) written to {chosen.to}{there}{gone}.")
     _print_refused("not exported", outcome.refused)
     return 1 if outcome.refused else 0
+
+
+def _import_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "import", "Make labels of other programs final: RTSTRUCT, SEG, nnU-Net data sets, .seg.nrrd, label maps."
+    )
+    parser.add_argument(
+        "--from",
+        dest="paths",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        type=Path,
+        help="files, and folders with such files",
+    )
+    parser.add_argument(
+        "--from-server",
+        action="store_true",
+        help="RTSTRUCT and SEG that lie beside the scans on the study's DICOM server",
+    )
+    parser.add_argument(
+        "--names",
+        metavar="TABLE.csv",
+        type=Path,
+        help="what names of structures mean in the study; written, for you to fill in, when it is needed and not there",
+    )
+    parser.add_argument(
+        "--leave-out-others", action="store_true", help="leave out structures whose names are none of the study's"
+    )
+    parser.add_argument("--scan", default="", metavar="NAME", help="the scan that the one label belongs to")
+    parser.add_argument("--replace", action="store_true", help="take the place of final labels that are there already")
+    parser.add_argument("--dry-run", action="store_true", help="read and check all, store nothing")
+    parser.add_argument("--report", metavar="FILE.csv", type=Path, help="write there what has become of each label")
+    return parser
+
+
+def _import(chosen: argparse.Namespace) -> int:
+    if not chosen.paths and not chosen.from_server:
+        raise UserError("Say where the labels are: --from PATH, or --from-server.")
+    study = open_study(chosen)
+    from lib.exchange.incoming import find_labels
+
+    from .importing import ImportRequest, import_labels, write_report
+    from .on_server import fetched_objects
+
+    request = ImportRequest(chosen.names, chosen.leave_out_others, chosen.replace, chosen.scan, dry_run=chosen.dry_run)
+    own = None if "://" in study.location else Path(study.location).resolve()
+    with fetched_objects(study, wanted=chosen.from_server) as fetched, _progress("Import") as say:
+        found = find_labels([*chosen.paths, *fetched], own)
+        lines = import_labels(study, found, request, say)
+    if chosen.report:
+        write_report(chosen.report, lines)
+    return _print_lines(lines, found.passed, dry_run=chosen.dry_run)
+
+
+def _print_lines(lines: Sequence[Line], passed: int, *, dry_run: bool) -> int:
+    """Say what has become of the labels; returns the exit status."""
+    done = [line for line in lines if line.result in ("imported", "would be imported")]
+    kept = [line for line in lines if line.result == "kept"]
+    refused = {line.source: line.reason for line in lines if line.result == "refused"}
+    print(f"{len(done)} label(s) {'could be imported' if dry_run else 'imported'}.")
+    for line in done:
+        if line.reason:
+            print(f"  {line.scan} from {line.source}: {line.reason}")
+    if kept:
+        print(f"{len(kept)} left: their scans have a final label already; --replace takes its place.")
+    if not lines:
+        print(f"There was none to be found{f' among {passed} DICOM file(s)' if passed else ''}.")
+    _print_refused("refused", refused)
+    return 1 if refused or not lines else 0
 
 
 def _print_refused(what: str, reasons: dict[str, str]) -> None:

@@ -118,26 +118,29 @@ def _roi(number: int, name: str, contours: Sequence[pydicom.Dataset]) -> Roi:
     return Roi(number, name or f"structure {number}", tuple(points), tuple(dict.fromkeys(kinds)), frozenset(images))
 
 
-def check_references(found: RtStruct, images: frozenset[str], frame: str) -> None:
-    """Look whether a structure set was drawn on these images.
+def check_references(found: RtStruct, numbers: Sequence[int], images: frozenset[str], frame: str) -> None:
+    """Look whether structures were drawn on these images.
+
+    Images that their contours name go before the frame of reference, of which some programs make up one.
 
     Args:
         found: the structure set.
+        numbers: of the structures.
         images: UIDs of the scan's images.
         frame: UID of their frame of reference, "" without one.
 
     Raises:
-        UserError: (422) when it refers to other images, or another frame of reference.
+        UserError: (422) when they refer to other images, or to none and another frame of reference.
     """
-    named = found.images | frozenset(uid for roi in found.rois for uid in roi.images)
+    named = {uid for roi in found.rois if roi.number in numbers for uid in roi.images}
     strange = sorted(named - images)
     if strange:
         raise UserError(
-            f"It refers to {len(strange)} image(s) that the scan does not have, the first is {strange[0]}. "
+            f"Its contours refer to {len(strange)} image(s) that the scan does not have, the first is {strange[0]}. "
             "It was drawn on another series, or images of the scan are missing.",
             status=422,
         )
-    if frame and found.frames and frame not in found.frames:
+    if not named and frame and found.frames and frame not in found.frames:
         raise UserError(
             f"It lies in another frame of reference ({found.frames[0]}) than the scan ({frame}).", status=422
         )
