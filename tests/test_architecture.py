@@ -21,7 +21,7 @@ FLOORS = (
     {"core", "upstream"},
     {"formats", "dicom_series", "parallel", "people", "report"},
     {"dicom_seg", "generalists", "nnunet"},
-    {"propagation", "prompting"},
+    {"propagation", "prompting", "exchange"},
     {"specialists"},
     {"training"},
     {"recipes"},

@@ -30,6 +30,10 @@ if __name__ == "__main__":
             from server.jobs.shared_command import main as shared
 
             shared(sys.argv[1], sys.argv[2:])
+        if sys.argv[1:2] in (["export"], ["import"]):
+            from server.exchange.command import main as exchange
+
+            exchange(sys.argv[1], sys.argv[2:])
         from lib.setup.command_line import main
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is missing in {sys.executable}. Run this with semisam's own Python: .venv/bin/python")

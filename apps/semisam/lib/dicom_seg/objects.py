@@ -21,11 +21,11 @@ from lib.core.errors import UserError
 
 from .parts import CATEGORY, CODING_SCHEME, Origin, Segment, allow_any_script, text_in
 
-_INHERITED = (
+INHERITED = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
-"""What a SEG has in common with its images; DICOM wants them all, empty where they are not known."""
+"""What a label has in common with its images; DICOM wants them all, empty where they are not known."""
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 _UID, _UID_CHARACTERS = re.compile(r"\d+(\.\d+)*"), 64
 _SEGMENT_NUMBER = (0x0062000B, 0x0062000A)
@@ -86,7 +86,7 @@ def build(
     Raises:
         UserError: (422) when a UID of the images is none by DICOM's rules, so that nothing may refer to it.
     """
-    _check_uids(image, sources)
+    check_uids(image, sources, "DICOM SEG")
     seg = _empty(image, sources, origin)
     seg.SegmentSequence = [_described(number, each, origin) for number, each in enumerate(segments, start=1)]
     groups: list[Dataset] = []
@@ -125,7 +125,17 @@ def _packed(frames: Iterable[Frame], groups: list[Dataset], seg: Dataset) -> Ite
     yield b"\0" * (size % 2)
 
 
-def _check_uids(image: Dataset, sources: Sequence[Source]) -> None:
+def check_uids(image: Dataset, sources: Sequence[Source], what: str) -> None:
+    """Refuse images that nothing may refer to.
+
+    Args:
+        image: header of one of them.
+        sources: all of their planes.
+        what: what is to be made, for the message.
+
+    Raises:
+        UserError: (422) when one of their UIDs is none by DICOM's rules.
+    """
     found = [(name, text_in(image, name)) for name in _UIDS]
     found += [("SOPInstanceUID", source.uid) for source in sources]
     for name, uid in found:
@@ -140,7 +150,7 @@ def _check_uids(image: Dataset, sources: Sequence[Source]) -> None:
                 else "holds other characters than digits and dots"
             )
             raise UserError(
-                f"No DICOM SEG can be made for this series: the {name} of its images {wrong}. "
+                f"No {what} can be made for this series: the {name} of its images {wrong}. "
                 "Correct it in the images and send them again.",
                 status=422,
             )
@@ -157,7 +167,7 @@ def _empty(image: Dataset, sources: Sequence[Source], origin: Origin) -> Dataset
     seg = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
     seg.is_little_endian, seg.is_implicit_VR = True, False
     seg.SOPClassUID, seg.SOPInstanceUID = SegmentationStorage, meta.MediaStorageSOPInstanceUID
-    for name in _INHERITED:
+    for name in INHERITED:
         setattr(seg, name, image.get(name, ""))
     if image.get("SpecificCharacterSet"):
         seg.SpecificCharacterSet = image.SpecificCharacterSet

@@ -103,14 +103,15 @@ def _of_a_stack(
     shared = seg.SharedFunctionalGroupsSequence[0]
     shared.PixelMeasuresSequence = [measures]
     shared.PlaneOrientationSequence = [of(ImageOrientationPatient=decimals(first.orientation or ()))]
-    seg.FrameOfReferenceUID = text_in(image, "FrameOfReferenceUID") or _made_up_frame_of_reference(first.series)
+    seg.FrameOfReferenceUID = frame_of_reference(image, first.series)
     seg.PositionReferenceIndicator = image.get("PositionReferenceIndicator") or ""
     return seg
 
 
-def _made_up_frame_of_reference(series: str) -> str:
-    """What stands for the frame of reference of a series that names none: always the same for one series."""
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'semisam frame of reference {series}').int}"
+def frame_of_reference(image: pydicom.Dataset, series: str) -> str:
+    """UID of the frame of reference of a series; where its images name none, one that is always the same for it."""
+    made_up = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'semisam frame of reference {series}').int}"
+    return text_in(image, "FrameOfReferenceUID") or made_up
 
 
 def _frames(planes: np.ndarray, sources: Sequence[Source], segments: Sequence[Segment]) -> Iterator[Frame]:

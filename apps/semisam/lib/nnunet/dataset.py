@@ -6,16 +6,19 @@
                            imagesTr/<case>_0000.nii.gz
                            labelsTr/<case>.nii.gz
     preprocessed/Dataset001_semisam/splits_final.json
+
+``write_pair`` and ``described`` make one anywhere; ``write_case`` and ``write_dataset`` make that of a training.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from lib.core.errors import UserError
 from lib.core.files import write_whole
 from lib.core.frames import Frame
 from lib.formats.volumes import write_label
@@ -23,6 +26,69 @@ from lib.formats.volumes import write_label
 DATASET = "Dataset001_semisam"
 DATASET_ID = 1
 ENDING = ".nii.gz"
+IGNORE = "ignore"
+"""Name of the label of voxels that nobody has looked at; nnU-Net knows it by this name."""
+BACKGROUND = "background"
+
+
+def image_file(case: str, channel: int = 0) -> str:
+    """Name of the file of a case's scan."""
+    return f"{case}_{channel:04d}{ENDING}"
+
+
+def label_file(case: str) -> str:
+    """Name of the file of a case's label."""
+    return f"{case}{ENDING}"
+
+
+def write_pair(base: Path, case: str, image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+    """Write a scan and its label, each whole or not at all.
+
+    Args:
+        base: folder of the data set.
+        case: identifier, without odd characters.
+        image: the scan ``[D, H, W]``, of the type that the file is to have.
+        label: classes ``[D, H, W]`` uint8 on the same grid.
+        affine: ``[4, 4]`` of both, RAS.
+    """
+    for name in ("imagesTr", "labelsTr"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    write_label(base / "imagesTr" / image_file(case), np.ascontiguousarray(image), affine, image.dtype.type)
+    write_label(base / "labelsTr" / label_file(case), np.ascontiguousarray(label), affine)
+
+
+def described(
+    label_names: Sequence[str], cases: int, channel: str = "image", *, ignore: bool = False
+) -> dict[str, object]:
+    """The content of ``dataset.json``.
+
+    Args:
+        label_names: the structures 1..N.
+        cases: number of cases.
+        channel: name of the one channel. ``CT`` lets nnU-Net clip intensities to those seen in the structures,
+            ``noNorm`` leave them as they are; with any other name each scan is normalised by itself.
+        ignore: whether the value N + 1 marks voxels that are not annotated.
+
+    Raises:
+        UserError: (409) when a structure has a name that nnU-Net uses for something else.
+    """
+    taken = [name for name in label_names if name.lower() in (BACKGROUND, IGNORE)]
+    if taken:
+        raise UserError(
+            f"nnU-Net uses the name {taken[0]!r} for something else than a structure. Rename the structure.", status=409
+        )
+    labels = {BACKGROUND: 0, **{name: n for n, name in enumerate(label_names, 1)}}
+    return {
+        "channel_names": {"0": channel},
+        "labels": labels | ({IGNORE: len(labels)} if ignore else {}),
+        "numTraining": cases,
+        "file_ending": ENDING,
+    }
+
+
+def write_description(base: Path, content: Mapping[str, object]) -> None:
+    """Write ``dataset.json``."""
+    _write_json(base / "dataset.json", content)
 
 
 def write_case(folder: Path, case: str, array: np.ndarray, label: np.ndarray, frame: Frame) -> None:
@@ -37,15 +103,9 @@ def write_case(folder: Path, case: str, array: np.ndarray, label: np.ndarray, fr
         label: classes ``[D, H, W]`` uint8 on the same grid.
         frame: ``frame_of`` the scan.
     """
-    import nibabel
-
     affine = np.diag([*frame.voxel, 1.0])
-    base = folder / "raw" / DATASET
-    image = nibabel.Nifti1Image(np.ascontiguousarray(frame.crop(array), dtype=np.float32), affine)
-    for name in ("imagesTr", "labelsTr"):
-        (base / name).mkdir(parents=True, exist_ok=True)
-    write_whole(base / "imagesTr" / f"{case}_0000{ENDING}", lambda temporary: nibabel.save(image, temporary))
-    write_label(base / "labelsTr" / f"{case}{ENDING}", np.ascontiguousarray(frame.crop(label)), affine)
+    image = np.ascontiguousarray(frame.crop(array), dtype=np.float32)
+    write_pair(folder / "raw" / DATASET, case, image, frame.crop(label), affine)
 
 
 def write_dataset(
@@ -60,16 +120,10 @@ def write_dataset(
         folds: for each fold the cases to train on, and those that it leaves out. nnU-Net looks at the latter to draw a
             curve, and cannot do without any.
     """
-    described = {
-        # Neither 'CT', whose intensities nnU-Net would clip to those seen in the structures, nor 'noNorm'.
-        "channel_names": {"0": "image"},
-        "labels": {"background": 0, **{name: n for n, name in enumerate(label_names, 1)}},
-        "numTraining": cases,
-        "file_ending": ENDING,
-        "overwrite_image_reader_writer": "NibabelIO",
-    }
+    # Neither 'CT', whose intensities nnU-Net would clip to those seen in the structures, nor 'noNorm'.
+    content = described(label_names, cases) | {"overwrite_image_reader_writer": "NibabelIO"}
     splits = [{"train": list(train), "val": list(left_out)} for train, left_out in folds]
-    _write_json(folder / "raw" / DATASET / "dataset.json", described)
+    write_description(folder / "raw" / DATASET, content)
     _write_json(folder / "preprocessed" / DATASET / "splits_final.json", splits)
 
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the process's exit status."""
-    parser = argparse.ArgumentParser(prog="main.py", description="Tools around the semisam server app.")
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        description="Tools around the semisam server app.",
+        epilog="With a study: train, score, export, import. Each has its own --help.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _demo_parser(commands)
     _weights_parser(commands)

@@ -158,7 +158,7 @@ def segments_of(
     else:
         names = {v: k for k, v in schema.as_dict().items()} if schema is not None else {}
     given = colours_in(info.get("label_info"))
-    return [Segment(v, name := names.get(v, f"label_{v}"), _colour(name, v, given.get(name))) for v in present]
+    return [Segment(v, name := names.get(v, f"label_{v}"), colour_of(name, v, given.get(name))) for v in present]
 
 
 def colours_in(label_info: object) -> dict[str, object]:
@@ -167,7 +167,7 @@ def colours_in(label_info: object) -> dict[str, object]:
     return {str(entry.get("name")): entry.get("color") for entry in entries if isinstance(entry, Mapping)}
 
 
-def _colour(name: str, value: int, given: object) -> tuple[int, int, int]:
+def colour_of(name: str, value: int, given: object = None) -> tuple[int, int, int]:
     """The colour that a viewer sent, else the usual one of the structure, else one of a few."""
     if isinstance(given, Sequence) and not isinstance(given, str) and len(given) >= 3:
         try:

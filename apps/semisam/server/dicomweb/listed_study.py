@@ -78,6 +78,11 @@ class ListedStudy(SendingStudy):
     def _forget_failures(self, uid: str) -> None:
         """Try to fetch a scan again the next time."""
 
+    @property
+    def server(self) -> DicomWebServer:
+        """The server."""
+        return self._server
+
     def name(self) -> str:
         """The server's address."""
         return self._server.address
