@@ -72,6 +72,7 @@ from server.requests.submitted import forget, settle
 from server.requests.validation import running
 from server.store.folder_store import FINAL, StudyDatastore
 from server.store.study import Study
+from server.study_page import routes as study_page
 from server.upstream import installing
 from server.upstream.app_loading import web_application
 from server.upstream.sessions import OwnSessions
@@ -188,6 +189,7 @@ class SemiSam(OwnSessions, MONAILabelApp):
             installing.for_clients(web, self.settings)
             gate.install(web, self.settings)
             reports.install(web)
+            study_page.install(web)
         if mode:
             self._jobs = Jobs(self.study.place, lambda: self.study.folder / "runs")
             self._jobs.install()
