@@ -55,7 +55,7 @@ def opened(study: Study, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> Itera
         monkeypatch: pytest's.
         parts: further parts of MONAI Label's app.
     """
-    app = SimpleNamespace(study=study, datastore=lambda: study.datastore, **parts)
+    app = SimpleNamespace(**{"study": study, "infer": lambda asked: {}, **parts})
     for module in (scan_routes,):
         monkeypatch.setattr(module, "app_instance", lambda: app)
     web = FastAPI()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Mapping
@@ -9,12 +10,17 @@ from dataclasses import asdict
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from lib.core.cache import stamp_of
+from lib.core.errors import UserError
 from lib.report.planes import colour_of
 from server.scores.scores import Scores
-from server.store.folder_store import StudyDatastore
+from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study
 
+from .acts import Acts
+from .layers import MADE, SCAN, STORED, Infer, Layers
 from .pictures import Pictures
 from .scan_rows import STATES, ScanRow, rows_of
 from .study_table import Question, page_of
@@ -30,11 +36,19 @@ class StudyPage:
 
     Args:
         study: the study.
+        infer: answers an infer request, as MONAI Label's app does.
+
+    Attributes:
+        pictures: of the scans.
+        acts: of the readers.
+        layers: the slices of single scans.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, infer: Infer) -> None:
         self.study = study
         self.pictures = Pictures(study)
+        self.acts = Acts(study)
+        self.layers = Layers(study, infer)
         self._rows: tuple[object, float, list[ScanRow]] = None, 0.0, []
         self._making = threading.Lock()
 
@@ -46,17 +60,13 @@ class StudyPage:
             key, made, rows = self._rows
             now = self._state()
             if now is None or key != now or time.monotonic() - made > _ROW_SECONDS:
-                rows = rows_of(self.study, self.sent_back(), self.pictures.measured())
+                rows = rows_of(self.study, self.acts.sent_back(), self.pictures.measured())
                 self._rows = now, time.monotonic(), rows
             return rows
 
     def row(self, name: str) -> ScanRow | None:
         """The row of a scan, None when there is no such scan."""
         return next((row for row in self.rows() if row.name == name), None)
-
-    def sent_back(self) -> Mapping[str, str]:
-        """Who has sent a scan's pseudo-label back, by scan."""
-        return {}
 
     def _state(self) -> object | None:
         """Changes when a row does, as far as that can be seen; None when it cannot."""
@@ -66,7 +76,7 @@ class StudyPage:
         scores = stamp_of(self.study.place / "scores.json")
         return (
             *(store.version(), scores, Scores(self.study).specialist_state(), self.study.schema.names),
-            *(id(self.pictures.measured()), tuple(self.sent_back().items())),
+            *(id(self.pictures.measured()), self.acts.stamp()),
         )
 
     # --- as plain types -------------------------------------------------------------------------------------------
@@ -102,14 +112,68 @@ class StudyPage:
         """A row, and what its picture is called."""
         return {**asdict(row), "picture": self.pictures.key(row.name)}
 
+    def scan(self, row: ScanRow) -> dict[str, Any]:
+        """All there is to say about one scan: what ``described`` says, its planes and layers, and its history."""
+        name, shown = row.name, self.layers.scan(row.name)
+        looked = shown.looked
+        tag = next((each for each in STORED if self.layers.key(name, each) is not None), None)
+        middle = looked.middle(self._first_layer(name, tag))
+        planes = {
+            plane: {
+                "count": looked.count(plane),
+                "size": looked.size(plane),
+                "pixel": looked.pixel(plane),
+                "middle": middle[plane],
+            }
+            for plane in looked.planes
+        }
+        keys = {layer: self.layers.key(name, layer) for layer in (SCAN, *STORED, *MADE)}
+        return {
+            **self.described(row),
+            "structures": self.structures(),
+            "states": dict(STATES),
+            "planes": planes,
+            "layers": {layer: _short(key) for layer, key in keys.items() if key is not None},
+            "slope": shown.slope,
+            "intercept": shown.intercept,
+            "window": shown.window,
+            "span": shown.span,
+            "version": self.acts.version(name, ORIGINAL),
+            "acts": [{"act": act.act, "by": act.by, "at": act.at} for act in self.acts.of(name)[:50]],
+            "can_undo": self._undoable(name),
+        }
+
+    def _first_layer(self, name: str, layer: str | None) -> np.ndarray | None:
+        """The label by which the first slices are chosen; a scan is shown without one that cannot be used."""
+        try:
+            return None if layer is None else self.layers.layer(name, layer)
+        except UserError:
+            return None
+
+    def _undoable(self, name: str) -> str:
+        """Who can take back what was done last to a scan; empty for nobody."""
+        act = self.acts.standing().get(name)
+        if act is None or (act.act == "accept" and self.acts.version(name, FINAL) != act.final):
+            return ""
+        return act.by
+
+
+def _short(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
 
 _PAGES: WeakKeyDictionary[Study, StudyPage] = WeakKeyDictionary()
 _OPENING = threading.Lock()
 
 
-def page_for(study: Study) -> StudyPage:
-    """The page of a study; one for each."""
+def page_for(study: Study, infer: Infer) -> StudyPage:
+    """The page of a study; one for each.
+
+    Args:
+        study: the study.
+        infer: see ``StudyPage``.
+    """
     with _OPENING:
         if study not in _PAGES:
-            _PAGES[study] = StudyPage(study)
+            _PAGES[study] = StudyPage(study, infer)
         return _PAGES[study]
