@@ -227,6 +227,16 @@ class SemiSam(OwnSessions, MONAILabelApp):
                 self._scoring(request)[0].ready()
                 self._automatic_scoring.give_way(self._jobs)
 
+    @property
+    def trainer(self) -> SemiSamTrainer:
+        """The one trainer."""
+        return self._trainer({"model": "semisam"})
+
+    @property
+    def jobs(self) -> Jobs | None:
+        """The jobs of this server; None in the process of a job."""
+        return self._jobs
+
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """One scan, one label."""
         with http_answers():
@@ -254,6 +264,11 @@ class SemiSam(OwnSessions, MONAILabelApp):
             check_keys(request, (), SAMPLE, f"Strategy {name!r}")
             check_plain(request, "The request")
             return dict(super().next_sample({**request, "strategy": name}))
+
+    def suggest(self) -> dict[str, str]:
+        """The scan that the default strategy would offer, without offering it."""
+        strategy: strategies.StudyStrategy = self._strategies["random"]
+        return strategy.suggest()
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
         """MONAI Label starts all methods at every chance; here one job for what is due, and only while nothing runs."""

@@ -17,7 +17,7 @@ from lib.core.labels import LabelSchema
 from lib.setup.settings import Settings
 from server.store.folder_store import StudyDatastore
 from server.store.study import Study
-from server.study_page import routes, scan_routes
+from server.study_page import routes, scan_routes, work_routes
 from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 
 HOST = "http://127.0.0.1:8000"
@@ -55,8 +55,9 @@ def opened(study: Study, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> Itera
         monkeypatch: pytest's.
         parts: further parts of MONAI Label's app.
     """
-    app = SimpleNamespace(**{"study": study, "infer": lambda asked: {}, **parts})
-    for module in (scan_routes,):
+    none: Mapping[str, Any] = {"infer": lambda asked: {}, "trainer": SimpleNamespace(), "jobs": None}
+    app = SimpleNamespace(study=study, **{**none, **parts})
+    for module in (scan_routes, work_routes):
         monkeypatch.setattr(module, "app_instance", lambda: app)
     web = FastAPI()
     routes.install(web)

@@ -78,6 +78,14 @@ class StudyStrategy(Strategy):
         facts = {key: round(float(value), 5) for key, value in ranking.facts(name).items()}
         return {"id": name, "reason": ranking.reason(name), **facts, **({"planes": planes} if planes else {})}
 
+    def suggest(self) -> dict[str, str]:
+        """The scan (``scan``) and the ``reason``, without offering it to anybody; nothing when all scans are done."""
+        view = View(self.study, [])
+        if not view.unlabelled:
+            return {}
+        name, ranking = self._choose(view, {}, "")
+        return {"scan": name, "reason": ranking.reason(name)}
+
     def _choose(self, view: View, marks: Mapping[str, Offer], client: str) -> tuple[str, Ranking]:
         free = [n for n in view.unlabelled if n not in marks and n not in view.unusable]
         back = [n for n in view.sent_back if n in free and view.readable(n)]

@@ -110,6 +110,13 @@ def test_what_was_sent_back_is_offered_first_by_every_strategy(study: Study) -> 
     assert Acts(study).sent_back() == {}
 
 
+def test_a_suggestion_gives_the_scan_to_nobody(study: Study) -> None:
+    Acts(study).send_back("case_3", seen(study, "case_3"), "anna")
+    for _ in range(2):
+        assert Review(study).suggest() == {"scan": "case_3", "reason": "anna has sent its pseudo-label back."}
+    assert not (study.place / "served.json").exists()
+
+
 def test_a_line_that_a_kill_has_cut_is_passed_over(study: Study) -> None:
     Acts(study).send_back("case_3", seen(study, "case_3"), "anna")
     with (study.place / "acts.jsonl").open("a") as file:

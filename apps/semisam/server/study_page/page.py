@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -20,10 +19,12 @@ from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study
 
 from .acts import Acts
+from .first_steps import next_step
 from .layers import MADE, SCAN, STORED, Infer, Layers
 from .pictures import Pictures
 from .scan_rows import STATES, ScanRow, rows_of
-from .study_table import Question, page_of
+from .study_table import Question, counts_of, page_of
+from .work import Work
 
 _ROW_SECONDS = 15.0
 """Age at which rows are made anew even though nothing seems to have changed."""
@@ -37,18 +38,21 @@ class StudyPage:
     Args:
         study: the study.
         infer: answers an infer request, as MONAI Label's app does.
+        work: the jobs.
 
     Attributes:
         pictures: of the scans.
         acts: of the readers.
         layers: the slices of single scans.
+        work: the jobs.
     """
 
-    def __init__(self, study: Study, infer: Infer) -> None:
+    def __init__(self, study: Study, infer: Infer, work: Work) -> None:
         self.study = study
         self.pictures = Pictures(study)
         self.acts = Acts(study)
         self.layers = Layers(study, infer)
+        self.work = work
         self._rows: tuple[object, float, list[ScanRow]] = None, 0.0, []
         self._making = threading.Lock()
 
@@ -95,6 +99,15 @@ class StudyPage:
             "scans": [self.described(row) for row in page.rows],
             "names": list(page.names[:_LISTED]),
         }
+
+    def next_step(self) -> dict[str, str]:
+        """What to do next, see ``first_steps``."""
+        return next_step(self.study, counts_of(self.rows()))
+
+    def suggestion(self, found: Mapping[str, str]) -> dict[str, str]:
+        """A scan that a strategy names, and what people call it."""
+        row = self.row(found.get("scan", ""))
+        return {} if row is None else {"scan": row.name, "title": row.title, "reason": found.get("reason", "")}
 
     def structures(self) -> list[dict[str, Any]]:
         """Names, values and colours of the structures."""
@@ -162,18 +175,18 @@ def _short(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-_PAGES: WeakKeyDictionary[Study, StudyPage] = WeakKeyDictionary()
+_OPENED: list[StudyPage] = []
 _OPENING = threading.Lock()
 
 
-def page_for(study: Study, infer: Infer) -> StudyPage:
-    """The page of a study; one for each.
+def page_for(study: Study, make: Callable[[], StudyPage]) -> StudyPage:
+    """The page of a study, which is kept until another study is asked for.
 
     Args:
         study: the study.
-        infer: see ``StudyPage``.
+        make: makes it.
     """
     with _OPENING:
-        if study not in _PAGES:
-            _PAGES[study] = StudyPage(study, infer)
-        return _PAGES[study]
+        if not _OPENED or _OPENED[0].study is not study:
+            _OPENED[:] = [make()]
+        return _OPENED[0]

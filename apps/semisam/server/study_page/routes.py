@@ -16,7 +16,7 @@ from server.errors import http_answers
 from server.upstream.login_route import token_of
 from server.upstream.routes import first_time
 
-from . import scan_routes
+from . import scan_routes, work_routes
 from .access import COOKIE, check_same_origin, mark, who
 
 PATH = "/semisam"
@@ -44,7 +44,8 @@ def install(app: FastAPI) -> None:
     if not first_time(app, "study_page"):
         return
     app.include_router(_pages(), prefix=settings.MONAI_LABEL_API_STR)
-    app.include_router(scan_routes.router, prefix=f"{settings.MONAI_LABEL_API_STR}{PATH}/api")
+    for part in (scan_routes, work_routes):
+        app.include_router(part.router, prefix=f"{settings.MONAI_LABEL_API_STR}{PATH}/api")
 
 
 def _pages() -> APIRouter:

@@ -23,6 +23,7 @@ from .layers import SCAN
 from .page import StudyPage, page_for
 from .scan_rows import ScanRow
 from .study_table import MOST_ON_PAGE, Filter, Order, Question
+from .work import Work
 
 router = APIRouter(tags=["semisam"], dependencies=[READER])
 
@@ -43,7 +44,7 @@ class Asked(BaseModel):
 def current() -> StudyPage:
     """The page of the study that is served."""
     app = app_instance()
-    return page_for(app.study, app.infer)
+    return page_for(app.study, lambda: StudyPage(app.study, app.infer, Work(app.study, app.trainer, app.jobs)))
 
 
 @router.get("/mark", summary="The mark that requests which change something bring in the header X-Semisam-Mark")

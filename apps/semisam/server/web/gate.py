@@ -24,6 +24,9 @@ from server.upstream.temporary_files import TemporaryFolder
 from .request_body import Body
 from .request_head import check_host, check_login, check_origin, check_path
 
+LASTING = "/semisam/api/events"
+"""An answer that goes on for as long as a page is open, and uses no temporary files."""
+
 
 def install(app: FastAPI, chosen: Settings) -> None:
     """Put the gate before all routes; once, however often MONAI Label loads our app.
@@ -76,7 +79,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        self._inside += 1
+        lasting = scope["path"].endswith(LASTING)
+        self._inside += not lasting
         started = False
 
         async def watched(message: Message) -> None:
@@ -101,6 +105,6 @@ class Gate:
             reply = Response(text, answer.status_code, answer.headers, "application/json")
             await reply(scope, receive, watched)
         finally:
-            self._inside -= 1
+            self._inside -= not lasting
             if not self._inside:
                 self._temporary.empty()

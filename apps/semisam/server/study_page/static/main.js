@@ -1,9 +1,12 @@
 // The parts of the page and the addresses after the #: `#/`, `#/scan/NAME`, `#/work`, `#/steps`.
 import { askReader, showReader } from './reader.js';
 import { scan } from './scan.js';
+import { begin } from './live.js';
+import { steps } from './steps.js';
 import { study } from './study.js';
+import { work } from './work.js';
 
-const VIEWS = { study, scan };
+const VIEWS = { study, scan, work, steps };
 let leave = () => {};
 
 function wanted() {
@@ -31,4 +34,5 @@ document.querySelector('.skip').addEventListener('click', event => {
 });
 window.addEventListener('hashchange', show);
 showReader();
+begin();
 show();

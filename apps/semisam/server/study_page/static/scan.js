@@ -5,7 +5,7 @@ import { askReader } from './reader.js';
 import { Plane, Slices } from './planes.js';
 import { order, qualityOf, stateBadge, volumesOf } from './study.js';
 
-const WORDS = { final: 'Final label', 'pseudo-label': 'Pseudo-label', prediction: 'Prediction of the network', uncertainty: 'Uncertainty' };
+const WORDS = { final: 'Final label', 'pseudo-label': 'Pseudo-label', prediction: 'Prediction', uncertainty: 'Uncertainty' };
 const DID = { accept: 'accepted it', send_back: 'sent it back', undo: 'took that back' };
 const CT = [['Soft tissue', 400, 40], ['Lung', 1500, -600], ['Bone', 2000, 400], ['Brain', 80, 40]];
 
