@@ -78,6 +78,7 @@ from server.requests.validation import running
 from server.store.empty_study import emptiness
 from server.store.folder_store import FINAL, StudyDatastore
 from server.store.study import Study
+from server.study_page import routes as study_page
 from server.upstream import installing
 from server.upstream.app_loading import web_application
 from server.upstream.sessions import OwnSessions
@@ -195,6 +196,7 @@ class SemiSam(OwnSessions, MONAILabelApp):
             installing.for_clients(web, self.settings)
             people.install_gate(web, self.settings, self.study.place)
             reports.install(web)
+            study_page.install(web)
         if mode:
             if text := emptiness(self.study):
                 logger.warning("%s: %s", self.studies, text)
@@ -234,6 +236,16 @@ class SemiSam(OwnSessions, MONAILabelApp):
                 self._scoring(request)[0].ready()
                 self._automatic_scoring.give_way(self._jobs)
 
+    @property
+    def trainer(self) -> SemiSamTrainer:
+        """The one trainer."""
+        return self._trainer({"model": "semisam"})
+
+    @property
+    def jobs(self) -> Jobs | None:
+        """The jobs of this server; None in the process of a job."""
+        return self._jobs
+
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """One scan, one label."""
         with http_answers():
@@ -261,6 +273,11 @@ class SemiSam(OwnSessions, MONAILabelApp):
             check_keys(request, (), SAMPLE, f"Strategy {name!r}")
             check_plain(request, "The request")
             return dict(super().next_sample({**request, "strategy": name}))
+
+    def suggest(self) -> dict[str, str]:
+        """The scan that the default strategy would offer, without offering it."""
+        strategy: strategies.StudyStrategy = self._strategies["random"]
+        return strategy.suggest()
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
         """MONAI Label starts all methods at every chance; here one job for what is due, and only while nothing runs."""

@@ -39,9 +39,10 @@ class Ranking:
 class StudyStrategy(Strategy):
     """Offers a scan without a final label; never an error because a score is missing.
 
-    A scan that was offered is held back for two hours, or until its label is saved: whoever asks again has skipped it,
-    and whoever else asks gets another one. When all were offered, the one that was offered longest ago comes again,
-    the asking person's own first. Scans that cannot be read come last.
+    Scans whose pseudo-label a person has sent back come first. A scan that was offered is held back for two hours, or
+    until its label is saved: whoever asks again has skipped it, and whoever else asks gets another one. When all were
+    offered, the one that was offered longest ago comes again, the asking person's own first. Scans that cannot be read
+    come last.
 
     Args:
         study: the study.
@@ -85,8 +86,19 @@ class StudyStrategy(Strategy):
         facts = {key: round(float(value), 5) for key, value in ranking.facts(name).items()}
         return {"id": name, "reason": ranking.reason(name), **facts, **({"planes": planes} if planes else {})}
 
+    def suggest(self) -> dict[str, str]:
+        """The scan (``scan``) and the ``reason``, without offering it to anybody; nothing when all scans are done."""
+        view = View(self.study, [])
+        if not view.unlabelled:
+            return {}
+        name, ranking = self._choose(view, {}, "")
+        return {"scan": name, "reason": ranking.reason(name)}
+
     def _choose(self, view: View, marks: Mapping[str, Offer], client: str) -> tuple[str, Ranking]:
         free = [n for n in view.unlabelled if n not in marks and n not in view.unusable]
+        back = [n for n in view.sent_back if n in free and view.readable(n)]
+        if back:  # a person has looked at it: that goes before any guess
+            return back[0], Ranking(back, lambda n: f"{view.sent_back[n]} has sent its pseudo-label back.")
         while free:
             ranking = self.rank(free, view)
             name = pick(ranking.names, view.descriptors, self.offered.recent())

@@ -19,6 +19,7 @@ from server.scores.planes import planes_of_label
 from server.scores.scores import REPRESENTATIVENESS, Scores
 from server.store.folder_store import ORIGINAL
 from server.store.study import Study
+from server.study_page.acts import Acts
 
 logger = logging.getLogger("semisam.strategies")
 
@@ -55,6 +56,11 @@ class View:
     def unusable(self) -> dict[str, str]:
         """Scans that cannot be read, and why."""
         return self.scores.unusable()
+
+    @cached_property
+    def sent_back(self) -> dict[str, str]:
+        """Who has sent a scan's pseudo-label back, by scan, the first one first; see ``server.study_page.acts``."""
+        return Acts(self.study).sent_back()
 
     @cached_property
     def uncertainties(self) -> dict[str, float]:

@@ -69,3 +69,32 @@ def test_pages_of_others_change_nothing(temporary: TemporaryFolder) -> None:
 
 def test_a_body_that_is_announced_as_too_long_is_not_read(temporary: TemporaryFolder) -> None:
     assert asked(temporary, {b"content-length": b"101"})[0] == 413
+
+
+def test_a_page_that_listens_for_hours_does_not_keep_temporary_files(temporary: TemporaryFolder) -> None:
+    left = temporary.folder / "tmp_upload.nii.gz"
+    kept: dict[str, bool] = {}
+
+    async def both() -> None:
+        end = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope["path"].endswith("/events"):
+                await end.wait()
+
+        gate = Gate(app, most_bytes=100, temporary=temporary)
+
+        async def ask(path: str) -> None:
+            scope = {"type": "http", "method": "GET", "path": path, "headers": [], "server": ("127.0.0.1", 8000)}
+            await gate(scope, lambda: asyncio.sleep(0), lambda message: asyncio.sleep(0))  # type: ignore[arg-type, return-value]
+
+        listening = asyncio.create_task(ask("/semisam/api/events"))
+        await asyncio.sleep(0)
+        left.write_bytes(b"left behind")
+        await ask("/info/")
+        kept["while it listens"] = left.exists()
+        end.set()
+        await listening
+
+    asyncio.run(both())
+    assert kept == {"while it listens": False}

@@ -84,11 +84,11 @@ def _plane(
     picture = np.stack([base] * 3, axis=-1)
     for name, label in labels.items():
         shown = _cut(label, axis, centre, spacing, smooth=False)
-        picture[_edges(shown)] = CONTOURS[name]
+        picture[edges(shown)] = CONTOURS[name]
     return picture
 
 
-def _edges(label: np.ndarray) -> np.ndarray:
+def edges(label: np.ndarray) -> np.ndarray:
     """Voxels of a structure that touch another value."""
     edge = np.zeros(label.shape, dtype=bool)
     edge[1:] |= label[1:] != label[:-1]

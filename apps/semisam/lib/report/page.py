@@ -108,9 +108,15 @@ def write_report(
 
 
 def _curves(history: Sequence[Entry]) -> list[str]:
-    """One chart a metric; epochs of all rounds in a row, a line for each training of a round."""
-    if not history:
+    """One chart a metric, with its name above."""
+    charts = charts_of(history)
+    if not charts:
         return [chart({}, "", "")]
+    return [f"<div><b>{escape(metric)}</b>{drawn}</div>" for metric, drawn in charts.items()]
+
+
+def charts_of(history: Sequence[Entry]) -> dict[str, str]:
+    """One chart a metric, as SVG text; epochs of all rounds in a row, a line for each training of a round."""
     last: dict[int, int] = defaultdict(int)
     for entry in history:
         last[entry.round] = max(last[entry.round], entry.epoch)
@@ -125,10 +131,10 @@ def _curves(history: Sequence[Entry]) -> list[str]:
         for metric, value in entry.metrics.items():
             lines[metric][name].append((starts[entry.round] + entry.epoch, value))
     marks = [s for s in starts.values() if s]
-    charts = []
+    charts = {}
     for metric, found in lines.items():
         shown: dict[str, Line] = {(metric if name == "all rounds" else name): line for name, line in found.items()}
-        charts.append(f"<div><b>{escape(metric)}</b>{chart(shown, 'epoch', metric, marks)}</div>")
+        charts[metric] = chart(shown, "epoch", metric, marks)
     return charts
 
 

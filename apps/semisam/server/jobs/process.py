@@ -171,6 +171,11 @@ class Jobs:
         self._ending = True
         end_tree([process.pid for process in background_jobs.all_processes()])
 
+    @property
+    def ending(self) -> bool:
+        """Whether this server is about to end."""
+        return self._ending
+
     def elsewhere(self, method: str) -> JobRecord | None:
         """A job of this kind that somebody else has started on the same study, if there is one."""
         own = {process.pid for process in background_jobs.processes(method).values()}

@@ -28,6 +28,8 @@ Look = Callable[[Scope], Response | None]
 """Lets a request pass (None), answers it in its place, or raises HTTPException."""
 Note = Callable[[Scope, int], None]
 """Notes a request and the status of its answer."""
+LASTING = "/semisam/api/events"
+"""An answer that goes on for as long as a page is open, and uses no temporary files."""
 
 
 def install(app: FastAPI, chosen: Settings, look: Look | None = None, note: Note | None = None) -> None:
@@ -91,7 +93,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        self._inside += 1
+        lasting = scope["path"].endswith(LASTING)
+        self._inside += not lasting
         started = False
 
         async def watched(message: Message) -> None:
@@ -123,6 +126,6 @@ class Gate:
             reply = Response(text, told.status_code, told.headers, "application/json")
             await reply(scope, receive, watched)
         finally:
-            self._inside -= 1
+            self._inside -= not lasting
             if not self._inside:
                 self._temporary.empty()

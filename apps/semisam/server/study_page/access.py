@@ -1,0 +1,95 @@
+"""Who may use the page: MONAI Label's log-in, from a header or a cookie, and no page but the server's own.
+
+A browser that opens a page sends no token of MONAI Label's log-in, so the page keeps it in a cookie that only these
+addresses read. Cookies are sent along by pages of others, too: whatever changes something needs a mark that only the
+server's own page can read.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable
+
+import jwt
+from fastapi import Depends, HTTPException, Request
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import DEFAULT_USER, RBAC, User
+
+from lib.core.errors import UserError
+from server.errors import http_answers
+from server.upstream.token_check import user_of
+
+COOKIE = "semisam_login"
+MARK = "X-Semisam-Mark"
+"""Header with the mark."""
+_MARK = secrets.token_urlsafe(24)
+
+SignedIn = Callable[..., Awaitable[User]]
+
+
+def mark() -> str:
+    """The mark that requests which change something must bring; another one after each start of the server."""
+    return _MARK
+
+
+def needs(role: str) -> SignedIn:
+    """A dependency: the user, who has this role; without a log-in anybody.
+
+    Raises:
+        HTTPException: (401) without a valid token, (403) without the role.
+    """
+    allowed = RBAC(role)
+
+    async def signed_in(request: Request) -> User:
+        if not settings.MONAI_LABEL_AUTH_ENABLE:
+            return DEFAULT_USER
+        return await allowed(who(request))
+
+    return signed_in
+
+
+def who(request: Request) -> User:
+    """The user of a request.
+
+    Raises:
+        HTTPException: (401) without a valid token.
+    """
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    token = token.strip() if kind.lower() == "bearer" else request.cookies.get(COOKIE, "")
+    try:
+        if token:
+            return user_of(token)
+    except jwt.InvalidTokenError:
+        pass
+    raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"})
+
+
+def own_page(request: Request) -> None:
+    """A dependency of what changes something.
+
+    Raises:
+        HTTPException: (403) for a page of somebody else, (400) without the mark.
+    """
+    with http_answers():
+        check_same_origin(request)
+        if not hmac.compare_digest(request.headers.get(MARK, ""), _MARK):
+            raise UserError(
+                f"The request lacks the header {MARK}, or brings that of before the server was started anew. Load the "
+                "page again; a program asks GET /semisam/api/mark for it."
+            )
+
+
+def check_same_origin(request: Request) -> None:
+    """Raise UserError (403) when a browser says that another page has made it ask; programs say nothing."""
+    site = request.headers.get("sec-fetch-site", "none")
+    origin = request.headers.get("origin", "")
+    foreign = bool(origin) and origin.partition("//")[2] != request.headers.get("host", "")
+    if site not in ("same-origin", "none") or foreign:
+        raise UserError("Pages of others may not use this one.", status=403)
+
+
+READER = Depends(needs(settings.MONAI_LABEL_AUTH_ROLE_USER))
+ANNOTATOR = Depends(needs(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
+ADMINISTRATOR = Depends(needs(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+OWN_PAGE = Depends(own_page)

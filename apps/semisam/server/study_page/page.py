@@ -1,0 +1,192 @@
+"""What the page keeps for a study while the server runs."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from lib.core.cache import stamp_of
+from lib.core.errors import UserError
+from lib.report.planes import colour_of
+from server.scores.scores import Scores
+from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
+from server.store.study import Study
+
+from .acts import Acts
+from .first_steps import next_step
+from .layers import MADE, SCAN, STORED, Infer, Layers
+from .pictures import Pictures
+from .scan_rows import STATES, ScanRow, rows_of
+from .study_table import Question, counts_of, page_of
+from .work import Work
+
+_ROW_SECONDS = 15.0
+"""Age at which rows are made anew even though nothing seems to have changed."""
+_LISTED = 10_000
+"""Names of scans that are given for going on to the next one."""
+
+
+class StudyPage:
+    """The page of a study.
+
+    Args:
+        study: the study.
+        infer: answers an infer request, as MONAI Label's app does.
+        work: the jobs.
+
+    Attributes:
+        pictures: of the scans.
+        acts: of the readers.
+        layers: the slices of single scans.
+        work: the jobs.
+    """
+
+    def __init__(self, study: Study, infer: Infer, work: Work) -> None:
+        self.study = study
+        self.pictures = Pictures(study)
+        self.acts = Acts(study)
+        self.layers = Layers(study, infer)
+        self.work = work
+        self._rows: tuple[object, float, list[ScanRow]] = None, 0.0, []
+        self._making = threading.Lock()
+
+    def rows(self) -> list[ScanRow]:
+        """A row for each scan, made anew when something has changed."""
+        store = self.study.datastore
+        store.list_images()  # a DICOM server may have others now
+        with self._making:
+            key, made, rows = self._rows
+            now = self._state()
+            if now is None or key != now or time.monotonic() - made > _ROW_SECONDS:
+                rows = rows_of(self.study, self.acts.sent_back(), self.pictures.measured())
+                self._rows = now, time.monotonic(), rows
+            return rows
+
+    def row(self, name: str) -> ScanRow | None:
+        """The row of a scan, None when there is no such scan."""
+        return next((row for row in self.rows() if row.name == name), None)
+
+    def _state(self) -> object | None:
+        """Changes when a row does, as far as that can be seen; None when it cannot."""
+        store = self.study.datastore
+        if not isinstance(store, StudyDatastore):
+            return None
+        scores = stamp_of(self.study.place / "scores.json")
+        return (
+            *(store.version(), scores, Scores(self.study).specialist_state(), self.study.schema.names),
+            *(id(self.pictures.measured()), self.acts.stamp()),
+        )
+
+    # --- as plain types -------------------------------------------------------------------------------------------
+
+    def table(self, asked: Question) -> dict[str, Any]:
+        """A page of the table."""
+        page = page_of(self.rows(), asked)
+        return {
+            "page": page.page,
+            "pages": page.pages,
+            "found": page.found,
+            "counts": page.counts,
+            "structures": self.structures(),
+            "states": dict(STATES),
+            "left_out": self.left_out(),
+            "scans": [self.described(row) for row in page.rows],
+            "names": list(page.names[:_LISTED]),
+        }
+
+    def next_step(self) -> dict[str, str]:
+        """What to do next, see ``first_steps``."""
+        return next_step(self.study, counts_of(self.rows()))
+
+    def suggestion(self, found: Mapping[str, str]) -> dict[str, str]:
+        """A scan that a strategy names, and what people call it."""
+        row = self.row(found.get("scan", ""))
+        return {} if row is None else {"scan": row.name, "title": row.title, "reason": found.get("reason", "")}
+
+    def structures(self) -> list[dict[str, Any]]:
+        """Names, values and colours of the structures."""
+        return [
+            {"name": name, "value": value, "colour": "#{:02x}{:02x}{:02x}".format(*colour_of(value))}
+            for name, value in self.study.schema.as_dict().items()
+        ]
+
+    def left_out(self) -> Mapping[str, str]:
+        """Files that look like scans or labels and are none, with the reasons."""
+        store = self.study.datastore
+        return store.left_out if isinstance(store, StudyDatastore) else {}
+
+    def described(self, row: ScanRow) -> dict[str, Any]:
+        """A row, and what its picture is called."""
+        return {**asdict(row), "picture": self.pictures.key(row.name)}
+
+    def scan(self, row: ScanRow) -> dict[str, Any]:
+        """All there is to say about one scan: what ``described`` says, its planes and layers, and its history."""
+        name, shown = row.name, self.layers.scan(row.name)
+        looked = shown.looked
+        tag = next((each for each in STORED if self.layers.key(name, each) is not None), None)
+        middle = looked.middle(self._first_layer(name, tag))
+        planes = {
+            plane: {
+                "count": looked.count(plane),
+                "size": looked.size(plane),
+                "pixel": looked.pixel(plane),
+                "middle": middle[plane],
+            }
+            for plane in looked.planes
+        }
+        keys = {layer: self.layers.key(name, layer) for layer in (SCAN, *STORED, *MADE)}
+        return {
+            **self.described(row),
+            "structures": self.structures(),
+            "states": dict(STATES),
+            "planes": planes,
+            "layers": {layer: _short(key) for layer, key in keys.items() if key is not None},
+            "slope": shown.slope,
+            "intercept": shown.intercept,
+            "window": shown.window,
+            "span": shown.span,
+            "version": self.acts.version(name, ORIGINAL),
+            "acts": [{"act": act.act, "by": act.by, "at": act.at} for act in self.acts.of(name)[:50]],
+            "can_undo": self._undoable(name),
+        }
+
+    def _first_layer(self, name: str, layer: str | None) -> np.ndarray | None:
+        """The label by which the first slices are chosen; a scan is shown without one that cannot be used."""
+        try:
+            return None if layer is None else self.layers.layer(name, layer)
+        except UserError:
+            return None
+
+    def _undoable(self, name: str) -> str:
+        """Who can take back what was done last to a scan; empty for nobody."""
+        act = self.acts.standing().get(name)
+        if act is None or (act.act == "accept" and self.acts.version(name, FINAL) != act.final):
+            return ""
+        return act.by
+
+
+def _short(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+_OPENED: list[StudyPage] = []
+_OPENING = threading.Lock()
+
+
+def page_for(study: Study, make: Callable[[], StudyPage]) -> StudyPage:
+    """The page of a study, which is kept until another study is asked for.
+
+    Args:
+        study: the study.
+        make: makes it.
+    """
+    with _OPENING:
+        if not _OPENED or _OPENED[0].study is not study:
+            _OPENED[:] = [make()]
+        return _OPENED[0]

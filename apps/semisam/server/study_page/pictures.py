@@ -1,0 +1,184 @@
+"""Small pictures of the scans, made in the background when they are first asked for, and kept on disk within bounds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from cachetools import TTLCache
+
+from lib.core.errors import UserError
+from lib.core.files import write_whole
+from lib.core.geometry import Volume
+from lib.core.labels import count_values
+from lib.formats.volumes import read_volume
+from lib.report.planes import look_at, small_picture
+from server.errors import text_of
+from server.store.folder_store import FINAL, ORIGINAL
+from server.store.study import Study
+
+logger = logging.getLogger("semisam.page")
+
+EDGE = 160
+"""Pixels of a plane."""
+MOST_BYTES = 256 * 2**20
+"""Of all pictures of a study; the oldest go first."""
+MOST_WAITING = 400
+"""Pictures that wait; what was asked for longest ago is forgotten, and asked for again if it is still looked at."""
+_VERSION = 1
+_FAILED_SECONDS = 60.0
+"""After how long a picture that could not be made is tried again: a DICOM server may be back."""
+_EVERY = 50
+"""Pictures after which the bounds are looked at."""
+_LOW_PRIORITY = 10
+
+
+class Pictures:
+    """The pictures of a study, and the volumes that were measured on the way.
+
+    Args:
+        study: the study.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._folder = study.place / "pictures"
+        self._waiting: OrderedDict[str, str] = OrderedDict()
+        self._failed: TTLCache[str, str] = TTLCache(MOST_WAITING, _FAILED_SECONDS)
+        self._wake = threading.Condition()
+        self._worker: threading.Thread | None = None
+        self._measured = _read_volumes(self._folder)
+
+    def key(self, name: str) -> str:
+        """What a scan's picture is called now; another one when scan or label change. Nothing is fetched for this."""
+        study = self._study
+        tag = self._tag(name)
+        label = None if tag is None else study.label_stamp(name, tag)
+        text = repr((_VERSION, EDGE, name, study.scan_stamp(name), tag, label, study.schema.names))
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def find(self, name: str) -> Path | None:
+        """The picture of a scan as it is now; None when it has yet to be made, which is begun with this.
+
+        Raises:
+            UserError: (422) when it cannot be made.
+        """
+        key = self.key(name)
+        path = self._file(key)
+        if path.is_file():
+            return path
+        with self._wake:
+            if key in self._failed:
+                raise UserError(self._failed[key], status=422)
+            self._waiting[key] = name
+            self._waiting.move_to_end(key)
+            while len(self._waiting) > MOST_WAITING:
+                self._waiting.popitem(last=False)
+            if self._worker is None or not self._worker.is_alive():
+                self._worker = threading.Thread(target=self._work, daemon=True, name="semisam-pictures")
+                self._worker.start()
+            self._wake.notify()
+        return None
+
+    def measured(self) -> Mapping[str, Mapping[str, float]]:
+        """Volumes in ml of the final labels that a picture was made of, by scan and structure."""
+        return self._measured
+
+    def _tag(self, name: str) -> str | None:
+        store = self._study.datastore
+        return next((tag for tag in (FINAL, ORIGINAL) if store.get_label_by_image_id(name, tag)), None)
+
+    def _file(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.jpg"
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Make what waits, the last one that was asked for first; ends after a minute without anything to do."""
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)  # answers go first
+        except (AttributeError, OSError):
+            logger.debug("Pictures are made with the server's own priority")
+        made = 0
+        while True:
+            with self._wake:
+                if not self._waiting and not self._wake.wait(60):
+                    self._worker = None
+                    return
+                if not self._waiting:
+                    continue
+                key, name = self._waiting.popitem()
+            try:
+                self._make(key, name)
+            except Exception as error:
+                self._note_failure(key, name, error)
+            made += 1
+            if made % _EVERY == 0:
+                self._prune()
+
+    def _note_failure(self, key: str, name: str, error: Exception) -> None:
+        text = text_of(error)
+        logger.info("There is no picture of %s: %s", name, text)
+        with self._wake:
+            self._failed[key] = text
+
+    def _make(self, key: str, name: str) -> None:
+        study = self._study
+        tag = self._tag(name)
+        scan = read_volume(Path(study.datastore.get_image_uri(name)))
+        label = self._label(name, tag, scan) if tag else None
+        looked = look_at(scan)
+        picture = small_picture(looked, None if label is None else looked.turned(label), EDGE)
+        if tag == FINAL and label is not None:
+            self._measure(name, label, scan)
+        path = self._file(key)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(path, lambda whole: Path(whole).write_bytes(picture))
+
+    def _measure(self, name: str, label: np.ndarray, scan: Volume) -> None:
+        """Remember the volumes of a final label: nobody else works them out."""
+        counts = count_values(label)
+        schema = self._study.schema
+        volumes = {n: round(float(counts[v]) * scan.voxel_ml, 3) for n, v in schema.as_dict().items()}
+        if self._measured.get(name) != volumes:
+            self._measured = {**self._measured, name: volumes}
+            _write_volumes(self._folder, self._measured)
+
+    def _label(self, name: str, tag: str, scan: Volume) -> np.ndarray | None:
+        """The label; a scan is shown without one that cannot be used."""
+        try:
+            return self._study.read_stored(name, tag, scan)
+        except UserError as error:
+            logger.info("The picture of %s is without its label: %s", name, error)
+            return None
+
+    def _prune(self) -> None:
+        """Delete the pictures that were made longest ago when there are too many bytes."""
+        files = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._folder.glob("*/*.jpg")]
+        size = sum(each[1] for each in files)
+        for _, length, path in sorted(files):
+            if size <= MOST_BYTES:
+                return
+            path.unlink(missing_ok=True)
+            size -= length
+
+
+def _read_volumes(folder: Path) -> Mapping[str, Mapping[str, float]]:
+    try:
+        content = json.loads((folder / "volumes.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_volumes(folder: Path, volumes: Mapping[str, Mapping[str, float]]) -> None:
+    text = json.dumps(volumes)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_whole(folder / "volumes.json", lambda whole: Path(whole).write_text(text, encoding="utf-8"))

@@ -1,0 +1,125 @@
+"""The addresses of the page under ``/semisam/``: the page itself, its files, and the log-in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.security import OAuth2PasswordRequestForm
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import DEFAULT_USER, RBAC, User
+
+from server.errors import http_answers
+from server.upstream.login_route import token_of
+from server.upstream.routes import first_time
+
+from . import scan_routes, work_routes
+from .access import COOKIE, check_same_origin, mark, who
+
+PATH = "/semisam"
+_HERE = Path(__file__).parent
+_STATIC = {path.name: path for path in (_HERE / "static").iterdir() if path.is_file()}
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_PAGES = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined)
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""Nothing but the server's own scripts run, and nobody shows the page in a frame."""
+
+
+def install(app: FastAPI) -> None:
+    """Add the page; once, however often MONAI Label loads our app.
+
+    Args:
+        app: MONAI Label's web application.
+    """
+    if not first_time(app, "study_page"):
+        return
+    app.include_router(_pages(), prefix=settings.MONAI_LABEL_API_STR)
+    for part in (scan_routes, work_routes):
+        app.include_router(part.router, prefix=f"{settings.MONAI_LABEL_API_STR}{PATH}/api")
+
+
+def _pages() -> APIRouter:
+    router = APIRouter(prefix=PATH)
+
+    @router.get("", include_in_schema=False)
+    def without_slash() -> RedirectResponse:
+        return RedirectResponse(f"{settings.MONAI_LABEL_API_STR}{PATH}/", 307)
+
+    @router.get("/", include_in_schema=False)
+    async def page(request: Request) -> HTMLResponse:
+        try:
+            user = await _reader(request)
+        except HTTPException as error:
+            return _html("login.html", error.status_code, refused=error.status_code == 403)
+        known = user.username if settings.MONAI_LABEL_AUTH_ENABLE else ""
+        return _html("index.html", mark=mark(), user=known, login=settings.MONAI_LABEL_AUTH_ENABLE)
+
+    @router.get("/static/{name}", include_in_schema=False)
+    def file(name: str) -> Response:
+        path = _STATIC.get(name)
+        if path is None:
+            raise HTTPException(404, "There is no such file.")
+        kept = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+        return FileResponse(path, media_type=_TYPES[path.suffix], headers=kept)
+
+    if settings.MONAI_LABEL_AUTH_ENABLE:
+        _add_login(router)
+    return router
+
+
+async def _reader(request: Request) -> User:
+    if not settings.MONAI_LABEL_AUTH_ENABLE:
+        return DEFAULT_USER
+    user: User = await RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)(who(request))
+    return user
+
+
+def _add_login(router: APIRouter) -> None:
+    @router.post("/login", include_in_schema=False)
+    async def login(request: Request, form: OAuth2PasswordRequestForm = Depends()) -> Response:  # noqa: B008
+        with http_answers():
+            check_same_origin(request)
+        try:
+            token: Any = await token_of(form)
+        except HTTPException as error:
+            if error.status_code != 401:
+                raise
+            return _html("login.html", 401, refused=True)
+        given = token["access_token"] if isinstance(token, dict) else token.access_token
+        answer = RedirectResponse(f"{settings.MONAI_LABEL_API_STR}{PATH}/", 303)
+        answer.set_cookie(
+            COOKIE,
+            given,
+            httponly=True,
+            samesite="strict",
+            secure=_is_secure(request),
+            path=f"{settings.MONAI_LABEL_API_STR}{PATH}",
+        )
+        return answer
+
+    @router.post("/logout", include_in_schema=False)
+    async def logout(request: Request) -> Response:
+        with http_answers():
+            check_same_origin(request)
+        answer = RedirectResponse(f"{settings.MONAI_LABEL_API_STR}{PATH}/", 303)
+        answer.delete_cookie(COOKIE, path=f"{settings.MONAI_LABEL_API_STR}{PATH}")
+        return answer
+
+
+def _is_secure(request: Request) -> bool:
+    """Whether the browser speaks TLS, to this server or to nginx before it."""
+    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))
+
+
+def _html(template: str, status: int = 200, **values: object) -> HTMLResponse:
+    return HTMLResponse(_PAGES.get_template(template).render(**values), status, HEADERS)

@@ -1,0 +1,120 @@
+"""One scan over HTTP: its slices, its layers, what is done to it, and its label as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from page_parts import open_study, opened, put_pseudo_label, with_mark
+from server.store.study import Study
+from tiny_study import save_nifti, tiny_scan
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    study = open_study(tmp_path)
+    put_pseudo_label(study, 2)
+    return study
+
+
+@pytest.fixture
+def client(study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[TestClient]:
+    def infer(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        values = np.full(tiny_scan(1)[0].shape, 255, np.uint8)
+        return {"file": str(save_nifti(tmp_path / "made.nii.gz", values, tiny_scan(1)[2]))}
+
+    with opened(study, monkeypatch, infer=infer) as client:
+        yield client
+
+
+def slice_of(client: TestClient, known: Mapping[str, Any], layer: str, plane: str, index: int) -> np.ndarray:
+    query: dict[str, Any] = {"image": known["name"], "plane": plane, "index": index, "layer": layer}
+    answer = client.get("/semisam/api/slice", params=query)
+    assert answer.status_code == 200, answer.text
+    kind = "<i2" if layer == "scan" else np.uint8
+    return np.frombuffer(answer.content, kind).reshape(known["planes"][plane]["size"])
+
+
+def test_slices_hold_the_scans_intensities(client: TestClient) -> None:
+    known = client.get("/semisam/api/scan", params={"image": "case_2"}).json()
+    assert {plane: each["count"] for plane, each in known["planes"].items()} == {
+        "axial": 28,
+        "coronal": 32,
+        "sagittal": 36,
+    }
+    image, label, _ = tiny_scan(2)
+    shown = slice_of(client, known, "scan", "axial", 20) * known["slope"] + known["intercept"]
+    np.testing.assert_allclose(shown, image[:, :, 20].T[::-1, ::-1], atol=0.01)
+    np.testing.assert_array_equal(slice_of(client, known, "pseudo-label", "coronal", 15), label[:, 15].T[::-1, ::-1])
+    assert "final" not in known["layers"]
+    assert "prediction" not in known["layers"]  # there is no network yet
+    assert known["planes"]["axial"]["middle"] == int((label > 0).sum((0, 1)).argmax())
+
+
+def test_uncertainty_is_made_when_there_is_a_network(client: TestClient, study: Study) -> None:
+    study.published.parent.mkdir(parents=True, exist_ok=True)
+    study.published.write_bytes(b"a network")
+    known = client.get("/semisam/api/scan", params={"image": "case_2"}).json()
+    assert {"prediction", "uncertainty"} <= set(known["layers"])
+    assert slice_of(client, known, "uncertainty", "axial", 3).min() == 255
+
+
+def test_slices_that_are_not_there(client: TestClient) -> None:
+    queries: tuple[dict[str, Any], ...] = (
+        {"image": "case_2", "plane": "axial", "index": 28},
+        {"image": "case_2", "plane": "axial", "index": -1},
+        {"image": "case_2", "plane": "axial", "index": 1, "layer": "final"},
+        {"image": "case_2", "plane": "axial", "index": 1, "layer": "../final"},
+        {"image": "case_9", "plane": "axial", "index": 1},
+    )
+    for query in queries:
+        answer = client.get("/semisam/api/slice", params=query)
+        assert answer.status_code == 404, query
+        assert answer.json()["detail"]
+
+
+def test_accept_and_undo_over_http(client: TestClient, study: Study) -> None:
+    version = client.get("/semisam/api/scan", params={"image": "case_2"}).json()["version"]
+    asked = {"image": "case_2", "version": version, "by": "anna"}
+    answer = client.post("/semisam/api/accept", json=asked, headers=with_mark(client))
+    assert answer.json()["words"] == "Accepted by anna"
+    known = client.get("/semisam/api/scan", params={"image": "case_2"}).json()
+    assert known["can_undo"] == "anna"
+    assert [(each["act"], each["by"]) for each in known["acts"]] == [("accept", "anna")]
+    assert client.post("/semisam/api/undo", json=asked, headers=with_mark(client)).json()["state"] == "carried"
+    assert study.final_label("case_2") is None
+    back = client.post("/semisam/api/send_back", json=asked, headers=with_mark(client)).json()
+    assert back["sent_back"] == "anna"
+    found = client.get("/semisam/api/scans", params={"state": "sent_back"}).json()
+    assert [scan["name"] for scan in found["scans"]] == ["case_2"]
+
+
+@pytest.mark.parametrize("path", ["accept", "send_back", "undo"])
+def test_pages_of_others_do_nothing(client: TestClient, study: Study, path: str) -> None:
+    version = client.get("/semisam/api/scan", params={"image": "case_2"}).json()["version"]
+    asked = {"image": "case_2", "version": version, "by": "anna"}
+    assert client.post(f"/semisam/api/{path}", json=asked).status_code == 400  # without the mark
+    wrong = {"X-Semisam-Mark": "guessed"}
+    assert client.post(f"/semisam/api/{path}", json=asked, headers=wrong).status_code == 400
+    for foreign in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        answer = client.post(f"/semisam/api/{path}", json=asked, headers=with_mark(client, **foreign))
+        assert answer.status_code == 403
+    assert study.final_label("case_2") is None
+    assert client.get("/semisam/api/scan", params={"image": "case_2"}).json()["acts"] == []
+
+
+def test_a_label_to_take_along(client: TestClient, tmp_path: Path) -> None:
+    answer = client.get("/semisam/api/label", params={"image": "case_2", "tag": "original"})
+    assert 'filename="case_2_original.nii.gz"' in answer.headers["content-disposition"]
+    file = tmp_path / "taken.nii.gz"
+    file.write_bytes(answer.content)
+    np.testing.assert_array_equal(np.asarray(nibabel.load(file).dataobj), tiny_scan(2)[1])
+    assert client.get("/semisam/api/label", params={"image": "case_2", "tag": "final"}).status_code == 404
+    refused = client.get("/semisam/api/label", params={"image": "case_2", "tag": "original", "form": "seg"})
+    assert (refused.status_code, "no DICOM scan" in refused.json()["detail"]) == (422, True)
