@@ -74,15 +74,21 @@ def token_in(scope: Scope) -> str:
     return found.value if found is not None else ""
 
 
+def user_in(scope: Scope) -> User | None:
+    """Who has passed the door; None where there is no log-in of our own."""
+    state: Mapping[str, object] = scope.get("state", {})
+    user = state.get(_STATE)
+    return user if isinstance(user, User) else None
+
+
 async def current_user(request: Request) -> User:
     """In the place of MONAI Label's ``get_current_user``: who has passed the door.
 
     Raises:
         HTTPException: (401) when nobody has.
     """
-    state: Mapping[str, object] = request.scope.get("state", {})
-    user = state.get(_STATE)
-    if not isinstance(user, User):
+    user = user_in(request.scope)
+    if user is None:
         raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"})
     check_role(request.scope.get("route"), user)
     return user

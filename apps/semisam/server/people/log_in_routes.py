@@ -22,7 +22,7 @@ _HERE = Path(__file__).parent
 _PAGES = Environment(loader=FileSystemLoader(_HERE), autoescape=True)
 _POLICY = "default-src 'self'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
 _HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": _POLICY}
-START = "/ohif/"
+START = "/semisam/"
 """Where a browser goes after the log-in when it did not want anything else."""
 
 

@@ -18,6 +18,7 @@ from monailabel.endpoints.user.auth import DEFAULT_USER, RBAC, User
 
 from lib.core.errors import UserError
 from server.errors import http_answers
+from server.people.door import user_in
 from server.upstream.token_check import user_of
 
 COOKIE = "semisam_login"
@@ -55,6 +56,9 @@ def who(request: Request) -> User:
     Raises:
         HTTPException: (401) without a valid token.
     """
+    known = user_in(request.scope)
+    if known is not None:
+        return known
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     token = token.strip() if kind.lower() == "bearer" else request.cookies.get(COOKIE, "")
     try:
