@@ -275,6 +275,7 @@ def test_from_an_rtstruct_to_a_final_label_by_one_command(study: Study, labels: 
     first = run()
     assert (first.returncode, first.stdout) == (1, "")
     assert "fill in the structure of each" in first.stderr
+    assert "Traceback" not in first.stderr
     rows = (tmp_path / "names.csv").read_text(encoding="utf-8")
     for name, structure in (("Stab", "rod"), ("value 1", "ball"), ("value 2", "-")):
         rows = rows.replace(f"{name},,", f"{name},{structure},")

@@ -35,17 +35,26 @@ def main(command: str, arguments: Sequence[str]) -> NoReturn:
     chosen = (_export_parser() if command == "export" else _import_parser()).parse_args(arguments)
     try:
         status = _export(chosen) if command == "export" else _import(chosen)
-    except UserError as error:
-        print(f"main.py {command}: {error}", file=sys.stderr)
-        status = 1
-    except OSError as error:
-        print(f"main.py {command}: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+    except Exception as error:
+        text = _said(error)
+        if text is None:
+            raise
+        print(f"main.py {command}: {text}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
         print(f"\nmain.py {command}: stopped. Run the same command again to go on.", file=sys.stderr)
         status = 130
     logging.shutdown()
     sys.exit(status)
+
+
+def _said(error: Exception) -> str | None:
+    """What to say of an error that somebody can put right; None for any other."""
+    from lib.core.errors import UserError as UserErrorNow  # loading the app loads the modules of lib anew
+
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or ''}"
+    return str(error) if isinstance(error, (UserError, UserErrorNow)) else None
 
 
 def _parser(command: str, what: str) -> argparse.ArgumentParser:

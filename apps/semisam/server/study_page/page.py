@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,22 @@ from .scan_rows import STATES, ScanRow, rows_of
 from .study_table import Question, counts_of, page_of
 from .work import Work
 
-_ROW_SECONDS = 15.0
+_ROW_SECONDS = 60.0
 """Age at which rows are made anew even though nothing seems to have changed."""
+_PAUSE = 5.0
+"""How many times as long as rows took the next ones are waited for."""
 _LISTED = 10_000
 """Names of scans that are given for going on to the next one."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows, the state that they were made in, when, and how long that took."""
+
+    state: object = None
+    made: float = -1e9
+    took: float = 0.0
+    rows: list[ScanRow] = field(default_factory=list)
 
 
 class StudyPage:
@@ -53,24 +65,32 @@ class StudyPage:
         self.acts = Acts(study)
         self.layers = Layers(study, infer)
         self.work = work
-        self._rows: tuple[object, float, list[ScanRow]] = None, 0.0, []
+        self._rows = _Rows()
         self._making = threading.Lock()
 
-    def rows(self) -> list[ScanRow]:
-        """A row for each scan, made anew when something has changed."""
+    def rows(self, *, fresh: bool = False) -> list[ScanRow]:
+        """A row for each scan, made anew when something has changed.
+
+        Args:
+            fresh: now, however little time has passed. Else the rows of a large study, in which something changes all
+                the time, take no more than a part of the server's time.
+        """
         store = self.study.datastore
         store.list_images()  # a DICOM server may have others now
         with self._making:
-            key, made, rows = self._rows
-            now = self._state()
-            if now is None or key != now or time.monotonic() - made > _ROW_SECONDS:
+            known = self._rows
+            now, age = self._state(), time.monotonic() - known.made
+            changed = now is None or known.state != now
+            if age > _ROW_SECONDS or (changed and (fresh or age > _PAUSE * known.took)):
+                begun = time.monotonic()
                 rows = rows_of(self.study, self.acts.sent_back(), self.pictures.measured())
-                self._rows = now, time.monotonic(), rows
-            return rows
+                ended = time.monotonic()
+                self._rows = known = _Rows(now, ended, ended - begun, rows)
+            return known.rows
 
     def row(self, name: str) -> ScanRow | None:
-        """The row of a scan, None when there is no such scan."""
-        return next((row for row in self.rows() if row.name == name), None)
+        """The row of a scan as it is now, None when there is no such scan."""
+        return next((row for row in self.rows(fresh=True) if row.name == name), None)
 
     def _state(self) -> object | None:
         """Changes when a row does, as far as that can be seen; None when it cannot."""

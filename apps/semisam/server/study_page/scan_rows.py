@@ -88,7 +88,8 @@ def rows_of(study: Study, sent_back: Mapping[str, str], measured: Mapping[str, M
     """
     scores = Scores(study)
     content, unusable = scores.read(), scores.unusable()
-    current = scores.states(QUALITY)
+    judged = any(QUALITY in entries for entries in content.values())
+    current = scores.states(QUALITY) if judged else str
     rows = []
     for name, (scan, labels) in sorted(_listed(study).items()):
         row = _row(name, scan, labels, measured.get(name, {}))

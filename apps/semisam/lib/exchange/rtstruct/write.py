@@ -62,6 +62,10 @@ def write_rtstruct(
     check_uids(image, [Source(each.kind, each.uid) for each in stack.slices], "RTSTRUCT")
     dataset = _empty(image, origin)
     frame = frame_of_reference(image, stack.slices[0].series)
+    dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = (
+        frame,
+        image.get("PositionReferenceIndicator") or "",
+    )
     dataset.ReferencedFrameOfReferenceSequence = [_references(image, stack, frame)]
     dataset.StructureSetROISequence = []
     dataset.ROIContourSequence = []

@@ -99,7 +99,7 @@ function card(scan, answer) {
       scan, picture(scan),
       make(
         'div', { class: 'words' },
-        make('h3', {}, scan.title), about(scan), make('p', {}, ...stateBadge(scan, answer.states)), sentence(scan),
+        make('h2', {}, scan.title), about(scan), make('p', {}, ...stateBadge(scan, answer.states)), sentence(scan),
         quality ? make('p', { class: 'small' }, 'Estimated quality ', quality) : null, reasons(scan), volumesOf(scan, answer.structures)))
   );
 }
