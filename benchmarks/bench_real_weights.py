@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ import numpy as np
 
 from official_predictor import STEP_MM, OfficialSlices, predictor
 from real_weights_page import CLICKS, METHODS, page, report
+from shared_encodings import SharedEncodings
 
 PAGE = ROOT / "docs" / "reference" / "real-weights-measured.md"
 DRAFT = common.RESULTS / "real-weights-measured.md"
@@ -41,7 +42,14 @@ VALUES: dict[str, dict[str, int]] = {
 }
 """Structures that are asked for one by one; of the other sets, all that is labelled is one structure."""
 
-_OWN_CODE = [Path(__file__).with_name("official_predictor.py")]
+_GENERALISTS = common.APP / "lib" / "generalists"
+_NETWORKS = [_GENERALISTS / "slices.py", *(_GENERALISTS / "sam2d" / f"{n}.py" for n in ("networks", "tiny_vit"))]
+_CODE = {
+    "official": [Path(__file__).with_name("official_predictor.py"), *_NETWORKS],
+    "ours": [common.APP / "lib" / "prompting", _GENERALISTS / "sam2d", _GENERALISTS / "slices.py"],
+    "graph_cut": [common.APP / "lib" / "prompting"],
+}
+"""What the answers of each method depend on: results of other code are not reused."""
 
 Clicked = list[tuple[tuple[int, int, int], bool]]
 Answer = Callable[[Clicked, "np.ndarray | None"], np.ndarray]
@@ -136,8 +144,10 @@ def _nothing() -> None:
     """Of a method that does nothing in the background."""
 
 
-def dialogue(answer: Answer, pause: Callable[[], None], truth: np.ndarray, spacing: Sequence[float]) -> dict[str, Any]:
-    """Dice after each click and for the true box, and the seconds that each answer took."""
+def dialogue(
+    answer: Answer, pause: Callable[[], None], truth: np.ndarray, spacing: Sequence[float], shared: SharedEncodings
+) -> dict[str, Any]:
+    """Dice after each click and for the true box, and the processor seconds of each answer."""
     from lib.core.metrics import overlap
     from simulated_clicks import next_click
 
@@ -148,9 +158,9 @@ def dialogue(answer: Answer, pause: Callable[[], None], truth: np.ndarray, spaci
         wrong = next_click(found, truth, spacing)
         if wrong is not None:
             clicks.append(wrong)
-        start = time.perf_counter()
+        start = time.process_time() + shared.saved
         found = answer(clicks, None)
-        seconds.append(round(time.perf_counter() - start, 3))
+        seconds.append(round(time.process_time() + shared.saved - start, 3))
         pause()
         dice.append(overlap(found, truth)[0])
     corners = np.argwhere(truth)
@@ -158,7 +168,11 @@ def dialogue(answer: Answer, pause: Callable[[], None], truth: np.ndarray, spaci
     return {"dice": dice, "seconds": seconds, "box": overlap(answer([], box), truth)[0]}
 
 
-def measure(name: str, scan: str, methods: Sequence[str], store: Store, folder: Path, model: Any) -> None:
+Stores = Mapping[str, Store]
+"""What is measured so far, by method."""
+
+
+def measure(name: str, scan: str, stores: Stores, folder: Path, model: Any, shared: SharedEncodings) -> None:
     """One scan, all its structures, all methods, as far as they are not measured yet."""
     from lib.prompting import GraphCut, Joined
 
@@ -166,12 +180,13 @@ def measure(name: str, scan: str, methods: Sequence[str], store: Store, folder: 
     missing = [
         (structure, method)
         for structure in structures
-        for method in methods
+        for method, store in stores.items()
         if f"{name}/{scan}/{structure}/{method}" not in store.data
     ]
     if not missing:
         return
     volume, labels = load(name, scan, folder)
+    shared.forget()
     for structure, method in missing:
         value = structures[structure]
         truth = labels == value if value else labels > 0
@@ -181,10 +196,15 @@ def measure(name: str, scan: str, methods: Sequence[str], store: Store, folder: 
             answer, pause = official(model.network, volume), _nothing
         else:
             answer, pause = ours(Joined(model) if method == "ours" else GraphCut(), volume)
-        row = dialogue(answer, pause, truth, volume.spacing)
-        store.data[f"{name}/{scan}/{structure}/{method}"] = row
-        store.save()
+        row = dialogue(answer, pause, truth, volume.spacing, shared)
+        stores[method].data[f"{name}/{scan}/{structure}/{method}"] = row
+        stores[method].save()
         print(f"{name} {scan} {structure} {method}: " + " ".join(f"{d:.3f}" for d in row["dice"]), flush=True)
+
+
+def store_of(method: str, *, fresh: bool) -> Store:
+    """What this code of a method was measured with so far."""
+    return Store(common.RESULTS / f"real_weights_{method}_{common.fingerprint(_CODE[method])}.json", fresh=fresh)
 
 
 def main() -> int:
@@ -211,20 +231,19 @@ def main() -> int:
         print(f"Skipped: the weights of mobile_sam are not in {weights} and cannot be fetched: {error}")
         return 0
     model = ResidentGeneralist("mobile_sam", weights=weights).inner
-    code = common.fingerprint(
-        [common.APP / "lib" / "prompting", common.APP / "lib" / "generalists" / "sam2d", *_OWN_CODE]
-    )
-    store, folder = Store(common.RESULTS / f"real_weights_{code}.json", fresh=options.fresh), data_folder()
+    shared = SharedEncodings.of(model.network)
+    stores, folder = {method: store_of(method, fresh=options.fresh) for method in methods}, data_folder()
     for name in names:
         if not (folder / (name if name != "liver_ct" else "chaos_ct_dicom")).is_dir():
             print(f"Skipped: {name} is not in {folder}. Set SEMISAM_DATA to the folder that holds it.")
             continue
         for scan in scans_of(name, folder)[: options.cases]:
-            measure(name, scan, methods, store, folder, model)
+            measure(name, scan, stores, folder, model, shared)
     targets = Targets()
-    tables = report(store.data, names, targets)
+    results = {key: row for store in stores.values() for key, row in store.data.items()}
+    tables = report(results, names, targets)
     print(f"\n{tables}\n")
-    measured = {name: {key.split("/")[1] for key in store.data if key.startswith(f"{name}/")} for name in names}
+    measured = {name: {key.split("/")[1] for key in results if key.startswith(f"{name}/")} for name in names}
     whole = all(len(measured.get(name, ())) >= count for name, count in SETS.items())
     target = PAGE if whole and set(methods) == set(METHODS) else DRAFT
     target.parent.mkdir(parents=True, exist_ok=True)

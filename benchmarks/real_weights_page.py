@@ -78,7 +78,8 @@ Mean Dice after simulated clicks, the first at the deepest point of the structur
 point of the largest error, with MobileSAM's official weights. *Official predictor*: `SamPredictor` of
 `segment_anything`, as its notebook asks it; on volumes slices about {STEP_MM:g} mm apart, those with positive clicks by
 their clicks, and outwards from these each next one by the box around its neighbour's mask. *Ours*: the task `prompt`.
-Seconds are medians; a first click includes the encoding of its slice.
+Seconds are processor seconds, medians (two idle cores need a half to all of that); a first click includes the encoding
+of its slice. Slices that are encoded while a person looks at an answer are not counted.
 
 {tables}
 

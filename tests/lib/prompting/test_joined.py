@@ -164,13 +164,86 @@ def test_a_scan_that_is_let_go_is_encoded_no_further() -> None:
     assert network.encoded == 0
 
 
-def test_a_picture_is_the_models_alone() -> None:
-    model = SliceGeneralist(MODELS["mobile_sam"], Oracle(radius=11.0))
-    picture = Volume(cylinder()[0][..., 4:5], np.diag([1.0, 1.0, 1.0, 1.0]))
-    given = Clicks(np.array([[32.0, 30.0, 0.0]]), np.zeros((0, 3)))
-    found = OpenScan(picture, Joined(model)).segment(given)
-    assert np.array_equal(found, OpenScan(picture, model).segment(given))
-    assert found.sum() == model.network.disc.sum()  # type: ignore[attr-defined]
+class Unsure(Oracle):
+    """Offers a part, the structure and the whole picture after a click, and is surest of the part."""
+
+    def masks(
+        self,
+        features: Tensor,
+        points: Tensor | None,
+        positive: Tensor | None,
+        box: Tensor | None,
+        mask: Tensor | None,
+        *,
+        several: bool,
+    ) -> tuple[Tensor, Tensor]:
+        rows, columns = np.mgrid[:64, :64]
+        away = torch.from_numpy(np.hypot(rows - (63 - 30), columns - (63 - 32)))
+        offered = torch.stack([away < 3, self.disc, away < 100])
+        logits, scores = torch.where(offered, 8.0, -8.0), torch.tensor([0.97, 0.9, 0.8])
+        if several:
+            return logits, scores
+        return (logits[:1], scores[:1]) if mask is None and box is None else (logits[1:2], scores[1:2])
+
+
+class Wavering(Oracle):
+    """Finds a disc somewhere else each time it is asked."""
+
+    def masks(
+        self,
+        features: Tensor,
+        points: Tensor | None,
+        positive: Tensor | None,
+        box: Tensor | None,
+        mask: Tensor | None,
+        *,
+        several: bool,
+    ) -> tuple[Tensor, Tensor]:
+        logits, scores = super().masks(features, points, positive, box, mask, several=several)
+        return torch.stack([one.roll(9 * (3 * self.asked + n), 0) for n, one in enumerate(logits)]), scores
+
+
+def picture(colour: bool = False) -> tuple[Volume, np.ndarray]:
+    image, truth = cylinder()
+    grey = image[..., 4:5]
+    in_colour = np.stack([grey, grey, grey]) if colour else None
+    return Volume(grey, np.eye(4), in_colour), truth[..., 4:5]
+
+
+PIXEL = Clicks(np.array([[32.0, 30.0, 0.0]]), np.zeros((0, 3)))
+
+
+def test_on_a_picture_the_mask_is_taken_that_the_graph_cut_agrees_with_not_the_part_the_model_is_surest_of() -> None:
+    scan, truth = picture()
+    model = SliceGeneralist(MODELS["mobile_sam"], Unsure(radius=11.0))
+    alone = OpenScan(scan, model).segment(PIXEL)
+    together = OpenScan(scan, Joined(model)).segment(PIXEL)
+    assert overlap(alone, truth)[0] < 0.2
+    assert overlap(together, truth)[0] > 0.75
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_on_a_picture_the_graph_cut_answers_where_the_model_says_something_else_each_time(colour: bool) -> None:
+    scan, _ = picture(colour)
+    found = OpenScan(scan, Joined(SliceGeneralist(MODELS["mobile_sam"], Wavering(5.0, 0.5)))).segment(PIXEL)
+    assert np.array_equal(found, OpenScan(scan, GraphCut()).segment(PIXEL))
+
+
+def test_a_box_on_a_picture_is_the_models_alone_and_so_is_a_picture_for_a_model_of_boxes() -> None:
+    scan, _ = picture()
+    box = Clicks(np.zeros((0, 3)), np.zeros((0, 3)), np.array([[20.0, 18.0, 0.0], [44.0, 42.0, 0.0]]))
+    for name, given in (("mobile_sam", box), ("lite_medsam", box), ("lite_medsam", PIXEL)):
+        model = SliceGeneralist(MODELS[name], Oracle(radius=11.0))
+        found = OpenScan(scan, Joined(model)).segment(given)
+        assert np.array_equal(found, OpenScan(scan, model).segment(given))
+
+
+def test_clicks_on_a_picture_go_on_from_the_answer_before_and_can_be_taken_back() -> None:
+    scan, _ = picture()
+    opened_ = OpenScan(scan, Joined(SliceGeneralist(MODELS["mobile_sam"], Oracle(radius=11.0))))
+    first = opened_.segment(PIXEL)
+    opened_.segment(Clicks(PIXEL.inside, np.array([[5.0, 5.0, 0.0]])))
+    assert np.array_equal(opened_.segment(PIXEL), first)
 
 
 def test_ct_is_seen_by_level_and_width_and_other_scans_by_percentiles() -> None:

@@ -10,17 +10,18 @@ given, the previous mask. A minimal cut then puts the border where few like neig
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from cachetools import LRUCache
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lib.core.intensity import padding_in, without_outliers
 from lib.generalists.base import PromptKind, Prompts
 
+from .border import smooth_border, soft
 from .cut import CutOptions, Evidence, cut
 from .growth import ENOUGH, GAIN, LARGE_MM, MARGINS_MM, edge_support
 from .hints import Hints, bounds_around
@@ -28,6 +29,7 @@ from .inside_box import ON_EDGES, REACHES, inscribed, reach
 from .region import Bounds, Region, cut_region, steps
 
 _MARGINS_KEPT = 64
+_ANSWERS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -101,23 +103,34 @@ class GraphCutSession:
         self._options = options
         self._padding = padding_in(image)
         self._margins: LRUCache[bytes, float] = LRUCache(_MARGINS_KEPT)
+        self._found: LRUCache[bytes, np.ndarray] = LRUCache(_ANSWERS_KEPT)
         self._hollow_boxes: LRUCache[bytes, bool] = LRUCache(_MARGINS_KEPT)
 
     @property
     def bytes(self) -> int:
         """Memory that the session takes."""
-        return self._image.nbytes
+        return self._image.nbytes + sum(bits.nbytes for bits in list(self._found.values()))
 
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
         hints = Hints.of(prompts, self._image.shape)
+        if hints.mask is not None:
+            hints = replace(hints, mask=self._as_found(hints.mask))
         if hints.box is not None and not len(hints.inside):
             hints, first = self._in_box(hints, hints.box)
         else:
             first = self._whole(hints)
         region, inside = self._finer(first, hints)
-        soft = gaussian_filter(inside.astype(np.float32), 0.7)
-        return region.to_scan(soft, self._image.shape)
+        answer = region.to_scan(smooth_border(inside, region.spacing, self._spacing), self._image.shape)
+        # The next cut goes on from what this one has found: what has drawn the border in must not do so twice.
+        found = region.to_scan(soft(inside), self._image.shape)
+        self._found[_key(answer)] = np.packbits(found.numpy() >= 0.5)
+        return answer
+
+    def _as_found(self, mask: np.ndarray) -> np.ndarray:
+        """Of an answer ``[D, H, W]`` of this session what the cut had found; another mask as it is."""
+        found = self._found.get(_key(mask))
+        return mask if found is None else np.unpackbits(found, count=mask.size).reshape(mask.shape).astype(np.float32)
 
     def _whole(self, hints: Hints) -> _First:
         """The answer on the grid of the whole region of search."""
@@ -227,3 +240,8 @@ class GraphCutSession:
         at = np.clip(np.rint(places).astype(int), 0, np.array(self._image.shape) - 1)
         meant = self._image[tuple(at.T)]
         return tuple(value for value in self._padding if not (meant == value).any())
+
+
+def _key(answer: np.ndarray | Tensor) -> bytes:
+    """Of an answer in 0..1 what is inside."""
+    return hashlib.sha1(np.packbits(np.asarray(answer) >= 0.5).tobytes(), usedforsecurity=False).digest()

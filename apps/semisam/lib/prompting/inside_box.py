@@ -34,7 +34,7 @@ def reach(region: Region, inside: np.ndarray, box: np.ndarray) -> float:
     places = np.argwhere(inside)
     size = np.array([(past - first) / n for (first, past), n in zip(region.bounds, region.shape, strict=True)])
     shares = (places.max(0) + 1 - places.min(0)) * size / (box[1] - box[0])
-    across = _across(region.spacing)
+    across = across_slices(region.spacing)
     return float(min(1.0, max(share for axis, share in enumerate(shares.tolist()) if axis != across)))
 
 
@@ -46,7 +46,7 @@ def inscribed(shape: Sequence[int], spacing: Sequence[float], box: np.ndarray) -
         spacing: their size in mm.
         box: first and past-the-last voxel ``[2, 3]``.
     """
-    across = _across(spacing)
+    across = across_slices(spacing)
     squares: np.ndarray = np.zeros([1, 1, 1])
     for axis, (first, past) in enumerate(box.T.tolist()):
         if axis != across:
@@ -70,6 +70,6 @@ def core(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     return np.argwhere(deep)
 
 
-def _across(spacing: Sequence[float]) -> int | None:
+def across_slices(spacing: Sequence[float]) -> int | None:
     """The axis across thick slices, None where slices are thin."""
     return int(np.argmax(spacing)) if max(spacing) >= THICK * min(spacing) else None

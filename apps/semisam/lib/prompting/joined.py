@@ -18,9 +18,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from lib.core.errors import UserError
+from lib.core.intensity import clipped
+from lib.formats.pictures import luminance
 from lib.generalists.base import Promptable, PromptKind, Prompts, PromptSession
 from lib.generalists.slices import THICK
 
@@ -28,6 +31,8 @@ from .graph_cut import GraphCut
 
 AHEAD = 4
 """Slices beside the clicked one that are encoded after an answer, while a person looks at it."""
+FEW = 3
+"""Clicks on a picture up to which the model and the graph cut answer together."""
 BOX_SLICES = 5
 """Slices of a box that the model is asked about before the first answer to it."""
 
@@ -48,6 +53,14 @@ class Bettering(PromptSession, Protocol):
         ...
 
 
+class Agreeing(PromptSession, Protocol):
+    """A session of a 2D model that answers together with another method; see ``sam2d.session.SliceSession``."""
+
+    def agreed(self, prompts: Prompts, other: Tensor) -> Tensor:
+        """What the model and the answer ``other`` ``[D, H, W]`` in 0..1 agree on, after clicks on a picture."""
+        ...
+
+
 class Joined:
     """A 2D model and the graph cut as one.
 
@@ -63,14 +76,50 @@ class Joined:
         self._model, self._ahead = model, ahead
 
     def open(self, image: Tensor, spacing: Sequence[float]) -> PromptSession:
-        """Get a scan ready; a picture is the model's alone."""
+        """Get a scan ready; a picture is the model's alone where it takes boxes only."""
         own = self._model.open(image, spacing)
-        if image.shape[-1] == 1 or len(image) > 1:
-            return own
+        if image.shape[-1] == 1:
+            if not self._model.prompts >= {"points", "mask"}:
+                return own
+            return JoinedPicture(own, GraphCut().open(brightness(image), spacing))
         cut = GraphCut().open(image, spacing)
         if "mask" not in self._model.prompts:
             return BoxOrCut(own, cut)
         return JoinedSession(own, cut, self._ahead, thick=max(spacing) >= THICK * min(spacing))
+
+
+def brightness(image: Tensor) -> Tensor:
+    """A picture ``[1, D, H, 1]``, or ``[3, D, H, 1]`` in colour, as the graph cut sees it: ``[1, D, H, 1]``."""
+    if len(image) == 1:
+        return image
+    return torch.from_numpy(clipped(luminance(image.numpy())))[None]
+
+
+class JoinedPicture:
+    """A picture that waits for prompts: the first clicks are answered by both together, a box and more by the model.
+
+    A few clicks do not tell a 2D model whether a part is meant or the whole; the graph cut, which knows no parts, does.
+    The model then corrects by further clicks what it has answered before, as it was trained to.
+
+    Args:
+        model: the picture, opened by the model.
+        cut: the picture, opened by the graph cut.
+    """
+
+    def __init__(self, model: PromptSession, cut: PromptSession) -> None:
+        self._model, self._cut = model, cut
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the session takes."""
+        return _bytes(self._model) + _bytes(self._cut)
+
+    def segment(self, prompts: Prompts) -> Tensor:
+        """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
+        if prompts.box is not None or not 0 < len(prompts.points) <= FEW:
+            return self._model.segment(prompts)
+        model: Agreeing = self._model  # type: ignore[assignment]
+        return model.agreed(prompts, self._cut.segment(prompts))
 
 
 class BoxOrCut:

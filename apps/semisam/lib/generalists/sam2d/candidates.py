@@ -62,6 +62,13 @@ class Candidates:
             torch.cat([self.wrong, others.wrong]),
         )
 
+    def alike(self) -> Tensor:
+        """Dice of every two masks, ``[M, M]``; 0 where both are empty, but 1 of a mask with itself."""
+        inside = (self.logits > 0).flatten(1).float()
+        both, sizes = inside @ inside.T, inside.sum(1)
+        dice = 2 * both / (sizes[:, None] + sizes).clamp(min=1)
+        return dice.fill_diagonal_(1)
+
     @property
     def best(self) -> int:
         """The candidate that contradicts the fewest clicks; of those the one with the highest score."""

@@ -12,6 +12,7 @@ from lib.generalists.base import Prompts
 from lib.generalists.prompt_checks import within_box
 from lib.generalists.slices import acquisition_view
 
+from .agreed import agreed
 from .asked import Asked
 from .encoder import SliceEncoder
 from .single import SliceAnswers
@@ -144,6 +145,26 @@ class SliceSession:
                 changes[index] = self._canvas.from_mask(logits.sigmoid()) - stack[index]
         result = self._view.volume(_faded(stack, changes, self._step)).clamp(0, 1)
         return result if prompts.box is None else within_box(result, prompts.box)
+
+    @torch.no_grad()
+    def agreed(self, prompts: Prompts, other: Tensor) -> Tensor:
+        """What the network and another method agree on, of a scan of one slice.
+
+        Args:
+            prompts: at least one click, and what was segmented so far.
+            other: the other method's answer ``[D, H, W]`` in 0..1.
+
+        Returns:
+            Probability ``[D, H, W]`` in 0..1: one of the network's answers, or ``other``. See ``agreed``.
+        """
+        asked = Asked.of(prompts, self._shape, self._view, self._canvas)
+        mask = torch.logit(self._canvas.to_mask(self._view.stack(other)[0]), 0.01)
+        logits = agreed(self._answers, 0, asked, mask)
+        if logits is None:
+            return other
+        found = self._view.volume(self._canvas.from_mask(logits).sigmoid()[None])
+        self._answers.remember(self._view.stack(found), [0])
+        return found
 
     @torch.no_grad()
     def encode_beside(self, prompts: Prompts, answer: Tensor, most: int) -> bool:

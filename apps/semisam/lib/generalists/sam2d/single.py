@@ -28,7 +28,7 @@ LOGIT = 8.0
 
 
 @dataclass(frozen=True, eq=False)
-class _Question:
+class Question:
     """Prompts of a slice: places ``[P, 2]`` and a box ``[4]`` in canvas pixels, and logits ``[4g, 4g]``.
 
     ``hint`` are the decoder's own logits where they are known; ``plain`` is the mask that was made of them.
@@ -55,7 +55,7 @@ class SliceAnswers:
     def __init__(self, model: SliceEncoder, slices: Tensor, canvas: Canvas, pixel_mm: float, kept: int) -> None:
         self._model = model
         self._slices = slices
-        self._canvas = canvas
+        self.canvas = canvas
         self._pixel_mm = pixel_mm
         self._kept = max(1, kept)
         self._features: LRUCache[int, Tensor] = LRUCache(self._kept)
@@ -74,7 +74,7 @@ class SliceAnswers:
 
     def nothing(self) -> Tensor:
         """The logits ``[h, w]`` of a slice on which nothing is segmented."""
-        return torch.full(self._canvas.mask, -LOGIT)
+        return torch.full(self.canvas.mask, -LOGIT)
 
     def decide(
         self, index: int, asked: Asked, before: Tensor | None, *, carried: bool = False, ahead: Sequence[int] = ()
@@ -95,13 +95,12 @@ class SliceAnswers:
         Returns:
             Logits ``[h, w]`` and the network's score.
         """
-        clicks = asked.on(index)
-        points = self._canvas.pixels(asked.places[clicks])
-        positive = asked.positive[clicks]
+        points, positive = self.clicks(index, asked)
+        clicks = len(points)
         box = asked.rectangle
         if before is not None and not bool((before > 0).any()):
             before = None
-        scale = self._canvas.patch / 4  # canvas pixels a mask's pixel
+        scale = self.canvas.patch / 4  # canvas pixels a mask's pixel
         around = None if before is None else box_of(before, scale)
         hint, plain = None, None
         if "points" in self._model.prompts:
@@ -111,18 +110,17 @@ class SliceAnswers:
                 positive = torch.cat([positive, torch.ones(len(inside), dtype=torch.bool)])
                 box = around if box is None else common(around, box)
             if before is not None:
-                own = None if carried or asked.mask is None else self._remembered(index, asked.mask[index])
-                plain = self._padded(before)
+                own = None if carried or asked.mask is None else self.remembered(index, asked.mask[index])
+                plain = self.padded(before)
                 hint = plain if own is None else own
         else:
             box = self._only_box(points, positive, box, around, carried)
             points, positive = points[:0], positive[:0]
         if box is None and hint is None and not bool(positive.any()):
             return self.nothing(), 0.0
-        found = self._offered(self._embedding(index, ahead), _Question(points, positive, box, hint, plain), len(clicks))
+        found = self._offered(self._embedding(index, ahead), Question(points, positive, box, hint, plain), clicks)
         best = found.best
-        self._decoded[index] = found.decoded[best].half()
-        return found.logits[best].clamp(-LOGIT, LOGIT), float(found.scores[best])
+        return self.taken(index, found, best), float(found.scores[best])
 
     def encoded(self, index: int) -> bool:
         """Whether a slice need not be encoded any more."""
@@ -145,17 +143,36 @@ class SliceAnswers:
         Returns:
             Logits ``[h, w]``, or None where the network means something else.
         """
-        clicks, scale = asked.on(index), self._canvas.patch / 4
-        points, positive = self._canvas.pixels(asked.places[clicks]), asked.positive[clicks]
+        points, positive = self.clicks(index, asked)
+        clicks, scale = len(points), self.canvas.patch / 4
         inside = (deepest(before) + 0.5) * scale - 0.5
         points = torch.cat([points, inside])
         positive = torch.cat([positive, torch.ones(len(inside), dtype=torch.bool)])
-        question = _Question(points, positive, box_of(before, scale), self._padded(before))
-        found = self._answers(self._embedding(index, ()), question, len(clicks), several=False)
+        question = Question(points, positive, box_of(before, scale), self.padded(before))
+        found = self._answers(self._embedding(index, ()), question, clicks, several=False)
         logits = found.logits[0].clamp(-LOGIT, LOGIT)
         both, sizes = int(((logits > 0) & (before > 0)).sum()), int((logits > 0).sum()) + int((before > 0).sum())
         same = 2 * both >= SAME * sizes and float(found.scores[0]) >= SURE
         return logits if same and not found.contradicted else None
+
+    def clicks(self, index: int, asked: Asked) -> tuple[Tensor, Tensor]:
+        """The clicks on a slice as canvas pixels ``[P, 2]``, and which are inside the structure ``[P]``."""
+        on = asked.on(index)
+        return self.canvas.pixels(asked.places[on]), asked.positive[on]
+
+    def answer(self, index: int, question: Question, *, several: bool) -> Candidates:
+        """The network's answers to a question about a slice whose points are all a person's clicks."""
+        return self._answers(self._embedding(index, ()), question, len(question.points), several=several)
+
+    def judged(self, decoded: Tensor, scores: Tensor, points: Tensor, positive: Tensor) -> Candidates:
+        """Masks ``[M, 4g, 4g]`` and their scores ``[M]`` beside clicks ``[P, 2]`` in canvas pixels."""
+        places = (points + 0.5) * 4 / self.canvas.patch - 0.5
+        return Candidates.of(decoded, scores, self.canvas.mask, places, positive)
+
+    def taken(self, index: int, offered: Candidates, best: int) -> Tensor:
+        """The logits ``[h, w]`` of one of the masks that the network has offered; ``remember`` notes it."""
+        self._decoded[index] = offered.decoded[best].half()
+        return offered.logits[best].clamp(-LOGIT, LOGIT)
 
     def remember(self, answer: Tensor, indices: Iterable[int]) -> None:
         """Note what the decoder gave for slices, so that the answer can go back to it as it came.
@@ -169,12 +186,12 @@ class SliceAnswers:
             self._own_bytes = self._decoded[index].nbytes
         self._decoded.clear()
 
-    def _remembered(self, index: int, mask: Tensor) -> Tensor | None:
+    def remembered(self, index: int, mask: Tensor) -> Tensor | None:
         """The decoder's logits ``[4g, 4g]`` of which a mask ``[rows, columns]`` was made, None for another's mask."""
         found = self._own.get(_key(index, mask))
         return None if found is None else found.float()
 
-    def _offered(self, features: Tensor, question: _Question, clicks: int) -> Candidates:
+    def _offered(self, features: Tensor, question: Question, clicks: int) -> Candidates:
         """The network's answers to a question of which the first points are ``clicks`` of a person.
 
         One mask, or three for a single click, which may mean a part or the whole. Where that contradicts a click, the
@@ -197,7 +214,7 @@ class SliceAnswers:
             found = found.and_others(self._answers(features, again, clicks, several=several))
         return found
 
-    def _answers(self, features: Tensor, question: _Question, clicks: int, *, several: bool) -> Candidates:
+    def _answers(self, features: Tensor, question: Question, clicks: int, *, several: bool) -> Candidates:
         device = self._model.device
         points, positive, box, hint = question.points, question.positive, question.box, question.hint
         decoded, scores = self._model.network.masks(
@@ -208,8 +225,7 @@ class SliceAnswers:
             None if hint is None else hint.to(device),
             several=several,
         )
-        places = (points[:clicks] + 0.5) * 4 / self._canvas.patch - 0.5
-        return Candidates.of(decoded.float().cpu(), scores.float().cpu(), self._canvas.mask, places, positive[:clicks])
+        return self.judged(decoded.float().cpu(), scores.float().cpu(), points[:clicks], positive[:clicks])
 
     def _embedding(self, index: int, ahead: Sequence[int]) -> Tensor:
         """Features of a slice ``[C, g, g]``; those of ``ahead`` are encoded along on a GPU."""
@@ -217,14 +233,14 @@ class SliceAnswers:
             on_gpu = self._model.device.type == "cuda"
             new = [index, *(n for n in ahead if n not in self._features)][: AHEAD if on_gpu else 1]
             new = new[: self._kept]
-            for n, features in zip(new, self._model.embed(self._slices[new], self._canvas), strict=True):
+            for n, features in zip(new, self._model.embed(self._slices[new], self.canvas), strict=True):
                 self._features[n] = features.half()
             self._feature_bytes = self._features[index].nbytes
         return self._features[index].float()
 
-    def _padded(self, logits: Tensor) -> Tensor:
+    def padded(self, logits: Tensor) -> Tensor:
         """A mask as a prompt: nothing is segmented in the padding."""
-        side = 4 * self._canvas.size // self._canvas.patch
+        side = 4 * self.canvas.size // self.canvas.patch
         padded = torch.full((side, side), -LOGIT)
         padded[: logits.shape[0], : logits.shape[1]] = logits
         return padded
@@ -242,7 +258,7 @@ class SliceAnswers:
             parts = [*([] if limited is None else [limited]), *(torch.cat([p - half, p + half]) for p in inside)]
         if not parts:
             return None
-        return enclosing(parts, (self._canvas.height, self._canvas.width), inside, points[~positive])
+        return enclosing(parts, (self.canvas.height, self.canvas.width), inside, points[~positive])
 
 
 def _key(index: int, mask: Tensor) -> tuple[int, bytes]:
