@@ -9,6 +9,7 @@ Stages:
   place: what ``semisam_plus`` draws its student to in its first questions.
 - ``refinement``: the propagated labels (by ``mind``) are taken for predictions, and their unsure voxels are corrected
   from similar places of the other scans by a model's features, as ``semisam_o1`` does. ``none`` is without.
+- ``views``: propagated labels are asked about slice by slice, in one, two and three views, as ``fm_abs`` asks.
 - ``trainings``: whole trainings of ``semisam_plus`` with a model in the place of ``mind``, scored on scans that are
   no part of the study (see ``recipe_trainings``); and the refinement of what those with ``mind`` predict.
 
@@ -52,8 +53,9 @@ from lib.recipes.semisam_plus.consensus import confident
 from lib.recipes.semisam_plus.recipe import assistant_of
 from recipe_trainings import run_instead
 from study_sets import STRUCTURES, StudySet, open_set
+from views_asked import WAYS, asked_in_views, key_of
 
-STAGES = ("features", "answers", "refinement", "trainings")
+STAGES = ("features", "answers", "refinement", "views", "trainings")
 Done = dict[str, list[float]]
 """By scan: Dice of each structure, and processor seconds."""
 
@@ -196,6 +198,8 @@ def _stage(
     """Measure what is missing of a stage; rows of the table."""
     compared = [*(["none"] if stage in ("answers", "refinement") else []), "mind", *models]
     kept: dict[str, Done] = {}
+    if stage == "views":
+        return _views(store, study, models, options.seed)
     for model in compared:
         key = f"{stage} {study.name} {model} seed {options.seed}"
         if stage == "trainings":
@@ -215,6 +219,17 @@ def _stage(
     rows = [[stage, study.name, model, *_compared(kept[model], kept["mind"], scans)] for model in compared]
     if stage == "trainings":
         rows += _rows_of_predictions(store, study, models, options)
+    return rows
+
+
+def _views(store: Store, study: StudySet, models: Sequence[str], seed: int) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for model in ("mind", *models):
+        asked_in_views(study, model, store, seed)
+        carried = store.data[key_of(study, model, WAYS[0], seed)]
+        for way in WAYS:
+            found = _compared(store.data[key_of(study, model, way, seed)], carried, study.scans[1:])
+            rows.append(["views", study.name, f"{model}, {way}", *found])
     return rows
 
 

@@ -105,6 +105,12 @@ def trained(
         for scan in study.held_out:
             found = predict(specialist, read_volume(study.image(scan))).labels()
             done[scan] = [*study.dice(scan, found), seconds]
+        for scan in study.scans[1:]:
+            image = run.study.prepared(scan).image.float()
+            said = predict_prepared(specialist.members, run.study.spec, image)
+            done[scan] = [*study.dice(scan, run.study.prepared(scan).frame.labels_back(said)), seconds]
+        own = statistics.fmean(value for scan in study.scans[1:] for value in done[scan][:-1])
+        print(f"{study.name}, semisam_plus with {model}, seed {budget.seed}, its own scans: {own:.4f}", flush=True)
         mean = statistics.fmean(value for scan in study.held_out for value in done[scan][:-1])
         print(f"{study.name}, semisam_plus with {model}, seed {budget.seed}: {mean:.4f}, {seconds} s", flush=True)
         if after is not None:

@@ -170,6 +170,9 @@ class Bystander:
         assert probabilities.shape == sample.target.shape
         return torch.ones(1, *sample.image.shape[1:])
 
+    def label(self, sample: Sample, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return sample.target, sample.weight
+
     def loss(self, seen: Observation) -> tuple[torch.Tensor, dict[str, float]]:
         self.seen.append(float(seen.extra.min()))
         return seen.logits.square().mean(), {"bystander": 1.0}

@@ -48,6 +48,18 @@ class Assistant(Protocol):
         """
         ...
 
+    def label(self, sample: Sample, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """What is learned as the label of a scan, and how much each voxel counts; usually what the scan has.
+
+        Args:
+            sample: the scan with its label.
+            maps: of the scan, as ``maps`` gave them.
+
+        Returns:
+            ``[1 + N, D, H, W]``, sum 1, and ``[1, D, H, W]`` in 0..1.
+        """
+        ...
+
     def loss(self, seen: Observation) -> tuple[Tensor, dict[str, float]]:
         """The term to add to the loss, already weighted, and what to log; ``seen.extra`` holds the maps."""
         ...
@@ -76,6 +88,8 @@ class AssistedSource:
         return self._source.pseudo()
 
     def sample(self, name: str) -> Sample:
-        """The scan ``name`` with the assistant's maps."""
+        """The scan ``name`` with the assistant's maps, and the label that it makes of them."""
         sample = self._source.sample(name)
-        return Sample(sample.image, sample.target, sample.weight, self._assistant.maps(name, sample, self.step))
+        maps = self._assistant.maps(name, sample, self.step)
+        target, weight = self._assistant.label(sample, maps)
+        return Sample(sample.image, target, weight, maps)

@@ -357,6 +357,85 @@ def test_mind_is_asked_in_the_place_of_a_model_that_corrects_nothing() -> None:
     assert len(answerer.asked) == EXAM + 4  # one structure is enough
 
 
+def of_two(
+    first: Counting, second: Counting | None = None, *, seen: Tensor | None = None, **options: object
+) -> GeneralistAssistant:
+    """Generalists that are examined on two cubes; a specialist in training sees ``seen``."""
+    outline = certain(two_cubes())
+    helper = GeneralistAssistant(
+        [one for one in (first, second) if one is not None],
+        lambda _: ScanView(torch.zeros(1, 12, 12, 12), (1.0, 1.0, 1.0)),
+        ["outlined"],
+        3,
+        replace(CollaborationOptions(every=0.1, pace=1), **options),  # type: ignore[arg-type]
+        outline=lambda name: outline,
+    )
+    helper.start(lambda image: outline if seen is None else seen, 100, torch.Generator().manual_seed(0))
+    return helper
+
+
+def carried_over(second: int = 3) -> Sample:
+    """A scan whose label has the second cube one voxel off, and trusts nothing."""
+    label = certain(two_cubes(second=second))
+    return Sample(torch.zeros(1, 12, 12, 12), label, torch.full((1, 12, 12, 12), 0.3))
+
+
+def test_where_the_answers_of_a_model_that_knows_agree_they_are_learned_as_the_label() -> None:
+    truth = two_cubes()
+    helper = of_two(Counting(answer=certain(truth)))
+    target, weight = helper.label(carried_over(), helper.maps("new", carried_over(), 0))
+    assert target.argmax(dim=0).equal(truth)
+    assert (weight == 1).all()
+    told = carried_over()
+    assert helper.label(told, helper.maps("outlined", told, 0))[0].equal(told.target), "a human label stays"
+
+
+def test_what_a_model_does_not_know_stays_as_it_was_carried_over() -> None:
+    known = Counting(answer=certain(two_cubes(second=6)))  # the second structure far off: it cannot correct it
+    helper = of_two(known)
+    sample = carried_over()
+    target, weight = helper.label(sample, helper.maps("new", sample, 0))
+    second = sample.target.argmax(dim=0) == 2
+    assert (target.argmax(dim=0) == 2).equal(second)
+    assert (weight[0][second] == 0.3).all()
+
+
+def test_features_alone_correct_no_label() -> None:
+    walk = Counting("mind", certain(two_cubes()))
+    walk.knows_size = False
+    helper = of_two(walk)
+    sample = carried_over()
+    target, weight = helper.label(sample, helper.maps("new", sample, 0))
+    assert target.equal(sample.target)
+    assert weight.equal(sample.weight)
+
+
+def test_a_model_that_knows_is_asked_about_a_label_once() -> None:
+    """Beside it, one that gives features is asked about the specialist's predictions as before."""
+    model, walk = Counting(answer=certain(two_cubes())), Counting("mind", certain(two_cubes()))
+    walk.knows_size = False
+    alone = of_two(model)
+    first = alone.maps("new", carried_over(), 0)
+    count = len(model.asked)
+    assert all(alone.maps("new", carried_over(), step).equal(first) for step in (20, 60, 99))
+    assert len(model.asked) == count
+
+    both = of_two(model, walk, seen=certain(two_cubes(3, 3)))
+    both.maps("new", carried_over(), 0)
+    count, by_walk = len(model.asked), len(walk.asked)
+    both.maps("new", carried_over(), 50)
+    assert (len(model.asked), len(walk.asked)) == (count, by_walk + 4)
+
+
+def test_a_model_that_knows_is_asked_about_the_label_again_when_its_answer_had_to_make_room() -> None:
+    model = Counting(answer=certain(two_cubes()))
+    helper = of_two(model, seen=torch.zeros(3, 12, 12, 12), answer_bytes=4 * 12**3 * 2)
+    helper.maps("first", carried_over(), 0)
+    helper.maps("second", carried_over(), 1)
+    again = helper.maps("first", carried_over(), 50)
+    assert again[:3].argmax(dim=0).equal(two_cubes())
+
+
 def test_each_structure_is_asked_about_in_the_first_way_in_which_it_is_corrected() -> None:
     truth = two_cubes()
 
@@ -461,20 +540,22 @@ def gradients(result: RunResult, listener: Listener) -> list[float]:
 def test_the_time_left_counts_the_questions_that_are_still_to_come(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left: list[tuple[int, float]] = []
+    left: list[int] = []
+    reporters: list[Reporter] = []
     told = Reporter.asked
 
     def asked(reporter: Reporter) -> None:
         told(reporter)
         stage = reporter._stages[QUESTIONS]
-        left.append((stage.total - stage.done, reporter.seconds_left()))
+        left.append(stage.total - stage.done)
+        reporters[:] = [reporter]
 
     monkeypatch.setattr(Reporter, "asked", asked)
     listener = Listener()
     run(study, tmp_path / "model", listener)
     assert left
-    assert [count for count, _ in left] == sorted((count for count, _ in left), reverse=True)
-    assert listener.steps[-1].seconds_left == pytest.approx(0, abs=0.5)
+    assert left == sorted(left, reverse=True)
+    assert [reporter.seconds_left() for reporter in reporters] == [0]
     assert {step.stage for step in listener.steps} <= {"preparation", "propagation", "training", "prediction"}
 
 

@@ -116,6 +116,10 @@ class SliceAssistant:
             maps[-1] = label != NOBODY
         return maps
 
+    def label(self, sample: Sample, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The scan's own: the pseudo-label has a loss of its own."""
+        return sample.target, sample.weight
+
     def loss(self, seen: Observation) -> tuple[Tensor, dict[str, float]]:
         """``lambda_sam(t)`` times Eq. 2 with the pseudo-labels.
 

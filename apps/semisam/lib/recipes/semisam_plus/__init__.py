@@ -8,8 +8,9 @@ where U is low (Eq. 12 with Eq. 4 and 5). `lambda L_unsup` is one of the [regula
 | paper | here | why |
 |---|---|---|
 | starts without any label of the other scans | starts from propagated labels, which are learned as well, with a weight; further rounds start from the last predictions | one outlined scan is too little to prompt with |
-| random 128³ windows are asked about | whole scans, once each; answers are kept for a quarter of the training, then asked again when the scan is drawn | an encoding is used many times; a CPU can follow |
-| the prompt is the current prediction | the first question about a scan is about its current label, later ones about the current prediction | a network that has just begun cannot prompt |
+| random 128³ windows are asked about | whole scans, once each; answers of `mind` are kept for a quarter of the training, then asked again when the scan is drawn | an encoding is used many times; a CPU can follow |
+| the prompt is the current prediction | the first question about a scan is about its current label, later ones to `mind` about the current prediction. A promptable model that knows structures is asked about each label once | a network that has just begun cannot prompt; asked again about predictions, a model made the network worse ([measured](../reference/foundation-models-measured.md)) |
+| answers are learned by Eq. 12 | also as the scan's label, with full weight, where the answers of a model that knows structures agree | the labels get better by its answers; by Eq. 12 alone little of that reached the network ([measured](../reference/foundation-models-measured.md)) |
 | Eq. 11: a statistical discrepancy D of n answers | n = 4; D is twice the largest standard deviation of a class, 0..1 | the paper leaves both open |
 | Eq. 12: the answer to one prompt | the mean of the n answers | they are there already |
 | Eq. 5: threshold u_th | U < 0.2 | the paper leaves it open |

@@ -73,6 +73,10 @@ class GeneralistAssistant:
     The first question about a scan is about its current label (in the first round the propagated one): a specialist
     that has just begun cannot prompt. Later questions are about the prediction of the specialist in training.
 
+    A generalist that knows structures (``examination``) is asked about each label once: where its answers agree, they
+    take the label's place. Asked again about predictions, it drew the specialist away from what it had learned
+    (docs/reference/foundation-models-measured.md).
+
     Answers are kept and asked anew only when their scan is drawn and they are too old, so that their cost depends on
     the steps of a training, not on the size of the study (``Schedule``). Each scan is encoded once, as far as memory
     allows. A scan whose answer had to make room is left alone until it would be asked anew.
@@ -127,14 +131,35 @@ class GeneralistAssistant:
         """For each generalist the answer ``[1 + N, D, H, W]`` and its uncertainty ``[1, D, H, W]``."""
         if name in self._labelled:
             return self._silence(sample.image.shape[1:])
+        label, before = sample.target.float(), self._schedule.answer(name)
         if not self._schedule.asked(name):
-            self._schedule.put(name, step, self._ask(name, sample.target.float()), paced=False)
+            self._schedule.put(name, step, self._ask(name, label), paced=False)
             self._told()
-        elif self._schedule.turn(name, step):
-            self._schedule.put(name, step, self._ask(name, self._predicted(sample.image)))
+        elif (before is None or not self._lasts()) and self._schedule.turn(name, step):
+            about = label if self._lasts() else self._predicted(sample.image)
+            self._schedule.put(name, step, self._ask(name, about, before))
             self._told()
         answer = self._schedule.answer(name)
         return self._silence(sample.image.shape[1:]) if answer is None else answer.float()
+
+    def label(self, sample: Sample, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The scan's own label; where the answers of models that know structures agree, they are it, for certain."""
+        known = [part for number, part in enumerate(maps.split(self._classes + 1)) if self._knows(number)]
+        if not known:
+            return sample.target, sample.weight
+        sure = [confident(part[None, self._classes :], self._options.threshold)[0] for part in known]
+        votes = torch.stack(sure).sum(dim=0)
+        answers = torch.stack([part[: self._classes] * mask for part, mask in zip(known, sure, strict=True)]).sum(dim=0)
+        target = torch.where(votes > 0, answers / votes.clamp_min(1.0), sample.target.float())
+        return target, torch.where(votes > 0, torch.ones_like(sample.weight), sample.weight)
+
+    def _knows(self, number: int) -> bool:
+        """Whether a generalist has shown that it knows any structure."""
+        return any(self._examined.get(number, {}).values())
+
+    def _lasts(self) -> bool:
+        """Whether all answers are about labels, and none need be asked anew."""
+        return all(map(self._knows, range(len(self._answerers))))
 
     def loss(self, seen: Observation) -> tuple[Tensor, dict[str, float]]:
         """``beta * sum over generalists L_rs-con(student, answer, I(U < u_th))``, Eq. 14, on unlabelled scans.
@@ -170,12 +195,13 @@ class GeneralistAssistant:
             raise RuntimeError("GeneralistAssistant.start must be called first")
         return self._predict(image)
 
-    def _ask(self, name: str, prediction: Tensor) -> Tensor | None:
+    def _ask(self, name: str, prediction: Tensor, before: Tensor | None = None) -> Tensor | None:
         """Ask all generalists about a scan.
 
         Args:
             name: of the scan.
             prediction: the specialist's, ``[1 + N, D, H, W]``, sum 1.
+            before: the maps as they were: what models that know structures have answered lasts.
 
         Returns:
             Maps ``[K, D, H, W]`` float16, or None when no structure is seen.
@@ -185,7 +211,10 @@ class GeneralistAssistant:
             return None
         parts = []
         for number in range(len(self._answerers)):
-            parts += self._asked_of(number, name, questioner, prediction)
+            if before is not None and self._knows(number):
+                parts.append(before[number * (self._classes + 1) : (number + 1) * (self._classes + 1)].float())
+            else:
+                parts += self._asked_of(number, name, questioner, prediction)
         return torch.cat(parts).half()
 
     def _asked_of(self, number: int, name: str, questioner: Questioner, prediction: Tensor) -> list[Tensor]:
