@@ -63,6 +63,7 @@ from lib.upstream.gnu_openmp import wait_asleep
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
 from server.dicomweb.datastore import open_dicomweb
 from server.errors import LOG, http_answers, text_of
+from server.health import route as health
 from server.jobs.automatic_scoring import AutomaticScoring
 from server.jobs.process import Jobs
 from server.jobs.records import BATCH, NAMES, TRAIN
@@ -197,6 +198,7 @@ class SemiSam(OwnSessions, MONAILabelApp):
             people.install_gate(web, self.settings, self.study.place)
             reports.install(web)
             study_page.install(web)
+            health.install(web, lambda: self._jobs.killed() if self._jobs is not None else {})
         if mode:
             if text := emptiness(self.study):
                 logger.warning("%s: %s", self.studies, text)

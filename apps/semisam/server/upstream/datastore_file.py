@@ -114,6 +114,11 @@ class SharedDatastore(LocalDatastore):
         return self._datastore
 
     @property
+    def read_only(self) -> bool:
+        """Whether nothing is written into the study."""
+        return self._read_only
+
+    @property
     def folder(self) -> Path:
         """The study's folder, or the cache of a server's."""
         return Path(self._datastore_path)
