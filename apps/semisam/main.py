@@ -119,7 +119,7 @@ class SemiSam(OwnSessions, MONAILabelApp):
                 studies=studies,
                 conf=dict(conf),
                 name="semisam",
-                description="Outline one scan; the rest of the study follows",
+                description=f"Outline one scan; the rest of the study follows. In a browser: {study_page.PATH}/",
                 version=VERSION,
             )
         except UserError as error:
@@ -209,6 +209,11 @@ class SemiSam(OwnSessions, MONAILabelApp):
             datastore.serving = True
             if server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD:
                 datastore.watch()
+
+    def on_init_complete(self) -> None:
+        """Called once clients are answered."""
+        super().on_init_complete()
+        study_page.tell_address()
 
     def info(self) -> dict[str, Any]:
         """What clients show; the structures may have changed since the start."""

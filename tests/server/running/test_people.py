@@ -69,6 +69,11 @@ def test_each_role_may_do_its_part_and_no_more(
             assert f"needs the role {allowed[0]}" in detail(reply, 403)
 
 
+def test_whether_the_server_is_well_is_told_without_a_log_in(server: Server) -> None:
+    assert requests.get(f"{server.url}/semisam/health", timeout=30).json()
+    assert requests.get(f"{server.url}/semisam/health/live", timeout=30).json() == {"status": "live"}
+
+
 def test_a_browser_is_led_to_the_log_in_and_back(server: Server) -> None:
     browser = requests.Session()
     page = browser.get(f"{server.url}/ohif/?a=1", headers={"Accept": "text/html"}, timeout=30)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import nibabel
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from page_parts import open_study, opened, put_pseudo_label, with_mark
+from picturefiles import save_picture, tiny_picture
 from server.store.study import Study
 from tiny_study import save_nifti, tiny_scan
 
@@ -118,3 +122,22 @@ def test_a_label_to_take_along(client: TestClient, tmp_path: Path) -> None:
     assert client.get("/semisam/api/label", params={"image": "case_2", "tag": "final"}).status_code == 404
     refused = client.get("/semisam/api/label", params={"image": "case_2", "tag": "original", "form": "seg"})
     assert (refused.status_code, "no DICOM scan" in refused.json()["detail"]) == (422, True)
+
+
+def test_a_2d_image_has_one_plane_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, label = tiny_picture(1)
+    save_picture(tmp_path / "study" / "photo.png", pixels)
+    save_picture(tmp_path / "study" / "labels" / "final" / "photo.png", label)
+    study = open_study(tmp_path, scans=0, finals=0)
+    with opened(study, monkeypatch) as client:
+        known = client.get("/semisam/api/scan", params={"image": "photo"}).json()
+        assert {plane: each["size"] for plane, each in known["planes"].items()} == {"axial": [56, 72]}
+        np.testing.assert_array_equal(slice_of(client, known, "final", "axial", 0), label)
+        shown = slice_of(client, known, "scan", "axial", 0) * known["slope"] + known["intercept"]
+        assert np.corrcoef(shown.ravel(), pixels.mean(-1).ravel())[0, 1] > 0.95
+        until = time.monotonic() + 20
+        while (answer := client.get("/semisam/api/picture", params={"image": "photo"})).status_code == 202:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        size = Image.open(io.BytesIO(answer.content)).size
+        assert size[0] == size[1]

@@ -20,7 +20,17 @@ from .log_in import LogIn, roles_of
 
 COOKIE = "semisam_login"
 LOGIN, LOGOUT = "/semisam/login", "/semisam/logout"
-_OPEN = ("/", "/docs", "/openapi.json", "/favicon.ico", "/auth/", "/auth/token", LOGIN)
+_OPEN = (
+    "/",
+    "/docs",
+    "/openapi.json",
+    "/favicon.ico",
+    "/auth/",
+    "/auth/token",
+    LOGIN,
+    "/semisam/health",
+    "/semisam/health/live",
+)
 """What says nothing of the study."""
 _STATE = "semisam_user"
 

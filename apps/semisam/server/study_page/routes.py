@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from server.upstream.routes import first_time
 
 from . import scan_routes, work_routes
 from .access import COOKIE, check_same_origin, mark, who
+
+logger = logging.getLogger("semisam")
 
 PATH = "/semisam"
 _HERE = Path(__file__).parent
@@ -46,6 +49,12 @@ def install(app: FastAPI) -> None:
     app.include_router(_pages(), prefix=settings.MONAI_LABEL_API_STR)
     for part in (scan_routes, work_routes):
         app.include_router(part.router, prefix=f"{settings.MONAI_LABEL_API_STR}{PATH}/api")
+
+
+def tell_address() -> None:
+    """Say in the log where the page is; other machines reach it under the server's own name."""
+    address = f"http://127.0.0.1:{settings.MONAI_LABEL_SERVER_PORT}{settings.MONAI_LABEL_API_STR}{PATH}/"
+    logger.info("The study in a browser: %s", address)
 
 
 def _pages() -> APIRouter:

@@ -182,6 +182,23 @@
     return send.apply(this, content);
   };
 
+  // A way from the panel to the page of the study. The panel is drawn anew at times, and the link goes with it.
+  const LINK = 'semisam-study-page';
+  setInterval(() => {
+    const panel = document.querySelector('.monaiLabelPanel');
+    if (!panel || document.getElementById(LINK)) {
+      return;
+    }
+    const link = document.createElement('a');
+    link.id = LINK;
+    link.href = `${server}semisam/`;
+    link.target = '_blank';
+    link.rel = 'noopener';
+    link.textContent = 'All scans of the study';
+    link.style.cssText = 'display:block;padding:6px 8px;color:#5acce6;text-decoration:underline;font:14px/1.4 sans-serif;';
+    panel.prepend(link);
+  }, 1000);
+
   window.config.modes.unshift(mode);
   window.config.extensions.push(extension);
 })();

@@ -7,7 +7,8 @@
   - the mode *MONAI Label* shows no list of segments, so nothing could be saved;
   - *Export DICOM SEG* fails in every mode, because two commands have one name;
   - the SEG is upside down when the series is numbered along the slice normal;
-  - a refused request is shown without its reason.
+  - a refused request is shown without its reason;
+  - nothing in the panel leads to the page of the study.
 
 - Done: OHIF's configuration is a script of its own, which may add modes and extensions. MONAI Label's file is sent with
   ``ohif.js`` after it, and nothing on disk is changed.

@@ -63,8 +63,10 @@ export function notify(text, { bad = false, action = null } = {}) {
   box.append(make('button', { type: 'button', class: 'plain', onclick: close }, 'Close'));
   const list = document.getElementById('notices');
   list.append(box);
-  while (list.children.length > 4) {
-    list.firstElementChild.remove();
+  for (const old of [...list.children].slice(0, -1)) {
+    if (!old.classList.contains('bad') || list.children.length > 3) {
+      old.remove(); // the last one counts; failures are read first
+    }
   }
   if (!bad) {
     setTimeout(close, action ? 15000 : 6000);
