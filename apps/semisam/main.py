@@ -55,7 +55,6 @@ from monailabel.interfaces.tasks.train import TrainTask
 import infers
 import strategies
 from lib.core.errors import UserError
-from lib.core.negatives import counts_without
 from lib.formats.limits import set_limit
 from lib.generalists import RESIDENTS, check_generalist, describe_generalists
 from lib.setup.settings import Settings
@@ -63,27 +62,24 @@ from lib.upstream.gnu_openmp import wait_asleep
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
 from server.dicomweb.datastore import open_dicomweb
 from server.errors import LOG, http_answers, text_of
-from server.health import route as health
 from server.jobs.automatic_scoring import AutomaticScoring
 from server.jobs.process import Jobs
-from server.jobs.records import BATCH, NAMES, TRAIN
+from server.jobs.records import BATCH, TRAIN
 from server.jobs.records import SCORING as SCORING_JOB
 from server.jobs.startup import job, stop_start
 from server.jobs.system_processes import follow_server
 from server.options import SAMPLE, SCORING, check_keys, check_name, check_plain
-from server.people import installing as people
+from server.people.installing import check as check_login
 from server.requests.batch import BatchInfer, check_batch
 from server.requests.inference import infer
-from server.requests.submitted import forget, settle
+from server.requests.submitted import forget, saved
 from server.requests.validation import running
-from server.store.empty_study import emptiness
-from server.store.folder_store import FINAL, StudyDatastore
+from server.serving import serve
+from server.store.folder_store import StudyDatastore
 from server.store.study import Study
 from server.study_page import routes as study_page
 from server.upstream import installing
-from server.upstream.app_loading import web_application
 from server.upstream.sessions import OwnSessions
-from server.web import reports
 from trainers import SemiSamTrainer
 
 logger = logging.getLogger("semisam")
@@ -112,7 +108,7 @@ class SemiSam(OwnSessions, MONAILabelApp):
             self.settings = Settings.from_conf(conf)
             set_limit(self.settings.max_voxels)
             installing.before_start(studies)
-            people.check(self.settings)
+            check_login(self.settings)
             self._look_for_weights()
             super().__init__(
                 app_dir=app_dir,
@@ -192,23 +188,8 @@ class SemiSam(OwnSessions, MONAILabelApp):
         """Called with True in the process that answers clients; not in those of its jobs."""
         super().server_mode(mode)
         self.serving = mode
-        web = web_application()
-        if mode and web is not None:
-            installing.for_clients(web, self.settings)
-            people.install_gate(web, self.settings, self.study.place)
-            reports.install(web)
-            study_page.install(web)
-            health.install(web, lambda: self._jobs.killed() if self._jobs is not None else {})
         if mode:
-            if text := emptiness(self.study):
-                logger.warning("%s: %s", self.studies, text)
-            self._jobs = Jobs(self.study.place, lambda: self.study.folder / "runs")
-            self._jobs.install()
-        datastore = self.datastore()
-        if mode and isinstance(datastore, StudyDatastore):
-            datastore.serving = True
-            if server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD:
-                datastore.watch()
+            self._jobs = serve(self.study, self._killed)
 
     def on_init_complete(self) -> None:
         """Called once clients are answered."""
@@ -220,9 +201,8 @@ class SemiSam(OwnSessions, MONAILabelApp):
         self.labels = list(self.study.schema.names)
         datastore = self.datastore()
         left_out = datastore.left_out if isinstance(datastore, StudyDatastore) else {}
-        killed = self._jobs.killed() if self._jobs is not None else {}
         generalists = describe_generalists(self.settings.generalists, self.settings.weights_folder)
-        more = {"generalists": generalists, "left_out": left_out, "killed_jobs": killed}
+        more = {"generalists": generalists, "left_out": left_out, "killed_jobs": self._killed()}
         return {**super().info(), **{key: told for key, told in more.items() if told}}
 
     def check_job(self, method: str, request: Mapping[str, Any]) -> None:
@@ -230,7 +210,8 @@ class SemiSam(OwnSessions, MONAILabelApp):
         with http_answers():
             if method == "train":
                 self._trainer(request).check(request)
-                self._check_elsewhere(TRAIN)
+                if self._jobs is not None:
+                    self._jobs.check_elsewhere(TRAIN)
                 self._automatic_scoring.give_way(self._jobs)
                 if torch.cuda.is_available() and not running("train"):
                     # The job loads what it needs itself; on a GPU there may not be room for both.
@@ -302,34 +283,15 @@ class SemiSam(OwnSessions, MONAILabelApp):
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """A person has saved a label: it stays, but say at once when it cannot be used, and what comes next."""
-        warnings = []
-        try:
-            item = self.study.final_label(image_id)
-            if item is not None and self.study.check(item).empty:
-                warnings.append(counts_without(self.study.schema.names))
-        except UserError as error:
-            logger.warning("%s", error)
-            warnings.append(str(error))
-        except Exception as error:
-            # The label is stored; the client must not take it for lost.
-            warnings.append(f"The label is stored, but could not be looked into: {text_of(error)}.")
-        if not self.datastore().get_label_by_image_id(image_id, FINAL):
-            return {"warnings": warnings}
-        return {"warnings": warnings, **settle(self.study, image_id)}
+        return saved(self.study, image_id)
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
     def _job(self, what: str, kind: str, advice: str) -> Any:
         return http_answers() if self.serving else job(what, kind, self.study.place, advice=advice)
 
-    def _check_elsewhere(self, kind: str) -> None:
-        other = self._jobs.elsewhere(kind) if self._jobs is not None else None
-        if other is not None:
-            raise UserError(
-                f"A {NAMES[kind]} of this study runs since {other.started} as process {other.pid} on {other.host}; "
-                "another server or a command line has started it. Wait for its end, or stop it there.",
-                status=409,
-            )
+    def _killed(self) -> dict[str, str]:
+        return self._jobs.killed() if self._jobs is not None else {}
 
     def _trainer(self, request: Mapping[str, Any]) -> SemiSamTrainer:
         trainer: SemiSamTrainer = self._trainers[check_name(request.get("model"), self._trainers, "trainer")]

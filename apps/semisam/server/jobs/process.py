@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lib.core.errors import UserError
 from server.upstream import background_jobs
 from server.upstream.background_jobs import Task
 
@@ -180,6 +181,16 @@ class Jobs:
         """A job of this kind that somebody else has started on the same study, if there is one."""
         own = {process.pid for process in background_jobs.processes(method).values()}
         return next((record for record in self._records.running(method) if record.pid not in own), None)
+
+    def check_elsewhere(self, method: str) -> None:
+        """Raise UserError (409) when somebody else has started a job of this kind on the same study, and it runs."""
+        other = self.elsewhere(method)
+        if other is not None:
+            raise UserError(
+                f"A {NAMES[method]} of this study runs since {other.started} as process {other.pid} on {other.host}; "
+                "another server or a command line has started it. Wait for its end, or stop it there.",
+                status=409,
+            )
 
     def _end_before(self, number: int) -> None:
         """End the jobs before whatever a signal does: the web server waits for its threads, and they for the jobs."""

@@ -11,9 +11,11 @@ from typing import Any
 
 from lib.core.errors import UserError
 from lib.core.metrics import mean_dice
+from lib.core.negatives import counts_without
+from server.errors import text_of
 from server.scores.offered import OfferedScans
 from server.scores.scores import Scores
-from server.store.folder_store import ORIGINAL
+from server.store.folder_store import FINAL, ORIGINAL
 from server.store.study import Study
 
 logger = logging.getLogger("semisam")
@@ -79,3 +81,26 @@ def _advice(study: Study) -> str:
 
 def _scans(count: int) -> str:
     return f"{count} scan{'' if count == 1 else 's'}"
+
+
+def saved(study: Study, image_id: str) -> dict[str, Any]:
+    """What a person who has saved a label is told: whether it can be used, and what comes next. The label stays.
+
+    Args:
+        study: the study.
+        image_id: the scan.
+    """
+    warnings = []
+    try:
+        item = study.final_label(image_id)
+        if item is not None and study.check(item).empty:
+            warnings.append(counts_without(study.schema.names))
+    except UserError as error:
+        logger.warning("%s", error)
+        warnings.append(str(error))
+    except Exception as error:
+        # The label is stored; the client must not take it for lost.
+        warnings.append(f"The label is stored, but could not be looked into: {text_of(error)}.")
+    if not study.datastore.get_label_by_image_id(image_id, FINAL):
+        return {"warnings": warnings}
+    return {"warnings": warnings, **settle(study, image_id)}
