@@ -57,6 +57,7 @@ class Evidence:
         inside: weights of the voxels whose intensities are first taken for the structure's.
         outside: likewise for the surroundings.
         look: weight of the intensities.
+        seeds: voxels ``[n, 3]`` from which the structure is looked for, at least one.
     """
 
     odds: np.ndarray
@@ -64,12 +65,14 @@ class Evidence:
     inside: np.ndarray
     outside: np.ndarray
     look: float
+    seeds: np.ndarray
 
     @classmethod
     def of(cls, region: Region, hints: Hints, options: CutOptions, *, large: bool = False) -> Evidence:
         """By the ways from the clicks, and from the region's border."""
         inside, outside = region.voxels(hints.inside), region.voxels(hints.outside)
-        to_inside, to_outside = region.distance(_seeds(region, hints)), region.distance(outside)
+        seeds = _seeds(region, hints)
+        to_inside, to_outside = region.distance(seeds), region.distance(outside)
         away = np.minimum(np.minimum(options.border * region.from_border, to_outside), 1e6)
         nearness = away / (to_inside + away + 1e-6)
         odds = 2 * options.place * (nearness - 0.5)
@@ -78,18 +81,19 @@ class Evidence:
             odds += options.mask * (2 * earlier - 1) * _still_valid(earlier, region, inside, outside)
         guess = np.exp(-to_inside / options.near_mm) * (nearness > 0.5)
         look = options.look_large if large else options.look
-        return cls(odds, nearness, guess, np.square(1 - nearness), look)
+        return cls(odds, nearness, guess, np.square(1 - nearness), look, seeds)
 
-    def carried(self, region: Region, found: np.ndarray, finer: Region) -> Evidence:
+    def carried(self, region: Region, found: np.ndarray, finer: Region, hints: Hints) -> Evidence:
         """The same on a finer grid over a part of the region, intensities being those of an answer ``found``."""
         nearness = finer.from_region(self.nearness, region)
         inside = finer.from_region(found, region)
-        return Evidence(finer.from_region(self.odds, region), nearness, *_weights(inside, nearness), self.look)
+        odds = finer.from_region(self.odds, region)
+        return Evidence(odds, nearness, *_weights(inside, nearness), self.look, _seeds(finer, hints))
 
 
 def cut(region: Region, evidence: Evidence, hints: Hints, options: CutOptions) -> np.ndarray:
     """The structure on the region's grid, ``[d, h, w]`` boolean."""
-    seeds, outside = _seeds(region, hints), region.voxels(hints.outside)
+    seeds, outside = evidence.seeds, region.voxels(hints.outside)
     sure = seeds if len(hints.inside) or not hints.all_over else seeds[:0]
     fixed = _balls(region, sure, outside, options.ball)
     if hints.box is not None:

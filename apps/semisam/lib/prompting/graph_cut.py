@@ -142,27 +142,37 @@ class GraphCutSession:
         """The answer to a box without clicks inside, and the hints it is an answer to."""
         filling = inscribed(self._image.shape, self._spacing, box) if hints.mask is None else hints.mask
         middle = tuple(np.floor(hints.places()[0]).astype(int))
-        if not filling[middle] >= 0.5 or self._hollow(box):
+        alone = None
+        hollow = not filling[middle] >= 0.5
+        if not hollow:
+            hollow, alone = self._hollow(box)
+        bare = hints.mask is None and not len(hints.outside)
+        if hollow:
             hints = replace(hints, mask=filling, all_over=True)
-        return hints, self._whole(hints)
+        return hints, alone if alone is not None and bare else self._whole(hints)
 
-    def _hollow(self, box: np.ndarray) -> bool:
+    def _hollow(self, box: np.ndarray) -> tuple[bool, _First | None]:
         """Whether a box is drawn around something that has another structure in its middle, as the myocardium has.
 
         What is in the middle then ends before the sides of the box, and what fills the box ends on edges as well. Such
         a box is answered with all that fills it; a click outside takes the cavity away.
+
+        Returns:
+            Also the answer to the box alone, where it had to be made for this.
         """
         key = box.tobytes()
-        if key not in self._hollow_boxes:
-            nowhere = np.zeros((0, 3))
-            first = self._whole(Hints(nowhere, nowhere, box, None))
-            hollow = reach(first.region, first.inside, box) < REACHES
-            if hollow:
-                filling = inscribed(self._image.shape, self._spacing, box)
-                other = self._whole(Hints(nowhere, nowhere, box, filling, all_over=True))
-                hollow = edge_support(other.region, other.inside) >= ON_EDGES
-            self._hollow_boxes[key] = hollow
-        return self._hollow_boxes[key]
+        if key in self._hollow_boxes:
+            return self._hollow_boxes[key], None
+        nowhere = np.zeros((0, 3))
+        answer = self._whole(Hints(nowhere, nowhere, box, None))
+        hollow = reach(answer.region, answer.inside, box) < REACHES
+        if hollow:
+            filling = inscribed(self._image.shape, self._spacing, box)
+            other = self._whole(Hints(nowhere, nowhere, box, filling, all_over=True))
+            hollow = edge_support(other.region, other.inside) >= ON_EDGES
+            answer = other if hollow else answer
+        self._hollow_boxes[key] = hollow
+        return hollow, answer
 
     def _margin(self, hints: Hints) -> float:
         """How far from the clicks the structure may reach, in mm: the least that larger ones do not better.
@@ -207,7 +217,7 @@ class GraphCutSession:
         if (becomes > self._options.finer * np.array(first.region.spacing)).all():
             return first.region, first.inside
         finer = self._region(hints, bounds, self._options.voxels)
-        evidence = first.evidence.carried(first.region, first.inside, finer)
+        evidence = first.evidence.carried(first.region, first.inside, finer, hints)
         return finer, cut(finer, evidence, hints, self._options.weights)
 
     def _around(self, first: _First, hints: Hints) -> Bounds:

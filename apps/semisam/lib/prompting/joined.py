@@ -31,8 +31,6 @@ from .graph_cut import GraphCut
 
 AHEAD = 4
 """Slices beside the clicked one that are encoded after an answer, while a person looks at it."""
-FEW = 3
-"""Clicks on a picture up to which the model and the graph cut answer together."""
 BOX_SLICES = 5
 """Slices of a box that the model is asked about before the first answer to it."""
 
@@ -57,7 +55,7 @@ class Agreeing(PromptSession, Protocol):
     """A session of a 2D model that answers together with another method; see ``sam2d.session.SliceSession``."""
 
     def agreed(self, prompts: Prompts, other: Tensor) -> Tensor:
-        """What the model and the answer ``other`` ``[D, H, W]`` in 0..1 agree on, after clicks on a picture."""
+        """What the model and the answer ``other`` ``[D, H, W]`` in 0..1 agree on, after a click on a picture."""
         ...
 
 
@@ -96,10 +94,10 @@ def brightness(image: Tensor) -> Tensor:
 
 
 class JoinedPicture:
-    """A picture that waits for prompts: the first clicks are answered by both together, a box and more by the model.
+    """A picture that waits for prompts: the first click is answered by both together, all else by the model.
 
-    A few clicks do not tell a 2D model whether a part is meant or the whole; the graph cut, which knows no parts, does.
-    The model then corrects by further clicks what it has answered before, as it was trained to.
+    One click does not tell a 2D model whether a part is meant or the whole; the graph cut, which knows no parts, does.
+    By further clicks the model then corrects what was answered before, as it was trained to.
 
     Args:
         model: the picture, opened by the model.
@@ -116,7 +114,7 @@ class JoinedPicture:
 
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
-        if prompts.box is not None or not 0 < len(prompts.points) <= FEW:
+        if prompts.box is not None or len(prompts.points) != 1:
             return self._model.segment(prompts)
         model: Agreeing = self._model  # type: ignore[assignment]
         return model.agreed(prompts, self._cut.segment(prompts))

@@ -1,4 +1,4 @@
-"""A picture that the network and another method answer together: asked in many ways, and what most agree on.
+"""A first click on a picture, answered by the network and another method together: what most of their masks agree on.
 
 A single click means a part or the whole, and the network's own score prefers the part that it is surest of. What it
 answers in many ways, and another method in its own, agree on the structure more often than on anything else. So the
@@ -29,7 +29,7 @@ def agreed(answers: SliceAnswers, index: int, asked: Asked, other: Tensor) -> Te
     Args:
         answers: asks the network; it notes the answer for ``remember``.
         index: the slice.
-        asked: the clicks on it, at least one, and what was segmented so far.
+        asked: the click on it.
         other: another method's mask of the slice, logits ``[h, w]`` at the masks' resolution.
 
     Returns:
@@ -48,16 +48,9 @@ def agreed(answers: SliceAnswers, index: int, asked: Asked, other: Tensor) -> Te
 
 
 def _offered(answers: SliceAnswers, index: int, asked: Asked, other: Tensor) -> Candidates:
-    """Masks after the clicks alone, with what was segmented so far, and with the other method's mask or its box."""
+    """Masks after the click alone, and with the other method's mask, with its box, and with both."""
     points, positive = answers.clicks(index, asked)
-    clicks = Question(points, positive, None, None)
-    questions = [(clicks, True)]
-    before = asked.known([index], answers.canvas).get(index)
-    if before is not None and asked.mask is not None:
-        plain = Question(points, positive, None, answers.padded(before))
-        own = answers.remembered(index, asked.mask[index])
-        questions += [(plain, False), (plain, True)]
-        questions += [] if own is None else [(Question(points, positive, None, own), False)]
+    questions = [(Question(points, positive, None, None), True)]
     if bool((other > 0).any()):
         box = box_of(other, answers.canvas.patch / 4)
         hint = answers.padded(other)

@@ -151,7 +151,7 @@ class SliceSession:
         """What the network and another method agree on, of a scan of one slice.
 
         Args:
-            prompts: at least one click, and what was segmented so far.
+            prompts: a click.
             other: the other method's answer ``[D, H, W]`` in 0..1.
 
         Returns:

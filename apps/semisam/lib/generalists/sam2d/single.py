@@ -10,6 +10,7 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
+from lib.core.metrics import overlap
 from lib.generalists.slices import Canvas
 
 from .asked import Asked
@@ -151,9 +152,8 @@ class SliceAnswers:
         question = Question(points, positive, box_of(before, scale), self.padded(before))
         found = self._answers(self._embedding(index, ()), question, clicks, several=False)
         logits = found.logits[0].clamp(-LOGIT, LOGIT)
-        both, sizes = int(((logits > 0) & (before > 0)).sum()), int((logits > 0).sum()) + int((before > 0).sum())
-        same = 2 * both >= SAME * sizes and float(found.scores[0]) >= SURE
-        return logits if same and not found.contradicted else None
+        same = overlap((logits > 0).numpy(), (before > 0).numpy())[0] >= SAME
+        return logits if same and float(found.scores[0]) >= SURE and not found.contradicted else None
 
     def clicks(self, index: int, asked: Asked) -> tuple[Tensor, Tensor]:
         """The clicks on a slice as canvas pixels ``[P, 2]``, and which are inside the structure ``[P]``."""
