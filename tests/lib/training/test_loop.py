@@ -17,7 +17,7 @@ from lib.specialists.augment import Augmentation
 from lib.specialists.regularisers import MeanTeacher, Observation
 from lib.training import metrics_queue
 from lib.training.agreement import agreement, holds_structure, overlap_counts
-from lib.training.assistance import Predict
+from lib.training.assistance import AssistedSource, Predict
 from lib.training.loop import Trainer, TrainingPlan
 from lib.training.objectives import LabelObjective
 from lib.training.sample import Sample
@@ -176,6 +176,24 @@ class Bystander:
     def loss(self, seen: Observation) -> tuple[torch.Tensor, dict[str, float]]:
         self.seen.append(float(seen.extra.min()))
         return seen.logits.square().mean(), {"bystander": 1.0}
+
+
+def test_an_assistant_may_say_what_is_learned_as_the_label_of_a_scan() -> None:
+    class Corrector(Bystander):
+        def maps(self, name: str, sample: Sample, step: int) -> torch.Tensor:
+            return torch.full((1, *sample.image.shape[1:]), float(step))
+
+        def label(self, sample: Sample, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return sample.target.flip(0), maps / 10
+
+    source = AssistedSource(Cubes(), Corrector())
+    source.step = 5
+    found, given = source.sample("p"), Cubes().sample("p")
+    assert found.target.equal(given.target.flip(0))
+    assert (found.weight == 0.5).all()
+    assert found.image.equal(given.image)
+    assert found.extra is not None
+    assert (found.extra == 5).all()
 
 
 def test_what_is_told_in_bursts_is_what_is_told_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
