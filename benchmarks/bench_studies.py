@@ -54,12 +54,13 @@ def _carried(study: Study, template: Template, name: str, variant: str, method: 
     soft = propagate_from([template], scan, schema.channels, generalist=create_generalist("mind"), propagator=method)
     label = soft.labels()
     seconds, wall = time.process_time() - begun, time.perf_counter() - wall
-    said = warnings_about(label, scan, [template], schema.names, soft.similarity)
+    said = warnings_about(label, scan, [template], schema.names, soft.similarity, soft.agreement)
     dice = [overlap(label == n, truth == n)[0] for n in range(1, schema.count + 1) if (truth == n).any()]
     return {
         "dice": [round(each, 4) for each in dice],
         "confidence": round(soft.mean_confidence(), 4),
         "similarity": round(soft.similarity, 4),
+        "agreement": None if soft.agreement is None else round(soft.agreement, 4),
         "warnings": list(said),
         "processor_seconds": round(seconds, 3),
         "seconds": round(wall, 3),

@@ -17,6 +17,7 @@ from lib.generalists import Generalist
 from lib.generalists.mind import Mind
 
 from .affine_placement import AffinePlacement, Start
+from .agreement import agreement_around, trust
 from .base import SoftLabels, Template
 from .displacement import coarse_displacement, compose, refine_displacement, warp
 from .features import UNRELATED, comparable, encode, encoding_grid, features_on
@@ -189,15 +190,19 @@ class RegistrationPropagator:
         labels = place.place(labels, own.shape)
         labels[:1] += outside
         probabilities = warp(labels, displacement)
-        residual = (warp(moving, displacement) - fixed).square().mean(0)
-        similarity = 1.0 - _mean_over(residual, warp(covered, displacement)[0]) / UNRELATED
+        moved, seen = warp(moving, displacement), warp(covered, displacement)[0]
+        residual = (moved - fixed).square().mean(0)
+        similarity = 1.0 - _mean_over(residual, seen) / UNRELATED
+        agreement = agreement_around(fixed, moved, probabilities, seen, displacement)
         confidence = _confidence(probabilities, residual) * (1 - 0.5 * warp(outside, displacement)[0])
+        confidence = confidence * trust(agreement)
         found = SoftLabels(
             frame=own,
             probabilities=probabilities.cpu(),
             confidence=confidence.cpu(),
             templates=(template.name,),
             similarity=min(1.0, max(0.0, similarity)),
+            agreement=agreement,
         )
         return found, displacement
 

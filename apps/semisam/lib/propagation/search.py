@@ -153,8 +153,9 @@ def rotations(scan: Volume) -> list[np.ndarray]:
     found = [_about(across, angle) for angle in circle]
     others = [n for n in range(3) if n != across]
     if max(voxel) >= _THICK * sorted(voxel)[1]:
-        return found + [_about(n, angle) for n in others for angle in (-_STEP, _STEP)]
-    return found + [_about(n, angle) for n in others for angle in circle[1:]]
+        return found + tilts(scan)
+    # Less closely: the best one's neighbours are tried afterwards, see ``tilts``.
+    return found + [_about(n, angle) for n in others for angle in circle[2::2]] + tilts(scan)
 
 
 def tilts(scan: Volume) -> list[np.ndarray]:

@@ -33,12 +33,14 @@ _MOST_TIMES = 30.0
 """How many times as large as the other one of the two may be: else a header is wrong, or one is a sliver."""
 _LEAST_EDGE = 8
 """Voxels of a scan along each axis, below which there is nothing to search in."""
-_SHARE = 40
+_SHARE = 60
 """Of a small scan, voxels to one of the search."""
 _MATCHED_VOXELS = 16_000
 _REACH = 3
 _BEST = 3
 """Rotations that are carried on to the coarse matching."""
+_AS_GOOD = 0.02
+"""Correlation by which a scan may be below the best rotation and is still taken as it lies."""
 _MUST_GAIN = 0.97
 """A turned start is taken when it lowers the disagreement to this share."""
 _OVERLAP_POWER = 0.5
@@ -67,7 +69,7 @@ def find_start(scan: Volume, own: Frame, template: Template, guess: Placement, o
     base = np.eye(3) if told is None else told.matrix[:, :3]
     found = [searcher.best(base @ turn) for turn in rotations(scan)]
     ranked = sorted(found, key=lambda each: -each.score)
-    if told is None and ranked[0] is found[0]:
+    if told is None and found[0].score >= ranked[0].score - _AS_GOOD:
         return None
     around = [searcher.best(tilt @ ranked[0].start.matrix[:, :3]) for tilt in tilts(scan)]
     ranked = sorted([*ranked, *around], key=lambda each: -each.score)
