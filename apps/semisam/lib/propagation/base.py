@@ -43,6 +43,8 @@ class SoftLabels:
         templates: names of the scans they come from.
         similarity: how well the templates match the scan, 0..1, by the features' agreement after matching.
         elsewhere: confidence in the background outside the frame's box, 0..1.
+        agreement: how far template and scan agree around the structures, 0 for places that have nothing to do with each
+            other up to 1; what tells a propagation that failed. None where the propagator cannot tell.
     """
 
     frame: Frame
@@ -51,6 +53,7 @@ class SoftLabels:
     templates: tuple[str, ...]
     similarity: float
     elsewhere: float = 0.0
+    agreement: float | None = None
 
     def labels(self) -> np.ndarray:
         """Label map ``[D, H, W]`` uint8 in the scan's own grid."""

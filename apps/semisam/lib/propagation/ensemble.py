@@ -14,6 +14,7 @@ from lib.core.metrics import mean_dice
 from lib.generalists import Generalist
 
 from .base import Propagator, SoftLabels, Template
+from .fusion import best_agreement
 
 _SHARPNESS = 6.0
 """Power of a member's quality in its weight: a member of half the quality counts next to nothing."""
@@ -61,6 +62,7 @@ class EnsemblePropagator:
             probabilities=probabilities,
             confidence=confidence / total * probabilities.amax(0),
             similarity=max(r.similarity for r in results),
+            agreement=best_agreement(results),
         )
 
     def _quality(

@@ -111,4 +111,10 @@ def fuse(results: Sequence[SoftLabels]) -> SoftLabels:
         confidence=confidence * agreement,
         templates=tuple(name for r in results for name in r.templates),
         similarity=best,
+        agreement=best_agreement(results),
     )
+
+
+def best_agreement(results: Sequence[SoftLabels]) -> float | None:
+    """The best agreement of several labels of one scan, None where none tells."""
+    return max((each.agreement for each in results if each.agreement is not None), default=None)

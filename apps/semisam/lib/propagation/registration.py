@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +16,14 @@ from lib.core.resampling import resize
 from lib.generalists import Generalist
 from lib.generalists.mind import Mind
 
+from .affine_placement import AffinePlacement, Start
+from .agreement import agreement_around, trust
 from .base import SoftLabels, Template
 from .displacement import coarse_displacement, compose, refine_displacement, warp
 from .features import UNRELATED, comparable, encode, encoding_grid, features_on
 from .placement import Placement, find_placement
-from .refine_in_roi import grids_in_roi
+from .refine_in_roi import grids_in_roi, part_for_roi, part_of_template
+from .start import find_start, template_grid
 
 _SETTLED = 0.5
 """Voxels: a search that finds less everywhere has nothing to add, and a refinement after it would only fit noise."""
@@ -79,6 +83,9 @@ class RegistrationPropagator:
         image = own.image(scan.clipped).to(self.device)
         place = find_placement(own, image, other, template.scan)
         other = other.with_shape(place.shape)
+        start = find_start(scan, own, template, place, other)
+        if start is not None:
+            return self._affine(template, scan, channels, generalist, start)
         seen = encoding_grid(scan, own, generalist), encoding_grid(template.scan, other, generalist)
         # A foundation model's many channels are made few where they are, on the CPU: all would be much to move.
         features = comparable(
@@ -86,7 +93,7 @@ class RegistrationPropagator:
             encode(generalist, seen[1].image(template.scan.clipped), seen[1].spacing, self.device),
         )
         first = _Grids(own, other, place)
-        found, displacement = self._carried(template, channels, first, features, None)
+        found, displacement = self._carried(template, channels, first, self._laid(first, features), None)
         roi = None
         if self.refine:
             roi = grids_in_roi(
@@ -105,10 +112,60 @@ class RegistrationPropagator:
                 features_on(roi.template, features[1], seen[1]),
             )
         second = _Grids(roi.scan, roi.template, roi.place)
-        finer = self._carried(template, channels, second, features, roi.start.to(self.device))[0]
-        # The first one has seen the rest of the scan, and templates are compared by what all of them have seen.
-        nothing = found.probabilities[0] > 0.5
-        return replace(finer, similarity=found.similarity, elsewhere=float(found.confidence[nothing].mean()))
+        laid = self._laid(second, features)
+        return _finer(found, self._carried(template, channels, second, laid, roi.start.to(self.device))[0])
+
+    def _affine(
+        self, template: Template, scan: Volume, channels: int, generalist: Generalist, start: Start
+    ) -> SoftLabels:
+        """Labels by matching a template that is laid over the scan by an affine map."""
+        own = self._working(scan)
+        features = None
+        if generalist.name != Mind.name:
+            seen = encoding_grid(scan, own, generalist), encoding_grid(template.scan, own, generalist)
+            features = comparable(
+                *(
+                    encode(generalist, grid.image(each.clipped), grid.spacing, self.device)
+                    for grid, each in zip(seen, (scan, template.scan), strict=True)
+                )
+            )
+
+        def laid(grids: _Grids, place: AffinePlacement) -> tuple[Tensor, Tensor]:
+            own = grids.scan
+            if features is not None:
+                fixed, moving = (
+                    features_on(own, features[0], seen[0]),
+                    features_on(grids.template, features[1], seen[1]),
+                )
+                return fixed.to(self.device), place.extended(moving.to(self.device), own.shape)
+            # These descriptors know directions: they describe the template as it is laid.
+            turned = place.extended(grids.template.image(template.scan.clipped).to(self.device), own.shape)
+            image = own.image(scan.clipped)
+            fixed, moving = (encode(generalist, each, own.spacing, self.device) for each in (image, turned))
+            return fixed, moving
+
+        other = template_grid(template.scan, own, start)
+        place = start.placement(own, other)
+        first = _Grids(own, other, place)
+        found, displacement = self._carried(template, channels, first, laid(first, place), None)
+        part = None
+        if self.refine:
+            part = part_for_roi(own, found.traces(), displacement.cpu(), voxels=self.voxels, least=self._least)
+        if part is None:
+            return found
+        moved = start.moved(np.array(part.shift) * np.array(own.spacing))
+        finer = part_of_template(template_grid(template.scan, part.scan, moved), part, moved)
+        place = moved.placement(part.scan, finer)
+        second = _Grids(part.scan, finer, place)
+        return _finer(
+            found, self._carried(template, channels, second, laid(second, place), part.rest.to(self.device))[0]
+        )
+
+    def _laid(self, grids: _Grids, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Features ``[C, d, h, w]`` of scan and template over the grids' extents, both on the scan's grid."""
+        own = grids.scan.shape
+        moving = grids.place.place(resize(features[1].to(self.device), grids.template.shape), own)
+        return resize(features[0].to(self.device), own), moving
 
     def _carried(
         self, template: Template, channels: int, grids: _Grids, features: tuple[Tensor, Tensor], start: Tensor | None
@@ -119,12 +176,11 @@ class RegistrationPropagator:
             template: whose label is carried over.
             channels: number of classes.
             grids: working grids of scan and template.
-            features: ``[C, d, h, w]`` each, over the same extents.
+            features: ``[C, D, H, W]`` each, on the scan's grid.
             start: displacement to begin with, None for a search.
         """
         own, place = grids.scan, grids.place
-        fixed = resize(features[0].to(self.device), own.shape)
-        moving = place.place(resize(features[1].to(self.device), grids.template.shape), own.shape)
+        fixed, moving = features
         covered = place.covered(own.shape, self.device)
         moving = torch.where(covered > 0, moving, fixed)
 
@@ -134,15 +190,19 @@ class RegistrationPropagator:
         labels = place.place(labels, own.shape)
         labels[:1] += outside
         probabilities = warp(labels, displacement)
-        residual = (warp(moving, displacement) - fixed).square().mean(0)
-        similarity = 1.0 - float(residual.mean()) / UNRELATED
+        moved, seen = warp(moving, displacement), warp(covered, displacement)[0]
+        residual = (moved - fixed).square().mean(0)
+        similarity = 1.0 - _mean_over(residual, seen) / UNRELATED
+        agreement = agreement_around(fixed, moved, probabilities, seen, displacement)
         confidence = _confidence(probabilities, residual) * (1 - 0.5 * warp(outside, displacement)[0])
+        confidence = confidence * trust(agreement)
         found = SoftLabels(
             frame=own,
             probabilities=probabilities.cpu(),
             confidence=confidence.cpu(),
             templates=(template.name,),
             similarity=min(1.0, max(0.0, similarity)),
+            agreement=agreement,
         )
         return found, displacement
 
@@ -194,7 +254,23 @@ class _Grids:
 
     scan: Frame
     template: Frame
-    place: Placement
+    place: Placement | AffinePlacement
+
+
+def _finer(found: SoftLabels, finer: SoftLabels) -> SoftLabels:
+    """A part of a scan, matched again; the first matching has seen the rest.
+
+    Templates are compared by what all of them have seen.
+    """
+    nothing = found.probabilities[0] > 0.5
+    return replace(finer, similarity=found.similarity, elsewhere=float(found.confidence[nothing].mean()))
+
+
+def _mean_over(values: Tensor, seen: Tensor) -> float:
+    """Mean of ``values`` where a share ``seen`` of each voxel is covered by the template; both ``[D, H, W]``."""
+    if bool((seen == 1).all()):
+        return float(values.mean())
+    return float((values * seen).sum() / seen.sum().clamp_min(1))
 
 
 def _confidence(probabilities: Tensor, residual: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ _LEAST_SCAN_SIMILARITY = 0.13
 up to 0.15 where they show different parts of the body or one is noise."""
 _LEAST_SIMILARITY = 0.1
 """Agreement of the features after matching below which nothing was matched."""
+_LEAST_AGREEMENT = 0.3
+"""Agreement around the structures below which a label is hardly right."""
 _CUT, _WHOLE = 0.5, 0.1
 """Area of a structure on the scan's faces, over its volume to the power of 2/3: cut off from the first on (a ball cut
 in halves has 1.9), and whole up to the second."""
@@ -81,7 +83,12 @@ def _known(template: Template, count: int) -> _Known:
 
 
 def warnings_about(
-    label: np.ndarray, scan: Volume, templates: Sequence[Template], names: Sequence[str], similarity: float
+    label: np.ndarray,
+    scan: Volume,
+    templates: Sequence[Template],
+    names: Sequence[str],
+    similarity: float,
+    agreement: float | None = None,
 ) -> tuple[str, ...]:
     """Sentences about what may be wrong with a label that was carried over; none as a rule.
 
@@ -91,6 +98,7 @@ def warnings_about(
         templates: the outlined scans it comes from, one at least.
         names: of the structures 1..N.
         similarity: see ``SoftLabels.similarity``.
+        agreement: see ``SoftLabels.agreement``; who knows it needs no other comparison of the scans.
     """
     found = facts_of(label, scan, len(names))
     outlined_scans = [_known(template, len(names)) for template in templates]
@@ -102,7 +110,7 @@ def warnings_about(
             f"Nothing of what is outlined in {outlined} was found in this scan. Check that it shows the same part of "
             "the body. If the structures are there, outline them by hand.",
         )
-    said = [_unlike(scan, [each.signature for each in outlined_scans], similarity, outlined)]
+    said = [_unlike(scan, [each.signature for each in outlined_scans], similarity, agreement, outlined)]
     said.append(_missing([names[n] for n in expected if not found.volumes[n]], outlined))
     there = [n for n in expected if found.volumes[n] > 0]
     said += _sizes(found, known, [(n, names[n]) for n in there], outlined)
@@ -130,10 +138,16 @@ def nothing_found(label: np.ndarray, names: Sequence[str], learned: Collection[s
     return (f"Not found in this scan: {_listed(missing)}. Check whether they are there.",) if missing else ()
 
 
-def _unlike(scan: Volume, signatures: Sequence[Tensor], similarity: float, outlined: str) -> str:
-    own = signature(scan)
-    scan_similarity = max(float(each @ own) for each in signatures)
-    if scan_similarity >= _LEAST_SCAN_SIMILARITY and similarity >= _LEAST_SIMILARITY:
+def _unlike(
+    scan: Volume, signatures: Sequence[Tensor], similarity: float, agreement: float | None, outlined: str
+) -> str:
+    if agreement is not None:
+        alike = agreement >= _LEAST_AGREEMENT
+    else:
+        own = signature(scan)
+        scan_similarity = max(float(each @ own) for each in signatures)
+        alike = scan_similarity >= _LEAST_SCAN_SIMILARITY and similarity >= _LEAST_SIMILARITY
+    if alike:
         return ""
     return (
         f"This scan looks unlike what is outlined in {outlined}, so the whole answer may be wrong. Check that it shows "
