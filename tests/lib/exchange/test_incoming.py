@@ -132,7 +132,7 @@ def test_ignored_voxels_may_leave_three_slices_and_nothing_else(target: TargetSc
         other.read(target, {"ball": 1})
 
 
-@pytest.mark.parametrize("form", ["nnunet", "nifti", "seg", "rtstruct"])
+@pytest.mark.parametrize("form", ["nnunet", "nifti", "bids", "seg", "rtstruct"])
 def test_our_own_exports_come_back_but_for_pseudo_labels(
     form: str, series: Path, target: TargetScan, tmp_path: Path
 ) -> None:
@@ -143,12 +143,13 @@ def test_our_own_exports_come_back_but_for_pseudo_labels(
         LabelledScan(name, target.volume, _label(), structures, origin, series=series)
         for name, origin in (("P 1", PERSON), ("P 2", guess))
     ]
-    chosen = export_format(form, ExportOptions(("P 1", "P 2"), TINY_LABELS))
+    chosen = export_format(form, ExportOptions(("P 1", "P 2"), TINY_LABELS, with_scans=True))
     wanted = [Candidate(each.name, {}, lambda each=each: each) for each in cases]  # type: ignore[misc]
     ExportFolder(folder, chosen).export(wanted, lambda done, name: None)
     found = find_labels([folder])
     (label,) = found.labels
     assert [("pseudo-label of semisam" in reason) for reason in found.refused.values()] == [True]
+    assert set(label.names) == ({"ball", "rod"})
     scans = StudyScans(["P 1", "P 2"], lambda name: series if name == "P 1" else None)
     assert scans.find(label.belongs) == "P 1"
     np.testing.assert_array_equal(label.read(target, {"ball": 1, "rod": 2}).label, _label())

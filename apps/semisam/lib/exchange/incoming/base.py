@@ -96,12 +96,14 @@ class Incoming(Protocol):
         kind: as people call its format.
         names: names of the structures in it, each once.
         belongs: what it says about its scan.
+        created: when it was made, as text that sorts by age; "" when it does not say.
     """
 
     source: str
     kind: str
     names: tuple[str, ...]
     belongs: Belongs
+    created: str
 
     def read(self, target: TargetScan, values: Mapping[str, int]) -> Taken:
         """Read it.

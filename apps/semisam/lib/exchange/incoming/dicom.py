@@ -10,6 +10,7 @@ import pydicom
 from lib.core.errors import UserError
 from lib.core.sparse_labels import ANNOTATED, Annotated
 from lib.dicom_seg import SegHeader, read_seg
+from lib.dicom_seg.moments import moment_in
 from lib.dicom_seg.parts import text_in
 from lib.exchange.rtstruct import RtStruct, read_rtstruct
 from lib.exchange.rtstruct.read import check_references
@@ -41,6 +42,7 @@ class IncomingRtStruct:
         self.names = tuple(dict.fromkeys(roi.name for roi in self._found.rois))
         images = frozenset(uid for roi in self._found.rois for uid in roi.images) or self._found.images
         self.belongs = Belongs(self._found.series, images, _stem(source))
+        self.created = moment_in(dataset, "StructureSet") or moment_in(dataset, "InstanceCreation")
 
     def read(self, target: TargetScan, values: Mapping[str, int]) -> Taken:
         """See ``Incoming.read``."""
@@ -81,6 +83,7 @@ class IncomingSeg:
             raise UserError("The SEG holds no segment.", status=422)
         self.names = tuple(dict.fromkeys(name for name, _ in self._header.names))
         self.belongs = Belongs((self._header.scan,) * bool(self._header.scan), _images_of(header), _stem(source))
+        self.created = self._header.created
 
     def read(self, target: TargetScan, values: Mapping[str, int]) -> Taken:
         """See ``Incoming.read``; of a fractional SEG, a voxel counts from one half on."""
