@@ -63,6 +63,7 @@ from lib.upstream.gnu_openmp import wait_asleep
 from scoring import PseudoLabelQuality, Representativeness, StudyScoring, UncertaintyScoring, score_study
 from server.dicomweb.datastore import open_dicomweb
 from server.errors import LOG, http_answers, text_of
+from server.health import metrics
 from server.health import route as health
 from server.jobs.automatic_scoring import AutomaticScoring
 from server.jobs.process import Jobs
@@ -191,9 +192,10 @@ class SemiSam(OwnSessions, MONAILabelApp):
         web = web_application()
         if mode and web is not None:
             installing.for_clients(web, self.settings)
+            metrics.install(web, self._killed)  # before the gate: what that refuses counts, too
             gate.install(web, self.settings)
             reports.install(web)
-            health.install(web, lambda: self._jobs.killed() if self._jobs is not None else {})
+            health.install(web, self._killed)
         if mode:
             self._jobs = Jobs(self.study.place, lambda: self.study.folder / "runs")
             self._jobs.install()
@@ -208,7 +210,7 @@ class SemiSam(OwnSessions, MONAILabelApp):
         self.labels = list(self.study.schema.names)
         datastore = self.datastore()
         left_out = datastore.left_out if isinstance(datastore, StudyDatastore) else {}
-        killed = self._jobs.killed() if self._jobs is not None else {}
+        killed = self._killed()
         generalists = describe_generalists(self.settings.generalists, self.settings.weights_folder)
         more = {"generalists": generalists, "left_out": left_out, "killed_jobs": killed}
         return {**super().info(), **{key: told for key, told in more.items() if told}}
@@ -291,6 +293,10 @@ class SemiSam(OwnSessions, MONAILabelApp):
         return {"warnings": warnings, **settle(self.study, image_id)}
 
     # --- helpers --------------------------------------------------------------------------------------------------
+
+    def _killed(self) -> dict[str, str]:
+        """Jobs that ended without a word, by their kind."""
+        return self._jobs.killed() if self._jobs is not None else {}
 
     def _job(self, what: str, kind: str, advice: str) -> Any:
         return http_answers() if self.serving else job(what, kind, self.study.place, advice=advice)
