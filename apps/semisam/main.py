@@ -287,11 +287,12 @@ class SemiSam(OwnSessions, MONAILabelApp):
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
+    def _killed(self) -> dict[str, str]:
+        """Jobs that ended without a word, by their kind."""
+        return self._jobs.killed() if self._jobs is not None else {}
+
     def _job(self, what: str, kind: str, advice: str) -> Any:
         return http_answers() if self.serving else job(what, kind, self.study.place, advice=advice)
-
-    def _killed(self) -> dict[str, str]:
-        return self._jobs.killed() if self._jobs is not None else {}
 
     def _trainer(self, request: Mapping[str, Any]) -> SemiSamTrainer:
         trainer: SemiSamTrainer = self._trainers[check_name(request.get("model"), self._trainers, "trainer")]

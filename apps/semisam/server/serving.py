@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from monailabel.config import settings as server_settings
 
+from server.health import metrics
 from server.health import route as health
 from server.jobs.process import Jobs
 from server.people import installing as people
@@ -34,6 +35,7 @@ def serve(study: Study, killed: Callable[[], Mapping[str, str]]) -> Jobs:
     web = web_application()
     if web is not None:
         installing.for_clients(web, study.settings)
+        metrics.install(web, killed)  # before the gate: what that refuses counts, too
         people.install_gate(web, study.settings, study.place)
         reports.install(web)
         study_page.install(web)

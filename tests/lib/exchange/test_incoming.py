@@ -132,7 +132,7 @@ def test_ignored_voxels_may_leave_three_slices_and_nothing_else(target: TargetSc
         other.read(target, {"ball": 1})
 
 
-@pytest.mark.parametrize("form", ["nnunet", "nifti", "seg", "rtstruct"])
+@pytest.mark.parametrize("form", ["nnunet", "nifti", "bids", "seg", "rtstruct"])
 def test_our_own_exports_come_back_but_for_pseudo_labels(
     form: str, series: Path, target: TargetScan, tmp_path: Path
 ) -> None:
@@ -143,12 +143,13 @@ def test_our_own_exports_come_back_but_for_pseudo_labels(
         LabelledScan(name, target.volume, _label(), structures, origin, series=series)
         for name, origin in (("P 1", PERSON), ("P 2", guess))
     ]
-    chosen = export_format(form, ExportOptions(("P 1", "P 2"), TINY_LABELS))
+    chosen = export_format(form, ExportOptions(("P 1", "P 2"), TINY_LABELS, with_scans=True))
     wanted = [Candidate(each.name, {}, lambda each=each: each) for each in cases]  # type: ignore[misc]
     ExportFolder(folder, chosen).export(wanted, lambda done, name: None)
     found = find_labels([folder])
     (label,) = found.labels
     assert [("pseudo-label of semisam" in reason) for reason in found.refused.values()] == [True]
+    assert set(label.names) == ({"ball", "rod"})
     scans = StudyScans(["P 1", "P 2"], lambda name: series if name == "P 1" else None)
     assert scans.find(label.belongs) == "P 1"
     np.testing.assert_array_equal(label.read(target, {"ball": 1, "rod": 2}).label, _label())
@@ -191,7 +192,7 @@ def test_structures_that_overlap_are_refused_but_borders_may_touch(
 ) -> None:
     one, other = np.zeros(_label().shape, np.uint8), np.zeros(_label().shape, np.uint8)
     one[4:14, 4:20, 5:15], other[14:24, 4:20, 5:15] = 1, 1
-    for shift in (0, 1):
+    for shift in (0, 1, 2):
         rt = write_rtstruct(one, target.volume.affine, series, SEGMENTS[:1], PERSON)
         beside = write_rtstruct(np.roll(other, -shift, 0), target.volume.affine, series, SEGMENTS[:1], PERSON)
         for name in ("StructureSetROISequence", "ROIContourSequence"):
@@ -201,13 +202,15 @@ def test_structures_that_overlap_are_refused_but_borders_may_touch(
         rt.StructureSetROISequence[1].ROIName = "other"
         rt.save_as(tmp_path / "rt.dcm", write_like_original=False)
         label = _only(tmp_path / "rt.dcm")
-        if shift:
-            with pytest.raises(UserError, match="'Ball' and 'other' overlap in 160 voxels"):
+        if shift == 2:
+            with pytest.raises(UserError, match="'Ball' and 'other' overlap in 320 voxels"):
                 label.read(target, {"Ball": 1, "other": 2})
             np.testing.assert_array_equal(label.read(target, {"Ball": 1}).label, one)
-            assert label.read(target, {"Ball": 1, "other": 1}).label.sum() == 19 * 160
-        else:
-            np.testing.assert_array_equal(label.read(target, {"Ball": 1, "other": 2}).label, one + 2 * other)
+            assert label.read(target, {"Ball": 1, "other": 1}).label.sum() == 18 * 160
+            continue
+        taken = label.read(target, {"Ball": 1, "other": 2})
+        np.testing.assert_array_equal(taken.label, np.where(one == 1, 1, 2 * np.roll(other, -shift, 0)))
+        assert [("share 160 voxels at their border" in note) for note in taken.notes] == [True] * shift
 
 
 def test_labels_on_other_images_or_grids_are_refused(series: Path, target: TargetScan, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from dicomfiles import Labelled, write_series
-from dicomseries import again, enhanced, save, series, set_all
+from dicomseries import Dataset, again, enhanced, save, series, set_all
 from lib.core.errors import UserError
 from lib.core.geometry import Volume
 from lib.dicom_seg import Origin, Segment
@@ -223,6 +223,49 @@ def test_contours_that_do_not_lie_on_the_slices_are_refused(scan: tuple[Volume, 
     contour.ContourData = [f"{v:.3f}" for v in np.random.default_rng(0).uniform(-40, 40, 30)]
     with pytest.raises(UserError, match="do not lie in planes"):
         read_rtstruct(RtStruct.of(dataset), volume, 1)
+
+
+def _square(left: int, right: int, low: int, high: int) -> np.ndarray:
+    """The corners of a square of pixels, through their centres."""
+    return np.array([[left, low], [right, low], [right, high], [left, high]], dtype=float)
+
+
+@pytest.mark.parametrize(
+    ("second", "kind", "count"),
+    [
+        (_square(5, 8, 5, 8), "CLOSED_PLANAR", 100 - 16),
+        (_square(5, 8, 5, 8), "CLOSEDPLANAR_XOR", 100 - 16),
+        (_square(14, 16, 2, 11), "CLOSED_PLANAR", 100 + 30),
+        (_square(11, 15, 2, 11), "CLOSED_PLANAR", None),
+        (_square(0, 20, 0, 20), "CLOSED_PLANAR", 441 - 100),
+        (_square(8, 16, 2, 11), "CLOSED_PLANAR", None),
+        (_square(8, 16, 2, 11), "CLOSEDPLANAR_XOR", 100 + 90 - 2 * 40),
+    ],
+)
+def test_several_contours_on_one_slice(
+    scan: tuple[Volume, np.ndarray, Path], second: np.ndarray, kind: str, count: int | None
+) -> None:
+    """Holes, parts beside each other, borders that touch; what crosses is refused unless the type says exclusive or."""
+    dataset, volume = _changed(scan), scan[0]
+    first = dataset.ROIContourSequence[0].ContourSequence[0]
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
+    items = []
+    for pixels in (_square(2, 11, 2, 11), second):
+        voxels = np.column_stack([pixels, np.full(len(pixels), 5.0), np.ones(len(pixels))])
+        item = Dataset()
+        item.ContourGeometricType, item.NumberOfContourPoints = kind, len(pixels)
+        item.ContourImageSequence = first.ContourImageSequence
+        item.ContourData = [f"{v:.4f}" for v in (voxels @ to_lps.T)[:, :3].ravel()]
+        items.append(item)
+    for order in (items, items[::-1]):
+        dataset.ROIContourSequence[0].ContourSequence = order
+        if count is None and second[0, 0] == 8:
+            with pytest.raises(UserError, match="cross each other on slice 6"):
+                read_rtstruct(RtStruct.of(dataset), volume, 1)
+        else:
+            mask = read_rtstruct(RtStruct.of(dataset), volume, 1)
+            assert mask.sum() == (100 + 50 - 10 if count is None else count)
+            assert mask[:, :, 5].sum() == mask.sum()
 
 
 def test_points_and_gaps_are_refused(scan: tuple[Volume, np.ndarray, Path]) -> None:

@@ -25,7 +25,7 @@ from lib.formats.volumes import read_volume
 from lib.setup.settings import Settings
 from scored_study import put_pseudo_labels
 from server.dicomweb.datastore import DicomWebStudy
-from server.exchange.importing import IMPORTED, KEPT, REFUSED, WOULD_BE, ImportRequest, Line, import_labels
+from server.exchange.importing import IMPORTED, KEPT, OLDER, REFUSED, WOULD_BE, ImportRequest, Line, import_labels
 from server.exchange.on_server import fetched_objects
 from server.store.folder_store import FINAL, StudyDatastore
 from server.store.study import Study
@@ -151,9 +151,26 @@ def test_one_label_a_scan_and_each_refusal_has_its_reason(study: Study, labels: 
     assert {name: line.result for name, line in lines.items() if line.result == REFUSED}.keys() == {
         *("again.dcm", "write_seg.dcm", "broken.nii.gz", "case_1.nii.gz", "other things.dcm"),
     }
-    assert "There are 2 labels of this scan (again.dcm, write_seg.dcm). Give one of them." in lines["again.dcm"].reason
+    assert (
+        "There are 2 labels of this scan (again.dcm, write_seg.dcm). Give one of them, or" in lines["again.dcm"].reason
+    )
     assert "none of the study's structures" in lines["other things.dcm"].reason
     assert "cannot be read" in lines["broken.nii.gz"].reason
+
+
+def test_of_several_objects_the_newest_is_taken_when_asked(study: Study, labels: Path, tmp_path: Path) -> None:
+    (tmp_path / "n.csv").write_text(TABLE, encoding="utf-8")
+    older = pydicom.dcmread(labels / "write_seg.dcm")
+    for file, day in (("older.dcm", "20010101"), ("same.dcm", "20010101")):
+        older.InstanceCreationDate, older.SOPInstanceUID = day, generate_uid()
+        older.save_as(labels / file)
+    asked = labels / "write_seg.dcm", labels / "older.dcm", labels / "same.dcm"
+    lines = _import(study, *asked[1:], names=tmp_path / "n.csv", newest=True)
+    assert {line.result for line in lines.values()} == {REFUSED}
+    assert "--newest cannot tell which was made last" in lines["same.dcm"].reason
+    lines = _import(study, *asked, names=tmp_path / "n.csv", newest=True)
+    assert [lines[each.name].result for each in asked] == [IMPORTED, OLDER, OLDER]
+    assert lines["older.dcm"].reason == "write_seg.dcm was made later."
 
 
 def test_a_label_without_a_word_about_its_scan_can_be_given_one(study: Study, tmp_path: Path) -> None:

@@ -149,6 +149,9 @@ def _import_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scan", default="", metavar="NAME", help="the scan that the one label belongs to")
     parser.add_argument("--replace", action="store_true", help="take the place of final labels that are there already")
+    parser.add_argument(
+        "--newest", action="store_true", help="of several RTSTRUCT or SEG of one scan, take the one that was made last"
+    )
     parser.add_argument("--dry-run", action="store_true", help="read and check all, store nothing")
     parser.add_argument("--report", metavar="FILE.csv", type=Path, help="write there what has become of each label")
     return parser
@@ -163,7 +166,14 @@ def _import(chosen: argparse.Namespace) -> int:
     from .importing import ImportRequest, import_labels, write_report
     from .on_server import fetched_objects
 
-    request = ImportRequest(chosen.names, chosen.leave_out_others, chosen.replace, chosen.scan, dry_run=chosen.dry_run)
+    request = ImportRequest(
+        names=chosen.names,
+        leave_out_others=chosen.leave_out_others,
+        replace=chosen.replace,
+        newest=chosen.newest,
+        scan=chosen.scan,
+        dry_run=chosen.dry_run,
+    )
     own = None if "://" in study.location else Path(study.location).resolve()
     with fetched_objects(study, wanted=chosen.from_server) as fetched, _progress("Import") as say:
         found = find_labels([*chosen.paths, *fetched], own)
@@ -182,6 +192,9 @@ def _print_lines(lines: Sequence[Line], passed: int, *, dry_run: bool) -> int:
     for line in done:
         if line.reason:
             print(f"  {line.scan} from {line.source}: {line.reason}")
+    older = sum(line.result == "older" for line in lines)
+    if older:
+        print(f"{older} left: a newer one of the same scan was taken.")
     if kept:
         print(f"{len(kept)} left: their scans have a final label already; --replace takes its place.")
     if not lines:

@@ -32,7 +32,7 @@ from server.store.study import Study
 
 logger = logging.getLogger("semisam.import")
 
-IMPORTED, WOULD_BE, KEPT, REFUSED = "imported", "would be imported", "kept", "refused"
+IMPORTED, WOULD_BE, KEPT, OLDER, REFUSED = "imported", "would be imported", "kept", "older", "refused"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class ImportRequest:
         names: table of names; written there when it is needed and not there. None has none.
         leave_out_others: leave out structures whose names are not the study's, without a word about each.
         replace: take the place of final labels that scans have already.
+        newest: of several DICOM objects of one scan, take the one that was made last.
         scan: name of the scan that the one label belongs to, "" to go by what the labels say.
         dry_run: read and check, and store nothing.
     """
@@ -50,6 +51,7 @@ class ImportRequest:
     names: Path | None = None
     leave_out_others: bool = False
     replace: bool = False
+    newest: bool = False
     scan: str = ""
     dry_run: bool = False
 
@@ -62,7 +64,7 @@ class Line:
         source: its file.
         kind: its format, "" when it could not be read.
         scan: name of its scan, "" when that is not known.
-        result: ``imported``, ``would be imported``, ``kept`` or ``refused``.
+        result: ``imported``, ``would be imported``, ``kept`` (the scan's final label), ``older`` or ``refused``.
         reason: why, or what a person should know about it.
     """
 
@@ -103,7 +105,7 @@ def import_labels(
     """
     plan = _planned(study, found, request)
     schema, values = _meanings(study, plan, request)
-    _choose(plan, values)
+    _choose(plan, values, newest=request.newest)
     store = study.datastore
     if isinstance(store, StudyDatastore):
         store.serving = True  # the person is at the keyboard
@@ -146,7 +148,7 @@ def _planned(study: Study, found: Found, request: ImportRequest) -> _Plan:
     return plan
 
 
-def _choose(plan: _Plan, values: Mapping[str, int]) -> None:
+def _choose(plan: _Plan, values: Mapping[str, int], *, newest: bool) -> None:
     """Leave the labels in which a structure is wanted, one for each scan; refuse the others."""
     by_scan: dict[str, list[Incoming]] = {}
     for label, name in plan.pairs:
@@ -154,11 +156,26 @@ def _choose(plan: _Plan, values: Mapping[str, int]) -> None:
             by_scan.setdefault(name, []).append(label)
         else:
             plan.refuse(label, name, "It holds none of the study's structures.")
-    plan.pairs = [(labels[0], name) for name, labels in by_scan.items() if len(labels) == 1]
+    plan.pairs = []
     for name, labels in by_scan.items():
-        for label in labels if len(labels) > 1 else ():
-            sources = listed([each.source for each in labels])
-            plan.refuse(label, name, f"There are {len(labels)} labels of this scan ({sources}). Give one of them.")
+        first = labels[0] if len(labels) == 1 else _last_made(labels) if newest else None
+        if first is not None:
+            plan.pairs.append((first, name))
+        for label in labels:
+            if first is None:
+                sources = listed([each.source for each in labels])
+                more = "--newest cannot tell which was made last. " if newest else ""
+                text = f"There are {len(labels)} labels of this scan ({sources}). {more}Give one of them"
+                plan.refuse(label, name, f"{text}." if newest else f"{text}, or take the newest: --newest.")
+            elif label is not first:
+                plan.lines.append(Line(label.source, label.kind, name, OLDER, f"{first.source} was made later."))
+
+
+def _last_made(labels: Sequence[Incoming]) -> Incoming | None:
+    """The label that was made last; None when one does not say when, or two were made at once."""
+    ordered = sorted(labels, key=lambda each: each.created)
+    known = all(each.created for each in labels) and ordered[-1].created > ordered[-2].created
+    return ordered[-1] if known else None
 
 
 def _meanings(study: Study, plan: _Plan, request: ImportRequest) -> tuple[LabelSchema, Mapping[str, int]]:

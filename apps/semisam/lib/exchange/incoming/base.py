@@ -15,7 +15,7 @@ from lib.core.errors import UserError
 from lib.core.geometry import Volume
 from lib.core.sparse_labels import Annotated
 from lib.dicom_seg.parts import text_in
-from lib.dicom_series import Stack, collect, find_stack
+from lib.dicom_series import Slice, Stack, collect, find_stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +38,20 @@ class TargetScan:
         return None if self.series is None else find_stack(self.series)
 
     @cached_property
+    def _slices(self) -> tuple[Slice, ...]:
+        return () if self.series is None else collect(self.series).slices
+
+    @property
     def images(self) -> frozenset[str]:
         """UIDs of its images; empty when it is no DICOM."""
-        return frozenset() if self.series is None else frozenset(each.uid for each in collect(self.series).slices)
+        return frozenset(each.uid for each in self._slices)
 
     @cached_property
     def frame(self) -> str:
         """UID of its frame of reference, "" when it has none."""
-        if self.series is None:
+        if not self._slices:
             return ""
-        first = collect(self.series).slices[0].path
+        first = self._slices[0].path
         return text_in(pydicom.dcmread(first, stop_before_pixels=True, force=True), "FrameOfReferenceUID")
 
 
@@ -96,12 +100,14 @@ class Incoming(Protocol):
         kind: as people call its format.
         names: names of the structures in it, each once.
         belongs: what it says about its scan.
+        created: when it was made, as text that sorts by age; "" when it does not say.
     """
 
     source: str
     kind: str
     names: tuple[str, ...]
     belongs: Belongs
+    created: str
 
     def read(self, target: TargetScan, values: Mapping[str, int]) -> Taken:
         """Read it.

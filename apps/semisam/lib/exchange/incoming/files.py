@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class IncomingFile:
     def __init__(self, source: str, path: Path, scan: str, meaning: Meaning | None = None, kind: str = "") -> None:
         self.source, self._path = source, path
         self.kind = kind or ("segmentation of 3D Slicer" if source.lower().endswith(".seg.nrrd") else "label map")
-        self.belongs = Belongs(name=scan)
+        self.belongs, self.created = Belongs(name=scan), ""
         own = names_in_file(path)
         twice = sorted({name for name, _ in own if [each for each, _ in own].count(name) > 1})
         if twice:
@@ -163,8 +164,15 @@ def read_dataset_json(folder: Path) -> Mapping[str, object] | None:
     return content if isinstance(content, dict) and "labels" in content else None
 
 
-def structures_beside(path: Path) -> Meaning | None:
-    """What our own export of NIfTI files says about their values, None without it."""
+def meaning_beside(path: Path) -> Meaning | None:
+    """What files beside a label map say about its values: BIDS's table, our ``structures.json``, or None."""
+    base = path.name.partition(".")[0]
+    try:
+        with (path.parent / f"{base}.tsv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        return Meaning({row["name"]: int(row["index"]) for row in rows if int(row["index"])})
+    except (OSError, KeyError, ValueError, TypeError):
+        pass  # there is none, or it is another table
     for folder in (path.parent, path.parent.parent):
         try:
             content = json.loads((folder / "structures.json").read_text(encoding="utf-8"))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +11,10 @@ import pydicom
 
 from lib.core.errors import UserError
 
-from .base import Incoming, guessed
+from .base import Incoming
 from .dicom import is_object, object_in
-from .files import ENDINGS, IncomingFile, nnunet_meaning, read_dataset_json, structures_beside
+from .exported import Exports
+from .files import ENDINGS, IncomingFile, meaning_beside, nnunet_meaning, read_dataset_json
 
 _OTHERS = (".json", ".csv", ".tsv", ".txt", ".md", ".pdf", ".png", ".jpg", ".jpeg", ".xml", ".html", ".zip", ".gz")
 _NNUNET_LABELS = "labelsTr"
@@ -46,14 +46,14 @@ def find_labels(paths: Sequence[Path], study: Path | None = None) -> Found:
     Raises:
         UserError: (404) when a path is not there.
     """
-    found = Found()
+    found, exports = Found(), Exports()
     for path in paths:
         if not path.exists():
             raise UserError(f"There is no file or folder {path}.", status=404)
         base = path if path.is_dir() else path.parent
         for folder, files in _folders(path):
             own = study is not None and (folder.resolve() == study or study in folder.resolve().parents)
-            _look(folder, files, base, found, own=own)
+            _look(folder, [file for file in files if not own or not _ending(file)], base, (found, exports))
     return found
 
 
@@ -66,27 +66,31 @@ def _folders(path: Path) -> Iterator[tuple[Path, list[Path]]]:
         yield Path(root), [Path(root) / name for name in sorted(names) if not name.startswith(".")]
 
 
-def _look(folder: Path, files: Sequence[Path], base: Path, found: Found, *, own: bool) -> None:
+def _ending(file: Path) -> str:
+    """The ending of a label map's file, "" for any other file."""
+    return next((each for each in ENDINGS if file.name.lower().endswith(each)), "")
+
+
+def _look(folder: Path, files: Sequence[Path], base: Path, to: tuple[Found, Exports]) -> None:
     """Add the labels of one folder."""
-    dataset = _dataset_of(folder)
-    exported = _exported(folder) if dataset is None else {}
+    found, exports = to
+    dataset, scans = _dataset_of(folder), _holds_scans(folder)
     for file in files:
-        source = str(file.relative_to(base))
-        lower = file.name.lower()
-        ending = next((each for each in ENDINGS if lower.endswith(each)), "")
-        if not ending and (lower.endswith(_OTHERS) or not _is_object(file, found)):
+        source, ending = str(file.relative_to(base)), _ending(file)
+        if not ending and (file.name.lower().endswith(_OTHERS) or not _is_object(file, found)):
             continue
-        if ending and (own or _is_scan_of_dataset(folder)):
+        if ending and scans:
             continue
-        stem = file.name[: len(file.name) - len(ending)] if ending else ""
         try:
             if not ending:
                 found.labels.append(object_in(source, file))
-            elif dataset is not None:
-                found.labels.append(_case_of(source, file, stem, dataset))
+                continue
+            scan = exports.scan_of(file, file.name[: -len(ending)])
+            if dataset is None:
+                found.labels.append(IncomingFile(source, file, scan, meaning_beside(file)))
             else:
-                scan = _scan_of(file.name, stem, exported)
-                found.labels.append(IncomingFile(source, file, scan, structures_beside(file)))
+                meaning = nnunet_meaning(read_dataset_json(dataset) or {})
+                found.labels.append(IncomingFile(source, file, scan, meaning, "nnU-Net case"))
         except UserError as error:
             found.refused[source] = str(error)
 
@@ -97,44 +101,10 @@ def _dataset_of(folder: Path) -> Path | None:
     return data if data is not None and read_dataset_json(data) is not None else None
 
 
-def _is_scan_of_dataset(folder: Path) -> bool:
-    """Whether a folder holds scans of an nnU-Net data set, or predictions that nobody has looked at."""
-    return folder.name.startswith(("images", "labelsTs")) and read_dataset_json(folder.parent) is not None
-
-
-def _case_of(source: str, file: Path, case: str, dataset: Path) -> IncomingFile:
-    scan = _scan_of(f"{_NNUNET_LABELS}/{file.name}", case, _exported(dataset))
-    return IncomingFile(source, file, scan, nnunet_meaning(read_dataset_json(dataset) or {}), "nnU-Net case")
-
-
-def _scan_of(file: str, stem: str, exported: Mapping[str, tuple[str, str]]) -> str:
-    """The name of a file's scan: as the table of our own export says, else the file's own.
-
-    Raises:
-        UserError: (422) when that table calls it a pseudo-label.
-    """
-    scan, kind = exported.get(file, (stem, ""))
-    if kind == "pseudo-label":
-        raise guessed()
-    return scan
-
-
-def _exported(folder: Path) -> dict[str, tuple[str, str]]:
-    """Scan, and whose label it is, by file in a folder of our own export; empty for any other."""
-    scans: dict[str, tuple[str, str]] = {}
-    for place in (folder, folder.parent):
-        try:
-            with (place / "labels.csv").open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error):
-            continue
-        for row in rows:
-            name, scan, kind = (row.get(key) or "" for key in ("file", "scan", "label"))
-            if name and scan:
-                scans[name] = scan, kind
-                if (place / name).parent == folder:
-                    scans[Path(name).name] = scan, kind
-    return scans
+def _holds_scans(folder: Path) -> bool:
+    """Whether a folder holds the scans of a data set, and no labels."""
+    nnunet = folder.name.startswith(("images", "labelsTs")) and read_dataset_json(folder.parent) is not None
+    return nnunet or (folder.name == "scans" and (folder.parent / "structures.json").is_file())
 
 
 def _is_object(file: Path, found: Found) -> bool:

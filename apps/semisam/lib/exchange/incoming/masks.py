@@ -8,9 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from lib.core.errors import UserError
-
-_SHARED = 0.02
-"""Share of the smaller structure that two may have in common: contours that touch share the pixels between them."""
+from lib.exchange.rtstruct.filling import is_border
 
 
 def joined(masks: Sequence[tuple[str, int, np.ndarray]], shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -28,11 +26,11 @@ def joined(masks: Sequence[tuple[str, int, np.ndarray]], shape: tuple[int, ...])
     """
     notes = []
     for (one, value, first), (other, another, second) in combinations(masks, 2):
-        shared = int((first & second).sum()) if value != another else 0
+        both = first & second
+        shared = int(both.sum()) if value != another else 0
         if not shared:
             continue
-        smaller = min(int(first.sum()), int(second.sum()))
-        if shared > _SHARED * smaller:
+        if not is_border(both):
             raise UserError(
                 f"{one!r} and {other!r} overlap in {shared} voxels, and a voxel can belong to one structure only. "
                 "Leave one of them out in the table of names (-), or part them in the program that they come from.",

@@ -40,6 +40,31 @@ def _fill_row(row: np.ndarray, contour: np.ndarray, height: float) -> None:
         row[max(0, start) : max(0, stop)] = True
 
 
-def inside(inner: np.ndarray, outer: np.ndarray) -> bool:
-    """Whether one mask lies wholly in another of the same size."""
-    return bool((inner <= outer).all())
+def combined(whole: np.ndarray, part: np.ndarray) -> np.ndarray | None:
+    """What the contours of a structure on one slice hold together, a further one added.
+
+    One that lies within what is there is the border of a hole; one around it makes a hole of it; one beside it is
+    another part, or an island in a hole. Parts may share the pixels of their borders.
+
+    Args:
+        whole: ``[rows, columns]`` boolean, of the contours so far.
+        part: of the further one.
+
+    Returns:
+        None when the two cross each other, so that nobody can tell what is meant.
+    """
+    shared = whole & part
+    nested = int(shared.sum()) in (0, int(whole.sum()), int(part.sum()))
+    together: np.ndarray = whole ^ part if nested else whole | part
+    return together if nested or is_border(shared) else None
+
+
+def is_border(shared: np.ndarray) -> bool:
+    """Whether what two structures have in common is no wider than a pixel.
+
+    Contours that touch share the pixels that they run through.
+
+    Args:
+        shared: ``[rows, columns]`` or ``[rows, columns, slices]`` boolean.
+    """
+    return not (shared[1:, 1:] & shared[:-1, 1:] & shared[1:, :-1] & shared[:-1, :-1]).any()

@@ -17,10 +17,11 @@ from lib.core.geometry import Volume
 from lib.dicom_seg.parts import text_in
 from lib.dicom_series import Stack
 
-from .filling import filled
+from .filling import combined, filled
 
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_EXCLUSIVE = "CLOSEDPLANAR_XOR"
+_CLOSED = ("CLOSED_PLANAR", _EXCLUSIVE)
 _FLAT = 0.05
 """How far the points of a contour may lie beside its plane, in slices."""
 _OFF_SLICE = 0.3
@@ -36,6 +37,7 @@ class Roi:
         number: its number there.
         name: as people have given it.
         contours: ``[N, 3]`` points in mm, LPS, of each closed contour.
+        exclusive: whether contours are combined by exclusive or, as those of the type CLOSEDPLANAR_XOR are.
         kinds: types of its contours that are none with an inside, such as POINT.
         images: UIDs of the images that its contours say they are drawn on.
     """
@@ -43,6 +45,7 @@ class Roi:
     number: int
     name: str
     contours: tuple[np.ndarray, ...]
+    exclusive: bool
     kinds: tuple[str, ...]
     images: frozenset[str]
 
@@ -106,7 +109,7 @@ def _image_uids(dataset: pydicom.Dataset) -> Iterator[str]:
 
 
 def _roi(number: int, name: str, contours: Sequence[pydicom.Dataset]) -> Roi:
-    points, kinds, images = [], [], set()
+    points, kinds, images, exclusive = [], [], set(), False
     for each in contours:
         kind = text_in(each, "ContourGeometricType").upper()
         data = np.array([float(v) for v in each.get("ContourData") or []]).reshape(-1, 3)
@@ -115,7 +118,9 @@ def _roi(number: int, name: str, contours: Sequence[pydicom.Dataset]) -> Roi:
             continue
         points.append(data)
         images |= set(_image_uids(each))
-    return Roi(number, name or f"structure {number}", tuple(points), tuple(dict.fromkeys(kinds)), frozenset(images))
+        exclusive = exclusive or kind == _EXCLUSIVE
+    name = name or f"structure {number}"
+    return Roi(number, name, tuple(points), exclusive, tuple(dict.fromkeys(kinds)), frozenset(images))
 
 
 def check_references(found: RtStruct, numbers: Sequence[int], images: frozenset[str], frame: str) -> None:
@@ -149,7 +154,7 @@ def check_references(found: RtStruct, numbers: Sequence[int], images: frozenset[
 def read_rtstruct(found: RtStruct, scan: Volume, number: int, stack: Stack | None = None) -> np.ndarray:
     """A structure on its scan's grid.
 
-    Contours of a structure on the same slice are combined by exclusive or: one within another is a hole.
+    Of contours of a structure on the same slice, one within another is a hole.
 
     Args:
         found: the structure set.
@@ -185,7 +190,15 @@ def read_rtstruct(found: RtStruct, scan: Volume, number: int, stack: Stack | Non
     for index, contour in zip(at, voxels, strict=True):
         plane = across[index]
         _check_within(roi.name, contour[:, others], plane.shape)
-        plane ^= filled(contour[:, others[::-1]], plane.shape)
+        part = filled(contour[:, others[::-1]], plane.shape)
+        together = plane ^ part if roi.exclusive else combined(plane, part)
+        if together is None:
+            raise UserError(
+                f"Two contours of {roi.name!r} cross each other on slice {index + 1}, so that it is not clear what is "
+                "inside. Correct it in the program that it comes from, and export it again.",
+                status=422,
+            )
+        plane[...] = together
     _check_gaps(roi.name, sorted(set(at.tolist())))
     if not mask.any():
         raise UserError(f"The contours of {roi.name!r} hold no voxel of the scan.", status=422)
