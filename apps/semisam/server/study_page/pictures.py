@@ -33,7 +33,7 @@ MOST_BYTES = 256 * 2**20
 MOST_WAITING = 400
 """Pictures that wait; what was asked for longest ago is forgotten, and asked for again if it is still looked at."""
 _VERSION = 1
-_FAILED_SECONDS = 60.0
+_FAILED_SECONDS = 20.0
 """After how long a picture that could not be made is tried again: a DICOM server may be back."""
 _EVERY = 50
 """Pictures after which the bounds are looked at."""

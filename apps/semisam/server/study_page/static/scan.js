@@ -128,11 +128,11 @@ function draw(main, known, reload, hold) {
     try {
       const answer = await post(what, { image: known.name, version: known.version, by: reader() });
       const text = what === 'accept' ? `${known.title} is accepted.` : `${known.title} is sent back: it is offered first for outlining.`;
-      notify([text, ...(answer.warnings ?? [])].join(' '), { action: { text: 'Take it back', run: () => takeBack(known.name) } });
+      const last = next ? [] : ['That was the last scan of this list.'];
+      notify([text, ...(answer.warnings ?? []), ...last].join(' '), { action: { text: 'Take it back', run: () => takeBack(known.name) } });
       if (next) {
         open(next);
       } else {
-        notify('That was the last scan of this list.');
         await reload({ index: view.index });
       }
     } catch (error) {
