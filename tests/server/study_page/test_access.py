@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,14 @@ def test_the_log_in_of_the_page_is_kept_in_a_cookie_of_its_own(tmp_path: Path, m
         client.post("/semisam/login", data=uma)
         assert client.get("/semisam/api/scans").status_code == 200
         assert client.post("/semisam/api/undo", json=asked, headers=with_mark(client)).status_code == 403
+
+
+def test_the_log_says_where_the_page_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(routes, "_TOLD_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(settings, "MONAI_LABEL_SERVER_PORT", 8123)
+    with caplog.at_level("INFO", "semisam"):
+        routes.tell_address()
+        until = time.monotonic() + 10
+        while not caplog.messages and time.monotonic() < until:
+            time.sleep(0.01)
+    assert caplog.messages == ["The study in a browser: http://127.0.0.1:8123/semisam/"]
