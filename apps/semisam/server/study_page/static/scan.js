@@ -173,6 +173,7 @@ function draw(main, known, reload, hold) {
       make('div', { class: 'bar' }, preset('As at first', Math.max(high - low, 1e-6), (low + high) / 2), isCt ? CT.map(each => preset(...each)) : null)),
     make('h2', {}, 'Volumes'), volumesOf(known, known.structures),
     make('h2', {}, 'Elsewhere'), elsewhere(known),
+    known.history.length > 1 ? make('div', {}, make('h2', {}, 'Labels so far'), make('ul', { class: 'volumes small' }, known.history.map(each => make('li', {}, `${each.words}, `, moment(each.saved))))) : null,
     known.acts.length ? make('div', {}, make('h2', {}, 'What readers have done'), make('ul', { class: 'volumes small' }, known.acts.map(each => make('li', {}, `${each.by} ${DID[each.act]}, `, moment(each.at))))) : null,
     make('details', { class: 'small' }, make('summary', {}, 'Keys'), make('p', {}, make('kbd', {}, 'a'), ' accept, ', make('kbd', {}, 'r'), ' send back, ', make('kbd', {}, 'n'), ' next, ', make('kbd', {}, 'p'), ' back, ', make('kbd', {}, 'u'), ' take back, arrows and ', make('kbd', {}, 'Page up'), ' ', make('kbd', {}, 'Page down'), ' slices. The wheel goes through slices, dragging changes window and level, a click chooses the slices of the other planes.')));
   const place = order.indexOf(known.name);
