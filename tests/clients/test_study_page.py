@@ -174,6 +174,7 @@ def test_slices_are_scrolled_by_wheel_and_keys_and_windowed(place: Place) -> Non
 def test_scans_are_accepted_by_one_key_each_and_sent_back(place: Place) -> None:
     page = place.page().open()
     page.press("Carried over 5")
+    expect(page.cards()).to_have_count(SCANS - 1)
     page.cards().first.click()
     titles = []
     for number in range(3):

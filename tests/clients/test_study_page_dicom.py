@@ -13,7 +13,7 @@ from dicomfiles import Labelled, write_series
 from lib.setup.demo import DEMO_LABELS, make_phantom
 from orthanc import Orthanc
 from server_process import Server
-from study_page import StudyPage, chromium
+from study_page import PICTURES, StudyPage, chromium
 from tiny_study import save_nifti
 
 pytestmark = [pytest.mark.clients, pytest.mark.server, pytest.mark.timeout(1800)]
@@ -124,3 +124,11 @@ def test_ohif_is_a_click_away_and_leads_back(place: Place) -> None:
     link = ohif.get_by_role("link", name="All scans of the study")
     expect(link).to_be_visible(timeout=300_000)
     assert link.get_attribute("href") == f"{place.server.url}/semisam/"
+    above = ohif.locator("#semisam-study")
+    expect(above).to_contain_text("2 of 3 scans done, 1 with a pseudo-label.")
+    assert place.server.post("/batch/infer/propagate?images=unlabeled").ok
+    expect(above).to_contain_text("Batch", timeout=30_000)  # by itself
+    expect(above).to_have_text("All scans of the study2 of 3 scans done, 1 with a pseudo-label.", timeout=300_000)
+    ohif.screenshot(path=PICTURES / "ohif.png")
+    place.server.stop()
+    expect(above).to_contain_text("The server does not answer")
