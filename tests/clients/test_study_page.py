@@ -191,7 +191,7 @@ def test_scans_are_accepted_by_one_key_each_and_sent_back(place: Place) -> None:
     assert place.server.post("/activelearning/recommended", json={}).json()["id"] == titles[2]
 
     page.open(f"scan/{titles[1]}")
-    page.page.get_by_role("button", name="Take back what anna did last").click()
+    page.page.get_by_role("button", name="Take back what you did last").click()
     expect(page.page.get_by_role("button", name="Accept")).to_be_enabled()
     assert "final" not in place.server.objects()[titles[1]]["labels"]
     page.open()

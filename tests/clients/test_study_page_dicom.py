@@ -71,6 +71,7 @@ def test_series_are_called_by_their_patients(place: Place) -> None:
     expect(page.cards().filter(has_text="demo_01")).to_contain_text("Outlined")
     expect(page.cards().filter(has_text="demo_02")).to_contain_text("Carried over")
     expect(page.cards().filter(has_text="demo_02")).to_contain_text("20240102, CT")
+    expect(page.cards().filter(has_text="demo_02")).to_contain_text("Carried over from demo_01")
     page.drawn()
     page.picture("dicom")
     assert page.page.evaluate("window.hurt") is None
@@ -109,7 +110,7 @@ def test_what_is_accepted_is_a_seg_on_the_server(place: Place) -> None:
     with page.page.expect_download() as waiting:
         page.page.get_by_role("link", name="Label as DICOM SEG").click()
     assert waiting.value.suggested_filename == f"{uid}_final.dcm"
-    page.page.get_by_role("button", name="Take back what anna did last").click()
+    page.page.get_by_role("button", name="Take back what you did last").click()
     expect(page.page.get_by_role("alert")).to_contain_text("on the DICOM server. Delete it there")
     assert "final" in place.server.objects()[uid]["labels"]
 

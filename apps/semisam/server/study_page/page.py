@@ -183,7 +183,8 @@ class StudyPage:
         if not isinstance(store, StudyDatastore):
             return []
         known = [(facts, tag) for tag in (FINAL, ORIGINAL) for facts in store.label_history(name, tag)]
-        told = [{"words": origin_of(facts, tag)[1], "saved": facts.saved} for facts, tag in known]
+        titles = {row.name: row.title for row in self.rows()}
+        told = [{"words": origin_of(facts, tag, titles)[1], "saved": facts.saved} for facts, tag in known]
         return sorted(told, key=lambda each: -int(str(each["saved"])))
 
     def _first_layer(self, name: str, layer: str | None) -> np.ndarray | None:

@@ -111,7 +111,8 @@ function draw(main, known, reload, hold) {
   const before = nextOf(known.name, -1);
   const on = make('button', { type: 'button', disabled: !next, onclick: () => open(next) }, 'Next ', make('kbd', {}, 'n'));
   const to = make('button', { type: 'button', disabled: !before, onclick: () => open(before) }, 'Back ', make('kbd', {}, 'p'));
-  const undo = make('button', { type: 'button', hidden: !known.can_undo, onclick: () => takeBack(known.name) }, `Take back what ${known.can_undo} did last `, make('kbd', {}, 'u'));
+  const mine = Boolean(known.can_undo) && known.can_undo === reader();
+  const undo = make('button', { type: 'button', hidden: !mine, onclick: () => takeBack(known.name) }, 'Take back what you did last ', make('kbd', {}, 'u'));
   let busy = false;
 
   async function act(what) {
@@ -188,7 +189,7 @@ function draw(main, known, reload, hold) {
       return;
     }
     const steps = { ArrowUp: 1, ArrowDown: -1, PageUp: 10, PageDown: -10 }[event.key];
-    const does = { a: () => act('accept'), r: () => act('send_back'), n: () => next && open(next), p: () => before && open(before), u: () => known.can_undo && takeBack(known.name) }[event.key];
+    const does = { a: () => act('accept'), r: () => act('send_back'), n: () => next && open(next), p: () => before && open(before), u: () => mine && takeBack(known.name) }[event.key];
     if (does) {
       event.preventDefault();
       does();
