@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `make test-clients` needs from the system: Orthanc with its DICOMweb plugin, Chromium and nginx, as Debian packages
-# them.
+# them. Where there is an npm, also axe-core, which looks for faults of accessibility.
 set -euo pipefail
 
 orthanc_there() {
@@ -13,6 +13,19 @@ browser_there() {
 nginx_there() {
     PATH="$PATH:/usr/sbin" command -v nginx >/dev/null
 }
+
+# One file of one package, by its hash; without it, the tests of accessibility are skipped.
+AXE=axe-core-4.14.1.tgz
+AXE_SHA256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
+fetch_axe() {
+    local folder=.artifacts/npm/node_modules/axe-core
+    [ ! -f "$folder/axe.min.js" ] && command -v npm >/dev/null || return 0
+    mkdir -p "$folder"
+    (cd .artifacts/npm && npm pack axe-core@4.14.1 --silent >/dev/null && echo "$AXE_SHA256  $AXE" | sha256sum -c --quiet &&
+        tar -xzf "$AXE" -C node_modules/axe-core --strip-components=1 package/axe.min.js package/LICENSE) ||
+        echo 'axe-core could not be fetched: the tests of accessibility are skipped.' >&2
+}
+fetch_axe
 
 packages=()
 orthanc_there || packages+=(orthanc orthanc-dicomweb)

@@ -6,8 +6,11 @@ pictures of the tutorial, and are put there if ``SEMISAM_DOC_PICTURES`` is set.
 
 from __future__ import annotations
 
+import json
 import os
+import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,6 +174,7 @@ def test_slices_are_scrolled_by_wheel_and_keys_and_windowed(place: Place) -> Non
 def test_scans_are_accepted_by_one_key_each_and_sent_back(place: Place) -> None:
     page = place.page().open()
     page.press("Carried over 5")
+    expect(page.cards()).to_have_count(SCANS - 1)
     page.cards().first.click()
     titles = []
     for number in range(3):
@@ -187,7 +191,7 @@ def test_scans_are_accepted_by_one_key_each_and_sent_back(place: Place) -> None:
     assert place.server.post("/activelearning/recommended", json={}).json()["id"] == titles[2]
 
     page.open(f"scan/{titles[1]}")
-    page.page.get_by_role("button", name="Take back what anna did last").click()
+    page.page.get_by_role("button", name="Take back what you did last").click()
     expect(page.page.get_by_role("button", name="Accept")).to_be_enabled()
     assert "final" not in place.server.objects()[titles[1]]["labels"]
     page.open()
@@ -241,6 +245,44 @@ def test_a_training_is_started_followed_and_cancelled(place: Place) -> None:
     card.get_by_role("button", name="Cancel").click()
     expect(card.get_by_role("status")).to_contain_text("was stopped")
     expect(page.page.get_by_role("table")).to_contain_text("train again to go on")
+
+
+def test_500_acts_of_four_readers_at_once(place: Place) -> None:
+    """None is lost and none is doubled: what was confirmed is what is noted, and what stands is what is stored."""
+    address, names = place.server.url + "/semisam/api/", ("patient_2", "patient_5", "patient_6")
+    confirmed: list[tuple[str, str, str]] = []
+    statuses: set[int] = set()
+
+    def read(reader: str) -> None:
+        session, choose = requests.Session(), random.Random(reader)
+        session.headers["X-Semisam-Mark"] = session.get(address + "mark", timeout=300).json()["mark"]
+        for _ in range(125):
+            name, act = choose.choice(names), choose.choice(("accept", "send_back", "undo"))
+            version = session.get(address + "scan", params={"image": name}, timeout=300).json()["version"]
+            asked = {"image": name, "version": version, "by": reader}
+            answer = session.post(address + act, json=asked, timeout=300)
+            statuses.add(answer.status_code)
+            if answer.ok:
+                confirmed.append((name, act, reader))
+
+    acts = Path(next((place.server.app / "model" / "semisam").glob("*/acts.jsonl")))
+    before = len(acts.read_text().splitlines())
+    with ThreadPoolExecutor(4) as readers:
+        list(readers.map(read, ("anna", "bert", "carla", "dora")))
+    assert statuses <= {200, 409}
+    lines = [json.loads(line) for line in acts.read_text().splitlines()[before:]]
+    assert sorted((line["scan"], line["act"], line["by"]) for line in lines) == sorted(confirmed)
+    assert len(confirmed) > 50
+    objects = place.server.objects()
+    for name in names:
+        standing: dict[str, str] = {}
+        for line in (json.loads(each) for each in acts.read_text().splitlines()):
+            if line["scan"] == name:
+                standing = {} if line["act"] == "undo" else line
+        final = objects[name]["labels"].get("final")
+        assert (final is not None) == (standing.get("act") == "accept")
+        if final is not None:
+            assert final["info"]["accepted"]["by"] == standing["by"]
 
 
 @pytest.mark.parametrize("part", ["", "scan/patient_2", "work", "steps"])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
+from typing import Any
 
+import jwt
 import pytest
+from fastapi import HTTPException
 from monailabel.config import settings
+from monailabel.endpoints.user.auth import User
 
-from page_parts import HOST, open_study, opened
-from server.study_page import routes
+from page_parts import HOST, open_study, opened, put_pseudo_label, with_mark
+from server.study_page import access, routes
 
 
 def test_the_page_and_its_files_come_from_this_server_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +63,56 @@ def test_unknown_scans_and_odd_questions_are_refused(tmp_path: Path, monkeypatch
         assert client.get("/semisam/api/scans", params={"size": 10_000}).status_code == 422
         found = client.get("/semisam/api/scans", params={"search": "3"}).json()
         assert [scan["name"] for scan in found["scans"]] == ["case_3"]
+
+
+def test_the_log_in_of_the_page_is_kept_in_a_cookie_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def token_of(form: Any) -> Any:
+        if form.password != "right":
+            raise HTTPException(401, "no")
+        return {"access_token": f"token of {form.username}"}
+
+    def user_of(token: str) -> User:
+        if not token.startswith("token of "):
+            raise jwt.InvalidTokenError
+        roles = [settings.MONAI_LABEL_AUTH_ROLE_USER] + [settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR] * ("anna" in token)
+        return User(username=token.removeprefix("token of "), roles=roles)
+
+    monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
+    monkeypatch.setattr(routes, "token_of", token_of)
+    monkeypatch.setattr(access, "user_of", user_of)
+    study = open_study(tmp_path)
+    put_pseudo_label(study, 2)
+    with opened(study, monkeypatch) as client:
+        wrong = client.post("/semisam/login", data={"username": "anna", "password": "wrong"})
+        assert wrong.status_code == 401
+        assert "does not know" in wrong.text
+        foreign = {"Origin": "https://evil.example"}
+        right = {"username": "anna", "password": "right"}
+        assert client.post("/semisam/login", data=right, headers=foreign).status_code == 403
+        entered = client.post("/semisam/login", data=right, follow_redirects=False)
+        assert (entered.status_code, entered.headers["location"]) == (303, "/semisam/")
+        cookie = entered.headers["set-cookie"]
+        assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/semisam"))
+        assert "anna" in client.get("/semisam/").text
+        version = client.get("/semisam/api/scan", params={"image": "case_2"}).json()["version"]
+        asked = {"image": "case_2", "version": version, "by": "somebody else"}
+        answer = client.post("/semisam/api/accept", json=asked, headers=with_mark(client))
+        assert answer.json()["words"] == "Accepted by anna"  # whoever has logged in, whatever is said
+        assert client.post("/semisam/api/train", json={}, headers=with_mark(client)).status_code == 403
+        client.post("/semisam/logout")
+        assert client.get("/semisam/api/scans").status_code == 401
+        uma = {"username": "uma", "password": "right"}
+        client.post("/semisam/login", data=uma)
+        assert client.get("/semisam/api/scans").status_code == 200
+        assert client.post("/semisam/api/undo", json=asked, headers=with_mark(client)).status_code == 403
+
+
+def test_the_log_says_where_the_page_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(routes, "_TOLD_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(settings, "MONAI_LABEL_SERVER_PORT", 8123)
+    with caplog.at_level("INFO", "semisam"):
+        routes.tell_address()
+        until = time.monotonic() + 10
+        while not caplog.messages and time.monotonic() < until:
+            time.sleep(0.01)
+    assert caplog.messages == ["The study in a browser: http://127.0.0.1:8123/semisam/"]

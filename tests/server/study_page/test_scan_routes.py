@@ -99,6 +99,16 @@ def test_accept_and_undo_over_http(client: TestClient, study: Study) -> None:
     assert [scan["name"] for scan in found["scans"]] == ["case_2"]
 
 
+def test_the_labels_that_a_scan_has_had(client: TestClient, study: Study) -> None:
+    put_pseudo_label(study, 2, source="specialist", round=1)
+    known = client.get("/semisam/api/scan", params={"image": "case_2"}).json()
+    asked = {"image": "case_2", "version": known["version"], "by": "anna"}
+    assert client.post("/semisam/api/accept", json=asked, headers=with_mark(client)).is_success
+    history = client.get("/semisam/api/scan", params={"image": "case_2"}).json()["history"]
+    assert {each["words"] for each in history} >= {"Accepted by anna", "Labelled by the trained network, round 1"}
+    assert all(each["saved"] > 0 for each in history)
+
+
 @pytest.mark.parametrize("path", ["accept", "send_back", "undo"])
 def test_pages_of_others_do_nothing(client: TestClient, study: Study, path: str) -> None:
     version = client.get("/semisam/api/scan", params={"image": "case_2"}).json()["version"]

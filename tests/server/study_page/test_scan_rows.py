@@ -43,6 +43,12 @@ def test_who_has_outlined_a_scan(study: Study) -> None:
     assert rows(study)["case_1"].words == "Outlined by slicer-7"  # without a log-in everybody is called admin
 
 
+def test_another_program_cannot_say_that_somebody_has_accepted(study: Study) -> None:
+    file = study.datastore.get_label_uri("case_1", "final")
+    study.datastore.save_label("case_1", file, "final", {"user": "bert", "accepted": {"by": "anna"}})
+    assert rows(study)["case_1"].words == "Outlined by bert"
+
+
 def test_a_scan_that_cannot_be_read_is_left_out_with_the_reason(study: Study) -> None:
     Scores(study).put_unusable({"case_5": "case_5.nii.gz is cut short."})
     assert (rows(study)["case_5"].state, rows(study)["case_5"].words) == (

@@ -70,6 +70,12 @@ class LabelDatastore(ListedDatastore):
         names = [name for name, item in self._list.objects.items() if tag in item.labels]
         return {name: Path(LabelDatastore.get_label_uri(self, name, tag)) for name in names}
 
+    def label_history(self, image_id: str, tag: str) -> list[LabelFacts]:
+        """What is known of the last contents of a label, the newest first, also when it was deleted since."""
+        if not self._notes_in_files:
+            return []
+        return [noted.facts for noted in reversed(self._notes.read(Path(self._list.label_path(tag)), image_id).labels)]
+
     @http_answers()
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Copy a label into the study; readers see the old one or the new one, never half of it.

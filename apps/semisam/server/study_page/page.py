@@ -22,7 +22,7 @@ from .acts import Acts
 from .first_steps import next_step
 from .layers import MADE, SCAN, STORED, Infer, Layers
 from .pictures import Pictures
-from .scan_rows import STATES, ScanRow, rows_of
+from .scan_rows import STATES, ScanRow, origin_of, rows_of
 from .study_table import Question, counts_of, page_of
 from .work import Work
 
@@ -174,7 +174,18 @@ class StudyPage:
             "version": self.acts.version(name, ORIGINAL),
             "acts": [{"act": act.act, "by": act.by, "at": act.at} for act in self.acts.of(name)[:50]],
             "can_undo": self._undoable(name),
+            "history": self._history(name),
         }
+
+    def _history(self, name: str) -> list[dict[str, Any]]:
+        """The labels that a scan has had, as far as that is known, the newest first."""
+        store = self.study.datastore
+        if not isinstance(store, StudyDatastore):
+            return []
+        known = [(facts, tag) for tag in (FINAL, ORIGINAL) for facts in store.label_history(name, tag)]
+        titles = {row.name: row.title for row in self.rows()}
+        told = [{"words": origin_of(facts, tag, titles)[1], "saved": facts.saved} for facts, tag in known]
+        return sorted(told, key=lambda each: -int(str(each["saved"])))
 
     def _first_layer(self, name: str, layer: str | None) -> np.ndarray | None:
         """The label by which the first slices are chosen; a scan is shown without one that cannot be used."""

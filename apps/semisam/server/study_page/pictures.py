@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +34,9 @@ MOST_BYTES = 256 * 2**20
 MOST_WAITING = 400
 """Pictures that wait; what was asked for longest ago is forgotten, and asked for again if it is still looked at."""
 _VERSION = 1
-_FAILED_SECONDS = 60.0
+_FAILED_SECONDS = 20.0
 """After how long a picture that could not be made is tried again: a DICOM server may be back."""
+_AGAIN_SECONDS = 1.0
 _EVERY = 50
 """Pictures after which the bounds are looked at."""
 _LOW_PRIORITY = 10
@@ -115,13 +117,23 @@ class Pictures:
                 if not self._waiting:
                     continue
                 key, name = self._waiting.popitem()
-            try:
-                self._make(key, name)
-            except Exception as error:
-                self._note_failure(key, name, error)
+            self._try(key, name)
             made += 1
             if made % _EVERY == 0:
                 self._prune()
+
+    def _try(self, key: str, name: str) -> None:
+        """Make a picture, at the second try if need be: the file of a series may just have been fetched anew."""
+        try:
+            self._make(key, name)
+            return
+        except Exception as error:
+            logger.debug("There is no picture of %s at first: %s", name, error)
+        time.sleep(_AGAIN_SECONDS)
+        try:
+            self._make(key, name)
+        except Exception as error:
+            self._note_failure(key, name, error)
 
     def _note_failure(self, key: str, name: str, error: Exception) -> None:
         text = text_of(error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from .access import COOKIE, check_same_origin, mark, who
 logger = logging.getLogger("semisam")
 
 PATH = "/semisam"
+_TOLD_AFTER_SECONDS = 1.0
 _HERE = Path(__file__).parent
 _STATIC = {path.name: path for path in (_HERE / "static").iterdir() if path.is_file()}
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -52,9 +55,15 @@ def install(app: FastAPI) -> None:
 
 
 def tell_address() -> None:
-    """Say in the log where the page is; other machines reach it under the server's own name."""
-    address = f"http://127.0.0.1:{settings.MONAI_LABEL_SERVER_PORT}{settings.MONAI_LABEL_API_STR}{PATH}/"
-    logger.info("The study in a browser: %s", address)
+    """Say in the log where the page is, after all that the web server says about its start.
+
+    Other machines reach it under the server's own name.
+    """
+    scheme = "https" if "--ssl_certfile" in sys.argv else "http"
+    address = f"{scheme}://127.0.0.1:{settings.MONAI_LABEL_SERVER_PORT}{settings.MONAI_LABEL_API_STR}{PATH}/"
+    timer = threading.Timer(_TOLD_AFTER_SECONDS, logger.info, ("The study in a browser: %s", address))
+    timer.daemon = True
+    timer.start()
 
 
 def _pages() -> APIRouter:

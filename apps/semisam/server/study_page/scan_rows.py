@@ -90,9 +90,11 @@ def rows_of(study: Study, sent_back: Mapping[str, str], measured: Mapping[str, M
     content, unusable = scores.read(), scores.unusable()
     judged = any(QUALITY in entries for entries in content.values())
     current = scores.states(QUALITY) if judged else str
+    listed = _listed(study)
+    titles = {name: _titles(name, scan)[0] for name, (scan, _) in listed.items()}
     rows = []
-    for name, (scan, labels) in sorted(_listed(study).items()):
-        row = _row(name, scan, labels, measured.get(name, {}))
+    for name, (scan, labels) in sorted(listed.items()):
+        row = _row(name, scan, labels, measured.get(name, {}), titles)
         if row.state not in DONE and name in unusable:
             row = replace(row, state="left_out", words=f"Left out: {unusable[name]}")
         if row.state in LABELLED:
@@ -127,27 +129,24 @@ def _listed(study: Study) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Map
 
 
 def _row(
-    name: str, scan: Mapping[str, Any], labels: Mapping[str, Mapping[str, Any]], measured: Mapping[str, float]
+    name: str,
+    scan: Mapping[str, Any],
+    labels: Mapping[str, Mapping[str, Any]],
+    measured: Mapping[str, float],
+    titles: Mapping[str, str],
 ) -> ScanRow:
     title, about, exam = _titles(name, scan)
     base = ScanRow(name, title, about, exam, "none", "Not labelled yet")
-    if FINAL in labels:
-        facts = LabelFacts.from_info(labels[FINAL])
-        volumes = measured or _numbers((facts.params or {}).get("volume_ml"))
-        if isinstance(facts.more.get(ACCEPTED), Mapping):
-            by = str(facts.more[ACCEPTED].get("by", ""))
-            return replace(base, state="accepted", words=f"Accepted by {by}", by=by, saved=facts.saved, volumes=volumes)
-        by = _person(facts)
-        words = f"Outlined by {by}" if by else "Outlined"
-        return replace(base, state="outlined", words=words, by=by, saved=facts.saved, volumes=volumes)
-    if ORIGINAL in labels:
-        facts = LabelFacts.from_info(labels[ORIGINAL])
-        state, words = _origin(facts)
-        volumes = _numbers((facts.params or {}).get("volume_ml"))
-        warnings = (facts.params or {}).get("warnings")
-        told = tuple(str(text) for text in warnings) if isinstance(warnings, Sequence) else ()
-        return replace(base, state=state, words=words, saved=facts.saved, volumes=volumes, review=told)
-    return base
+    tag = next((each for each in (FINAL, ORIGINAL) if each in labels), None)
+    if tag is None:
+        return base
+    facts = LabelFacts.from_info(labels[tag])
+    state, words, by = origin_of(facts, tag, titles)
+    params = facts.params or {}
+    volumes = (measured if tag == FINAL else {}) or _numbers(params.get("volume_ml"))
+    warnings = params.get("warnings")
+    told = tuple(str(text) for text in warnings) if isinstance(warnings, Sequence) and tag == ORIGINAL else ()
+    return replace(base, state=state, words=words, by=by, saved=facts.saved, volumes=volumes, review=told)
 
 
 def _titles(name: str, scan: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -166,17 +165,34 @@ def _person(facts: LabelFacts) -> str:
     return user or facts.client_id or ""
 
 
-def _origin(facts: LabelFacts) -> tuple[State, str]:
+def origin_of(facts: LabelFacts, tag: str, titles: Mapping[str, str]) -> tuple[State, str, str]:
+    """Where a label comes from: the state of its scan, the same in words, and who it was.
+
+    Args:
+        facts: what is known of the label.
+        tag: its tag.
+        titles: what people call the scans.
+    """
+    if tag == FINAL:
+        accepted = facts.more.get(ACCEPTED)
+        if isinstance(accepted, Mapping) and accepted.get("by") == facts.user:  # no other program's word
+            return "accepted", f"Accepted by {facts.user}", str(facts.user)
+        by = _person(facts)
+        return "outlined", f"Outlined by {by}" if by else "Outlined", by
     params = facts.params or {}
     if params.get("source") == "specialist" or facts.model == "segment":
         number = params.get("round")
         told = f", round {number}" if isinstance(number, int) else ""
-        return "trained", f"Labelled by the trained network{told}"
+        return "trained", f"Labelled by the trained network{told}", ""
     if params.get("source") == "propagation":
-        names = params.get("templates")
-        listed = ", ".join(str(n) for n in names) if isinstance(names, Sequence) and not isinstance(names, str) else ""
-        return "carried", f"Carried over from {listed}" if listed else "Carried over"
-    return "stored", f"Labelled by {facts.model}" if facts.model else "Labelled"
+        return "carried", _carried(params.get("templates"), titles), ""
+    return "stored", f"Labelled by {facts.model}" if facts.model else "Labelled", ""
+
+
+def _carried(templates: object, titles: Mapping[str, str]) -> str:
+    if not isinstance(templates, Sequence) or isinstance(templates, str) or not templates:
+        return "Carried over"
+    return f"Carried over from {', '.join(titles.get(str(name), str(name)) for name in templates)}"
 
 
 def _judged(row: ScanRow, entry: Mapping[str, Any], *, out_of_date: bool) -> ScanRow:

@@ -182,21 +182,65 @@
     return send.apply(this, content);
   };
 
-  // A way from the panel to the page of the study. The panel is drawn anew at times, and the link goes with it.
-  const LINK = 'semisam-study-page';
-  setInterval(() => {
-    const panel = document.querySelector('.monaiLabelPanel');
-    if (!panel || document.getElementById(LINK)) {
-      return;
+  // The panel asks how things stand only when it is connected, and writes it white on white. Above it: a way to the page
+  // of the study, and how things stand now. The panel is drawn anew at times, and takes what is in it along.
+  const ABOVE = 'semisam-study';
+
+  function clock(seconds) {
+    const whole = Math.max(0, Math.round(seconds));
+    return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, '0')}`;
+  }
+
+  function standing({ counts, jobs }) {
+    const words = [`${counts.done} of ${counts.all} scans done, ${counts.labelled} with a pseudo-label.`];
+    for (const job of Object.values(jobs)) {
+      if (job.id) {
+        const part = job.progress == null ? '' : ` ${Math.floor(100 * job.progress)} %`;
+        words.push(`${job.name}${part}${job.seconds_left ? `, about ${clock(job.seconds_left)} left` : ''}.`);
+      } else if (job.failure) {
+        words.push(`${job.name} has failed: ${job.failure}`);
+      }
     }
+    return words.join(' ');
+  }
+
+  async function look(text) {
+    try {
+      const answer = await fetch(`${server}semisam/api/work`, { credentials: 'same-origin' });
+      text.textContent = answer.ok ? standing(await answer.json()) : '';
+    } catch {
+      text.textContent = 'The server does not answer. Wait until it does; what you have drawn is still on this page.';
+    }
+  }
+
+  function above(panel) {
+    const box = document.createElement('div');
+    box.id = ABOVE;
+    box.style.cssText = 'padding:6px 8px;color:#fff;font:14px/1.4 sans-serif;';
     const link = document.createElement('a');
-    link.id = LINK;
     link.href = `${server}semisam/`;
     link.target = '_blank';
     link.rel = 'noopener';
     link.textContent = 'All scans of the study';
-    link.style.cssText = 'display:block;padding:6px 8px;color:#5acce6;text-decoration:underline;font:14px/1.4 sans-serif;';
-    panel.prepend(link);
+    link.style.cssText = 'color:#5acce6;text-decoration:underline;';
+    const text = document.createElement('p');
+    text.setAttribute('role', 'status');
+    text.style.cssText = 'margin:4px 0 0;overflow-wrap:anywhere;';
+    box.append(link, text);
+    panel.prepend(box);
+    look(text);
+  }
+
+  let looked = 0;
+  setInterval(() => {
+    const panel = document.querySelector('.monaiLabelPanel');
+    const box = document.getElementById(ABOVE);
+    looked += 1;
+    if (panel && !box) {
+      above(panel);
+    } else if (box && !document.hidden && looked % 3 === 0) {
+      look(box.querySelector('p'));
+    }
   }, 1000);
 
   window.config.modes.unshift(mode);

@@ -8,7 +8,7 @@
   - *Export DICOM SEG* fails in every mode, because two commands have one name;
   - the SEG is upside down when the series is numbered along the slice normal;
   - a refused request is shown without its reason;
-  - nothing in the panel leads to the page of the study.
+  - how far a training is is told when the panel is connected, white on white, and not again.
 
 - Done: OHIF's configuration is a script of its own, which may add modes and extensions. MONAI Label's file is sent with
   ``ohif.js`` after it, and nothing on disk is changed.

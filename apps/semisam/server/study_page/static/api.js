@@ -51,6 +51,11 @@ export async function bytes(path, query = {}, signal = undefined) {
   return (await answered(path, query, { signal })).arrayBuffer();
 }
 
+/** Whether the server is still making something; a Refusal says why it cannot be made. */
+export async function isComing(path, query) {
+  return (await answered(path, query, {})).status === 202;
+}
+
 export async function post(path, content = {}) {
   const headers = { 'Content-Type': 'application/json', 'X-Semisam-Mark': mark };
   return (await answered(path, {}, { method: 'POST', headers, body: JSON.stringify(content) })).json();

@@ -111,7 +111,8 @@ function draw(main, known, reload, hold) {
   const before = nextOf(known.name, -1);
   const on = make('button', { type: 'button', disabled: !next, onclick: () => open(next) }, 'Next ', make('kbd', {}, 'n'));
   const to = make('button', { type: 'button', disabled: !before, onclick: () => open(before) }, 'Back ', make('kbd', {}, 'p'));
-  const undo = make('button', { type: 'button', hidden: !known.can_undo, onclick: () => takeBack(known.name) }, `Take back what ${known.can_undo} did last `, make('kbd', {}, 'u'));
+  const mine = Boolean(known.can_undo) && known.can_undo === reader();
+  const undo = make('button', { type: 'button', hidden: !mine, onclick: () => takeBack(known.name) }, 'Take back what you did last ', make('kbd', {}, 'u'));
   let busy = false;
 
   async function act(what) {
@@ -128,11 +129,11 @@ function draw(main, known, reload, hold) {
     try {
       const answer = await post(what, { image: known.name, version: known.version, by: reader() });
       const text = what === 'accept' ? `${known.title} is accepted.` : `${known.title} is sent back: it is offered first for outlining.`;
-      notify([text, ...(answer.warnings ?? [])].join(' '), { action: { text: 'Take it back', run: () => takeBack(known.name) } });
+      const last = next ? [] : ['That was the last scan of this list.'];
+      notify([text, ...(answer.warnings ?? []), ...last].join(' '), { action: { text: 'Take it back', run: () => takeBack(known.name) } });
       if (next) {
         open(next);
       } else {
-        notify('That was the last scan of this list.');
         await reload({ index: view.index });
       }
     } catch (error) {
@@ -173,6 +174,7 @@ function draw(main, known, reload, hold) {
       make('div', { class: 'bar' }, preset('As at first', Math.max(high - low, 1e-6), (low + high) / 2), isCt ? CT.map(each => preset(...each)) : null)),
     make('h2', {}, 'Volumes'), volumesOf(known, known.structures),
     make('h2', {}, 'Elsewhere'), elsewhere(known),
+    known.history.length > 1 ? make('div', {}, make('h2', {}, 'Labels so far'), make('ul', { class: 'volumes small' }, known.history.map(each => make('li', {}, `${each.words}, `, moment(each.saved))))) : null,
     known.acts.length ? make('div', {}, make('h2', {}, 'What readers have done'), make('ul', { class: 'volumes small' }, known.acts.map(each => make('li', {}, `${each.by} ${DID[each.act]}, `, moment(each.at))))) : null,
     make('details', { class: 'small' }, make('summary', {}, 'Keys'), make('p', {}, make('kbd', {}, 'a'), ' accept, ', make('kbd', {}, 'r'), ' send back, ', make('kbd', {}, 'n'), ' next, ', make('kbd', {}, 'p'), ' back, ', make('kbd', {}, 'u'), ' take back, arrows and ', make('kbd', {}, 'Page up'), ' ', make('kbd', {}, 'Page down'), ' slices. The wheel goes through slices, dragging changes window and level, a click chooses the slices of the other planes.')));
   const place = order.indexOf(known.name);
@@ -187,7 +189,7 @@ function draw(main, known, reload, hold) {
       return;
     }
     const steps = { ArrowUp: 1, ArrowDown: -1, PageUp: 10, PageDown: -10 }[event.key];
-    const does = { a: () => act('accept'), r: () => act('send_back'), n: () => next && open(next), p: () => before && open(before), u: () => known.can_undo && takeBack(known.name) }[event.key];
+    const does = { a: () => act('accept'), r: () => act('send_back'), n: () => next && open(next), p: () => before && open(before), u: () => mine && takeBack(known.name) }[event.key];
     if (does) {
       event.preventDefault();
       does();

@@ -1,5 +1,5 @@
 // The study: all scans as pictures or as a table.
-import { address, get } from './api.js';
+import { address, get, isComing } from './api.js';
 import { dot, make, millilitres, moment, notify } from './dom.js';
 
 const KINDS = {
@@ -60,18 +60,29 @@ function picture(scan) {
   const image = make('img', {
     class: 'picture', alt: `Planes of ${scan.title} with the contours of its label`, loading: 'lazy', decoding: 'async', width: 480, height: 160,
   });
-  let waited = 400;
-  const ask = again => { image.src = address('picture', { image: scan.name, key: scan.picture, again }); };
-  image.addEventListener('error', () => {
-    waited = Math.min(8000, waited * 1.5);
-    if (waited < 8000) {
-      setTimeout(() => image.isConnected && ask(Math.round(waited)), waited);
-    } else {
-      image.alt = 'There is no picture of this scan.';
+  let tries = 0;
+  const query = { image: scan.name, key: scan.picture };
+  const ask = () => { image.src = address('picture', { ...query, again: tries || '' }); };
+  const wait = seconds => new Promise(resolve => setTimeout(resolve, 1000 * seconds));
+  image.addEventListener('error', async () => {
+    tries += 1;
+    await wait(0.4);
+    while (image.isConnected && tries < 5) {
+      try {
+        if (!(await isComing('picture', query))) {
+          ask();
+          return;
+        }
+        await wait(2);
+      } catch (error) {
+        image.alt = `No picture: ${error.message}`;
+        tries += 1;
+        await wait(30); // a DICOM server may be back
+      }
     }
   });
   image.addEventListener('load', () => image.classList.toggle('flat', image.naturalWidth === image.naturalHeight));
-  ask('');
+  ask();
   return image;
 }
 

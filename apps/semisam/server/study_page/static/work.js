@@ -120,7 +120,7 @@ export function work(main) {
   let over = false;
   const step = make('div', {});
   const model = make('select', { 'aria-label': 'What labels the scans' },
-    make('option', { value: 'propagate' }, 'Carry the outlines over (propagate)'), make('option', { value: 'segment' }, 'Ask the trained network (segment)'));
+    make('option', { value: 'propagate' }, 'Carry the outlines over'), make('option', { value: 'segment' }, 'Ask the trained network'));
   const what = make('select', { 'aria-label': 'What is to be found out' },
     make('option', { value: 'judge' }, 'How good each pseudo-label is'), make('option', { value: 'compare' }, 'Which scan stands for most of them'));
   const form = make('form', { class: 'options', onsubmit: event => event.preventDefault() });
