@@ -5,20 +5,26 @@ Requests are counted by their route as it is written in the program (``/infer/{m
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import Response
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lib.core.errors import UserError
 from server.errors import http_answers
 from server.jobs.records import BATCH, SCORING, TRAIN
 from server.requests.validation import running
@@ -47,38 +53,27 @@ def install(app: FastAPI, killed: Callable[[], Mapping[str, str]]) -> None:
     """
     if not first_time(app, "metrics"):
         return
-    registry = None
-    if importlib.util.find_spec("prometheus_client") is not None:
-        registry = registry_of(lambda: app_instance().study, killed)
-        add_innermost(app, Counting, registry=registry)
+    registry = registry_of(lambda: app_instance().study, killed)
+    add_innermost(app, Counting, registry=registry)
     router = APIRouter(tags=["semisam"])
 
     @router.get(PATH, summary="What the server does, in Prometheus' text format")
     def metrics() -> Response:
         with http_answers():
-            if registry is None:
-                raise UserError(
-                    "Metrics need the package prometheus_client, which is not installed on the server.", status=501
-                )
-            return Response(_client().generate_latest(registry), media_type=_client().CONTENT_TYPE_LATEST)
+            return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
 
 
-def _client() -> Any:
-    """The package ``prometheus_client``; the server runs without it."""
-    return importlib.import_module("prometheus_client")
-
-
-def registry_of(study: Callable[[], Study], killed: Callable[[], Mapping[str, str]]) -> Any:
+def registry_of(study: Callable[[], Study], killed: Callable[[], Mapping[str, str]]) -> CollectorRegistry:
     """What is measured: the process (memory, CPU, files), and the study each time somebody asks.
 
     Args:
         study: gives the study.
         killed: gives the kinds of jobs that ended without a word.
     """
-    registry = _client().CollectorRegistry()
-    _client().ProcessCollector(registry=registry)
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     registry.register(_StudyCollector(study, killed))
     return registry
 
@@ -91,12 +86,12 @@ class Counting:
         registry: where they are counted.
     """
 
-    def __init__(self, app: ASGIApp, registry: Any) -> None:
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
-        self._count = _client().Counter(
+        self._count = Counter(
             "semisam_requests", "Requests that were answered", ("method", "route", "status"), registry=registry
         )
-        self._seconds = _client().Histogram(
+        self._seconds = Histogram(
             "semisam_request_seconds", "Time until an answer is sent", ("route",), registry=registry, buckets=_SECONDS
         )
 
@@ -122,17 +117,17 @@ class Counting:
             self._seconds.labels(route).observe(time.monotonic() - began)
 
 
-class _StudyCollector:
+class _StudyCollector(Collector):
     """Looks at the study when somebody asks."""
 
     def __init__(self, study: Callable[[], Study], killed: Callable[[], Mapping[str, str]]) -> None:
         self._study, self._killed = study, killed
 
-    def describe(self) -> list[Any]:
+    def describe(self) -> list[Metric]:
         """Nothing is known before somebody asks."""
         return []
 
-    def collect(self) -> Iterator[Any]:
+    def collect(self) -> Iterator[Metric]:
         """The values of now."""
         study = self._study()
         health = health_of(study, self._killed())
@@ -161,8 +156,8 @@ def _scans(study: Study) -> _Values:
     return {(label,): float(count) for label, count in found.items()}
 
 
-def _gauge(name: str, text: str, values: _Values, *labels: str) -> Any:
-    family = importlib.import_module("prometheus_client.core").GaugeMetricFamily(name, text, labels=labels)
+def _gauge(name: str, text: str, values: _Values, *labels: str) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
     for each, value in values.items():
         family.add_metric(each, value)
     return family
