@@ -58,7 +58,9 @@ def install(app: FastAPI, killed: Callable[[], Mapping[str, str]]) -> None:
         with http_answers():
             if registry is None:
                 raise UserError(
-                    "Metrics need the package prometheus_client, which is not installed on the server.", status=501
+                    "Metrics need the package prometheus_client, which is not installed on the server. In the folder "
+                    "of the app's project run: .venv/bin/pip install prometheus_client - then start the server again.",
+                    status=409,
                 )
             return Response(_client().generate_latest(registry), media_type=_client().CONTENT_TYPE_LATEST)
 
