@@ -30,8 +30,11 @@ SECRETS = {
     "MONAI_ZOO_AUTH_TOKEN": "s3cret-zoo-token",
 }
 VIEWER = "https://viewer.hospital.example"
-OPEN = {"/", "/docs", "/openapi.json", "/favicon.ico", "/auth/", "/auth/token", "/auth/token/valid"}
-"""Paths that need no log-in: the description of the interface, and the log-in itself."""
+OPEN = {
+    *("/", "/docs", "/openapi.json", "/favicon.ico", "/auth/", "/auth/token", "/auth/token/valid"),
+    *("/semisam/health", "/semisam/health/live", "/semisam/metrics"),
+}
+"""Paths that need no log-in: the description of the interface, the log-in itself, and what names nothing."""
 
 HIDDEN = [
     *[("POST", "/train/"), ("POST", "/scoring/"), ("PUT", "/datastore/"), ("DELETE", "/datastore/")],

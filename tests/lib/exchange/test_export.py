@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from filelock import FileLock
 
 from dicomfiles import Labelled, write_series
 from lib.core.errors import UserError
@@ -276,6 +277,23 @@ def test_folders_with_other_files_are_left_alone(tmp_path: Path, cases: dict[str
     (tmp_path / "out" / "mine.txt").write_text("mine")
     _export(tmp_path / "out", "nifti", list(cases.values())[1:2])
     assert (tmp_path / "out" / "mine.txt").is_file(), "what is not ours stays"
+
+
+def test_two_exports_to_one_folder_do_not_mix(tmp_path: Path, cases: dict[str, LabelledScan]) -> None:
+    _export(tmp_path / "out", "nifti", list(cases.values())[:1])
+    with FileLock(str(tmp_path / "out" / ".semisam-export" / "lock")), pytest.raises(UserError, match="is running"):
+        _export(tmp_path / "out", "nifti", list(cases.values()))
+
+
+def test_a_forged_note_deletes_nothing_elsewhere(tmp_path: Path, cases: dict[str, LabelledScan]) -> None:
+    folder = tmp_path / "out"
+    _export(folder, "nifti", list(cases.values())[:1])
+    for n, name in enumerate(("../mine.txt", str(tmp_path / "mine.txt"))):
+        (tmp_path / "mine.txt").write_text("mine")
+        forged = json.dumps({"stamp": "", "files": [name], "row": {}})
+        (folder / ".semisam-export" / "cases" / f"forged{n}.json").write_text(forged)
+    assert len(_export(folder, "nifti", list(cases.values())[:1]).removed) == 2
+    assert (tmp_path / "mine.txt").is_file()
 
 
 def test_when_nothing_can_be_exported_the_reason_is_said(tmp_path: Path, cases: dict[str, LabelledScan]) -> None:

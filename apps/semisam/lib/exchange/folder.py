@@ -181,6 +181,8 @@ class ExportFolder:
         known = self._known(name)
         files = known["files"] if known is not None else []
         for file in files if isinstance(files, list) else []:
+            if Path(str(file)).is_absolute() or ".." in Path(str(file)).parts:
+                continue  # whatever the note says: nothing outside this folder
             path = self._folder / str(file)
             path.unlink(missing_ok=True)
             _remove_empty(path.parent, self._folder)
