@@ -19,6 +19,7 @@ from lib.generalists.hounsfield import is_ct
 from lib.generalists.sam2d import MODELS, SliceGeneralist
 from lib.generalists.slices import window
 from lib.prompting import Clicks, GraphCut, Joined, OpenScan, OpenScans
+from lib.prompting.joined import explained
 from lib.setup.settings import Settings
 from server.store.folder_store import StudyDatastore
 from server.store.study import Study
@@ -227,6 +228,32 @@ def test_on_a_picture_the_graph_cut_answers_where_the_model_says_something_else_
     scan, _ = picture(colour)
     found = OpenScan(scan, Joined(SliceGeneralist(MODELS["mobile_sam"], Wavering(5.0, 0.5)))).segment(PIXEL)
     assert np.array_equal(found, OpenScan(scan, GraphCut()).segment(PIXEL))
+
+
+def test_a_click_beside_the_border_of_a_picture_does_not_swap_the_structure_for_another() -> None:
+    scan, truth = picture()
+    model = SliceGeneralist(MODELS["mobile_sam"], Unsure(radius=11.0))
+    opened_ = OpenScan(scan, Joined(model))
+    first = opened_.segment(PIXEL)
+    near = Clicks(np.array([[32.0, 30.0, 0.0], [32.0, 18.5, 0.0]]), np.zeros((0, 3)))
+    elsewhere = Oracle(5.0, 0.1)
+    elsewhere.disc = elsewhere.disc.roll(25, 0)
+    model.network = elsewhere
+    found = opened_.segment(near)
+    assert overlap(found, truth)[0] > overlap(first, truth)[0] - 0.1
+
+
+def test_clicks_account_for_changes_about_as_far_as_the_nearest_border() -> None:
+    rows, columns = np.mgrid[:64, :64]
+    away = torch.from_numpy(np.hypot(rows - 32, columns - 30))[..., None]
+    before, whole = (away < 10).float(), (away < 25).float()
+    near = Prompts(torch.tensor([[32.0, 42.0, 0.0]]), torch.tensor([True]))
+    far = Prompts(torch.tensor([[32.0, 50.0, 0.0]]), torch.tensor([True]))
+    assert explained((away < 11).float(), before, near)
+    assert not explained(whole, before, near)
+    assert explained(whole, before, far)
+    inside = Prompts(torch.tensor([[32.0, 30.0, 0.0]]), torch.tensor([False]))
+    assert explained(torch.zeros(64, 64, 1), whole, inside)
 
 
 def test_a_box_on_a_picture_is_the_models_alone_and_so_is_a_picture_for_a_model_of_boxes() -> None:

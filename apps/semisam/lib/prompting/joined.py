@@ -13,12 +13,15 @@ where it has, 2D answers took more than they gave: there the graph cut answers c
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from lib.core.errors import UserError
@@ -31,6 +34,9 @@ from .graph_cut import GraphCut
 
 AHEAD = 4
 """Slices beside the clicked one that are encoded after an answer, while a person looks at it."""
+LARGER, SLIGHT = 6.0, 0.25
+"""Area that an answer to a click on a picture may change: so many times the circle around the click that reaches to the
+nearest border, and such a share of the answer before."""
 BOX_SLICES = 5
 """Slices of a box that the model is asked about before the first answer to it."""
 
@@ -94,10 +100,11 @@ def brightness(image: Tensor) -> Tensor:
 
 
 class JoinedPicture:
-    """A picture that waits for prompts: the first click is answered by both together, all else by the model.
+    """A picture that waits for prompts: the first click is answered by both together, a box by the model.
 
     One click does not tell a 2D model whether a part is meant or the whole; the graph cut, which knows no parts, does.
-    By further clicks the model then corrects what was answered before, as it was trained to.
+    By further clicks the model corrects what was answered before, as it was trained to. Where it changes more than the
+    clicks account for (``explained``), it means another structure, and both answer together again.
 
     Args:
         model: the picture, opened by the model.
@@ -114,10 +121,34 @@ class JoinedPicture:
 
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
-        if prompts.box is not None or len(prompts.points) != 1:
+        if prompts.box is not None or not len(prompts.points):
             return self._model.segment(prompts)
+        if prompts.mask is not None:
+            answer = self._model.segment(prompts)
+            if explained(answer, prompts.mask, prompts):
+                return answer
         model: Agreeing = self._model  # type: ignore[assignment]
         return model.agreed(prompts, self._cut.segment(prompts))
+
+
+def explained(answer: Tensor, before: Tensor, prompts: Prompts) -> bool:
+    """Whether clicks on a picture account for all that an answer changes of the one before.
+
+    A click is set in the middle of an error: this reaches about as far as the nearest border of the answer before.
+
+    Args:
+        answer: ``[D, H, 1]`` in 0..1.
+        before: the answer before, likewise.
+        prompts: the clicks.
+    """
+    inside = before[..., 0].numpy() >= 0.5
+    changed = int(((answer[..., 0].numpy() >= 0.5) != inside).sum())
+    depth = np.where(inside, distance_transform_edt(inside), distance_transform_edt(~inside))
+    most = 0.0
+    for (row, column), positive in zip(prompts.points[:, :2].round().long().tolist(), prompts.positive, strict=True):
+        if bool(positive) != bool(inside[row, column]):
+            most = max(most, float(depth[row, column]))
+    return changed <= LARGER * math.pi * most**2 + SLIGHT * int(inside.sum())
 
 
 class BoxOrCut:
