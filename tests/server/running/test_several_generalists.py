@@ -64,6 +64,7 @@ def server(serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactor
         study,
         labels=",".join(TINY_LABELS),
         generalist="mobile_sam,lite_medsam",
+        features="first",
         weights=str(weights),
         spacing="4.5",
         roi_size="32,16,16",
