@@ -54,7 +54,7 @@ def _carried(study: Study, template: Template, name: str, variant: str, method: 
     soft = propagate_from([template], scan, schema.channels, generalist=create_generalist("mind"), propagator=method)
     label = soft.labels()
     seconds, wall = time.process_time() - begun, time.perf_counter() - wall
-    said = warnings_about(label, scan, [template], schema.names, soft.similarity, soft.agreement)
+    said = warnings_about(label, scan, [template], schema.names, soft.similarity, soft.sound())
     dice = [overlap(label == n, truth == n)[0] for n in range(1, schema.count + 1) if (truth == n).any()]
     return {
         "dice": [round(each, 4) for each in dice],

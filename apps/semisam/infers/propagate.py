@@ -67,5 +67,5 @@ class Propagate(SegmentationTask[PropagateOptions]):
                 "confidence": round(soft.mean_confidence(), 4),
                 "volume_ml": self.volumes(label, scan),
             },
-            warnings_about(label, scan, used, study.schema.names, soft.similarity, soft.agreement),
+            warnings_about(label, scan, used, study.schema.names, soft.similarity, soft.sound()),
         )

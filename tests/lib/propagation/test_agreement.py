@@ -29,7 +29,7 @@ def test_a_label_that_is_right_agrees_and_keeps_its_confidence(template: Templat
     assert dice(soft.labels(), truth, 1) > 0.8
     assert soft.agreement is not None
     assert trust(soft.agreement) == 1.0
-    assert not warnings_about(soft.labels(), scan, [template], ("a", "b"), soft.similarity, soft.agreement)
+    assert not warnings_about(soft.labels(), scan, [template], ("a", "b"), soft.similarity, soft.sound())
 
 
 def test_a_scan_of_nothing_like_the_template_is_warned_of_and_hardly_trusted(template: Template) -> None:
@@ -37,7 +37,7 @@ def test_a_scan_of_nothing_like_the_template_is_warned_of_and_hardly_trusted(tem
     noise = np.random.default_rng(0).normal(20, 5, template.scan.shape).astype(np.float32)
     scan = Volume(noise, template.scan.affine)
     soft = create_propagator("registration").propagate(template, scan, 3, MIND)
-    said = warnings_about(soft.labels(), scan, [template], ("a", "b"), soft.similarity, soft.agreement)
+    said = warnings_about(soft.labels(), scan, [template], ("a", "b"), soft.similarity, soft.sound())
     assert any("may be wrong" in text or "Nothing" in text for text in said)
     assert soft.mean_confidence() < 0.1
 
@@ -48,7 +48,7 @@ def test_another_orientation_alone_is_no_reason_for_a_warning(template: Template
     turned = replace(template.scan, array=np.rot90(template.scan.array, 2).copy())
     found = np.rot90(label, 2).copy()
     assert any("looks unlike" in text for text in warnings_about(found, turned, [template], ("a", "b"), 0.05))
-    assert warnings_about(found, turned, [template], ("a", "b"), 0.05, 0.6) == ()
+    assert warnings_about(found, turned, [template], ("a", "b"), 0.05, True) == ()
 
 
 def test_agreement_is_that_of_places_which_the_template_covers() -> None:

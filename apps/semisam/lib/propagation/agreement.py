@@ -1,8 +1,8 @@
 """Whether a propagation went right, told without any truth: do template and scan agree around the structures?
 
-What is left of the difference of the features after the matching is compared with the difference of places that have
-nothing to do with each other, in this very pair of scans: noise makes both large. A matching that had to tear and fold
-to get there is believed less.
+It is the correlation of their features after the matching, each averaged over a few voxels: noise, which makes the
+features of equal places differ, averages out there, and anatomy does not. A matching that had to tear and fold to get
+there is believed less.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from lib.core.resampling import resize
 
 _NEAR = 2
 """Voxels around a structure that are looked at with it."""
-_CALM, _PENALTY = 0.5, 0.15
+_SMOOTH = 2
+"""Radius in voxels of the average of the features."""
+_CALM, _PENALTY = 0.55, 0.25
 """Deviation of the logarithm of the local volume change that costs nothing, and what more costs."""
-_FAILED, _SOUND = 0.24, 0.3
+_FAILED, SOUND = 0.35, 0.41
 """Agreement at which nothing can be trusted, and from which on all can."""
 _LEAST_TRUST = 0.02
 _LEAST_CHANGE = 0.05
@@ -28,7 +30,7 @@ _FINE = 120_000
 def agreement_around(
     fixed: Tensor, moved: Tensor, probabilities: Tensor, covered: Tensor, displacement: Tensor
 ) -> float:
-    """Agreement of template and scan around the structures, see above; about 0..1, 0 where none was found.
+    """Agreement of template and scan around the structures, see above; 0..1, 0 where none was found.
 
     Args:
         fixed: features of the scan ``[C, D, H, W]``.
@@ -42,12 +44,17 @@ def agreement_around(
     if float(near.sum()) <= 0:
         return 0.0
     share = near / near.sum()
-    left = float(((moved - fixed).square().mean(0) * share).sum())
-    axes = [axis for axis in (1, 2, 3) if fixed.shape[axis] > 1]
-    elsewhere = [moved.roll(fixed.shape[axis] // 3, axis) for axis in axes]
-    unrelated = sum(float(((each - fixed).square().mean(0) * share).sum()) for each in elsewhere) / len(axes)
+    seen = box_mean(covered[None], _SMOOTH).clamp_min(1e-3)
+    one, other = (_centred(box_mean(each * covered, _SMOOTH) / seen, share) for each in (fixed, moved))
+    together, mine, theirs = (float((a * b * share).sum()) for a, b in ((one, other), (one, one), (other, other)))
+    correlation = together / max((mine * theirs) ** 0.5, 1e-9)
     torn = max(0.0, _unevenness(displacement, near) - _CALM)
-    return max(0.0, 1.0 - left / max(unrelated, 1e-9) - _PENALTY * torn)
+    agreement: float = max(0.0, correlation - _PENALTY * torn)
+    return agreement
+
+
+def _centred(values: Tensor, share: Tensor) -> Tensor:
+    return values - (values * share).sum(dim=(1, 2, 3), keepdim=True)
 
 
 def _unevenness(displacement: Tensor, near: Tensor) -> float:
@@ -68,4 +75,4 @@ def trust(agreement: float) -> float:
 
     Never quite 0, which means that nobody has labelled a voxel at all.
     """
-    return min(1.0, max(_LEAST_TRUST, (agreement - _FAILED) / (_SOUND - _FAILED)))
+    return min(1.0, max(_LEAST_TRUST, (agreement - _FAILED) / (SOUND - _FAILED)))

@@ -12,6 +12,8 @@ from lib.core.frames import Frame
 from lib.core.geometry import Volume
 from lib.generalists import Generalist
 
+from .agreement import SOUND
+
 
 @dataclass(frozen=True, eq=False)
 class Template:
@@ -28,6 +30,8 @@ class Template:
     label: np.ndarray
 
 
+_LEAST_CONFIDENCE = 0.395
+"""Mean confidence of the structures' voxels below which a label as a whole is hardly right."""
 _LEAST_TRACE = 0.02
 """Probability of a structure at its most probable place, below which it is not there."""
 
@@ -43,8 +47,8 @@ class SoftLabels:
         templates: names of the scans they come from.
         similarity: how well the templates match the scan, 0..1, by the features' agreement after matching.
         elsewhere: confidence in the background outside the frame's box, 0..1.
-        agreement: how far template and scan agree around the structures, 0 for places that have nothing to do with each
-            other up to 1; what tells a propagation that failed. None where the propagator cannot tell.
+        agreement: correlation of template and scan around the structures after the matching, 0..1: what tells a
+            propagation that failed. None where the propagator cannot tell.
     """
 
     frame: Frame
@@ -82,6 +86,12 @@ class SoftLabels:
         # As `argmax(0) > 0`, which takes sixty times as long.
         inside = self.probabilities[1:].amax(0) > self.probabilities[0]
         return float(self.confidence[inside].mean() if bool(inside.any()) else self.confidence.mean())
+
+    def sound(self) -> bool | None:
+        """Whether the label as a whole is likely to be about right; None where the propagator cannot tell."""
+        if self.agreement is None:
+            return None
+        return self.agreement >= SOUND and self.mean_confidence() >= _LEAST_CONFIDENCE
 
 
 class Propagator(Protocol):

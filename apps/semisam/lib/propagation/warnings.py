@@ -26,8 +26,6 @@ _LEAST_SCAN_SIMILARITY = 0.13
 up to 0.15 where they show different parts of the body or one is noise."""
 _LEAST_SIMILARITY = 0.1
 """Agreement of the features after matching below which nothing was matched."""
-_LEAST_AGREEMENT = 0.3
-"""Agreement around the structures below which a label is hardly right."""
 _CUT, _WHOLE = 0.5, 0.1
 """Area of a structure on the scan's faces, over its volume to the power of 2/3: cut off from the first on (a ball cut
 in halves has 1.9), and whole up to the second."""
@@ -88,7 +86,7 @@ def warnings_about(
     templates: Sequence[Template],
     names: Sequence[str],
     similarity: float,
-    agreement: float | None = None,
+    sound: bool | None = None,
 ) -> tuple[str, ...]:
     """Sentences about what may be wrong with a label that was carried over; none as a rule.
 
@@ -98,7 +96,7 @@ def warnings_about(
         templates: the outlined scans it comes from, one at least.
         names: of the structures 1..N.
         similarity: see ``SoftLabels.similarity``.
-        agreement: see ``SoftLabels.agreement``; who knows it needs no other comparison of the scans.
+        sound: see ``SoftLabels.sound``; where it is known, no other comparison of the scans is needed.
     """
     found = facts_of(label, scan, len(names))
     outlined_scans = [_known(template, len(names)) for template in templates]
@@ -110,7 +108,7 @@ def warnings_about(
             f"Nothing of what is outlined in {outlined} was found in this scan. Check that it shows the same part of "
             "the body. If the structures are there, outline them by hand.",
         )
-    said = [_unlike(scan, [each.signature for each in outlined_scans], similarity, agreement, outlined)]
+    said = [_unlike(scan, [each.signature for each in outlined_scans], similarity, sound, outlined)]
     said.append(_missing([names[n] for n in expected if not found.volumes[n]], outlined))
     there = [n for n in expected if found.volumes[n] > 0]
     said += _sizes(found, known, [(n, names[n]) for n in there], outlined)
@@ -138,11 +136,9 @@ def nothing_found(label: np.ndarray, names: Sequence[str], learned: Collection[s
     return (f"Not found in this scan: {_listed(missing)}. Check whether they are there.",) if missing else ()
 
 
-def _unlike(
-    scan: Volume, signatures: Sequence[Tensor], similarity: float, agreement: float | None, outlined: str
-) -> str:
-    if agreement is not None:
-        alike = agreement >= _LEAST_AGREEMENT
+def _unlike(scan: Volume, signatures: Sequence[Tensor], similarity: float, sound: bool | None, outlined: str) -> str:
+    if sound is not None:
+        alike = sound
     else:
         own = signature(scan)
         scan_similarity = max(float(each @ own) for each in signatures)

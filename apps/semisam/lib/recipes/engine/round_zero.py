@@ -191,7 +191,7 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> Ps
         templates=tuple(soft.templates),
         round=0,
         source="propagation",
-        warnings=(*scan.notes, *warnings_about(label, scan, chosen, run.schema.names, soft.similarity, soft.agreement)),
+        warnings=(*scan.notes, *warnings_about(label, scan, chosen, run.schema.names, soft.similarity, soft.sound())),
     )
     return run.keep_label(part, name, label, scan.affine, facts)
 
