@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from dicomfiles import Labelled, write_series
 from lib.setup.demo import DEMO_LABELS, make_phantom
@@ -32,6 +32,11 @@ class Place:
 
     def page(self, part: str = "") -> StudyPage:
         return StudyPage(self.browser, self.server.url).open(part)
+
+
+def card(page: StudyPage, title: str) -> Locator:
+    """The card with this title: others may name the scan, too."""
+    return page.cards().filter(has=page.page.get_by_role("heading", name=title, exact=True))
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +73,10 @@ def test_series_are_called_by_their_patients(place: Place) -> None:
     expect(page.cards()).to_have_count(3)
     for patient in PATIENTS:
         expect(page.page.get_by_role("heading", name=patient, exact=True)).to_be_visible()
-    expect(page.cards().filter(has_text="demo_01")).to_contain_text("Outlined")
-    expect(page.cards().filter(has_text="demo_02")).to_contain_text("Carried over")
-    expect(page.cards().filter(has_text="demo_02")).to_contain_text("20240102, CT")
-    expect(page.cards().filter(has_text="demo_02")).to_contain_text("Carried over from demo_01")
+    expect(card(page, "demo_01")).to_contain_text("Outlined")
+    expect(card(page, "demo_02")).to_contain_text("Carried over")
+    expect(card(page, "demo_02")).to_contain_text("20240102, CT")
+    expect(card(page, "demo_02")).to_contain_text("Carried over from demo_01")
     page.drawn()
     page.picture("dicom")
     assert page.page.evaluate("window.hurt") is None
@@ -105,7 +110,7 @@ def test_what_is_accepted_is_a_seg_on_the_server(place: Place) -> None:
     page.page.get_by_text("demo_02 is accepted").wait_for()
     assert len(place.orthanc.segs(uid)) == before + 1
     page.open()
-    expect(page.cards().filter(has_text="demo_02")).to_contain_text("Accepted by anna")
+    expect(card(page, "demo_02")).to_contain_text("Accepted by anna")
     page.open(f"scan/{uid}")
     with page.page.expect_download() as waiting:
         page.page.get_by_role("link", name="Label as DICOM SEG").click()

@@ -27,7 +27,8 @@ STORED = {"final": FINAL, "pseudo-label": ORIGINAL}
 """Layers that are stored labels, with their tags."""
 MADE = {"prediction": "segment", "uncertainty": "uncertainty"}
 """Layers that are made when they are asked for, with the models that make them."""
-_MOST_SCANS, _MOST_LAYERS = 3, 8
+_MOST_SCANS, _MOST_LAYERS = 2, 4
+"""The one that is looked at and the next one; a large CT takes 300 MB."""
 _LEAST, _LARGEST = -32768, 32767
 
 Infer = Callable[[Mapping[str, Any]], Mapping[str, Any]]

@@ -187,6 +187,7 @@ export class Plane {
     const again = error => (error ? view.failed(error) : this.draw());
     const values = view.slices.get(name, this.index, 'scan', again);
     const context = this.canvas.getContext('2d', { willReadFrequently: true });
+    const there = values ? ['scan'] : []; // what has yet to be made is not asked for many times
     if (values) {
       this.grey(values);
       context.imageSmoothingEnabled = true;
@@ -195,16 +196,15 @@ export class Plane {
         if (how !== 'off') {
           const over = view.slices.get(name, this.index, layer, again);
           if (over) {
+            there.push(layer);
             this.over(context, over, layer, how);
           }
         }
       }
     }
-    if (!view.still) {
-      for (let step = 1; step <= AHEAD; step += 1) {
-        for (const layer of ['scan', ...Object.keys(view.layers).filter(each => view.layers[each] !== 'off')]) {
-          view.slices.get(name, this.index + step * this.direction, layer);
-        }
+    for (let step = 1; step <= AHEAD; step += 1) {
+      for (const layer of there) {
+        view.slices.get(name, this.index + step * this.direction, layer);
       }
     }
   }

@@ -75,7 +75,6 @@ function draw(main, known, reload, hold) {
     window: (isCt && kept.window?.[0]) || Math.max(high - low, 1e-6), level: isCt && kept.window ? kept.window[1] : (low + high) / 2,
     layers: Object.fromEntries(Object.keys(WORDS).filter(layer => known.layers[layer]).map(layer => [layer, kept.layers[layer] ?? (layer === label ? 'contour' : 'off')])),
     failed: error => notify(error.message, { bad: true }),
-    still: false,
   };
   const planes = Object.keys(known.planes).map(plane => new Plane(plane, view, () => redraw()));
   const grip = (text, property, least, most) => {
