@@ -5,8 +5,9 @@ deepest point of the largest error. What is measured is kept case by case, so th
 two clicks the person looks at the answer for as long as the slices beside it are encoded.
 
 The graph cut's weights, and where the model is asked along, were chosen on other scans of ``la``, ``hippocampus``,
-``mscmr`` and ``chaos_mr``; of the liver CT there is one only. What a box around a wall is
-was chosen on ``mscmr`` 1, 3 and 5, which are among these cases.
+``mscmr`` and ``chaos_mr``; of the liver CT there is one only. How both answer a picture together was chosen on other
+frames of ``polyp_cvc``, but for one rule that came of a look at frame 051, which is among these cases. What a box
+around a wall is was chosen on ``mscmr`` 1, 3 and 5, which are among them, too.
 """
 
 from __future__ import annotations

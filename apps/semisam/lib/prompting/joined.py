@@ -17,6 +17,7 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -104,7 +105,7 @@ class JoinedPicture:
 
     One click does not tell a 2D model whether a part is meant or the whole; the graph cut, which knows no parts, does.
     By further clicks the model corrects what was answered before, as it was trained to. Where it changes more than the
-    clicks account for (``explained``), it means another structure, and both answer together again.
+    clicks account for (``explained``), it means another structure; both answer together again, if that changes less.
 
     Args:
         model: the picture, opened by the model.
@@ -123,12 +124,19 @@ class JoinedPicture:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
         if prompts.box is not None or not len(prompts.points):
             return self._model.segment(prompts)
-        if prompts.mask is not None:
-            answer = self._model.segment(prompts)
-            if explained(answer, prompts.mask, prompts):
-                return answer
         model: Agreeing = self._model  # type: ignore[assignment]
-        return model.agreed(prompts, self._cut.segment(prompts))
+        if prompts.mask is None:
+            return model.agreed(prompts, self._cut.segment(prompts))
+        answer = model.segment(prompts)
+        if explained(answer, prompts.mask, prompts):
+            return answer
+        together = model.agreed(prompts, self._cut.segment(prompts))
+        return min(answer, together, key=partial(_changed, before=prompts.mask))
+
+
+def _changed(answer: Tensor, before: Tensor) -> int:
+    """Voxels of which two answers in 0..1 say different things."""
+    return int(((answer >= 0.5) != (before >= 0.5)).sum())
 
 
 def explained(answer: Tensor, before: Tensor, prompts: Prompts) -> bool:
@@ -142,13 +150,12 @@ def explained(answer: Tensor, before: Tensor, prompts: Prompts) -> bool:
         prompts: the clicks.
     """
     inside = before[..., 0].numpy() >= 0.5
-    changed = int(((answer[..., 0].numpy() >= 0.5) != inside).sum())
     depth = np.where(inside, distance_transform_edt(inside), distance_transform_edt(~inside))
     most = 0.0
     for (row, column), positive in zip(prompts.points[:, :2].round().long().tolist(), prompts.positive, strict=True):
         if bool(positive) != bool(inside[row, column]):
             most = max(most, float(depth[row, column]))
-    return changed <= LARGER * math.pi * most**2 + SLIGHT * int(inside.sum())
+    return _changed(answer, before) <= LARGER * math.pi * most**2 + SLIGHT * int(inside.sum())
 
 
 class BoxOrCut:

@@ -20,7 +20,7 @@ OTHER_SCORE = 0.6
 """What counts as the score of the other method's mask, which has none."""
 LIKE_OTHERS, LIKE_THE_OTHER, CONTRADICTS = 1.0, 0.3, 0.5
 """Weights against the network's score: mean Dice with all masks, Dice with the other method's, a click contradicted.
-Chosen on frames of ``polyp_cvc`` and X-rays of ``jsrt`` that ``benchmarks/bench_real_weights.py`` does not measure."""
+Chosen on frames of ``polyp_cvc`` that ``benchmarks/bench_real_weights.py`` does not measure."""
 
 
 def agreed(answers: SliceAnswers, index: int, asked: Asked, other: Tensor) -> Tensor | None:
