@@ -41,6 +41,8 @@ _BEST = 3
 """Rotations that are carried on to the coarse matching."""
 _AS_GOOD = 0.02
 """Correlation by which a scan may be below the best rotation and is still taken as it lies."""
+_NEAR_QUARTER = 0.3
+"""How far a rotation's numbers may be from quarter turns (about 17 degrees) to be tried as these, over the box."""
 _MUST_GAIN = 0.97
 """A turned start is taken when it lowers the disagreement to this share."""
 _OVERLAP_POWER = 0.5
@@ -77,7 +79,19 @@ def find_start(scan: Volume, own: Frame, template: Template, guess: Placement, o
     candidates.append(improved(view, template_view, candidates[0], rigid=False))
     if told is not None:
         candidates += [told, found[0].start]
+    boxed = _over_the_box(candidates[0], own, other_box=frame_of(template.scan))
+    candidates += [] if boxed is None else [boxed]
     return _best_of(candidates, known, scan, own, template)
+
+
+def _over_the_box(start: Start, own: Frame, other_box: Frame) -> Start | None:
+    """The quarter turns nearest to a start, with the template's box stretched to the scan's; None if none is near."""
+    turn = np.round(start.matrix[:, :3])
+    if np.abs(start.matrix[:, :3] - turn).max() > _NEAR_QUARTER or abs(np.linalg.det(turn)) != 1:
+        return None
+    scale = np.array(other_box.extent) / (np.abs(turn) @ np.array(own.extent))
+    linear = scale[:, None] * turn
+    return Start(np.column_stack([linear, middle_of(other_box) - linear @ middle_of(own)]))
 
 
 def told_by_headers(scan: Volume, own: Frame, template: Volume, other: Frame) -> Start | None:
