@@ -40,6 +40,7 @@ HIDDEN = [
     *[("POST", "/train/"), ("POST", "/scoring/"), ("PUT", "/datastore/"), ("DELETE", "/datastore/")],
     *[("PUT", "/datastore/updatelabelinfo"), ("POST", "/infer/wsi/segment"), ("GET", "/proxy/dicom/studies")],
     *[("POST", "/proxy/dicom/stow/studies"), ("GET", "/ohif/"), ("GET", "/semisam/reports/latest")],
+    *[("GET", "/semisam/"), ("GET", "/semisam/api/events")],
 ]
 """Routes that the description leaves out, and our own."""
 

@@ -76,7 +76,7 @@ def work() -> dict[str, Any]:
         return _all()
 
 
-@router.get(EVENTS, summary="The same whenever it changes, as server-sent events", response_class=StreamingResponse)
+@router.get(EVENTS, include_in_schema=False)  # it does not end: no call for programs that try out the description
 async def events(request: Request) -> StreamingResponse:
     """Each event is named ``state``."""
     app = app_instance()

@@ -5,8 +5,9 @@ import { listen } from './live.js';
 
 /** What to do next, with a way to do it. */
 export function nextStep({ next, jobs }) {
-  if (next.step === 'carry' && jobs.batch_infer.id) {
-    return make('div', { class: 'banner good' }, 'The scans are being labelled. ', make('a', { href: '#/work' }, 'How far it is'));
+  const busy = { carry: jobs.batch_infer.id && 'The scans are being labelled. ', train: jobs.train.id && 'A network is being trained. ' }[next.step];
+  if (busy) {
+    return make('div', { class: 'banner good' }, busy, make('a', { href: '#/work' }, 'How far it is'));
   }
   const go = (text, hash) => make('a', { class: 'button', href: hash }, text);
   const ways = {
@@ -17,7 +18,9 @@ export function nextStep({ next, jobs }) {
     review: () => go('To the scans', '#/'),
     done: () => go('To the scans', '#/'),
   };
-  return make('div', { class: `banner ${next.step === 'done' ? 'good' : ''}` }, make('strong', {}, 'Next: '), next.text, ' ', ways[next.step]());
+  const way = ways[next.step]();
+  const here = way.hash !== undefined && way.hash === window.location.hash;
+  return make('div', { class: `banner ${next.step === 'done' ? 'good' : ''}` }, make('strong', {}, 'Next: '), next.text, ' ', here ? null : way);
 }
 
 async function carry(button) {

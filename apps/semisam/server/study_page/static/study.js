@@ -1,6 +1,8 @@
 // The study: all scans as pictures or as a table.
 import { address, get, isComing } from './api.js';
-import { dot, make, millilitres, moment, notify } from './dom.js';
+import { dot, make, millilitres, moment } from './dom.js';
+import { listen } from './live.js';
+import { nextStep } from './steps.js';
 
 const KINDS = {
   outlined: 'done', accepted: 'done', trained: 'labelled', carried: 'labelled', stored: 'labelled', none: 'none', left_out: 'left_out',
@@ -172,8 +174,9 @@ export function study(main) {
     'button', { type: 'button', 'aria-pressed': String(shape === key), onclick: () => { shape = key; shown = ''; showShapes(); load(); } }, text)));
   showShapes();
 
+  const next = make('div', {});
   main.append(
-    make('h1', {}, 'Study'), out, filters,
+    make('h1', {}, 'Study'), next, out, filters,
     make('div', { class: 'bar' }, search, make('label', {}, 'Sort by', orders), structure, direction, shapes), said, list, pages);
 
   async function load(focus = false) {
@@ -230,10 +233,19 @@ export function study(main) {
     }
   };
   document.addEventListener('keydown', keys);
+  let told = '';
+  const end = listen(state => {
+    const now = JSON.stringify([state.next, state.jobs.batch_infer.id, state.jobs.train.id]);
+    if (now !== told) {
+      told = now;
+      next.replaceChildren(...(['review', 'done'].includes(state.next.step) ? [] : [nextStep(state)]));
+    }
+  });
   const again = setInterval(() => document.hidden || load(), REFRESH);
   load();
   return () => {
     asking?.abort();
+    end();
     clearInterval(again);
     clearTimeout(timer);
     document.removeEventListener('keydown', keys);

@@ -146,7 +146,7 @@ export function work(main) {
   async function loadRuns() {
     try {
       const found = await get('runs');
-      const text = JSON.stringify(found.runs);
+      const text = JSON.stringify([found.runs, Boolean(jobs.train.id)]);
       if (over || text === shownRuns) {
         return;
       }
@@ -154,9 +154,9 @@ export function work(main) {
       runs.replaceChildren(found.runs.length ? make('div', { class: 'table', role: 'region', 'aria-label': 'Trainings', tabindex: 0 }, make(
         'table', { class: 'rows' },
         make('thead', {}, make('tr', {}, ['Started', 'Recipe', 'Rounds done', 'Report'].map(each => make('th', { scope: 'col' }, each)))),
-        make('tbody', {}, found.runs.map(run => make(
+        make('tbody', {}, found.runs.map((run, place) => make(
           'tr', {}, make('th', { scope: 'row' }, run.started), make('td', { 'data-name': 'Recipe' }, `${run.recipe}, ${run.preset}`),
-          make('td', { 'data-name': 'Rounds done' }, run.round === null ? 'none' : String(run.round), run.finished ? '' : ' (not finished: train again to go on)'),
+          make('td', { 'data-name': 'Rounds done' }, run.round === null ? 'none' : String(run.round), run.finished ? '' : place === 0 && jobs.train.id ? ' (it runs)' : ' (not finished: train again to go on)'),
           make('td', { 'data-name': 'Report' }, run.report ? make('a', { href: run.report, target: '_blank', rel: 'noopener' }, 'Report') : 'none yet')))))) : make('p', { class: 'quiet' }, 'None yet.'));
     } catch {
       // Told by the banner about the server.
