@@ -231,7 +231,7 @@ def main() -> int:
     except (UserError, OSError) as error:
         print(f"Skipped: the weights of mobile_sam are not in {weights} and cannot be fetched: {error}")
         return 0
-    model = ResidentGeneralist("mobile_sam", weights=weights).inner
+    model: Any = ResidentGeneralist("mobile_sam", weights=weights).inner
     shared = SharedEncodings.of(model.network)
     stores, folder = {method: store_of(method, fresh=options.fresh) for method in methods}, data_folder()
     for name in names:
