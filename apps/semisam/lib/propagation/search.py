@@ -23,7 +23,6 @@ from lib.core.geometry import Volume
 
 from .affine_placement import Start, middle_of
 from .base import Template
-from .displacement import sample, voxel_grid
 
 _LARGER = 3.0
 """Times as large as the scan as a template may be without costing more."""
@@ -38,12 +37,10 @@ _THICK = 1.8
 _NEAR_MM, _NEAR, _FAR_WEIGHT = 20.0, 0.5, 0.1
 """How far from the structures a place counts in mm, at least, and as a share of their size; and the least it counts."""
 _LEAST_OVERLAP = 0.4
-_OVERLAP_POWER = 0.5
+OVERLAP_POWER = 0.5
 """Of the share of the template that a scan shows, in the score: chance helps what sees little."""
-_FLOOR = 0.02
+FLOOR = 0.02
 """Added to variances of values whose variance is 1 as a whole: places without contrast agree with nothing."""
-_RATE = 0.25
-"""Voxels a step."""
 _SCALES = (1.0, 0.73, 1.37)
 """Of pictures, whose true size nobody knows."""
 
@@ -229,10 +226,10 @@ class Searcher:
         cross = together(own, theirs) - a * b / inside
         va = (together(squares, mine) - a * a / inside).clamp_min(0)
         vb = (together(ones, theirs2) - b * b / inside).clamp_min(0)
-        floor = _FLOOR * inside
+        floor = FLOOR * inside
         score = cross / ((va + floor) * (vb + floor)).sqrt()
-        share = count / _most_seen(self.scan.seen, mask)
-        score = score * share.clamp(0, 1).pow(_OVERLAP_POWER)
+        share = count / most_seen(self.scan.seen, mask)
+        score = score * share.clamp(0, 1).pow(OVERLAP_POWER)
         score = torch.where(share >= _LEAST_OVERLAP, score, torch.full_like(score, -2.0))
         at = torch.unravel_index(score.argmax(), score.shape)
         sizes = zip(at, self.scan.values.shape[1:], size, strict=True)
@@ -248,78 +245,7 @@ def _plain(frame: Frame, shape: Sequence[int]) -> Frame:
     return replace(frame, box=(box[0], box[1], box[2]), shape=(shape[0], shape[1], shape[2]))  # type: ignore[arg-type]
 
 
-def improved(scan: View, template: View, start: Start, *, rigid: bool, iterations: int = 30) -> Start:
-    """A start improved by gradient ascent (Adam) on the masked correlation.
-
-    Args:
-        scan: the scan.
-        template: the template.
-        start: what to begin with.
-        rigid: whether only rotation and shift change, else all twelve numbers of an affine map.
-        iterations: steps.
-    """
-    free = 2 if scan.frame.flat else 3
-    shape = (scan.values.shape[1], scan.values.shape[2], scan.values.shape[3])
-    matrix = torch.from_numpy(start.placement(scan.frame, template.frame).matrix).float()
-    middle = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
-    grid = voxel_grid(shape) - middle.view(3, 1, 1, 1)
-    reach = float(middle.max())
-    offset = matrix[:, :3] @ middle + matrix[:, 3]
-    both = torch.cat([template.values, template.seen])
-    most = _most_seen(scan.seen, template.seen)
-    change = torch.zeros(3, 4, requires_grad=True)
-    optimiser = torch.optim.Adam([change], lr=_RATE)
-
-    def moved() -> tuple[Tensor, Tensor]:
-        mask = torch.zeros(3, 4)
-        mask[:free, :free] = 1
-        mask[:free, 3] = 1
-        own = change * mask
-        # A step moves the border by as much as a shift moves all.
-        turn = own[:, :3] / reach
-        turn = torch.linalg.matrix_exp(turn - turn.T) if rigid else torch.eye(3) + turn
-        return matrix[:, :3] @ turn, offset + own[:, 3]
-
-    best, kept = -math.inf, (matrix[:, :3], offset)
-    with torch.enable_grad():
-        for _ in range(iterations):
-            optimiser.zero_grad(set_to_none=True)
-            linear, shift = moved()
-            places = torch.einsum("ab,bdhw->adhw", linear, grid) + shift.view(3, 1, 1, 1)
-            score = _agreement(scan, both, places, most, free)
-            if score.item() > best:
-                best, kept = score.item(), (linear.detach(), shift.detach())
-            (-score).backward()
-            optimiser.step()
-    linear, shift = kept
-    voxels = torch.cat([linear, (shift - linear @ middle)[:, None]], dim=1).double().numpy()
-    return _start_of(voxels, scan.frame, template.frame)
-
-
-def _agreement(scan: View, template: Tensor, places: Tensor, most: float, axes: int) -> Tensor:
-    """Masked correlation of a scan with a template's values and weights ``[2, d, h, w]`` at places in its voxels."""
-    size = torch.tensor(template.shape[1:], dtype=torch.float32).view(3, 1, 1, 1)
-    near = (places + 0.5).clamp(0, 1) * (size - 0.5 - places).clamp(0, 1)
-    there = sample(template, places)
-    inside = near[:axes].prod(0, keepdim=True) * there[1:] * scan.seen
-    count = inside.sum().clamp_min(1e-3)
-    a = scan.values - (scan.values * inside).sum() / count
-    b = there[:1] - (there[:1] * inside).sum() / count
-    va, vb = (a.square() * inside).sum() / count, (b.square() * inside).sum() / count
-    correlation = (a * b * inside).sum() / count / ((va + _FLOOR) * (vb + _FLOOR)).sqrt()
-    return correlation * (count / most).clamp(0, 1) ** _OVERLAP_POWER
-
-
-def _most_seen(scan: Tensor, weight: Tensor) -> float:
+def most_seen(scan: Tensor, weight: Tensor) -> float:
     """Of a template's weights, how much a scan can show at best: a small one has not room for all."""
     room = max(1, int(scan.sum()))
     return float(weight.flatten().sort(descending=True).values[:room].sum().clamp_min(1e-3))
-
-
-def _start_of(voxels: np.ndarray, scan: Frame, template: Frame) -> Start:
-    """A map between voxels of two grids as one between their frames' mm."""
-    step, other = np.array(scan.spacing), np.array(template.spacing)
-    first = np.array([b[0] * v for b, v in zip(scan.box, scan.voxel, strict=True)]) + 0.5 * step
-    other_first = np.array([b[0] * v for b, v in zip(template.box, template.voxel, strict=True)]) + 0.5 * other
-    linear = voxels[:, :3] * other[:, None] / step
-    return Start(np.column_stack([linear, voxels[:, 3] * other + other_first - linear @ first]))

@@ -23,8 +23,9 @@ from lib.generalists.mind import Mind
 from .affine_placement import AffinePlacement, Start, directions, middle_of, place_in_patient
 from .base import Template
 from .displacement import coarse_displacement, warp
+from .improve import improved
 from .placement import Placement
-from .search import Searcher, improved, rotations, tilts, views_of, weight_near
+from .search import Searcher, rotations, tilts, views_of, weight_near
 
 _LEAST_ANGLE = 3.0
 """Degrees by which true directions differ at least from the nearest axes to be a start of their own."""
