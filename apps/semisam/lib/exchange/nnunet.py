@@ -45,7 +45,7 @@ class NnunetDataset:
         if not _FOLDER.fullmatch(folder.name):
             raise UserError(
                 f"nnU-Net does not know a folder named {folder.name!r} as a data set: its name must be Dataset, three "
-                "digits, _ and a name. Export to .../nnUNet_raw/Dataset501_Liver, for example."
+                "digits, _ and a name. Export to .../Dataset501_Liver, for example."
             )
 
     def file_of(self, scan: str) -> str:

@@ -63,7 +63,7 @@ def _unevenness(displacement: Tensor, near: Tensor) -> float:
     shape = [max(1, round(n * shrink)) for n in near.shape]
     small = resize(displacement, shape)
     factors = [new / old for new, old in zip(shape, near.shape, strict=True)]
-    small = small * small.new_tensor(factors).view(3, 1, 1, 1)
+    small = small * torch.tensor(factors, device=small.device).view(3, 1, 1, 1)
     axes = [torch.gradient(small, dim=n)[0] if small.shape[n] > 1 else torch.zeros_like(small) for n in (1, 2, 3)]
     jacobian = torch.stack(axes, dim=1).permute(2, 3, 4, 0, 1) + torch.eye(3, device=small.device)
     change = torch.linalg.det(jacobian)[resize(near[None], shape)[0] > 0.3]

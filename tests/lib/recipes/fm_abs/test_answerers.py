@@ -87,7 +87,7 @@ def test_a_2d_model_is_asked_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> 
     def decide(self: object, index: int, question: object, before: object, **_: object) -> tuple[Tensor, float]:
         asked.append(index)
         rectangle = question.rectangle  # type: ignore[attr-defined]
-        canvas = self._canvas  # type: ignore[attr-defined]
+        canvas = self.canvas  # type: ignore[attr-defined]
         high, wide = canvas.mask
         logits = torch.full((high, wide), -8.0)
         scale = canvas.patch / 4
