@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import HTTPException
 
-from server.people.door import address_of, token_in
+from server.health import metrics, route
+from server.people.door import Door, address_of, token_in
+from server.people.log_in import LogIn
 from server.people.log_in_routes import START, own_page
 
 
@@ -36,3 +40,11 @@ def test_a_log_in_never_leads_to_another_server(target: str) -> None:
 
 def test_a_log_in_leads_back_to_the_wanted_page() -> None:
     assert own_page("/ohif/monai-label?StudyInstanceUIDs=1.2") == "/ohif/monai-label?StudyInstanceUIDs=1.2"
+
+
+@pytest.mark.parametrize("path", [route.PATH, f"{route.PATH}/live", metrics.PATH])
+def test_monitoring_needs_no_log_in(path: str, tmp_path: Path) -> None:
+    door = Door(LogIn(tmp_path / "users", tmp_path / "login.key"))
+    assert door.look({**scope(), "method": "GET", "path": path}) is None
+    with pytest.raises(HTTPException):
+        door.look({**scope(), "method": "GET", "path": f"{path}x"})

@@ -30,6 +30,7 @@ _OPEN = (
     LOGIN,
     "/semisam/health",
     "/semisam/health/live",
+    "/semisam/metrics",
 )
 """What says nothing of the study."""
 _STATE = "semisam_user"
