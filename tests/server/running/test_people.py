@@ -28,6 +28,10 @@ ASKED = [
     ("DELETE", "/datastore/label?id=case_1&tag=no_such_tag", ("admin",)),
     ("POST", "/train/no_such_trainer", ("admin",)),
     ("GET", "/logs/?text=true", ("admin",)),
+    ("GET", "/semisam/api/scans", ROLES),
+    ("POST", "/semisam/api/accept", ("annotator", "admin")),
+    ("POST", "/semisam/api/score", ("annotator", "admin")),
+    ("POST", "/semisam/api/train", ("admin",)),
 ]
 """What is asked, and who may."""
 

@@ -111,10 +111,21 @@ def check_role(route: object, user: User) -> None:
     for each in dependant.dependencies if dependant is not None else ():
         needed = each.call.roles if isinstance(each.call, RBAC) else "*"
         if isinstance(needed, str) and needed != "*" and needed not in user.roles:
-            role = next(name for name in ROLES if needed in roles_of(name))
-            raise HTTPException(
-                403, f"{user.username} may not do this: it needs the role {role}. Ask the administrator of this server."
-            )
+            raise lacks(user, needed)
+
+
+def lacks(user: User, needed: str, *, own: bool = True) -> HTTPException:
+    """The answer (403) to somebody who has logged in, but without a role.
+
+    Args:
+        user: who.
+        needed: MONAI Label's name of the role.
+        own: whether the app's own log-in gives the roles, which has other names for them.
+    """
+    role = next(name for name in ROLES if needed in roles_of(name)) if own else needed
+    return HTTPException(
+        403, f"{user.username} may not do this: it needs the role {role}. Ask the administrator of this server."
+    )
 
 
 def address_of(scope: Scope) -> str:
