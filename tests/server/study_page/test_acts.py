@@ -133,7 +133,7 @@ def test_four_readers_at_once_lose_and_double_nothing(study: Study) -> None:
 
     def read(reader: str) -> None:
         acts, choose = Acts(study), random.Random(reader)
-        for _ in range(25):
+        for _ in range(75):  # as chance and threads have it, one in four or five is carried out
             name = choose.choice(names)
             try:
                 what = choose.choice(("accept", "send_back", "undo"))
