@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi import HTTPException
+from monailabel.config import settings
 
 from server.health import metrics, route
 from server.people.door import Door, address_of, token_in
@@ -29,8 +30,15 @@ def test_only_a_proxy_on_this_machine_is_believed() -> None:
 
 def test_a_token_comes_in_a_header_or_a_cookie() -> None:
     assert token_in(scope(authorization="Bearer abc")) == "abc"
-    assert token_in(scope(cookie="other=1; semisam_login=abc")) == "abc"
+    assert token_in(scope(cookie="other=1; semisam_login_8000=abc")) == "abc"
     assert token_in(scope(authorization="Basic abc", cookie="x")) == ""
+
+
+def test_servers_of_two_studies_on_one_machine_do_not_log_each_other_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = scope(cookie='semisam_login_8000=first; semisam_login_8001=second; other={"not": "by the rules"}')
+    for port, expected in ((8000, "first"), (8001, "second"), (8002, "")):
+        monkeypatch.setattr(settings, "MONAI_LABEL_SERVER_PORT", port)
+        assert token_in(both) == expected
 
 
 @pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", "/\\evil.example", "/a\r\nX: y", ""])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from urllib.parse import quote
 
 from fastapi import HTTPException, Request
+from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
+from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Scope
 
@@ -18,7 +19,6 @@ from server.web.request_head import header
 from .current import be
 from .log_in import LogIn, roles_of
 
-COOKIE = "semisam_login"
 LOGIN, LOGOUT = "/semisam/login", "/semisam/logout"
 _OPEN = (
     "/",
@@ -73,16 +73,18 @@ class Door:
         return None
 
 
+def cookie() -> str:
+    """Name of the cookie with the token: browsers share cookies among all servers, of other studies, of one machine."""
+    return f"semisam_login_{settings.MONAI_LABEL_SERVER_PORT}"
+
+
 def token_in(scope: Scope) -> str:
     """The token of a request, empty when it brings none."""
     kind, _, token = header(scope, b"authorization").partition(" ")
     if kind.lower() == "bearer" and token.strip():
         return token.strip()
-    try:
-        found = SimpleCookie(header(scope, b"cookie")).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found is not None else ""
+    # Python's own reader drops all cookies for one that another program on this machine has set against the rules.
+    return cookie_parser(header(scope, b"cookie")).get(cookie(), "")
 
 
 def user_in(scope: Scope) -> User | None:
