@@ -10,7 +10,7 @@ from fastapi import HTTPException
 from monailabel.config import settings
 
 from server.health import metrics, route
-from server.people.door import Door, address_of, token_in
+from server.people.door import LOGOUT, Door, address_of, token_in
 from server.people.log_in import LogIn
 from server.people.log_in_routes import START, own_page
 
@@ -48,6 +48,14 @@ def test_a_log_in_never_leads_to_another_server(target: str) -> None:
 
 def test_a_log_in_leads_back_to_the_wanted_page() -> None:
     assert own_page("/ohif/monai-label?StudyInstanceUIDs=1.2") == "/ohif/monai-label?StudyInstanceUIDs=1.2"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_whose_log_in_has_ended_can_still_log_out(method: str, tmp_path: Path) -> None:
+    """Else the next log-in would lead to the log-out, or a button to an error."""
+    door = Door(LogIn(tmp_path / "users", tmp_path / "login.key"))
+    ended = scope(cookie="semisam_login_8000=ended", accept="text/html")
+    assert door.look({**ended, "method": method, "path": LOGOUT, "query_string": b""}) is None
 
 
 @pytest.mark.parametrize("path", [route.PATH, f"{route.PATH}/live", metrics.PATH])

@@ -28,6 +28,7 @@ _OPEN = (
     "/auth/",
     "/auth/token",
     LOGIN,
+    LOGOUT,
     "/semisam/health",
     "/semisam/health/live",
     "/semisam/metrics",
