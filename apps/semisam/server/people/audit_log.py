@@ -12,8 +12,9 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.types import Scope
 
+from server.web.request_head import READING
+
 _MOST_BYTES, _FILES = 5 * 2**20, 10
-_READING = ("GET", "HEAD", "OPTIONS")
 _ONLY_ASKS = ("/activelearning/", "/auth/", "/semisam/login", "/semisam/logout", "/session/")
 _SCAN, _MOST_NAME = "semisam_scan", 200
 _NAMES = ("image", "label", "id", "tag", "model", "method")
@@ -54,7 +55,7 @@ class AuditLog:
             address: from where.
             status: of the answer; what was refused is noted, too.
         """
-        if scope["method"] in _READING or scope["path"].startswith(_ONLY_ASKS):
+        if scope["method"] in READING or scope["path"].startswith(_ONLY_ASKS):
             return
         state = scope.get("state", {})
         query = parse_qs(scope["query_string"].decode("latin-1"))

@@ -14,7 +14,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Scope
 
 from lib.people import ROLES
-from server.web.request_head import header
+from server.upstream import dicom_proxy
+from server.web.request_head import READING, header
 
 from .current import be
 from .log_in import LogIn, roles_of
@@ -51,7 +52,8 @@ class Door:
         """Let a request pass, which then knows who asks; or the answer that sends a browser to the log-in.
 
         Raises:
-            HTTPException: (401) for everybody else without a valid token.
+            HTTPException: (401) for everybody else without a valid token, (403) for readers who store on the DICOM
+                server.
         """
         be("")
         token = token_in(scope)
@@ -71,7 +73,16 @@ class Door:
             raise
         scope.setdefault("state", {})[_STATE] = user
         be(user.username)
+        _check_storing(scope, user)
         return None
+
+
+def _check_storing(scope: Scope, user: User) -> None:
+    """Raise HTTPException (403) for a reader who stores on the DICOM server: a SEG there is a final label."""
+    annotator = settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR
+    stores = scope["method"] not in READING and scope["path"].startswith(f"{dicom_proxy.PATH}/")
+    if stores and annotator not in user.roles:
+        raise lacks(user, annotator)
 
 
 def cookie() -> str:
