@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from lib.core.files import sha256_of, write_whole
+from lib.people import UsersFile
+from server.people.log_in import LogIn
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -23,6 +27,20 @@ def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path: 
     assert list(tmp_path.iterdir()) == [path]
     write_whole(path, lambda name: Path(name).write_text("the new one"))
     assert path.read_text() == "the new one"
+
+
+def test_a_private_file_is_never_readable_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes, replace = [], os.replace
+
+    def watched(source: str, target: Path) -> None:
+        modes.append(stat.S_IMODE(os.stat(source).st_mode))  # from here on others may open it
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    write_whole(tmp_path / "key", lambda name: Path(name).write_text("secret"), private=True)
+    UsersFile(tmp_path / "users").save({})
+    LogIn(tmp_path / "users", tmp_path / "login.key")
+    assert modes == [0o600] * 3
 
 
 def test_the_hash_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:

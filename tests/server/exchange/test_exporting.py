@@ -18,12 +18,14 @@ from lib.core.errors import UserError
 from lib.core.labels import LabelSchema
 from lib.dicom_seg import read_seg
 from lib.exchange import Outcome
+from lib.exchange.incoming import find_labels
 from lib.formats.volumes import read_volume
 from lib.selection.measures import QUALITY
 from lib.setup.settings import Settings
 from scored_study import put_pseudo_labels
 from server.dicomweb.datastore import DicomWebStudy
 from server.exchange.exporting import ExportRequest, export_study
+from server.exchange.importing import ImportRequest, import_labels
 from server.scores.scores import Scores
 from server.store.folder_store import FINAL, StudyDatastore
 from server.store.study import Study
@@ -114,6 +116,31 @@ def test_three_outlined_slices_become_the_ignore_label(study: Study, tmp_path: P
     assert json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"]["ignore"] == 3
     assert (stored == 3).sum() > 0.8 * stored.size
     assert (stored == 1).sum() == (ball == 1).sum()
+
+
+@pytest.mark.parametrize("said", ["planes", "all"])
+@pytest.mark.parametrize("form", ["nifti", "bids", "nnunet"])
+def test_what_is_annotated_comes_back(study: Study, tmp_path: Path, form: str, said: str) -> None:
+    """Whatever the label looks like: a person has said it."""
+    _, label, affine = tiny_scan(1)
+    planes = np.zeros(label.shape, bool)
+    planes[12], planes[:, 15], planes[:, :, 14] = True, True, True
+    if said == "planes":
+        planes[12], planes[:, 15] = False, False  # only one of the three slices shows anything of the ball
+    ball = np.where(planes & (label == 1), 1, 0).astype(np.uint8)
+    study.datastore.serving = True
+    study.datastore.save_label(
+        "case_1", str(save_nifti(tmp_path / "new.nii.gz", ball, affine)), FINAL, {"annotated": said}
+    )
+    folder = tmp_path / "Dataset501_Tiny"
+    _export(study, folder, form)
+    place = str(make_tiny_study(tmp_path / "other", scans=1, finals=0))
+    other = Study(place, StudyDatastore(place), SETTINGS, tmp_path / "models")
+    (line,) = import_labels(other, find_labels([folder]), ImportRequest(), lambda done, total, name: None)
+    assert line.result == "imported", line.reason
+    item = other.final_label("case_1")
+    assert item is not None
+    assert (other.check(item).planes is not None) == (said == "planes")
 
 
 def test_an_export_into_the_study_is_refused(study: Study, tmp_path: Path) -> None:

@@ -28,6 +28,13 @@ ASKED = [
     ("DELETE", "/datastore/label?id=case_1&tag=no_such_tag", ("admin",)),
     ("POST", "/train/no_such_trainer", ("admin",)),
     ("GET", "/logs/?text=true", ("admin",)),
+    ("GET", "/semisam/api/scans", ROLES),
+    ("POST", "/semisam/api/accept", ("annotator", "admin")),
+    ("POST", "/semisam/api/score", ("annotator", "admin")),
+    ("POST", "/semisam/api/train", ("admin",)),
+    ("GET", "/proxy/dicom/studies", ROLES),
+    ("POST", "/proxy/dicom/studies", ("annotator", "admin")),
+    ("POST", "/proxy/dicom/stow/studies", ("annotator", "admin")),
 ]
 """What is asked, and who may."""
 
@@ -62,7 +69,9 @@ def test_each_role_may_do_its_part_and_no_more(
 ) -> None:
     assert requests.request(method, server.url + path, timeout=30).status_code == 401
     for role in ROLES:
-        reply = requests.request(method, server.url + path, headers=token(server, role), timeout=60)
+        known = token(server, role)
+        mark = requests.get(f"{server.url}/semisam/api/mark", headers=known, timeout=60).json()["mark"]
+        reply = requests.request(method, server.url + path, headers={**known, "X-Semisam-Mark": mark}, timeout=60)
         if role in allowed:
             assert reply.status_code not in (401, 403), (role, reply.text)
         else:

@@ -39,6 +39,7 @@ def test_the_mark_is_not_for_pages_of_others(tmp_path: Path, monkeypatch: pytest
     with opened(open_study(tmp_path), monkeypatch) as client:
         mark = client.get("/semisam/api/mark").json()["mark"]
         assert mark in client.get("/semisam/").text
+        assert 'name="semisam-may" content="annotate administer"' in client.get("/semisam/").text
         own = {"Origin": HOST, "Sec-Fetch-Site": "same-origin"}
         assert client.get("/semisam/api/mark", headers=own).json()["mark"] == mark
         for foreign in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
@@ -93,17 +94,20 @@ def test_the_log_in_of_the_page_is_kept_in_a_cookie_of_its_own(tmp_path: Path, m
         assert (entered.status_code, entered.headers["location"]) == (303, "/semisam/")
         cookie = entered.headers["set-cookie"]
         assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/semisam"))
-        assert "anna" in client.get("/semisam/").text
+        assert 'name="semisam-may" content="annotate"' in client.get("/semisam/").text
         version = client.get("/semisam/api/scan", params={"image": "case_2"}).json()["version"]
         asked = {"image": "case_2", "version": version, "by": "somebody else"}
         answer = client.post("/semisam/api/accept", json=asked, headers=with_mark(client))
         assert answer.json()["words"] == "Accepted by anna"  # whoever has logged in, whatever is said
-        assert client.post("/semisam/api/train", json={}, headers=with_mark(client)).status_code == 403
+        refused = client.post("/semisam/api/train", json={}, headers=with_mark(client))
+        assert refused.status_code == 403
+        assert refused.json()["detail"].startswith("anna may not do this: it needs the role monailabel-admin.")
         client.post("/semisam/logout")
         assert client.get("/semisam/api/scans").status_code == 401
         uma = {"username": "uma", "password": "right"}
         client.post("/semisam/login", data=uma)
         assert client.get("/semisam/api/scans").status_code == 200
+        assert 'name="semisam-may" content=""' in client.get("/semisam/").text  # her buttons are disabled
         assert client.post("/semisam/api/undo", json=asked, headers=with_mark(client)).status_code == 403
 
 

@@ -13,7 +13,11 @@ from lib.core.errors import UserError
 from page_parts import open_study, put_pseudo_label
 from server.store.study import Study
 from server.study_page import pictures as module
+from server.study_page.first_steps import next_step
 from server.study_page.pictures import EDGE, Pictures
+from server.study_page.scan_rows import rows_of
+from server.study_page.study_table import counts_of
+from tiny_study import save_nifti, tiny_scan
 
 
 @pytest.fixture
@@ -76,3 +80,24 @@ def test_they_take_no_more_than_their_room(study: Study, monkeypatch: pytest.Mon
     while time.monotonic() < until and (pictures._waiting or list((study.place / "pictures").glob("*/*.jpg"))):
         time.sleep(0.02)
     assert list((study.place / "pictures").glob("*/*.jpg")) == []
+
+
+def test_a_final_label_that_cannot_be_used_says_why(study: Study) -> None:
+    name = "case_1"
+    file = Path(study.datastore.get_label_uri(name, "final"))
+    good = file.read_bytes()
+    label, affine = tiny_scan(1)[1:]
+    save_nifti(file, label[:-4], affine)  # drawn on another grid
+    pictures = Pictures(study)
+    made(pictures, name)
+    for each in (pictures, Pictures(study)):  # also in the next server
+        row = next(row for row in rows_of(study, {}, each.measured(), each.faults()) if row.name == name)
+        assert (row.state, row.volumes) == ("unusable", {})
+        assert row.words.startswith("Outlined. The final label of case_1 cannot be used: ")
+        step = next_step(study, counts_of([row]))
+        assert "1 scan with a final label that cannot be used" in step["text"]
+    file.write_bytes(good)
+    assert pictures.faults() == {}  # what was said of another label does not count
+    made(pictures, name)
+    row = next(row for row in rows_of(study, {}, pictures.measured(), pictures.faults()) if row.name == name)
+    assert row.state == "outlined"

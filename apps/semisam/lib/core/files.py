@@ -46,11 +46,16 @@ _HEAD = 512
 _PIECE = 2**20
 
 
-def write_whole(path: Path, write: Callable[[str], object]) -> None:
+def write_whole(path: Path, write: Callable[[str], object], *, private: bool = False) -> None:
     """Call ``write(temporary_path)`` and move the result to ``path`` in one step.
 
     The temporary file lies in the same folder and has the same suffixes, so that a reader of ``path`` never sees half
     a file, also after a kill.
+
+    Args:
+        path: of the file.
+        write: writes the content to a path.
+        private: only its owner may read the file, at no moment anybody else.
 
     Raises:
         UserError: (507) when there is no space left on the device.
@@ -63,7 +68,7 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
         write(name)
         with open(name, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(name, 0o666 & ~_UMASK)
+        os.chmod(name, 0o600 if private else 0o666 & ~_UMASK)
         os.replace(name, path)
     except OSError as error:
         raise space_error(error, path.parent) or error from error

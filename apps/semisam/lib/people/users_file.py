@@ -91,8 +91,8 @@ class UsersFile:
             lambda name: Path(name).write_text(
                 f"# Made by: python apps/semisam/main.py users\n{text}", encoding="utf-8"
             ),
+            private=True,
         )
-        os.chmod(self.path, 0o600)
 
 
 def hash_password(password: str) -> str:

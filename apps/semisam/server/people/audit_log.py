@@ -9,12 +9,25 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from urllib.parse import parse_qs
 
+from starlette.requests import Request
 from starlette.types import Scope
 
+from server.web.request_head import READING
+
 _MOST_BYTES, _FILES = 5 * 2**20, 10
-_READING = ("GET", "HEAD", "OPTIONS")
 _ONLY_ASKS = ("/activelearning/", "/auth/", "/semisam/login", "/semisam/logout", "/session/")
+_SCAN, _MOST_NAME = "semisam_scan", 200
 _NAMES = ("image", "label", "id", "tag", "model", "method")
+
+
+def note_scan(request: Request, name: str) -> None:
+    """Say which scan a request is about, where its address does not.
+
+    Args:
+        request: being answered.
+        name: of the scan.
+    """
+    request.scope.setdefault("state", {})[_SCAN] = name[:_MOST_NAME]
 
 
 class AuditLog:
@@ -42,8 +55,9 @@ class AuditLog:
             address: from where.
             status: of the answer; what was refused is noted, too.
         """
-        if scope["method"] in _READING or scope["path"].startswith(_ONLY_ASKS):
+        if scope["method"] in READING or scope["path"].startswith(_ONLY_ASKS):
             return
+        state = scope.get("state", {})
         query = parse_qs(scope["query_string"].decode("latin-1"))
         entry = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -51,6 +65,7 @@ class AuditLog:
             "from": address,
             "did": f"{scope['method']} {scope['path']}",
             **{name: query[name][0] for name in _NAMES if name in query},
+            **({"image": state[_SCAN]} if _SCAN in state else {}),
             "status": status,
         }
         self._logger.info(json.dumps(entry, ensure_ascii=True))

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from urllib.parse import quote
 
 from fastapi import HTTPException, Request
+from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
+from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Scope
 
 from lib.people import ROLES
-from server.web.request_head import header
+from server.upstream import dicom_proxy
+from server.web.request_head import READING, header
 
 from .current import be
 from .log_in import LogIn, roles_of
 
-COOKIE = "semisam_login"
 LOGIN, LOGOUT = "/semisam/login", "/semisam/logout"
 _OPEN = (
     "/",
@@ -28,8 +29,10 @@ _OPEN = (
     "/auth/",
     "/auth/token",
     LOGIN,
+    LOGOUT,
     "/semisam/health",
     "/semisam/health/live",
+    "/semisam/metrics",
 )
 """What says nothing of the study."""
 _STATE = "semisam_user"
@@ -49,7 +52,8 @@ class Door:
         """Let a request pass, which then knows who asks; or the answer that sends a browser to the log-in.
 
         Raises:
-            HTTPException: (401) for everybody else without a valid token.
+            HTTPException: (401) for everybody else without a valid token, (403) for readers who store on the DICOM
+                server.
         """
         be("")
         token = token_in(scope)
@@ -69,7 +73,21 @@ class Door:
             raise
         scope.setdefault("state", {})[_STATE] = user
         be(user.username)
+        _check_storing(scope, user)
         return None
+
+
+def _check_storing(scope: Scope, user: User) -> None:
+    """Raise HTTPException (403) for a reader who stores on the DICOM server: a SEG there is a final label."""
+    annotator = settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR
+    stores = scope["method"] not in READING and scope["path"].startswith(f"{dicom_proxy.PATH}/")
+    if stores and annotator not in user.roles:
+        raise lacks(user, annotator)
+
+
+def cookie() -> str:
+    """Name of the cookie with the token: browsers share cookies among all servers, of other studies, of one machine."""
+    return f"semisam_login_{settings.MONAI_LABEL_SERVER_PORT}"
 
 
 def token_in(scope: Scope) -> str:
@@ -77,11 +95,8 @@ def token_in(scope: Scope) -> str:
     kind, _, token = header(scope, b"authorization").partition(" ")
     if kind.lower() == "bearer" and token.strip():
         return token.strip()
-    try:
-        found = SimpleCookie(header(scope, b"cookie")).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found is not None else ""
+    # Python's own reader drops all cookies for one that another program on this machine has set against the rules.
+    return cookie_parser(header(scope, b"cookie")).get(cookie(), "")
 
 
 def user_in(scope: Scope) -> User | None:
@@ -110,10 +125,21 @@ def check_role(route: object, user: User) -> None:
     for each in dependant.dependencies if dependant is not None else ():
         needed = each.call.roles if isinstance(each.call, RBAC) else "*"
         if isinstance(needed, str) and needed != "*" and needed not in user.roles:
-            role = next(name for name in ROLES if needed in roles_of(name))
-            raise HTTPException(
-                403, f"{user.username} may not do this: it needs the role {role}. Ask the administrator of this server."
-            )
+            raise lacks(user, needed)
+
+
+def lacks(user: User, needed: str, *, own: bool = True) -> HTTPException:
+    """The answer (403) to somebody who has logged in, but without a role.
+
+    Args:
+        user: who.
+        needed: MONAI Label's name of the role.
+        own: whether the app's own log-in gives the roles, which has other names for them.
+    """
+    role = next(name for name in ROLES if needed in roles_of(name)) if own else needed
+    return HTTPException(
+        403, f"{user.username} may not do this: it needs the role {role}. Ask the administrator of this server."
+    )
 
 
 def address_of(scope: Scope) -> str:

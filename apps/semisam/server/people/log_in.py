@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import time
 from pathlib import Path
@@ -117,6 +116,5 @@ def _key(file: Path) -> str:
         raise UserError(f"The key of the log-in cannot be read from {file}: {error}.", status=500) from error
     made = secrets.token_hex(32)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda name: Path(name).write_text(made, encoding="ascii"))
-    os.chmod(file, 0o600)
+    write_whole(file, lambda name: Path(name).write_text(made, encoding="ascii"), private=True)
     return made

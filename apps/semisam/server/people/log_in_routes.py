@@ -15,7 +15,7 @@ from monailabel.endpoints.user.auth import User, get_current_user
 from server.upstream import own_login
 from server.upstream.routes import put_first
 
-from .door import COOKIE, LOGIN, LOGOUT, address_of, current_user
+from .door import LOGIN, LOGOUT, address_of, cookie, current_user
 from .log_in import HOURS, LogIn
 
 _HERE = Path(__file__).parent
@@ -77,14 +77,14 @@ def _for_browsers(router: APIRouter, log_in: LogIn) -> None:
             return page(own_page(target), str(error.detail), error.status_code)
         safe = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
         reply = RedirectResponse(own_page(target), 303)
-        reply.set_cookie(COOKIE, made, max_age=HOURS * 3600, httponly=True, samesite="lax", secure=safe)
+        reply.set_cookie(cookie(), made, max_age=HOURS * 3600, httponly=True, samesite="lax", secure=safe)
         return reply
 
     @router.post(LOGOUT, include_in_schema=False)
     @router.get(LOGOUT, include_in_schema=False)
     def leave() -> RedirectResponse:
         reply = RedirectResponse(LOGIN, 303)
-        reply.delete_cookie(COOKIE)
+        reply.delete_cookie(cookie())
         return reply
 
 

@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable
 import jwt
 from fastapi import Depends, HTTPException, Request
 from monailabel.config import settings
-from monailabel.endpoints.user.auth import DEFAULT_USER, RBAC, User
+from monailabel.endpoints.user.auth import DEFAULT_USER, User
 
 from lib.core.errors import UserError
 from server.errors import http_answers
-from server.people.door import user_in
+from server.people.door import lacks, user_in
 from server.upstream.token_check import user_of
 
 COOKIE = "semisam_login"
@@ -40,14 +40,25 @@ def needs(role: str) -> SignedIn:
     Raises:
         HTTPException: (401) without a valid token, (403) without the role.
     """
-    allowed = RBAC(role)
 
     async def signed_in(request: Request) -> User:
         if not settings.MONAI_LABEL_AUTH_ENABLE:
             return DEFAULT_USER
-        return await allowed(who(request))
+        user = who(request)
+        if role not in user.roles:
+            raise lacks(user, role, own=user_in(request.scope) is not None)
+        return user
 
     return signed_in
+
+
+def may(user: User) -> str:
+    """What a user may do besides reading, for the page's buttons: ``annotate``, ``administer``, both, or nothing."""
+    words = {
+        "annotate": settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR,
+        "administer": settings.MONAI_LABEL_AUTH_ROLE_ADMIN,
+    }
+    return " ".join(word for word, role in words.items() if role in user.roles)
 
 
 def who(request: Request) -> User:

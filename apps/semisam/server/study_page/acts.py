@@ -19,6 +19,7 @@ from pathlib import Path
 from lib.core.errors import UserError
 from lib.core.negatives import counts_without
 from lib.formats.label_files import largest_label
+from lib.formats.volumes import read_volume
 from server.scores.offered import OfferedScans
 from server.scores.scores import QUALITY, UNCERTAINTY, Scores
 from server.store.folder_store import FINAL, ORIGINAL
@@ -87,9 +88,13 @@ class Acts:
             Warnings.
 
         Raises:
-            UserError: (404) without a pseudo-label, (409) when it is another one by now, or somebody was faster.
+            UserError: (404) without a pseudo-label, (409) when it is another one by now, or somebody was faster, (422)
+                when it cannot be used.
         """
         by = reader_name(by)
+        self._check(name, seen)
+        study = self._study
+        study.read_stored(name, ORIGINAL, read_volume(Path(study.datastore.get_image_uri(name))))  # nobody waits for it
         with self._log.alone(), self._copy(name, seen) as copy:
             empty = largest_label(copy) == 0
             facts = self._study.facts(name, ORIGINAL)

@@ -19,6 +19,10 @@ def next_step(study: Study, counts: Mapping[str, int]) -> dict[str, str]:
     """
     if not counts["all"]:
         return _step("add", "There is no scan in this study yet.")
+    if counts["unusable"]:
+        plural = counts["unusable"] > 1
+        text = f"{_scans(counts['unusable'])} with a final label that cannot be used: each says why"
+        return _step("review", f"{text}. Outline {'them' if plural else 'it'} anew, or correct the label.")
     if not counts["done"]:
         return _step("outline", f"None of the {_scans(counts['all'])} is outlined yet. One outline is enough to begin.")
     return _going_on(counts, trained=study.published.is_file() or bool(counts["trained"]))

@@ -83,7 +83,7 @@ class StudyPage:
             changed = now is None or known.state != now
             if age > _ROW_SECONDS or (changed and (fresh or age > _PAUSE * known.took)):
                 begun = time.monotonic()
-                rows = rows_of(self.study, self.acts.sent_back(), self.pictures.measured())
+                rows = rows_of(self.study, self.acts.sent_back(), self.pictures.measured(), self.pictures.faults())
                 ended = time.monotonic()
                 self._rows = known = _Rows(now, ended, ended - begun, rows)
             return known.rows
@@ -100,7 +100,7 @@ class StudyPage:
         scores = stamp_of(self.study.place / "scores.json")
         return (
             *(store.version(), scores, Scores(self.study).specialist_state(), self.study.schema.names),
-            *(id(self.pictures.measured()), self.acts.stamp()),
+            *(self.pictures.stamp(), self.acts.stamp()),
         )
 
     # --- as plain types -------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""Small pictures of the scans, made in the background when they are first asked for, and kept on disk within bounds."""
+"""Small pictures of the scans, made in the background when they are first asked for, and kept on disk within bounds.
+
+What is found out about final labels on the way is kept, too: volumes, and which ones cannot be used.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cachetools import TTLCache
@@ -33,7 +37,8 @@ MOST_BYTES = 256 * 2**20
 """Of all pictures of a study; the oldest go first."""
 MOST_WAITING = 400
 """Pictures that wait; what was asked for longest ago is forgotten, and asked for again if it is still looked at."""
-_VERSION = 1
+_VERSION = 2
+_VOLUMES, _FAULTS = "volumes.json", "faults.json"
 _FAILED_SECONDS = 20.0
 """After how long a picture that could not be made is tried again: a DICOM server may be back."""
 _AGAIN_SECONDS = 1.0
@@ -43,7 +48,7 @@ _LOW_PRIORITY = 10
 
 
 class Pictures:
-    """The pictures of a study, and the volumes that were measured on the way.
+    """The pictures of a study, and what was found out about final labels on the way.
 
     Args:
         study: the study.
@@ -56,7 +61,8 @@ class Pictures:
         self._failed: TTLCache[str, str] = TTLCache(MOST_WAITING, _FAILED_SECONDS)
         self._wake = threading.Condition()
         self._worker: threading.Thread | None = None
-        self._measured = _read_volumes(self._folder)
+        self._measured: Mapping[str, Mapping[str, float]] = _read(self._folder / _VOLUMES)
+        self._faults: Mapping[str, Mapping[str, str]] = _read(self._folder / _FAULTS)
 
     def key(self, name: str) -> str:
         """What a scan's picture is called now; another one when scan or label change. Nothing is fetched for this."""
@@ -92,6 +98,15 @@ class Pictures:
     def measured(self) -> Mapping[str, Mapping[str, float]]:
         """Volumes in ml of the final labels that a picture was made of, by scan and structure."""
         return self._measured
+
+    def faults(self) -> Mapping[str, str]:
+        """Why final labels cannot be used, by scan, as far as a picture was made of them as they are now."""
+        scans = set(self._study.datastore.list_images())
+        return {n: each["why"] for n, each in self._faults.items() if n in scans and each["of"] == self.key(n)}
+
+    def stamp(self) -> object:
+        """Changes with what was found out."""
+        return id(self._measured), id(self._faults)
 
     def _tag(self, name: str) -> str | None:
         store = self._study.datastore
@@ -148,8 +163,10 @@ class Pictures:
         label = self._label(name, tag, scan) if tag else None
         looked = look_at(scan)
         picture = small_picture(looked, None if label is None else looked.turned(label), EDGE)
-        if tag == FINAL and label is not None:
-            self._measure(name, label, scan)
+        if tag == FINAL:
+            self._check(key, name)
+            if label is not None:
+                self._measure(name, label, scan)
         path = self._file(key)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_whole(path, lambda whole: Path(whole).write_bytes(picture))
@@ -161,7 +178,21 @@ class Pictures:
         volumes = {n: round(float(counts[v]) * scan.voxel_ml, 3) for n, v in schema.as_dict().items()}
         if self._measured.get(name) != volumes:
             self._measured = {**self._measured, name: volumes}
-            _write_volumes(self._folder, self._measured)
+            _write(self._folder / _VOLUMES, self._measured)
+
+    def _check(self, key: str, name: str) -> None:
+        """Remember why a final label cannot be used, if it cannot."""
+        found = {each: fault for each, fault in self._faults.items() if each != name}
+        try:
+            if (item := self._study.final_label(name)) is not None:
+                self._study.check(item)
+        except UserError as error:
+            if error.status >= 500 or error.status == 409:  # it may be usable once it can be fetched
+                return
+            found[name] = {"of": key, "why": str(error)}
+        if found != self._faults:
+            self._faults = found
+            _write(self._folder / _FAULTS, found)
 
     def _label(self, name: str, tag: str, scan: Volume) -> np.ndarray | None:
         """The label; a scan is shown without one that cannot be used."""
@@ -182,15 +213,15 @@ class Pictures:
             size -= length
 
 
-def _read_volumes(folder: Path) -> Mapping[str, Mapping[str, float]]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads((folder / "volumes.json").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _write_volumes(folder: Path, volumes: Mapping[str, Mapping[str, float]]) -> None:
-    text = json.dumps(volumes)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_whole(folder / "volumes.json", lambda whole: Path(whole).write_text(text, encoding="utf-8"))
+def _write(path: Path, notes: Mapping[str, Any]) -> None:
+    text = json.dumps(notes)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_whole(path, lambda whole: Path(whole).write_text(text, encoding="utf-8"))

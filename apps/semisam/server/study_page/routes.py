@@ -20,7 +20,7 @@ from server.upstream.login_route import token_of
 from server.upstream.routes import first_time
 
 from . import scan_routes, work_routes
-from .access import COOKIE, check_same_origin, mark, who
+from .access import COOKIE, check_same_origin, mark, may, who
 
 logger = logging.getLogger("semisam")
 
@@ -80,7 +80,7 @@ def _pages() -> APIRouter:
         except HTTPException as error:
             return _html("login.html", error.status_code, refused=error.status_code == 403)
         known = user.username if settings.MONAI_LABEL_AUTH_ENABLE else ""
-        return _html("index.html", mark=mark(), user=known, login=settings.MONAI_LABEL_AUTH_ENABLE)
+        return _html("index.html", mark=mark(), user=known, may=may(user), login=settings.MONAI_LABEL_AUTH_ENABLE)
 
     @router.get("/static/{name}", include_in_schema=False)
     def file(name: str) -> Response:

@@ -16,6 +16,7 @@ from starlette.background import BackgroundTask
 from lib.core.errors import UserError
 from server.errors import http_answers
 from server.options import shown
+from server.people.audit_log import note_scan
 
 from .access import ANNOTATOR, OWN_PAGE, READER, check_same_origin, mark
 from .downloads import download
@@ -112,9 +113,10 @@ def one_slice(
 
 
 @router.post("/accept", summary=f"{RBAC_ANNOTATOR}Make a pseudo-label final", dependencies=[OWN_PAGE])
-def accept(asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
+def accept(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
     """The pseudo-label that was looked at, and no other: ``version`` is that of ``/scan``."""
     with http_answers():
+        note_scan(request, asked.image)
         page = current()
         _check(page, asked.image)
         warnings = page.acts.accept(asked.image, asked.version, _name(asked, user))
@@ -122,9 +124,10 @@ def accept(asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
 
 
 @router.post("/send_back", summary=f"{RBAC_ANNOTATOR}Have a scan outlined again first", dependencies=[OWN_PAGE])
-def send_back(asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
+def send_back(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
     """All strategies offer it before others; its pseudo-label stays until then."""
     with http_answers():
+        note_scan(request, asked.image)
         page = current()
         _check(page, asked.image)
         page.acts.send_back(asked.image, asked.version, _name(asked, user))
@@ -132,9 +135,10 @@ def send_back(asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
 
 
 @router.post("/undo", summary=f"{RBAC_ANNOTATOR}Take back one's last act on a scan", dependencies=[OWN_PAGE])
-def undo(asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
+def undo(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
     """Once, and only as long as nobody has changed the label since."""
     with http_answers():
+        note_scan(request, asked.image)
         page = current()
         _check(page, asked.image)
         page.acts.undo(asked.image, _name(asked, user))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from server.store.folder_store import FINAL, ORIGINAL
 from server.store.label_facts import LabelFacts
 from server.store.study import Study
 
-State = Literal["outlined", "accepted", "trained", "carried", "stored", "none", "left_out"]
+State = Literal["outlined", "accepted", "trained", "carried", "stored", "none", "unusable", "left_out"]
 STATES: Mapping[State, str] = {
     "outlined": "Outlined",
     "accepted": "Accepted",
@@ -21,9 +22,11 @@ STATES: Mapping[State, str] = {
     "carried": "Carried over",
     "stored": "Labelled",
     "none": "Not labelled yet",
+    "unusable": "Cannot be used",
     "left_out": "Left out",
 }
-"""Where a scan stands, in words. ``stored`` is a pseudo-label that somebody else has brought."""
+"""Where a scan stands, in words. ``stored`` is a pseudo-label that somebody else has brought, ``unusable`` a
+final label that does not fit."""
 DONE: tuple[State, ...] = ("outlined", "accepted")
 LABELLED: tuple[State, ...] = ("trained", "carried", "stored")
 
@@ -78,13 +81,19 @@ class ScanRow:
     sent_back: str = ""
 
 
-def rows_of(study: Study, sent_back: Mapping[str, str], measured: Mapping[str, Mapping[str, float]]) -> list[ScanRow]:
+def rows_of(
+    study: Study,
+    sent_back: Mapping[str, str],
+    measured: Mapping[str, Mapping[str, float]],
+    faults: Mapping[str, str] = MappingProxyType({}),
+) -> list[ScanRow]:
     """A row for each scan, by name. Nothing is fetched or read for this but notes.
 
     Args:
         study: the study.
         sent_back: who has sent a scan's pseudo-label back, by scan.
         measured: volumes that were measured in final labels, by scan.
+        faults: why final labels cannot be used, by scan, as far as that is known.
     """
     scores = Scores(study)
     content, unusable = scores.read(), scores.unusable()
@@ -95,7 +104,9 @@ def rows_of(study: Study, sent_back: Mapping[str, str], measured: Mapping[str, M
     rows = []
     for name, (scan, labels) in sorted(listed.items()):
         row = _row(name, scan, labels, measured.get(name, {}), titles)
-        if row.state not in DONE and name in unusable:
+        if row.state in DONE and name in faults:
+            row = replace(row, state="unusable", words=f"{row.words}. {faults[name]}", volumes={})
+        elif row.state not in DONE and name in unusable:
             row = replace(row, state="left_out", words=f"Left out: {unusable[name]}")
         if row.state in LABELLED:
             entry = content.get(name, {}).get(QUALITY, {})

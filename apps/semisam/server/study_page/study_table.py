@@ -13,7 +13,7 @@ from .scan_rows import DONE, LABELLED, STATES, ScanRow
 
 Order = Literal["name", "state", "quality", "saved", "volume"]
 Filter = Literal["", "done", "open", "review", "sent_back", "outlined", "accepted", "trained", "carried", "stored",
-                 "none", "left_out"]  # fmt: skip
+                 "none", "unusable", "left_out"]  # fmt: skip
 MOST_ON_PAGE = 200
 
 

@@ -18,7 +18,7 @@ from server.upstream.token_check import user_of
 logger = logging.getLogger("semisam.gate")
 
 _SHOWN = 200
-_READING = ("GET", "HEAD", "OPTIONS")
+READING = ("GET", "HEAD", "OPTIONS")
 
 
 def check_path(scope: Scope) -> None:
@@ -73,7 +73,7 @@ def check_origin(scope: Scope, origins: Sequence[str]) -> None:
     A browser lets any page send such requests, though it does not show the page their answers.
     """
     origin = header(scope, b"origin")
-    if not origin or scope["method"] in _READING or "*" in origins or origin in origins:
+    if not origin or scope["method"] in READING or "*" in origins or origin in origins:
         return
     if OWN_MACHINE.fullmatch(origin) or _parts(origin).netloc == header(scope, b"host"):
         return

@@ -47,6 +47,9 @@ class IncomingFile:
         meaning: of its values; a file's own names go before it. Values without a name are called ``value 1`` and so on.
         kind: as people call its format.
 
+    Attributes:
+        annotated: what the table of an export says about what is annotated in it.
+
     Raises:
         UserError: (422) when it cannot be read, or is no label map.
     """
@@ -55,6 +58,7 @@ class IncomingFile:
         self.source, self._path = source, path
         self.kind = kind or ("segmentation of 3D Slicer" if source.lower().endswith(".seg.nrrd") else "label map")
         self.belongs, self.created = Belongs(name=scan), ""
+        self.annotated: Annotated = "auto"
         own = names_in_file(path)
         twice = sorted({name for name, _ in own if [each for each, _ in own].count(name) > 1})
         if twice:
@@ -80,9 +84,11 @@ class IncomingFile:
             return {value: known[value] for value in present}
 
         label = read_label(self._path, target.volume, _ANY, may_be_empty=True, values=meant)
-        annotated: Annotated = "auto"
+        annotated = self.annotated
         if ignore is not None and (label == MAX_LABELS).any():
             label, annotated = _on_planes(label), "planes"
+        elif annotated == "planes" and label.any():
+            _check_planes(label)
         if not label.any():
             self._check_empty(values)
         here = set(np.unique(label).tolist())
@@ -118,6 +124,18 @@ def _on_planes(label: np.ndarray) -> np.ndarray:
             status=422,
         )
     return found
+
+
+def _check_planes(label: np.ndarray) -> None:
+    """Raise UserError (422) for a label with more in it than the three slices that the export's table tells of."""
+    try:
+        find_planes(label, "planes")
+    except UserError as error:
+        raise UserError(
+            "By the export's labels.csv, three slices are outlined in it, but there is more. If it was completed "
+            "since, write 'all' in place of 'planes' there.",
+            status=422,
+        ) from error
 
 
 def _present(path: Path) -> list[int]:

@@ -85,12 +85,14 @@ def _look(folder: Path, files: Sequence[Path], base: Path, to: tuple[Found, Expo
             if not ending:
                 found.labels.append(object_in(source, file))
                 continue
-            scan = exports.scan_of(file, file.name[: -len(ending)])
+            scan, annotated = exports.said_of(file, file.name[: -len(ending)])
             if dataset is None:
-                found.labels.append(IncomingFile(source, file, scan, meaning_beside(file)))
+                label = IncomingFile(source, file, scan, meaning_beside(file))
             else:
                 meaning = nnunet_meaning(read_dataset_json(dataset) or {})
-                found.labels.append(IncomingFile(source, file, scan, meaning, "nnU-Net case"))
+                label = IncomingFile(source, file, scan, meaning, "nnU-Net case")
+            label.annotated = annotated
+            found.labels.append(label)
         except UserError as error:
             found.refused[source] = str(error)
 

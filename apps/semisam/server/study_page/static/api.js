@@ -2,6 +2,7 @@
 
 const mark = document.querySelector('meta[name=semisam-mark]')?.content ?? '';
 const user = document.querySelector('meta[name=semisam-user]')?.content ?? '';
+const may = (document.querySelector('meta[name=semisam-may]')?.content ?? '').split(' ');
 const READER = 'semisam-reader';
 
 /** What the server has said about a failure, in words. */
@@ -59,6 +60,12 @@ export async function isComing(path, query) {
 export async function post(path, content = {}) {
   const headers = { 'Content-Type': 'application/json', 'X-Semisam-Mark': mark };
   return (await answered(path, {}, { method: 'POST', headers, body: JSON.stringify(content) })).json();
+}
+
+/** Why whoever has logged in may not `annotate` or `administer`; empty when they may. */
+export function lacking(what) {
+  const whose = { annotate: 'annotators', administer: 'administrators' }[what];
+  return may.includes(what) ? '' : `This is for ${whose}: ${user} has logged in with another role.`;
 }
 
 /** Who reads here: whoever has logged in, or the name given on this page. */

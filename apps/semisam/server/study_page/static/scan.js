@@ -1,5 +1,5 @@
 // One scan: its planes, what lies over them, and what a reader does with it.
-import { address, get, post, reader } from './api.js';
+import { address, get, lacking, post, reader } from './api.js';
 import { dot, make, moment, notify } from './dom.js';
 import { askReader } from './reader.js';
 import { Plane, Slices } from './planes.js';
@@ -103,14 +103,15 @@ function draw(main, known, reload, hold) {
   const preset = (text, w, l) => make('button', { type: 'button', onclick: () => { view.window = w; view.level = l; redraw(); } }, text);
 
   const isOpen = !known.layers.final;
-  const can = Boolean(known.version) && isOpen;
+  const refused = lacking('annotate');
+  const can = Boolean(known.version) && isOpen && !refused;
   const accept = make('button', { type: 'button', class: 'main', disabled: !can, onclick: () => act('accept') }, 'Accept ', make('kbd', {}, 'a'));
   const back = make('button', { type: 'button', class: 'danger', disabled: !can || Boolean(known.sent_back), onclick: () => act('send_back') }, 'Send back ', make('kbd', {}, 'r'));
   const next = nextOf(known.name, 1);
   const before = nextOf(known.name, -1);
   const on = make('button', { type: 'button', disabled: !next, onclick: () => open(next) }, 'Next ', make('kbd', {}, 'n'));
   const to = make('button', { type: 'button', disabled: !before, onclick: () => open(before) }, 'Back ', make('kbd', {}, 'p'));
-  const mine = Boolean(known.can_undo) && known.can_undo === reader();
+  const mine = Boolean(known.can_undo) && known.can_undo === reader() && !refused;
   const undo = make('button', { type: 'button', hidden: !mine, onclick: () => takeBack(known.name) }, 'Take back what you did last ', make('kbd', {}, 'u'));
   let busy = false;
 
@@ -180,6 +181,7 @@ function draw(main, known, reload, hold) {
   main.replaceChildren(
     make('div', { class: 'bar' }, make('a', { href: '#/' }, 'Study'), make('h1', { class: 'title' }, known.title), make('span', { class: 'quiet' }, [known.about, place < 0 ? '' : `${place + 1} of ${order.length}`].filter(Boolean).join(', '))),
     make('div', { class: 'bar acts', role: 'group', 'aria-label': 'What to do with this scan' }, accept, back, to, on, undo),
+    refused && known.version && isOpen ? make('p', { class: 'small quiet' }, `Accept, Send back: ${refused}`) : '',
     make('div', { class: 'scan' }, make('div', { class: `planes planes-${planes.length}` }, planes.map(plane => plane.element)), side));
   redraw();
 

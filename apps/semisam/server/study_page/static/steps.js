@@ -1,5 +1,5 @@
 // First steps: what to do with an empty study, and what comes next.
-import { get, post } from './api.js';
+import { get, lacking, post } from './api.js';
 import { make, notify } from './dom.js';
 import { listen } from './live.js';
 
@@ -13,7 +13,7 @@ export function nextStep({ next, jobs }) {
   const ways = {
     add: () => go('How', '#/steps'),
     outline: () => go('Which scan, and how', '#/steps'),
-    carry: () => make('button', { type: 'button', class: 'main', onclick: event => carry(event.target) }, 'Carry over to all'),
+    carry: () => lacking('administer') ? make('span', { class: 'quiet' }, lacking('administer')) : make('button', { type: 'button', class: 'main', onclick: event => carry(event.target) }, 'Carry over to all'),
     train: () => go('To the training', '#/work'),
     review: () => go('To the scans', '#/'),
     done: () => go('To the scans', '#/'),

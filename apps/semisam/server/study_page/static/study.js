@@ -5,12 +5,12 @@ import { listen } from './live.js';
 import { nextStep } from './steps.js';
 
 const KINDS = {
-  outlined: 'done', accepted: 'done', trained: 'labelled', carried: 'labelled', stored: 'labelled', none: 'none', left_out: 'left_out',
+  outlined: 'done', accepted: 'done', trained: 'labelled', carried: 'labelled', stored: 'labelled', none: 'none', unusable: 'left_out', left_out: 'left_out',
 };
 const FILTERS = [
   ['', 'All', 'all'], ['open', 'To do', 'open'], ['review', 'Needs review', 'review'], ['sent_back', 'Sent back', 'sent_back'],
   ['carried', 'Carried over', 'carried'], ['trained', 'By the network', 'trained'], ['stored', 'Labelled', 'stored'],
-  ['outlined', 'Outlined', 'outlined'], ['accepted', 'Accepted', 'accepted'], ['none', 'Not labelled', 'none'], ['left_out', 'Left out', 'left_out'],
+  ['outlined', 'Outlined', 'outlined'], ['accepted', 'Accepted', 'accepted'], ['none', 'Not labelled', 'none'], ['unusable', 'Cannot be used', 'unusable'], ['left_out', 'Left out', 'left_out'],
 ];
 const ORDERS = [['name', 'Name'], ['state', 'State'], ['quality', 'Quality'], ['saved', 'Age'], ['volume', 'Volume']];
 const REFRESH = 5000;

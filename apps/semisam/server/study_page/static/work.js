@@ -1,5 +1,5 @@
 // The work: what runs and how far it is, starting and stopping it, and the trainings of before.
-import { address, get, post } from './api.js';
+import { address, get, lacking, post } from './api.js';
 import { make, notify } from './dom.js';
 import { inWords, listen } from './live.js';
 import { nextStep } from './steps.js';
@@ -21,9 +21,10 @@ async function attempt(button, path, content, done) {
 
 /** A kind of job: its controls, its progress, its log, its failure. */
 class Job {
-  constructor(kind, title, help, controls, start) {
+  constructor(kind, role, title, help, controls, start) {
     this.kind = kind;
-    this.start = make('button', { type: 'button', class: 'main', onclick: () => this.begin(start) }, 'Start');
+    const refused = lacking(role);
+    this.start = make('button', { type: 'button', class: 'main', disabled: Boolean(refused), onclick: () => this.begin(start) }, 'Start');
     this.stop = make('button', { type: 'button', class: 'danger', hidden: true, onclick: () => this.end() }, 'Cancel');
     this.bar = make('progress', { max: 1, 'aria-label': `Progress of: ${title}`, hidden: true });
     this.words = make('p', { role: 'status' });
@@ -34,7 +35,7 @@ class Job {
     this.details = make('details', { class: 'small' }, make('summary', {}, 'Log'), this.log);
     this.element = make(
       'section', { class: 'job-card' }, make('h2', {}, title), make('p', { class: 'small quiet' }, help), controls,
-      make('div', { class: 'bar' }, this.start, this.stop), this.refused, this.words, this.bar, this.waiting, this.failed, this.details);
+      make('div', { class: 'bar' }, this.start, this.stop), refused ? make('p', { class: 'small quiet' }, refused) : null, this.refused, this.words, this.bar, this.waiting, this.failed, this.details);
     this.id = '';
   }
 
@@ -54,7 +55,7 @@ class Job {
 
   show(job, training) {
     this.id = job.id;
-    this.stop.hidden = !job.id;
+    this.stop.hidden = !job.id || Boolean(lacking('administer'));
     this.start.textContent = job.id ? 'Start one more after this' : 'Start';
     this.bar.hidden = !job.id;
     if (job.progress === null || job.progress === undefined) {
@@ -126,9 +127,9 @@ export function work(main) {
   const form = make('form', { class: 'options', onsubmit: event => event.preventDefault() });
   let options = [];
   const jobs = {
-    batch_infer: new Job('batch_infer', 'Label all scans', 'All scans without a final label get a pseudo-label. Final labels stay as they are.', model, () => ['carry', { model: model.value }, 'All scans are being labelled.']),
-    train: new Job('train', 'Train', 'A network learns from the final labels, and from labels that it makes for all other scans. Running it takes minutes to hours; you can close this page meanwhile.', form, () => ['train', { options: chosen(form, options) }, 'The training is started.']),
-    scoring: new Job('scoring', 'Judge the scans', 'Estimates how good each pseudo-label is, so that you can look at the worst first; needs no further outline.', what, () => ['score', { what: what.value }, 'The scans are being judged.']),
+    batch_infer: new Job('batch_infer', 'administer', 'Label all scans', 'All scans without a final label get a pseudo-label. Final labels stay as they are.', model, () => ['carry', { model: model.value }, 'All scans are being labelled.']),
+    train: new Job('train', 'administer', 'Train', 'A network learns from the final labels, and from labels that it makes for all other scans. Running it takes minutes to hours; you can close this page meanwhile.', form, () => ['train', { options: chosen(form, options) }, 'The training is started.']),
+    scoring: new Job('scoring', 'annotate', 'Judge the scans', 'Estimates how good each pseudo-label is, so that you can look at the worst first; needs no further outline.', what, () => ['score', { what: what.value }, 'The scans are being judged.']),
   };
   const machine = make('dl', { class: 'facts small' });
   const runs = make('div', {});
