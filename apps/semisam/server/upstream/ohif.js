@@ -182,9 +182,9 @@
     return send.apply(this, content);
   };
 
-  // The panel asks how things stand only when it is connected, and writes it white on white. Above it: a way to the page
+  // The panel asks how things stand only when it is connected, and writes it white on white. Below it: a way to the page
   // of the study, and how things stand now. The panel is drawn anew at times, and takes what is in it along.
-  const ABOVE = 'semisam-study';
+  const BELOW = 'semisam-study';
 
   function clock(seconds) {
     const whole = Math.max(0, Math.round(seconds));
@@ -213,9 +213,9 @@
     }
   }
 
-  function above(panel) {
+  function below(panel) {
     const box = document.createElement('div');
-    box.id = ABOVE;
+    box.id = BELOW;
     box.style.cssText = 'padding:6px 8px;color:#fff;font:14px/1.4 sans-serif;';
     const link = document.createElement('a');
     link.href = `${server}semisam/`;
@@ -227,17 +227,17 @@
     text.setAttribute('role', 'status');
     text.style.cssText = 'margin:4px 0 0;overflow-wrap:anywhere;';
     box.append(link, text);
-    panel.prepend(box);
+    panel.append(box); // below: what stands above moves the buttons under OHIF's notices
     look(text);
   }
 
   let looked = 0;
   setInterval(() => {
     const panel = document.querySelector('.monaiLabelPanel');
-    const box = document.getElementById(ABOVE);
+    const box = document.getElementById(BELOW);
     looked += 1;
     if (panel && !box) {
-      above(panel);
+      below(panel);
     } else if (box && !document.hidden && looked % 3 === 0) {
       look(box.querySelector('p'));
     }
