@@ -182,6 +182,12 @@
     return send.apply(this, content);
   };
 
+  // OHIF's notices lie over the panel's buttons, and stay as long as the mouse is where they are. Beside the panel they are
+  // in nobody's way.
+  const beside = document.createElement('style');
+  beside.textContent = "[data-sonner-toaster][data-x-position='right'] { right: 304px !important; }";
+  document.head.append(beside);
+
   // The panel asks how things stand only when it is connected, and writes it white on white. Below it: a way to the page
   // of the study, and how things stand now. The panel is drawn anew at times, and takes what is in it along.
   const BELOW = 'semisam-study';
@@ -227,7 +233,7 @@
     text.setAttribute('role', 'status');
     text.style.cssText = 'margin:4px 0 0;overflow-wrap:anywhere;';
     box.append(link, text);
-    panel.append(box); // below: what stands above moves the buttons under OHIF's notices
+    panel.append(box);
     look(text);
   }
 
