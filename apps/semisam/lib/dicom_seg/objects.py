@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian, SegmentationStorage, generate_uid
+from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian, SegmentationStorage, generate_uid
 from skimage.color import rgb2lab
 
 from lib.core.errors import UserError
@@ -156,23 +156,36 @@ def check_uids(image: Dataset, sources: Sequence[Source], what: str) -> None:
             )
 
 
-def _empty(image: Dataset, sources: Sequence[Source], origin: Origin) -> Dataset:
-    """A SEG without segments and frames."""
+def made_object(image: Dataset, kind: UID, syntax: UID) -> FileDataset:
+    """An object that the app makes about a series, in a series of its own, with what all kinds of them have.
+
+    Args:
+        image: of the series: patient and study are taken from it.
+        kind: SOP class of the object.
+        syntax: transfer syntax, little endian.
+    """
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SegmentationStorage, generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, generate_uid()
+    meta.TransferSyntaxUID = syntax
     # PS3.10 7.1: viewers in a browser read no file without these. Whoever writes it puts the right length in.
     meta.FileMetaInformationGroupLength, meta.FileMetaInformationVersion = 0, b"\0\1"
     meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
-    seg = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    seg.is_little_endian, seg.is_implicit_VR = True, False
-    seg.SOPClassUID, seg.SOPInstanceUID = SegmentationStorage, meta.MediaStorageSOPInstanceUID
+    made = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    made.is_little_endian, made.is_implicit_VR = True, syntax.is_implicit_VR
+    made.SOPClassUID, made.SOPInstanceUID = kind, meta.MediaStorageSOPInstanceUID
     for name in INHERITED:
-        setattr(seg, name, image.get(name, ""))
+        setattr(made, name, image.get(name, ""))
     if image.get("SpecificCharacterSet"):
-        seg.SpecificCharacterSet = image.SpecificCharacterSet
-    seg.Modality, seg.SeriesInstanceUID, seg.SeriesNumber, seg.InstanceNumber = "SEG", generate_uid(), 300, 1
-    seg.Manufacturer = seg.ManufacturerModelName = "semisam"
+        made.SpecificCharacterSet = image.SpecificCharacterSet
+    made.SeriesInstanceUID, made.InstanceNumber = generate_uid(), 1
+    made.Manufacturer = made.ManufacturerModelName = "semisam"
+    return made
+
+
+def _empty(image: Dataset, sources: Sequence[Source], origin: Origin) -> Dataset:
+    """A SEG without segments and frames."""
+    seg = made_object(image, SegmentationStorage, ExplicitVRLittleEndian)
+    seg.Modality, seg.SeriesNumber = "SEG", 300
     seg.DeviceSerialNumber = seg.SoftwareVersions = "1"
     seg.ImageType, seg.SegmentationType, seg.SegmentsOverlap = ["DERIVED", "PRIMARY"], "BINARY", "NO"
     seg.ContentLabel, seg.ContentDescription = "SEGMENTATION", origin.description[:64]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from lib.core.json_files import write_json
 from lib.formats.volumes import write_label
+from lib.formats.voxel_types import exact_type
 
 from .labelled import LabelledScan
 from .names import file_names
-from .voxels import exact
 
 
 class NiftiFiles:
@@ -50,7 +50,7 @@ class NiftiFiles:
         """Write the scan if it is wanted, and the label."""
         *scans, label = self.files(case)
         for file in scans:
-            image = exact(case.scan.array)
+            image = case.scan.array.astype(exact_type(case.scan.array), copy=False)
             write_label(folder / file, image, case.scan.affine, image.dtype.type)
         write_label(folder / label, case.label, case.scan.affine)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from lib.core.errors import UserError
+from lib.formats.voxel_types import exact_type
 from lib.nnunet.dataset import described, image_file, label_file, write_description, write_pair
 
 from .labelled import LabelledScan, is_annotated
 from .names import file_names
-from .voxels import exact, upright
+from .voxels import upright
 
 _FOLDER = re.compile(r"Dataset\d{3}_[A-Za-z0-9_-]+")
 
@@ -62,7 +63,7 @@ class NnunetDataset:
         label, annotated = case.label, is_annotated(case)
         if annotated is not None:
             label = np.where(annotated, label, len(self.structures) + 1).astype(np.uint8)
-        image, affine = upright(exact(case.scan.array), case.scan.affine)
+        image, affine = upright(case.scan.array.astype(exact_type(case.scan.array), copy=False), case.scan.affine)
         write_pair(folder, self.file_of(case.name), image, upright(label, case.scan.affine)[0], affine)
 
     def finish(self, folder: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -1,17 +1,9 @@
-"""Voxels of scans as files hold them best."""
+"""Voxels turned as other programs want them."""
 
 from __future__ import annotations
 
 import nibabel.orientations as turning
 import numpy as np
-
-_SHORT = 2**15
-
-
-def exact(array: np.ndarray) -> np.ndarray:
-    """The values of a float32 array as int16 where they all fit, as they are otherwise."""
-    fits = bool(array.min() >= -_SHORT and array.max() < _SHORT and np.array_equal(array, np.rint(array)))
-    return array.astype(np.int16) if fits else array.astype(np.float32, copy=False)
 
 
 def upright(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

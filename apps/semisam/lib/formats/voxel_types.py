@@ -25,6 +25,25 @@ R = TypeVar("R")
 _COLOURS = ({"r", "g", "b"}, {"r", "g", "b", "a"})
 
 
+_SHORT, _FLOAT = 2**15, 2**24
+"""What int16 holds, and up to where float32 holds every whole number."""
+
+
+def exact_type(array: np.ndarray, *, wide: bool = False) -> type[np.generic]:
+    """The smallest type that holds the values of a float32 array as they are: int16, or else float32.
+
+    Args:
+        array: of a scan.
+        wide: int32 for larger whole numbers.
+    """
+    if not np.array_equal(array, np.rint(array)):
+        return np.float32
+    least, largest = float(array.min()), float(array.max())
+    if least >= -_SHORT and largest < _SHORT:
+        return np.int16
+    return np.int32 if wide and max(-least, largest) < _FLOAT else np.float32
+
+
 def scalar_voxels(array: np.ndarray, name: str) -> np.ndarray:
     """The array, if each of its voxels holds one real number; whole numbers and floats of any size, and booleans.
 

@@ -100,7 +100,24 @@ def brightness(image: Tensor) -> Tensor:
     return torch.from_numpy(clipped(luminance(image.numpy())))[None]
 
 
-class JoinedPicture:
+class _Both:
+    """One scan, opened twice.
+
+    Args:
+        model: the scan, opened by the model.
+        cut: the scan, opened by the graph cut.
+    """
+
+    def __init__(self, model: PromptSession, cut: PromptSession) -> None:
+        self._model, self._cut = model, cut
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the session takes."""
+        return _bytes(self._model) + _bytes(self._cut)
+
+
+class JoinedPicture(_Both):
     """A picture that waits for prompts: the first click is answered by both together, a box by the model.
 
     One click does not tell a 2D model whether a part is meant or the whole; the graph cut, which knows no parts, does.
@@ -111,14 +128,6 @@ class JoinedPicture:
         model: the picture, opened by the model.
         cut: the picture, opened by the graph cut.
     """
-
-    def __init__(self, model: PromptSession, cut: PromptSession) -> None:
-        self._model, self._cut = model, cut
-
-    @property
-    def bytes(self) -> int:
-        """Memory that the session takes."""
-        return _bytes(self._model) + _bytes(self._cut)
 
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
@@ -158,7 +167,7 @@ def explained(answer: Tensor, before: Tensor, prompts: Prompts) -> bool:
     return _changed(answer, before) <= LARGER * math.pi * most**2 + SLIGHT * int(inside.sum())
 
 
-class BoxOrCut:
+class BoxOrCut(_Both):
     """A volume that waits for prompts: a box is a question for a model that takes nothing else, clicks are none.
 
     Args:
@@ -166,20 +175,12 @@ class BoxOrCut:
         cut: the scan, opened by the graph cut.
     """
 
-    def __init__(self, model: PromptSession, cut: PromptSession) -> None:
-        self._model, self._cut = model, cut
-
-    @property
-    def bytes(self) -> int:
-        """Memory that the session takes."""
-        return _bytes(self._model) + _bytes(self._cut)
-
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
         return (self._cut if prompts.box is None else self._model).segment(prompts)
 
 
-class JoinedSession:
+class JoinedSession(_Both):
     """A volume that waits for prompts.
 
     Args:
@@ -190,15 +191,11 @@ class JoinedSession:
     """
 
     def __init__(self, model: PromptSession, cut: PromptSession, ahead: int, *, thick: bool = True) -> None:
-        self._model, self._cut, self._ahead, self._thick = model, cut, ahead, thick
+        super().__init__(model, cut)
+        self._ahead, self._thick = ahead, thick
         self._busy = threading.Lock()
         self._asked = 0
         self._background: threading.Thread | None = None
-
-    @property
-    def bytes(self) -> int:
-        """Memory that the session takes."""
-        return _bytes(self._model) + _bytes(self._cut)
 
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from lib.core.errors import UserError
 from lib.core.files import write_whole
 from lib.dicom_series import SeriesVolume, find_stack, keep_notes, notes_file, read_stack
 from lib.formats.volumes import write_label
+from lib.formats.voxel_types import exact_type
 from server.store.folder_store import DICOM
 
 from .server import DicomWebServer
@@ -89,7 +88,7 @@ class SeriesCache:
             return
         volume = _read(series, uid)
         keep_notes(path, volume.notes)
-        write_label(path, volume.array, volume.affine, _exact_dtype(volume.array))
+        write_label(path, volume.array, volume.affine, exact_type(volume.array, wide=True))
 
     def drop(self, uid: str) -> None:
         """Delete what was fetched of a series."""
@@ -119,14 +118,6 @@ def _read(series: Path, uid: str) -> SeriesVolume:
             status=422,
         )
     return read_stack(stack)
-
-
-def _exact_dtype(array: np.ndarray) -> str:
-    """The smallest type that holds the values of a float32 array as they are."""
-    if not np.array_equal(array, np.rint(array)):
-        return "float32"
-    least, largest = float(array.min()), float(array.max())
-    return "int16" if least >= -(2**15) and largest < 2**15 else "int32" if max(-least, largest) < 2**24 else "float32"
 
 
 class Failures:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lib.core.errors import UserError
 from lib.exchange import FORMATS
+from server.jobs.command_study import choose_study
 
 if TYPE_CHECKING:
     from server.store.study import Study
 
     from .importing import Line
 
-APP = Path(__file__).resolve().parents[2]
 _SHOWN = 20
 """Reasons that are printed; the table or the report has all of them."""
 
@@ -221,18 +219,7 @@ def open_study(chosen: argparse.Namespace) -> Study:
     Raises:
         UserError: when there is none.
     """
-    studies = chosen.studies or os.environ.get("MONAI_LABEL_STUDIES", "")
-    if not studies:
-        raise UserError("Say which study: --studies DIR")
-    if not studies.startswith(("http://", "https://")):
-        if not Path(studies).is_dir():
-            raise UserError(f"There is no folder {studies}.", status=404)
-        studies = str(Path(studies).resolve())
-    os.environ["MONAI_LABEL_APP_DIR"] = str(APP)
-    os.environ["MONAI_LABEL_STUDIES"] = studies
-    os.environ["MONAI_LABEL_DATASTORE_AUTO_RELOAD"] = "false"
-    if chosen.conf:
-        os.environ["MONAI_LABEL_APP_CONF"] = json.dumps(dict(chosen.conf))
+    choose_study(chosen)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     from monailabel.interfaces.utils.app import app_instance
 

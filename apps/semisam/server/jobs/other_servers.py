@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
-from contextlib import suppress
 
-from .records import SAY_SECONDS, SERVING, JobRecords
+from .records import SERVING, JobRecords
 
 logger = logging.getLogger("semisam.jobs")
 
@@ -33,11 +31,4 @@ def note_server(records: JobRecords) -> None:
     except OSError as error:
         logger.warning("It could not be noted that this study is served: %s", error)
         return
-
-    def say() -> None:
-        while True:
-            time.sleep(SAY_SECONDS)
-            with suppress(OSError):
-                records.still_runs(own)
-
-    threading.Thread(target=say, daemon=True, name="semisam-serves").start()
+    records.keep_saying(own, threading.Event())  # for as long as this process runs

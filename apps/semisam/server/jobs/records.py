@@ -11,7 +11,9 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,16 @@ class JobRecords:
     def still_runs(self, record: JobRecord) -> None:
         """Say for other machines that a job of this one is at work; to be called every ``SAY_SECONDS``."""
         os.utime(self._file(record.kind, record.pid))
+
+    def keep_saying(self, record: JobRecord, end: threading.Event) -> None:
+        """Call ``still_runs`` in a thread of its own until ``end`` is set."""
+
+        def say() -> None:
+            while not end.wait(SAY_SECONDS):
+                with suppress(OSError):
+                    self.still_runs(record)
+
+        threading.Thread(target=say, daemon=True, name="semisam-job").start()
 
     def running(self, kind: str) -> list[JobRecord]:
         """The jobs of a kind that are at work, whoever has started them."""

@@ -22,9 +22,8 @@ from lib.parallel.ranks import Ranks, end_with_the_others, start, was_launched
 from lib.recipes import CHOICES, PRESETS, RECIPES
 from lib.recipes.engine.options import choose_device
 from lib.selection.measures import MEASURES
+from server.jobs.command_study import choose_study
 from server.jobs.system_processes import lower_priority
-
-APP = Path(__file__).resolve().parents[2]
 
 
 class Job(Protocol):
@@ -131,18 +130,7 @@ def _request(chosen: argparse.Namespace) -> dict[str, Any]:
 
 def _lead(command: str, chosen: argparse.Namespace, request: dict[str, Any]) -> None:
     """Work as the server's job does; it calls the other processes to help."""
-    studies = chosen.studies or os.environ.get("MONAI_LABEL_STUDIES", "")
-    if not studies:
-        raise UserError("Say which study: --studies DIR")
-    if not studies.startswith(("http://", "https://")):
-        if not Path(studies).is_dir():
-            raise UserError(f"There is no folder {studies}.", status=404)
-        studies = str(Path(studies).resolve())
-    os.environ["MONAI_LABEL_APP_DIR"] = str(APP)
-    os.environ["MONAI_LABEL_STUDIES"] = studies
-    os.environ["MONAI_LABEL_DATASTORE_AUTO_RELOAD"] = "false"
-    if chosen.conf:
-        os.environ["MONAI_LABEL_APP_CONF"] = json.dumps(dict(chosen.conf))
+    choose_study(chosen)
     logging.basicConfig(
         level=logging.INFO,
         format="[%(asctime)s] [%(process)s] [%(threadName)s] [%(levelname)s] (%(name)s:%(lineno)d) - %(message)s",

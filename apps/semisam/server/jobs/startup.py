@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +17,7 @@ from lib.core.allocator import keep_freed_memory
 from lib.core.errors import UserError
 from server.errors import text_of
 
-from .records import SAY_SECONDS, JobRecords
+from .records import JobRecords
 from .system_processes import followed, lower_priority
 
 logger = logging.getLogger("semisam.jobs")
@@ -56,13 +56,8 @@ def _noted(kind: str, place: Path) -> Iterator[None]:
     except OSError as error:
         logger.warning("The job could not be noted: %s", error)
     end = threading.Event()
-
-    def say() -> None:
-        while record is not None and not end.wait(SAY_SECONDS):
-            with suppress(OSError):
-                records.still_runs(record)
-
-    threading.Thread(target=say, daemon=True, name="semisam-job").start()
+    if record is not None:
+        records.keep_saying(record, end)
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from lib.people import ROLES
 from server.upstream import dicom_proxy
-from server.web.request_head import READING, header
+from server.web.request_head import READING, bearer, header, unknown
 
 from .current import be
 from .log_in import LogIn, roles_of
@@ -61,7 +61,7 @@ class Door:
             return None
         try:
             if not token:
-                raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"})
+                raise unknown()
             user = self._log_in.user(token)
         except HTTPException:
             if scope["path"] in _OPEN:
@@ -92,9 +92,8 @@ def cookie() -> str:
 
 def token_in(scope: Scope) -> str:
     """The token of a request, empty when it brings none."""
-    kind, _, token = header(scope, b"authorization").partition(" ")
-    if kind.lower() == "bearer" and token.strip():
-        return token.strip()
+    if token := bearer(scope):
+        return token
     # Python's own reader drops all cookies for one that another program on this machine has set against the rules.
     return cookie_parser(header(scope, b"cookie")).get(cookie(), "")
 
@@ -114,7 +113,7 @@ async def current_user(request: Request) -> User:
     """
     user = user_in(request.scope)
     if user is None:
-        raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"})
+        raise unknown()
     check_role(request.scope.get("route"), user)
     return user
 

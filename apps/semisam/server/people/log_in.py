@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from lib.core.errors import UserError
 from lib.core.files import write_whole
 from lib.people import ADMIN, ANNOTATOR, READER, Person, UsersFile
+from server.web.request_head import unknown
 
 from .throttle import Throttle
 
@@ -27,6 +28,7 @@ _ALGORITHM = "HS256"
 _UNKNOWN_SECONDS = 0.3
 """About what a known name takes, so that an answer does not tell names; it costs no computing."""
 _CHECKS_AT_ONCE = 2
+_LOGGED_OUT = "Log in again: you were logged out."
 REFUSED = "This user name with this password is not known here."
 
 
@@ -81,7 +83,7 @@ class LogIn:
                     logger.info("%s has logged in as %s", person.name, person.role)
                     return self._token_of(person)
         logger.warning("A wrong password, or an unknown name, from %s", address)
-        raise HTTPException(401, REFUSED, {"WWW-Authenticate": "Bearer"})
+        raise unknown(REFUSED)
 
     def _token_of(self, person: Person) -> str:
         now = int(time.time())
@@ -97,10 +99,10 @@ class LogIn:
         try:
             payload = jwt.decode(token, self._key, algorithms=[_ALGORITHM], options={"require": ["exp", "sub"]})
         except jwt.InvalidTokenError as error:
-            raise HTTPException(401, "Log in again: you were logged out.", {"WWW-Authenticate": "Bearer"}) from error
+            raise unknown(_LOGGED_OUT) from error
         person = self._users.people().get(str(payload["sub"]))
         if person is None or payload.get("mark") != person.mark:
-            raise HTTPException(401, "Log in again: you were logged out.", {"WWW-Authenticate": "Bearer"})
+            raise unknown(_LOGGED_OUT)
         return User(username=person.name, name=person.name, roles=roles_of(person.role))
 
 

@@ -14,6 +14,7 @@ from monailabel.endpoints.user.auth import User, get_current_user
 
 from server.upstream import own_login
 from server.upstream.routes import put_first
+from server.web.request_head import encrypted
 
 from .door import LOGIN, LOGOUT, address_of, cookie, current_user
 from .log_in import HOURS, LogIn
@@ -75,9 +76,10 @@ def _for_browsers(router: APIRouter, log_in: LogIn) -> None:
             made = await log_in.token(username.strip(), password, address_of(request.scope))
         except HTTPException as error:
             return page(own_page(target), str(error.detail), error.status_code)
-        safe = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
         reply = RedirectResponse(own_page(target), 303)
-        reply.set_cookie(cookie(), made, max_age=HOURS * 3600, httponly=True, samesite="lax", secure=safe)
+        reply.set_cookie(
+            cookie(), made, max_age=HOURS * 3600, httponly=True, samesite="lax", secure=encrypted(request.scope)
+        )
         return reply
 
     @router.post(LOGOUT, include_in_schema=False)

@@ -11,9 +11,8 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from lib.formats.volumes import read_volume, write_label
+from lib.formats.voxel_types import exact_type
 
 from .detached import HEADER, data_files, join
 from .scan_marks import files_of, stamp_of_files
@@ -56,7 +55,7 @@ class ViewerFiles:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if scan.is_dir():
             volume = read_volume(scan)
-            write_label(file, volume.array, volume.affine, _smallest_type(volume.array))
+            write_label(file, volume.array, volume.affine, exact_type(volume.array))
         else:
             join(scan, file)
         logger.info("%s was made for viewers", file.name)
@@ -77,13 +76,6 @@ class ViewerFiles:
         except OSError:
             stamp = 0, 0, 0
         return self._place / f"{_hash(image_id)}-{_hash(repr(stamp))}"
-
-
-def _smallest_type(array: np.ndarray) -> type:
-    whole = bool(np.array_equal(array, np.rint(array)))
-    if whole and array.min() >= -32768 and array.max() <= 32767:
-        return np.int16
-    return np.float32
 
 
 def _hash(text: str) -> str:

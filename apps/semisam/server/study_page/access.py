@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 import jwt
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, Request
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import DEFAULT_USER, User
 
@@ -20,6 +20,7 @@ from lib.core.errors import UserError
 from server.errors import http_answers
 from server.people.door import lacks, user_in
 from server.upstream.token_check import user_of
+from server.web.request_head import bearer, unknown
 
 COOKIE = "semisam_login"
 MARK = "X-Semisam-Mark"
@@ -70,14 +71,13 @@ def who(request: Request) -> User:
     known = user_in(request.scope)
     if known is not None:
         return known
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    token = token.strip() if kind.lower() == "bearer" else request.cookies.get(COOKIE, "")
+    token = bearer(request.scope) or request.cookies.get(COOKIE, "")
     try:
         if token:
             return user_of(token)
     except jwt.InvalidTokenError:
         pass
-    raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"})
+    raise unknown()
 
 
 def own_page(request: Request) -> None:

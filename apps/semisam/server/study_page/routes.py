@@ -13,19 +13,20 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from fastapi.security import OAuth2PasswordRequestForm
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from monailabel.config import settings
-from monailabel.endpoints.user.auth import DEFAULT_USER, RBAC, User
 
 from server.errors import http_answers
 from server.upstream.login_route import token_of
 from server.upstream.routes import first_time
+from server.web.request_head import encrypted
 
 from . import scan_routes, work_routes
-from .access import COOKIE, check_same_origin, mark, may, who
+from .access import COOKIE, check_same_origin, mark, may, needs
 
 logger = logging.getLogger("semisam")
 
 PATH = "/semisam"
 _TOLD_AFTER_SECONDS = 1.0
+_reader = needs(settings.MONAI_LABEL_AUTH_ROLE_USER)
 _HERE = Path(__file__).parent
 _STATIC = {path.name: path for path in (_HERE / "static").iterdir() if path.is_file()}
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -95,13 +96,6 @@ def _pages() -> APIRouter:
     return router
 
 
-async def _reader(request: Request) -> User:
-    if not settings.MONAI_LABEL_AUTH_ENABLE:
-        return DEFAULT_USER
-    user: User = await RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)(who(request))
-    return user
-
-
 def _add_login(router: APIRouter) -> None:
     @router.post("/login", include_in_schema=False)
     async def login(request: Request, form: OAuth2PasswordRequestForm = Depends()) -> Response:  # noqa: B008
@@ -120,7 +114,7 @@ def _add_login(router: APIRouter) -> None:
             given,
             httponly=True,
             samesite="strict",
-            secure=_is_secure(request),
+            secure=encrypted(request.scope),
             path=f"{settings.MONAI_LABEL_API_STR}{PATH}",
         )
         return answer
@@ -132,11 +126,6 @@ def _add_login(router: APIRouter) -> None:
         answer = RedirectResponse(f"{settings.MONAI_LABEL_API_STR}{PATH}/", 303)
         answer.delete_cookie(COOKIE, path=f"{settings.MONAI_LABEL_API_STR}{PATH}")
         return answer
-
-
-def _is_secure(request: Request) -> bool:
-    """Whether the browser speaks TLS, to this server or to nginx before it."""
-    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))
 
 
 def _html(template: str, status: int = 200, **values: object) -> HTMLResponse:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -115,10 +117,7 @@ def one_slice(
 @router.post("/accept", summary=f"{RBAC_ANNOTATOR}Make a pseudo-label final", dependencies=[OWN_PAGE])
 def accept(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
     """The pseudo-label that was looked at, and no other: ``version`` is that of ``/scan``."""
-    with http_answers():
-        note_scan(request, asked.image)
-        page = current()
-        _check(page, asked.image)
+    with _acting(request, asked.image) as page:
         warnings = page.acts.accept(asked.image, asked.version, _name(asked, user))
         return {**page.described(_row(page, asked.image)), "warnings": warnings}
 
@@ -126,10 +125,7 @@ def accept(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, 
 @router.post("/send_back", summary=f"{RBAC_ANNOTATOR}Have a scan outlined again first", dependencies=[OWN_PAGE])
 def send_back(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
     """All strategies offer it before others; its pseudo-label stays until then."""
-    with http_answers():
-        note_scan(request, asked.image)
-        page = current()
-        _check(page, asked.image)
+    with _acting(request, asked.image) as page:
         page.acts.send_back(asked.image, asked.version, _name(asked, user))
         return page.described(_row(page, asked.image))
 
@@ -137,10 +133,7 @@ def send_back(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[st
 @router.post("/undo", summary=f"{RBAC_ANNOTATOR}Take back one's last act on a scan", dependencies=[OWN_PAGE])
 def undo(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
     """Once, and only as long as nobody has changed the label since."""
-    with http_answers():
-        note_scan(request, asked.image)
-        page = current()
-        _check(page, asked.image)
+    with _acting(request, asked.image) as page:
         page.acts.undo(asked.image, _name(asked, user))
         return page.described(_row(page, asked.image))
 
@@ -155,6 +148,16 @@ def label(image: ImageId, tag: Tag = "final", form: Literal["nifti", "seg"] = "n
         return FileResponse(
             made.path, media_type=made.kind, filename=made.name, background=BackgroundTask(made.path.unlink, True)
         )
+
+
+@contextmanager
+def _acting(request: Request, image: str) -> Iterator[StudyPage]:
+    """What a reader does to a scan, which the audit log is told of."""
+    with http_answers():
+        note_scan(request, image)
+        page = current()
+        _check(page, image)
+        yield page
 
 
 def _check(page: StudyPage, image: str) -> None:

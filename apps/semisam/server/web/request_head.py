@@ -86,14 +86,29 @@ def check_origin(scope: Scope, origins: Sequence[str]) -> None:
 
 def check_login(scope: Scope) -> None:
     """Raise HTTPException (401) for an upload by somebody unknown, before it is read."""
-    kind, _, token = header(scope, b"authorization").partition(" ")
     try:
-        if kind.lower() == "bearer":
-            user_of(token.strip())
+        if token := bearer(scope):
+            user_of(token)
             return
     except jwt.InvalidTokenError as error:
         logger.info("An upload with a token that does not count: %s", error)
-    raise HTTPException(401, "Log in first.", {"WWW-Authenticate": "Bearer"})
+    raise unknown()
+
+
+def unknown(text: str = "Log in first.") -> HTTPException:
+    """The answer (401) to somebody who has not logged in."""
+    return HTTPException(401, text, {"WWW-Authenticate": "Bearer"})
+
+
+def bearer(scope: Scope) -> str:
+    """The token in a request's header ``Authorization`` (RFC 6750, 2.1), "" when there is none."""
+    kind, _, token = header(scope, b"authorization").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else ""
+
+
+def encrypted(scope: Scope) -> bool:
+    """Whether the browser speaks TLS, to this server or to a proxy before it."""
+    return "https" in (scope["scheme"], header(scope, b"x-forwarded-proto"))
 
 
 def header(scope: Scope, name: bytes) -> str:

@@ -8,19 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import (
-    PYDICOM_IMPLEMENTATION_UID,
-    ImplicitVRLittleEndian,
-    RTStructureSetStorage,
-    generate_uid,
-)
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
 from lib.core.errors import UserError
 from lib.core.geometry import MOST_SHIFT, corner_shift
 from lib.dicom_seg import Origin, Segment
 from lib.dicom_seg.moments import stamp, zone_in
-from lib.dicom_seg.objects import INHERITED, Source, check_uids, of
+from lib.dicom_seg.objects import Source, check_uids, made_object, of
 from lib.dicom_seg.parts import allow_any_script
 from lib.dicom_seg.write import frame_of_reference
 from lib.dicom_series import Slice, Stack, find_stack
@@ -99,21 +94,8 @@ def _refused(reason: str) -> UserError:
 
 def _empty(image: pydicom.Dataset, origin: Origin) -> FileDataset:
     """A structure set without structures. Implicit VR: only there a contour may be longer than 64 KiB (C.8.8.6)."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = RTStructureSetStorage, generate_uid()
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    meta.FileMetaInformationGroupLength, meta.FileMetaInformationVersion = 0, b"\0\1"
-    meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.is_little_endian, dataset.is_implicit_VR = True, True
-    dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
-    for name in INHERITED:
-        setattr(dataset, name, image.get(name, ""))
-    if image.get("SpecificCharacterSet"):
-        dataset.SpecificCharacterSet = image.SpecificCharacterSet
-    dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", generate_uid(), 301
-    dataset.InstanceNumber, dataset.OperatorsName = 1, ""
-    dataset.Manufacturer = dataset.ManufacturerModelName = "semisam"
+    dataset = made_object(image, RTStructureSetStorage, ImplicitVRLittleEndian)
+    dataset.Modality, dataset.SeriesNumber, dataset.OperatorsName = "RTSTRUCT", 301, ""
     dataset.SeriesDescription = origin.description[:_NAME]
     dataset.StructureSetLabel, dataset.StructureSetName = "semisam"[:_SHORT], origin.description[:_NAME]
     dataset.ApprovalStatus = "UNAPPROVED"
