@@ -21,8 +21,9 @@ from lib.recipes.engine.context import Context
 from lib.recipes.engine.recipe import Recipe
 from lib.recipes.registry import RECIPES
 from lib.recipes.semisam_plus.recipe import run_semisam_plus
-from lib.specialists import load_specialist, predict
+from lib.specialists import load_specialist
 from lib.specialists.predict import predict_prepared
+from lib.specialists.predict_in_roi import predict_in_roi
 from propagated_once import KeptPropagator
 from study_sets import StudySet
 
@@ -102,8 +103,9 @@ def trained(
         assert last.checkpoint is not None
         seconds = round(time.process_time() - begun, 1)
         specialist = load_specialist(last.checkpoint, "cpu")
+        template = run.study.template(study.scans[0])
         for scan in study.held_out:
-            found = predict(specialist, read_volume(study.image(scan))).labels()
+            found = predict_in_roi(specialist, read_volume(study.image(scan)), lambda: template).labels()
             done[scan] = [*study.dice(scan, found), seconds]
         for scan in study.scans[1:]:
             image = run.study.prepared(scan).image.float()
