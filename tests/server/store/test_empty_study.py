@@ -45,7 +45,7 @@ def test_a_dicom_server_that_lists_nothing_is_told_from_one_that_does_not_answer
     assert text.startswith("The DICOM server cannot be reached, so it is not known which series it has")
     assert "lists no series" not in text
     server.away = False
-    study.datastore._due = 0.0  # type: ignore[attr-defined] # a silent server is not asked at once again
+    study.datastore._due = 0.0  # a silent server is not asked at once again
     assert emptiness(study).startswith("The DICOM server lists no series")
     write_series(tmp_path / "scan", Labelled(*tiny_scan(1)))
     server.put_series(tmp_path / "scan")
