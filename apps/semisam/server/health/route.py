@@ -1,6 +1,6 @@
-"""``GET /semisam/health`` (ready?) and ``GET /semisam/health/live`` (alive?), without a log-in.
+"""``/semisam/health`` (ready?) and ``/semisam/health/live`` (alive?), by GET or HEAD, without a log-in.
 
-MONAI Label answers one request at a time, so these wait, too, while a label is being made.
+Both answer while a label is being made: see ``server.web.one_by_one``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from fastapi.responses import JSONResponse
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 
+from server.upstream.middleware import add_outermost
 from server.upstream.routes import first_time
+from server.web.one_by_one import OneByOne
 
 from .checks import health_of
 
 PATH = "/semisam/health"
+LIVE = f"{PATH}/live"
 _NOT_READY = 503
+_HEADERS = {"Cache-Control": "no-store"}
 
 
 def install(app: FastAPI, killed: Callable[[], Mapping[str, str]]) -> None:
@@ -29,15 +33,26 @@ def install(app: FastAPI, killed: Callable[[], Mapping[str, str]]) -> None:
     """
     if not first_time(app, "health"):
         return
-    router = APIRouter(prefix=PATH, tags=["semisam"])
+    router = _router(killed)
+    app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)  # for the description of the interface
+    aside = FastAPI(openapi_url=None, redirect_slashes=False)
+    aside.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
+    add_outermost(app, OneByOne, aside=aside, paths=[f"{settings.MONAI_LABEL_API_STR}{path}" for path in (PATH, LIVE)])
 
-    @router.get("", summary="Whether the server can work: 200 when it is ready, 503 when it is not")
+
+def _router(killed: Callable[[], Mapping[str, str]]) -> APIRouter:
+    """The routes; they are plain functions, so that a slow disk holds up a thread and not the web server."""
+    router = APIRouter(tags=["semisam"])
+
+    @router.head(PATH, include_in_schema=False)
+    @router.get(PATH, summary="Whether the server can work: 200 when it is ready, 503 when it is not")
     def health() -> JSONResponse:
         found = health_of(app_instance().study, killed())
-        return JSONResponse(found.to_json(), 200 if found.ready else _NOT_READY, {"Cache-Control": "no-store"})
+        return JSONResponse(found.to_json(), 200 if found.ready else _NOT_READY, _HEADERS)
 
-    @router.get("/live", summary="Whether the server is alive")
+    @router.head(LIVE, include_in_schema=False)
+    @router.get(LIVE, summary="Whether the server is alive")
     def live() -> JSONResponse:
-        return JSONResponse({"status": "live"}, headers={"Cache-Control": "no-store"})
+        return JSONResponse({"status": "live"}, headers=_HEADERS)
 
-    app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
+    return router

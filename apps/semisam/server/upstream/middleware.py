@@ -29,3 +29,15 @@ def add_innermost(app: FastAPI, kind: Any, **arguments: Any) -> None:
     """
     app.user_middleware.append(Middleware(kind, **arguments))
     app.middleware_stack = None
+
+
+def add_outermost(app: FastAPI, kind: Any, **arguments: Any) -> None:
+    """Let a middleware be the first one that a request meets.
+
+    Args:
+        app: MONAI Label's web application.
+        kind: class of the middleware.
+        arguments: given to it.
+    """
+    app.user_middleware.insert(0, Middleware(kind, **arguments))
+    app.middleware_stack = None
