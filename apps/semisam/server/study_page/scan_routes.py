@@ -134,8 +134,8 @@ def send_back(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[st
 def undo(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
     """Once, and only as long as nobody has changed the label since."""
     with _acting(request, asked.image) as page:
-        page.acts.undo(asked.image, _name(asked, user))
-        return page.described(_row(page, asked.image))
+        warnings = page.acts.undo(asked.image, _name(asked, user))
+        return {**page.described(_row(page, asked.image)), "warnings": warnings}
 
 
 @router.get("/label", summary="A stored label as NIfTI or DICOM SEG", response_class=FileResponse)

@@ -146,8 +146,8 @@ function draw(main, known, reload, hold) {
 
   async function takeBack(name) {
     try {
-      await post('undo', { image: name, by: reader() });
-      notify(`What was done to ${name} is taken back.`);
+      const answer = await post('undo', { image: name, by: reader() });
+      notify([`What was done to ${known.title} is taken back.`, ...answer.warnings].join(' '));
       name === known.name && main.isConnected && decodeURIComponent(window.location.hash).endsWith(`/${name}`) ? await reload({ index: view.index }) : open(name);
     } catch (error) {
       notify(error.message, { bad: true });
