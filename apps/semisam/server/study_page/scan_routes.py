@@ -74,6 +74,13 @@ def scans(
         return current().table(Question(search, state, order, descending, structure, page, size))
 
 
+@router.get("/structures", summary="Names, values and colours of the structures")
+def structures() -> dict[str, Any]:
+    """The colours are those of the page, of OHIF's panel and of DICOM SEG."""
+    with http_answers():
+        return {"structures": current().structures()}
+
+
 @router.get("/picture", summary="A small picture of a scan with its label's contours; 202 while it is being made")
 def picture(image: ImageId, key: str = "") -> Response:
     """``key`` is ``picture`` of the scan's row: with it, browsers may keep the answer."""
