@@ -180,11 +180,7 @@ class Acts:
     # --- helpers --------------------------------------------------------------------------------------------------
 
     def _check(self, name: str, seen: str) -> None:
-        study = self._study
-        if study.datastore.get_label_by_image_id(name, FINAL):
-            facts = study.facts(name, FINAL)
-            who = f" by {facts.user}" if facts.user and facts.user != "admin" else ""
-            raise UserError(f"{name} has a final label already, saved{who}.", status=409)
+        check_open(self._study, name)
         version = self.version(name, ORIGINAL)
         if not version:
             raise UserError(f"There is no pseudo-label of {name}.", status=404)
@@ -223,6 +219,14 @@ class Acts:
                 Scores(self._study).add(method, {act.scan: facts}, of={act.scan: str(entry.get("of", ""))})
         except Exception as error:
             logger.warning("The scores of %s could not be put back: %s", act.scan, error)
+
+
+def check_open(study: Study, name: str) -> None:
+    """Raise UserError (409) when a scan has a final label already."""
+    if study.datastore.get_label_by_image_id(name, FINAL):
+        facts = study.facts(name, FINAL)
+        who = f" by {facts.user}" if facts.user and facts.user != "admin" else ""
+        raise UserError(f"{name} has a final label already, saved{who}.", status=409)
 
 
 def reader_name(text: str) -> str:
