@@ -84,7 +84,9 @@ def from_nothing_to_all(page: StudyPage, kind: str, outline: Callable[[StudyPage
     page.press(f"All {ACCEPTED + 1}")
     expect(page.page.get_by_role("button", name=f"Accepted {ACCEPTED}")).to_be_visible()
     page.drawn()
+    page.page.wait_for_timeout(6000)  # the page looks again
     page.picture(f"{kind}_10_all_accepted")
+    assert page.page.get_by_role("button", name="Cannot be used").count() == 0, page.cards().all_inner_texts()
     return done
 
 

@@ -19,8 +19,9 @@ from lib.core.errors import UserError
 from server.errors import http_answers
 from server.options import shown
 from server.people.audit_log import note_scan
+from server.web.request_head import check_same_origin
 
-from .access import ANNOTATOR, OWN_PAGE, READER, check_same_origin, mark
+from .access import ANNOTATOR, OWN_PAGE, READER, mark
 from .downloads import download
 from .layers import SCAN
 from .outlines import take_outline
@@ -55,7 +56,7 @@ def current() -> StudyPage:
 def own_mark(request: Request) -> dict[str, str]:
     """Given to programs and to the server's own pages."""
     with http_answers():
-        check_same_origin(request)
+        check_same_origin(request.scope)
     return {"mark": mark()}
 
 
