@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,10 +72,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 def machine_full(error: BaseException) -> bool:
     """Whether an error says that the memory of the machine does not suffice; PyTorch has no type for that either."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _MACHINE_FULL)
+    return isinstance(error, (RuntimeError, ImportError)) and any(sign in str(error) for sign in _MACHINE_FULL)
 
 
 def memory_error(error: BaseException) -> UserError:

@@ -68,6 +68,20 @@ def tell_address() -> None:
     timer.start()
 
 
+def look_ahead() -> None:
+    """Look at the scans before anybody asks for the page: of thousands, that takes a moment."""
+
+    def look() -> None:
+        try:
+            scan_routes.current().rows()
+        except Exception as error:  # whoever opens the page is told
+            logger.debug("The scans cannot be looked at yet: %s", error)
+
+    timer = threading.Timer(2 * _TOLD_AFTER_SECONDS, look)
+    timer.daemon = True
+    timer.start()
+
+
 def _pages() -> APIRouter:
     router = APIRouter(prefix=PATH)
 
