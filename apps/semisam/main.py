@@ -195,6 +195,7 @@ class SemiSam(OwnSessions, MONAILabelApp):
         """Called once clients are answered."""
         super().on_init_complete()
         study_page.tell_address()
+        study_page.look_ahead()
 
     def info(self) -> dict[str, Any]:
         """What clients show; the structures may have changed since the start."""

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.ndimage import distance_transform_edt
 
 from dicomfiles import Labelled, write_series
 from lib.setup.demo import DEMO_LABELS, make_phantom
-from ohif import Ohif, browser, tinted
+from ohif import Ohif, browser, deepest, tinted
 from orthanc import Orthanc
 from real_weights import weights_folder
 from server_process import Server
@@ -23,14 +22,6 @@ pytestmark = [
     pytest.mark.realweights,
     pytest.mark.timeout(1800),
 ]
-
-
-def deepest(mask: np.ndarray) -> np.ndarray:
-    """The voxel ``[3]`` of a mask that is farthest from its border within an axial slice, in the middle of it."""
-    middle = int(np.round(np.argwhere(mask)[:, 2].mean()))
-    inside = distance_transform_edt(np.pad(mask[:, :, middle], 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(inside.argmax(), inside.shape)
-    return np.array([row, column, middle])
 
 
 def only(mask: np.ndarray, at: int) -> np.ndarray:

@@ -101,7 +101,7 @@ def test_a_dicom_server_that_is_away_is_said_and_nothing_is_accepted(place: Plac
     assert study
 
 
-def test_what_is_accepted_is_a_seg_on_the_server(place: Place) -> None:
+def test_what_is_accepted_is_a_seg_on_the_server_and_can_be_taken_back(place: Place) -> None:
     uid = place.series[1][1]
     page = place.page(f"scan/{uid}")
     page.drawn()
@@ -116,8 +116,12 @@ def test_what_is_accepted_is_a_seg_on_the_server(place: Place) -> None:
         page.page.get_by_role("link", name="Label as DICOM SEG").click()
     assert waiting.value.suggested_filename == f"{uid}_final.dcm"
     page.page.get_by_role("button", name="Take back what you did last").click()
-    expect(page.page.get_by_role("alert")).to_contain_text("on the DICOM server. Delete it there")
-    assert "final" in place.server.objects()[uid]["labels"]
+    expect(page.page.get_by_text("What was done to demo_02 is taken back. Its SEG stays")).to_be_visible()
+    assert "final" not in place.server.objects()[uid]["labels"]
+    page.drawn()
+    page.page.keyboard.press("a")
+    page.page.get_by_text("demo_02 is accepted").wait_for()
+    assert len(place.orthanc.segs(uid)) == before + 2
 
 
 def test_ohif_is_a_click_away_and_leads_back(place: Place) -> None:

@@ -15,7 +15,13 @@ from server.errors import http_answers
     [
         (UserError("No label yet.", status=409), 409, "No label yet."),
         (OSError(28, "No space left on device", "/data/a.nii.gz"), 507, "No space left in /data"),
-        (MemoryError("12 GB wanted"), 500, "Unexpected error, told in the server's log under the mark"),
+        (MemoryError("12 GB wanted"), 507, "The memory of this machine does not suffice"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
+            507,
+            "choose the preset quick, or a smaller roi_size or a larger spacing",
+        ),
+        (ZeroDivisionError("12"), 500, "Unexpected error, told in the server's log under the mark"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 507, "choose the preset quick or the device cpu"),
         (
             torch.AcceleratorError("CUDA error: out of memory\nCompile it"),

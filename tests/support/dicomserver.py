@@ -22,11 +22,13 @@ class PlayedServer(DicomWebServer):
     Attributes:
         away: whether connections are refused.
         stored: every SEG that was sent, in order, those that were deleted since too.
+        notes: about SEG objects that no longer count.
     """
 
     def __init__(self) -> None:
         self.away = False
         self.stored: list[Dataset] = []
+        self.notes: list[Dataset] = []
         self._series: dict[str, list[Path]] = {}
         self._segs: dict[str, list[Dataset]] = {}
 
@@ -68,6 +70,8 @@ class PlayedServer(DicomWebServer):
         self._ask()
         if conditions.get("Modality") == "SEG":
             return [_listed(segs[0], len(segs)) for segs in self._segs.values()]
+        if conditions.get("Modality") == "KO":
+            return [_listed(note, 1) for note in self.notes]
         return [_listed(pydicom.dcmread(f[0], stop_before_pixels=True), len(f)) for f in self._series.values()]
 
     def segs(self, dicom_study: str, series: str) -> list[SegHeader]:
@@ -95,6 +99,11 @@ class PlayedServer(DicomWebServer):
             self._ask()
         self.stored.append(seg)
         self.put_seg(seg)
+
+    def store_note(self, note: Dataset) -> None:
+        with self._answering("The note that takes the label back could not be stored"):
+            self._ask()
+        self.notes.append(_sent(note))
 
 
 def _sent(seg: Dataset) -> Dataset:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from nibabel.affines import apply_affine
 from PIL import Image
-from playwright.sync_api import Locator, Page, Response, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Locator, Page, Response, expect, sync_playwright
+from scipy.ndimage import distance_transform_edt
 
 from dicomfiles import Labelled
 from needs import not_installed
@@ -100,9 +101,14 @@ def browser(folder: Path) -> Iterator[Page]:
         )
         context.set_default_timeout(SECONDS * 1000)
         expect.set_options(timeout=SECONDS * 1000)
-        context.add_init_script(_LISTEN)
+        listen(context)
         yield context.pages[0]
         context.close()
+
+
+def listen(context: BrowserContext) -> None:
+    """Keep the notices of all pages that are opened from now on, for ``heard``."""
+    context.add_init_script(_LISTEN)
 
 
 @dataclass(frozen=True)
@@ -152,9 +158,10 @@ class Ohif:
     def open(self, study: str, *, mode: str = "monai-label") -> None:
         """Open a study, and wait until it is shown."""
         self.page.goto(f"{self.url}/ohif/{mode}?StudyInstanceUIDs={study}")
-        self._loaded()
+        self.loaded()
 
-    def _loaded(self) -> None:
+    def loaded(self) -> None:
+        """Wait until the scan is shown."""
         self.page.wait_for_function(
             """() => window.services?.cornerstoneViewportService?.getRenderingEngine?.()?.getViewports().length
                 && [...services.displaySetService.getActiveDisplaySets()].length
@@ -321,6 +328,11 @@ class Ohif:
         sent = answer.request.post_data or ""
         return answer, json.loads(next(line for line in sent.splitlines() if line.startswith("{")))
 
+    def clear_points(self) -> None:
+        """*Clear All Points*."""
+        self.unfold("Point Prompts").get_by_text("Clear All Points").click()
+        self.page.wait_for_timeout(300)
+
     def set_options(self, section: str, name: str, values: Mapping[str, str]) -> None:
         """*Options / Configurations*."""
         self.page.get_by_text("Options / Configurations").click()
@@ -373,7 +385,7 @@ class Ohif:
             self.page.once("dialog", lambda dialog: dialog.accept())
             with self.page.expect_navigation():
                 form.get_by_role("button", name="OK").click()
-            self._loaded()
+            self.loaded()
         return answer
 
     # --- the list of segments -------------------------------------------------------------------------------------
@@ -404,6 +416,14 @@ class Ohif:
         self.page.get_by_role("button", name="Yes").click()
         self.page.wait_for_function("() => services.segmentationService.getSegmentations().length > 0")
         self.page.wait_for_timeout(2000)
+
+
+def deepest(mask: np.ndarray) -> np.ndarray:
+    """The voxel ``[3]`` of a mask that is farthest from its border within an axial slice, in the middle of it."""
+    middle = int(np.round(np.argwhere(mask)[:, 2].mean()))
+    inside = distance_transform_edt(np.pad(mask[:, :, middle], 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(inside.argmax(), inside.shape)
+    return np.array([row, column, middle])
 
 
 def tinted(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:

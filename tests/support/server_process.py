@@ -134,6 +134,10 @@ class Server:
         """POST."""
         return requests.post(self.url + path, timeout=300, **arguments)
 
+    def delete(self, path: str, **arguments: Any) -> requests.Response:
+        """DELETE."""
+        return requests.delete(self.url + path, timeout=300, **arguments)
+
     def infer(self, model: str, image: str, **params: Any) -> requests.Response:
         """POST an infer request, as viewers do."""
         return self.post(

@@ -71,7 +71,8 @@ class StudyPage:
     def drawn(self) -> None:
         """Wait until the picture of each scan, or each plane, is there."""
         self.page.wait_for_function(
-            """() => [...document.querySelectorAll('img.picture')].every(each => each.naturalWidth > 0)
+            """() => document.querySelector('img.picture, .plane canvas')
+                && [...document.querySelectorAll('img.picture')].every(each => each.naturalWidth > 0)
                 && [...document.querySelectorAll('.plane canvas')].every(each => {
                   const {width, height} = each;
                   const {data} = each.getContext('2d').getImageData(0, 0, width, height);

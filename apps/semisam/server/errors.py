@@ -20,7 +20,7 @@ from monailabel.interfaces.exception import (
     MONAILabelException,
 )
 
-from lib.core.devices import memory_error, out_of_memory
+from lib.core.devices import machine_full, memory_error, out_of_memory
 from lib.core.errors import UserError
 from lib.core.files import space_error
 
@@ -44,7 +44,7 @@ def http_answers() -> Iterator[None]:
     except MONAILabelException as error:
         raise HTTPException(400, str(error.msg)) from error
     except Exception as error:
-        if out_of_memory(error):
+        if out_of_memory(error) or machine_full(error):
             logger.exception("Out of memory")
             raise HTTPException(507, text_of(error)) from error
         full = space_error(error, _folder_of(error)) if isinstance(error, OSError) else None
@@ -97,7 +97,7 @@ def text_of(error: BaseException) -> str:
         return str(error.detail)
     if isinstance(error, UserError):
         return str(error)
-    if out_of_memory(error):
+    if out_of_memory(error) or machine_full(error):
         return str(memory_error(error))
     mark = secrets.token_hex(3)
     logger.error("Unexpected error %s: %s: %s", mark, type(error).__name__, error, exc_info=error)

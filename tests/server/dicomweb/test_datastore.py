@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi import HTTPException
+from highdicom.ko import KeyObjectSelectionDocument
 from pydicom.uid import generate_uid
 
 from dicomfiles import Labelled, write_series
@@ -155,6 +156,32 @@ def test_newer_seg_of_another_program_and_its_end(server: PlayedServer, series: 
     server.delete_seg(str(server.stored[0].SOPInstanceUID))
     for store in (serving, job):
         assert store.get_labeled_images() == []
+
+
+def test_a_label_that_is_taken_back_stays_and_counts_no_longer(server: PlayedServer, tmp_path: Path) -> None:
+    serving, job = opened(server, tmp_path), opened(server, tmp_path)
+    (scan,) = serving.list_images()
+    file = drawn(serving, tmp_path / "l.nii.gz")
+    serving.save_label(scan, file, FINAL, SENT_BY_SLICER)
+    assert job.get_labeled_images() == [scan]
+    server.away = True
+    with pytest.raises(HTTPException) as refused:
+        serving.reject_label(scan, FINAL, "not good enough")
+    assert refused.value.status_code == 502
+    server.away = False
+    assert serving.get_labeled_images() == [scan]
+    serving.reject_label(scan, FINAL, "Änne has taken it back.")
+    note, seg = KeyObjectSelectionDocument.from_dataset(server.notes[0]), server.stored[0]
+    assert len(server.segs_there()) == 1
+    assert note.content.get_references()[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == seg.SOPInstanceUID
+    assert note.StudyInstanceUID == seg.StudyInstanceUID
+    assert "Änne" in note.ContentSequence[0].TextValue
+    anew = opened(server, tmp_path / "another server")
+    for store in (serving, job, anew):
+        assert store.get_labeled_images() == []
+    serving.save_label(scan, file, FINAL, SENT_BY_SLICER)
+    for store in (serving, job, anew):
+        assert store.get_labeled_images() == [scan]
 
 
 def test_the_whole_cache_is_deleted_while_the_server_runs(server: PlayedServer, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from monailabel.config import settings
 from server.health import metrics, route
 from server.people.door import LOGOUT, Door, address_of, token_in
 from server.people.log_in import LogIn
-from server.people.log_in_routes import START, own_page
+from server.people.log_in_page import START, own_page
 
 
 def scope(client: str = "10.0.0.5", **headers: str) -> dict[str, Any]:

@@ -10,15 +10,21 @@ import nibabel
 import numpy as np
 import pytest
 
+from dicomfiles import Labelled, write_series
+from dicomserver import PlayedServer
 from lib.core.errors import UserError
+from lib.core.labels import LabelSchema
+from lib.formats.volumes import read_volume
+from lib.setup.settings import Settings
 from page_parts import open_study, put_pseudo_label
+from server.dicomweb.datastore import DicomWebStudy
 from server.scores.scores import QUALITY, Scores
 from server.store.folder_store import FINAL, ORIGINAL
 from server.store.study import Study
 from server.study_page.acts import Acts
 from server.study_page.scan_rows import rows_of
 from strategies import MEASURES, HighestUncertainty, Review
-from tiny_study import save_nifti, tiny_scan
+from tiny_study import TINY_LABELS, save_nifti, tiny_scan
 
 
 @pytest.fixture
@@ -72,6 +78,30 @@ def test_it_can_be_taken_back_once_by_the_same_reader(study: Study) -> None:
     assert not Scores(study).stale(QUALITY, "case_2")
     with pytest.raises(UserError, match="nothing to take back"):
         acts.undo("case_2", "anna")
+
+
+def test_on_a_dicom_server_it_is_taken_back_by_a_note_and_can_be_accepted_again(tmp_path: Path) -> None:
+    array, label, affine = tiny_scan(1)
+    write_series(tmp_path / "scan", Labelled(array, label, affine))
+    server = PlayedServer()
+    server.put_series(tmp_path / "scan")
+    schema = LabelSchema(TINY_LABELS)
+    store = DicomWebStudy(server, tmp_path / "cache", search={}, age=0.0, labels=schema, pseudo_labels="never")
+    store.serving = True
+    study = Study(server.address, store, Settings(labels=schema), tmp_path / "models")
+    (scan,) = store.list_images()
+    file = save_nifti(tmp_path / "pseudo.nii.gz", label, read_volume(Path(store.get_image_uri(scan))).affine)
+    study.pseudo_labels.save({scan: (str(file), {"model": "propagate", "params": {"label_names": schema.as_dict()}})})
+    acts = Acts(study)
+    for _ in range(2):
+        acts.accept(scan, seen(study, scan), "anna")
+        assert acts.standing()[scan].by == "anna"
+        assert next(iter(study.final_labels())).name == scan
+        (told,) = acts.undo(scan, "anna")
+        assert "stays on the DICOM server" in told
+        assert study.final_label(scan) is None
+        assert store.get_label_by_image_id(scan, ORIGINAL)
+    assert len(server.segs_there()) == len(server.notes) == 2
 
 
 def test_a_label_that_somebody_has_drawn_since_is_not_taken_back(study: Study, tmp_path: Path) -> None:

@@ -151,3 +151,37 @@ def test_a_2d_image_has_one_plane_and_a_picture(tmp_path: Path, monkeypatch: pyt
             time.sleep(0.05)
         size = Image.open(io.BytesIO(answer.content)).size
         assert size[0] == size[1]
+
+
+def test_an_outline_from_a_file_becomes_final(study: Study, client: TestClient, tmp_path: Path) -> None:
+    _, label, affine = tiny_scan(3)
+    file = save_nifti(tmp_path / "drawn elsewhere.nii.gz", label, affine)
+
+    def bring(image: str, content: bytes, name: str = file.name, by: str = "anna") -> Any:
+        return client.post(
+            "/semisam/api/outline",
+            params={"image": image},
+            files={"file": (name, content)},
+            data={"by": by},
+            headers=with_mark(client),
+        )
+
+    assert client.post("/semisam/api/outline?image=case_3", files={"file": ("a", b"a")}).status_code == 400  # no mark
+    for content, name, text in (
+        (b"no label", "notes.txt", "The file is no label"),
+        (b"no label", "label.nii.gz", "label.nii.gz"),
+        (file.read_bytes()[:500], "label.nii.gz", "label.nii.gz"),
+    ):
+        refused = bring("case_3", content, name)
+        assert refused.status_code == 422, refused.text
+        assert text in refused.json()["detail"]
+    assert bring("case_3", file.read_bytes(), by=" ").status_code == 422  # nobody
+    assert study.final_label("case_3") is None
+    answer = bring("case_3", file.read_bytes())
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["state"], answer.json()["words"]) == ("outlined", "Outlined by anna")
+    stored = np.asarray(nibabel.load(study.datastore.get_label_uri("case_3", "final")).dataobj)
+    np.testing.assert_array_equal(stored, label)
+    again = bring("case_3", file.read_bytes())
+    assert again.status_code == 409
+    assert "has a final label already, saved by anna" in again.json()["detail"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 
 from .errors import UserError
 
+_MACHINE_FULL = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc", "Cannot allocate memory")
 _LOG = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
@@ -68,9 +70,22 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("CUDA error: out of memory" in text or "_STATUS_ALLOC_FAILED" in text)
 
 
+def machine_full(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine does not suffice; PyTorch has no type for that either."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, (RuntimeError, ImportError)) and any(sign in str(error) for sign in _MACHINE_FULL)
+
+
 def memory_error(error: BaseException) -> UserError:
-    """What to tell a user whose work does not fit into a GPU's memory (507); see ``out_of_memory``."""
+    """What to tell a user whose work does not fit into memory (507); see ``out_of_memory`` and ``machine_full``."""
     _LOG.warning("Out of memory: %s", str(error)[:400])
+    if machine_full(error):
+        return UserError(
+            "The memory of this machine does not suffice. End other programs, choose the preset quick, or a smaller "
+            "roi_size or a larger spacing in the settings, and start again: finished rounds are kept.",
+            status=507,
+        )
     return UserError(
         "The memory of the GPU does not suffice. End other programs that use it (nvidia-smi lists them), choose the "
         "preset quick or the device cpu, or a smaller roi_size in the settings.",

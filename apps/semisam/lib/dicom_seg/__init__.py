@@ -7,6 +7,7 @@ what a segment is, only its name says. Frames may be left out and come in any or
 from .header import SegHeader
 from .parts import Origin, Segment
 from .read import read_seg
+from .rejection import rejection_series, write_rejection
 from .write import write_seg
 
-__all__ = ["Origin", "SegHeader", "Segment", "read_seg", "write_seg"]
+__all__ = ["Origin", "SegHeader", "Segment", "read_seg", "rejection_series", "write_rejection", "write_seg"]

@@ -209,8 +209,8 @@ def _described(number: int, segment: Segment, origin: Origin) -> Dataset:
     if origin.algorithm_name is not None:
         entry.SegmentAlgorithmName = origin.algorithm_name
     entry.RecommendedDisplayCIELabValue = [round(float(v)) for v in levels]
-    entry.SegmentedPropertyCategoryCodeSequence = [_code(CATEGORY[0], CODING_SCHEME, CATEGORY[1])]
-    entry.SegmentedPropertyTypeCodeSequence = [_code(segment.code[0], CODING_SCHEME, segment.code[1])]
+    entry.SegmentedPropertyCategoryCodeSequence = [code(CATEGORY[0], CODING_SCHEME, CATEGORY[1])]
+    entry.SegmentedPropertyTypeCodeSequence = [code(segment.code[0], CODING_SCHEME, segment.code[1])]
     return entry
 
 
@@ -220,9 +220,9 @@ def _groups(frame: Frame) -> Dataset:
     reference = of(ReferencedSOPClassUID=source.kind, ReferencedSOPInstanceUID=source.uid)
     if source.frame is not None:
         reference.ReferencedFrameNumber = source.frame
-    reference.PurposeOfReferenceCodeSequence = [_code(*_SOURCE)]
+    reference.PurposeOfReferenceCodeSequence = [code(*_SOURCE)]
     reference.SpatialLocationsPreserved = "YES"
-    derivation = of(SourceImageSequence=[reference], DerivationCodeSequence=[_code(*_DERIVED)])
+    derivation = of(SourceImageSequence=[reference], DerivationCodeSequence=[code(*_DERIVED)])
     index = [frame.segment] if source.position is None else [frame.segment, frame.plane]
     groups = of(
         FrameContentSequence=[of(DimensionIndexValues=index)],
@@ -247,5 +247,6 @@ def of(**values: object) -> Dataset:
     return dataset
 
 
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    """An entry of a sequence of codes."""
     return of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,25 +18,13 @@ PLANES = ("axial", "coronal", "sagittal")
 """Names of the planes."""
 _AXIS = {"axial": 2, "coronal": 1, "sagittal": 0}
 
-COLOURS: tuple[tuple[int, int, int], ...] = (
-    (255, 159, 67),
-    (72, 219, 251),
-    (29, 209, 161),
-    (255, 107, 107),
-    (200, 140, 255),
-    (254, 202, 87),
-    (120, 150, 255),
-    (255, 159, 243),
-)
-"""Colours of the structures 1, 2, ..., which begin anew when there are more."""
+Colours = Mapping[int, tuple[int, int, int]]
+"""Red, green and blue, 0..255, by the value of a structure."""
+_NONE: Colours = {}
+_WHITE = (255, 255, 255)
 
 _SAMPLE = 1_000_000
 """About how many voxels contrast is looked for in."""
-
-
-def colour_of(value: int) -> tuple[int, int, int]:
-    """Red, green and blue, 0..255, of the structure with this value, from 1."""
-    return COLOURS[(value - 1) % len(COLOURS)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +109,14 @@ def contrast(array: np.ndarray) -> tuple[float, float]:
     return low, max(high, low + 1e-6)
 
 
-def small_picture(looked: Looked, label: np.ndarray | None, edge: int) -> bytes:
+def small_picture(looked: Looked, label: np.ndarray | None, edge: int, colours: Colours = _NONE) -> bytes:
     """A picture of the planes side by side, through the middle of the structures, with their contours.
 
     Args:
         looked: the scan.
         label: label map ``[D, H, W]`` as it is looked at; None for the scan alone.
         edge: pixels of a plane, which is square.
+        colours: of the contours by value; those without one are white.
 
     Returns:
         A JPEG file.
@@ -139,13 +128,15 @@ def small_picture(looked: Looked, label: np.ndarray | None, edge: int) -> bytes:
         grey = (looked.cut(plane, middle[plane]).astype(np.float32) - low) / (high - low)
         pixels = (np.clip(grey, 0, 1) * 255).astype(np.uint8)
         values = None if label is None else looked.cut(plane, middle[plane], label)
-        tiles.append(_tile(pixels, values, looked.pixel(plane), edge))
+        tiles.append(_tile(pixels, values, looked.pixel(plane), edge, colours))
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(tiles, axis=1)).save(buffer, "JPEG", quality=85, subsampling=0)
     return buffer.getvalue()
 
 
-def _tile(grey: np.ndarray, label: np.ndarray | None, pixel: Sequence[float], edge: int) -> np.ndarray:
+def _tile(
+    grey: np.ndarray, label: np.ndarray | None, pixel: Sequence[float], edge: int, colours: Colours
+) -> np.ndarray:
     """A slice and the contours in it, in the middle of a black square ``[edge, edge, 3]``."""
     rows, columns = grey.shape[0] * pixel[0], grey.shape[1] * pixel[1]
     unit = edge / max(rows, columns)
@@ -157,7 +148,7 @@ def _tile(grey: np.ndarray, label: np.ndarray | None, pixel: Sequence[float], ed
         values = np.asarray(plain.resize(size, Image.Resampling.NEAREST))
         border = edges(values)
         for value in np.unique(values[border]):
-            picture[border & (values == value)] = colour_of(int(value))
+            picture[border & (values == value)] = colours.get(int(value), _WHITE)
     tile = np.zeros((edge, edge, 3), np.uint8)
     top, left = (edge - size[1]) // 2, (edge - size[0]) // 2
     tile[top : top + size[1], left : left + size[0]] = picture

@@ -28,7 +28,7 @@ from server.upstream import dicomweb_settings
 
 from .cache import Failures
 from .copies import EXTENSION
-from .label_facts import DicomLabelFacts
+from .label_facts import DicomLabelFacts, StoredSeg
 from .labels import Source, meaning_of
 from .listed_study import PATIENCE_SECONDS, ListedStudy
 from .lists import Lists
@@ -188,8 +188,7 @@ class DicomWebStudy(ListedStudy):
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Refused for what the server has: DICOMweb cannot delete, and the label would come back."""
         with self._sends_nothing(_DELETE_SECONDS):
-            label = self._known(label_id).labels.get(str(getattr(label_tag, "value", label_tag)))
-            seg = None if label is None else DicomLabelFacts.of(label).seg
+            seg = self._seg_of(label_id, str(getattr(label_tag, "value", label_tag)))
             if seg is not None:
                 raise UserError(
                     f"This label is the SEG series {seg.series} on the DICOM server. Delete it "
@@ -197,6 +196,26 @@ class DicomWebStudy(ListedStudy):
                     status=409,
                 )
             super().remove_label(label_id, label_tag)
+
+    @http_answers()
+    def reject_label(self, label_id: str, label_tag: str, why: str) -> None:
+        """Have a label count no longer; its SEG stays on the server, and a note beside it says ``why``."""
+        with self._sends_nothing(_DELETE_SECONDS):
+            seg = self._seg_of(label_id, label_tag)
+            if seg is None:
+                super().remove_label(label_id, label_tag)
+                return
+            self._exchange.reject(seg, why)
+            self._lists.reject(seg.uid)
+            with self._transaction():
+                if self._seg_of(label_id, label_tag) == seg:
+                    self._delete_file(label_id, label_tag)
+                    del self._known(label_id).labels[label_tag]
+                    self._write_list()
+
+    def _seg_of(self, label_id: str, tag: str) -> StoredSeg | None:
+        label = self._known(label_id).labels.get(tag)
+        return None if label is None else DicomLabelFacts.of(label).seg
 
     @http_answers()
     def save_labels(

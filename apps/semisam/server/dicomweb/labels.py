@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.datastore.utils.colors import GENERIC_ANATOMY_COLORS
 from pydicom.dataset import Dataset
 
 from lib.core.geometry import Volume
@@ -19,18 +18,10 @@ from lib.core.sparse_labels import stated
 from lib.dicom_seg import Origin, SegHeader, Segment, read_seg, write_seg
 from lib.formats.label_files import read_label
 from lib.formats.segmentations import names_in_file
+from server.palette import colour_of
 
 ANY = LabelSchema(tuple(f"label_{n}" for n in range(1, MAX_LABELS + 1)))
 """Any values will do."""
-_PALETTE = (
-    (230, 85, 13),
-    (49, 130, 189),
-    (49, 163, 84),
-    (117, 107, 177),
-    (240, 200, 40),
-    (220, 80, 150),
-    (60, 190, 190),
-)
 
 
 @dataclass(frozen=True)
@@ -165,16 +156,3 @@ def colours_in(label_info: object) -> dict[str, object]:
     """Colours by name, as viewers send them; not checked."""
     entries = label_info if isinstance(label_info, Sequence) and not isinstance(label_info, str) else ()
     return {str(entry.get("name")): entry.get("color") for entry in entries if isinstance(entry, Mapping)}
-
-
-def colour_of(name: str, value: int, given: object = None) -> tuple[int, int, int]:
-    """The colour that a viewer sent, else the usual one of the structure, else one of a few."""
-    if isinstance(given, Sequence) and not isinstance(given, str) and len(given) >= 3:
-        try:
-            numbers = [float(c) for c in given[:3]]
-            return tuple(int(min(max(c, 0), 255)) for c in numbers)  # type: ignore[return-value]
-        except (TypeError, ValueError):
-            pass  # a colour is no reason to lose a label
-    plain = " ".join(name.lower().replace("_", " ").split())
-    known: tuple[int, int, int] | None = GENERIC_ANATOMY_COLORS.get(plain)
-    return known or _PALETTE[(value - 1) % len(_PALETTE)]

@@ -168,6 +168,8 @@ class ListedStudy(SendingStudy):
     def _adopt(self, listed: Listed) -> None:
         """Bring what is known in line with the lists of the server."""
         with self._transaction():
+            # A label may have been rejected since the lists were asked for.
+            listed = replace(listed, segs=[seg for seg in listed.segs if not self._lists.rejects(seg.header)])
             before = self._list.model_dump()
             self._adopt_scans(listed)
             self._adopt_labels(listed)

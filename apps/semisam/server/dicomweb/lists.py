@@ -3,7 +3,7 @@
 The SEG objects that this app makes itself (``original``) lie in one series for each scan, whose UID follows from the
 scan's. Every other SEG that refers to a scan is a person's label (``final``) if the study knows the names of all its
 segments: other programs keep SEG objects of other things there, and other studies of this app their own. The newest
-counts.
+counts. One that was rejected does not: the server has a note about it, see ``lib.dicom_seg.rejection``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 
 from lib.core.label_names import knows_all
 from lib.core.labels import LabelSchema
-from lib.dicom_seg import SegHeader
+from lib.dicom_seg import SegHeader, rejection_series
 from server.store.folder_store import DICOM, FINAL, ORIGINAL
 
 from .label_facts import DicomLabelFacts, StoredSeg
@@ -170,6 +170,16 @@ class Lists:
         self._segs: dict[str, tuple[int, SegHeader | None]] = {}
         self._seen: set[str] | None = None
         self._counts: dict[str, int] = {}
+        self._notes: frozenset[str] = frozenset()
+        self._rejected: set[str] = set()
+
+    def reject(self, uid: str) -> None:
+        """Leave a SEG out from now on: the server has been given the note about it, and may list it late."""
+        self._rejected.add(uid)
+
+    def rejects(self, seg: SegHeader) -> bool:
+        """Whether a SEG no longer counts."""
+        return seg.uid in self._rejected or rejection_series(seg.uid) in self._notes
 
     def ask(self, objects: Mapping[str, ImageLabelModel]) -> Listed:
         """The lists as they are now; raises many kinds of errors: network, HTTP status, JSON.
@@ -184,6 +194,7 @@ class Lists:
         own = {pseudo_series(uid) for uid, known in labels if ORIGINAL in known}
         finals = [(uid, DicomLabelFacts.of(known[FINAL]).seg) for uid, known in labels if FINAL in known]
         known = {seg.series: SegHeader(seg.uid, uid, (), seg.created) for uid, seg in finals if seg is not None}
+        self._look_for_notes()
         segs, counts = [], {}
         for each in self._server.search({"Modality": "SEG"}):
             dicom_study, uid = _text(each, "StudyInstanceUID"), _text(each, "SeriesInstanceUID")
@@ -195,13 +206,25 @@ class Lists:
                 continue  # own labels are known, unless one was deleted there
             header = known.get(uid) if count == 1 else None
             header = header or self._looked_into(dicom_study, uid, count)
-            if header is not None:
+            if header is not None and not self.rejects(header):
                 arrived = self._seen is not None and header.uid not in self._seen
                 segs.append(Seg(dicom_study, uid, header, arrived))
         self._counts = counts
         self._seen = {seg.header.uid for seg in segs} | (self._seen or set())
         self._segs = {uid: entry for uid, entry in self._segs.items() if uid in counts}
         return Listed(began, scans, segs, frozenset(counts))
+
+    def _look_for_notes(self) -> None:
+        """Ask which notes there are about SEG objects that no longer count; without an answer those of before hold."""
+        try:
+            found = self._server.search({"Modality": "KO"})
+        except (requests.ConnectionError, requests.Timeout):
+            raise
+        except Exception as error:
+            logger.warning("Notes about SEG objects cannot be asked for (%s: %s)", type(error).__name__, error)
+            return
+        self._notes = frozenset(_text(each, "SeriesInstanceUID") for each in found)
+        self._rejected = {uid for uid in self._rejected if rejection_series(uid) not in self._notes}
 
     def _looked_into(self, dicom_study: str, series: str, count: int) -> SegHeader | None:
         before, header = self._segs.get(series, (-1, None))

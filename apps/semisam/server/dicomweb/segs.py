@@ -8,7 +8,7 @@ import numpy as np
 
 from lib.core.geometry import Volume
 from lib.core.labels import LabelSchema
-from lib.dicom_seg import SegHeader
+from lib.dicom_seg import SegHeader, write_rejection
 
 from .label_facts import DicomLabelFacts, StoredSeg
 from .labels import Source, label_of, origin_of, pseudo_series, seg_of
@@ -60,6 +60,19 @@ class SegExchange:
         assert stored.seg is not None
         stored = replace(stored, seg=replace(stored.seg, sent=stored.saved))
         return stored, label_of(seg, source.scan, self._schema)
+
+    def reject(self, stored: StoredSeg, why: str) -> None:
+        """Store a note beside a SEG that it no longer counts.
+
+        Args:
+            stored: the SEG.
+            why: a sentence for whoever reads the note.
+
+        Raises:
+            UserError: (502) when the server does not do its part.
+        """
+        seg = self._server.fetch_seg(stored.dicom_study, stored.series, stored.uid)
+        self._server.store_note(write_rejection(seg, why))
 
     def fetch(self, stored: StoredSeg, scan: Volume) -> np.ndarray:
         """The label ``[D, H, W]`` of a SEG on the server.

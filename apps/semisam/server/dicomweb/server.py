@@ -115,12 +115,24 @@ class DicomWebServer:
         Raises:
             UserError: (502) when the server does not do its part, or refuses it.
         """
-        with self._answering("The label could not be stored"):
-            answer = self._client.store_instances([seg])
+        self._store(seg, "The label", "DICOM SEG")
+
+    def store_note(self, note: Dataset) -> None:
+        """Store a note that a SEG no longer counts.
+
+        Raises:
+            UserError: as for ``store``.
+        """
+        self._store(note, "The note that takes the label back", "DICOM KO")
+
+    def _store(self, made: Dataset, what: str, kind: str) -> None:
+        with self._answering(f"{what} could not be stored"):
+            answer = self._client.store_instances([made])
         if answer.get("FailedSOPSequence") or not answer.get("ReferencedSOPSequence"):
-            logger.error("%s has refused a DICOM SEG: %s", self.address, str(answer)[:_LOGGED])
+            logger.error("%s has refused a %s: %s", self.address, kind, str(answer)[:_LOGGED])
             raise UserError(
-                "The DICOM server has refused the label (DICOM SEG). Its own log says why: ask whoever looks after it.",
+                f"The DICOM server has refused {what[0].lower()}{what[1:]} ({kind}). Its own log says why: ask whoever "
+                "looks after it.",
                 status=502,
             )
 

@@ -15,8 +15,9 @@ from lib.dicom_seg import Segment
 from lib.exchange import Candidate, ExportFolder, ExportOptions, LabelledScan, Outcome, export_format
 from lib.formats.volumes import read_volume
 from lib.selection.measures import QUALITY
-from server.dicomweb.labels import colour_of, colours_in, origin_of
+from server.dicomweb.labels import colours_in, origin_of
 from server.errors import text_of
+from server.palette import colour_of
 from server.scores.scores import Scores
 from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study

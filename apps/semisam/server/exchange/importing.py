@@ -45,6 +45,7 @@ class ImportRequest:
         replace: take the place of final labels that scans have already.
         newest: of several DICOM objects of one scan, take the one that was made last.
         scan: name of the scan that the one label belongs to, "" to go by what the labels say.
+        by: who answers for the labels, "" when that is not known.
         dry_run: read and check, and store nothing.
     """
 
@@ -53,6 +54,7 @@ class ImportRequest:
     replace: bool = False
     newest: bool = False
     scan: str = ""
+    by: str = ""
     dry_run: bool = False
 
 
@@ -245,7 +247,8 @@ def _take(
         with tempfile.TemporaryDirectory(prefix="import-") as folder:
             file = Path(folder) / "label.nii.gz"
             write_label(file, taken.label, scan.affine)
-            store.save_label(name, str(file), FINAL, _info(taken, schema, label))
+            info = _info(taken, schema, label)
+            store.save_label(name, str(file), FINAL, {**info, "user": request.by} if request.by else info)
         settle(study, name)
     return _note(taken, schema)
 

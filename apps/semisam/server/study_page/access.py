@@ -1,8 +1,7 @@
 """Who may use the page: MONAI Label's log-in, from a header or a cookie, and no page but the server's own.
 
-A browser that opens a page sends no token of MONAI Label's log-in, so the page keeps it in a cookie that only these
-addresses read. Cookies are sent along by pages of others, too: whatever changes something needs a mark that only the
-server's own page can read.
+A browser that opens a page sends no token of MONAI Label's log-in, so it is kept in a cookie. Cookies are sent along by
+pages of others, too: whatever changes something needs a mark that only the server's own page can read.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ from monailabel.endpoints.user.auth import DEFAULT_USER, User
 
 from lib.core.errors import UserError
 from server.errors import http_answers
-from server.people.door import lacks, user_in
+from server.people.door import lacks, token_in, user_in
 from server.upstream.token_check import user_of
-from server.web.request_head import bearer, unknown
+from server.web.request_head import check_same_origin, unknown
 
-COOKIE = "semisam_login"
 MARK = "X-Semisam-Mark"
 """Header with the mark."""
 _MARK = secrets.token_urlsafe(24)
@@ -71,7 +69,7 @@ def who(request: Request) -> User:
     known = user_in(request.scope)
     if known is not None:
         return known
-    token = bearer(request.scope) or request.cookies.get(COOKIE, "")
+    token = token_in(request.scope)
     try:
         if token:
             return user_of(token)
@@ -87,21 +85,12 @@ def own_page(request: Request) -> None:
         HTTPException: (403) for a page of somebody else, (400) without the mark.
     """
     with http_answers():
-        check_same_origin(request)
+        check_same_origin(request.scope)
         if not hmac.compare_digest(request.headers.get(MARK, ""), _MARK):
             raise UserError(
                 f"The request lacks the header {MARK}, or brings that of before the server was started anew. Load the "
                 "page again; a program asks GET /semisam/api/mark for it."
             )
-
-
-def check_same_origin(request: Request) -> None:
-    """Raise UserError (403) when a browser says that another page has made it ask; programs say nothing."""
-    site = request.headers.get("sec-fetch-site", "none")
-    origin = request.headers.get("origin", "")
-    foreign = bool(origin) and origin.partition("//")[2] != request.headers.get("host", "")
-    if site not in ("same-origin", "none") or foreign:
-        raise UserError("Pages of others may not use this one.", status=403)
 
 
 READER = Depends(needs(settings.MONAI_LABEL_AUTH_ROLE_USER))

@@ -20,6 +20,7 @@ from lib.core.errors import UserError
 from lib.core.negatives import counts_without
 from lib.formats.label_files import largest_label
 from lib.formats.volumes import read_volume
+from server.dicomweb.datastore import DicomWebStudy
 from server.scores.offered import OfferedScans
 from server.scores.scores import QUALITY, UNCERTAINTY, Scores
 from server.store.folder_store import FINAL, ORIGINAL
@@ -31,6 +32,7 @@ from .scan_rows import ACCEPTED
 logger = logging.getLogger("semisam.page")
 
 CLIENT = "semisam page"
+_STAYS = "Its SEG stays on the DICOM server, with a note beside it that it is rejected and no longer counts."
 MOST_NAME = 60
 """Characters of a reader's name."""
 
@@ -138,7 +140,7 @@ class Acts:
             self._log.note(Act("send_back", name, by, time.time(), seen))
         logger.info("%s was sent back by %s", name, by)
 
-    def undo(self, name: str, by: str) -> Act:
+    def undo(self, name: str, by: str) -> list[str]:
         """Take back what the same reader has done last to a scan; once.
 
         Args:
@@ -146,7 +148,7 @@ class Acts:
             by: who.
 
         Returns:
-            What was taken back.
+            What else there is to know.
 
         Raises:
             UserError: (409) when there is nothing to take back, or somebody has changed the label since.
@@ -161,21 +163,24 @@ class Acts:
             if act.act == "accept":
                 if not act.final or self.version(name, FINAL) != act.final:
                     raise UserError(f"The label of {name} was changed since it was accepted: it stays.", status=409)
-                self._study.datastore.remove_label(name, FINAL)
+                self._remove_final(name, by)
             self._log.note(Act("undo", name, by, time.time(), act.label))
         if act.act == "accept":
             self._restore(act)
         logger.info("%s has taken back: %s %s", by, act.act, name)
-        return act
+        return [_STAYS] if act.act == "accept" and isinstance(self._study.datastore, DicomWebStudy) else []
+
+    def _remove_final(self, name: str, by: str) -> None:
+        store = self._study.datastore
+        if isinstance(store, DicomWebStudy):
+            store.reject_label(name, FINAL, f"{by} has taken back that this label was accepted.")
+        else:
+            store.remove_label(name, FINAL)
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
     def _check(self, name: str, seen: str) -> None:
-        study = self._study
-        if study.datastore.get_label_by_image_id(name, FINAL):
-            facts = study.facts(name, FINAL)
-            who = f" by {facts.user}" if facts.user and facts.user != "admin" else ""
-            raise UserError(f"{name} has a final label already, saved{who}.", status=409)
+        check_open(self._study, name)
         version = self.version(name, ORIGINAL)
         if not version:
             raise UserError(f"There is no pseudo-label of {name}.", status=404)
@@ -214,6 +219,14 @@ class Acts:
                 Scores(self._study).add(method, {act.scan: facts}, of={act.scan: str(entry.get("of", ""))})
         except Exception as error:
             logger.warning("The scores of %s could not be put back: %s", act.scan, error)
+
+
+def check_open(study: Study, name: str) -> None:
+    """Raise UserError (409) when a scan has a final label already."""
+    if study.datastore.get_label_by_image_id(name, FINAL):
+        facts = study.facts(name, FINAL)
+        who = f" by {facts.user}" if facts.user and facts.user != "admin" else ""
+        raise UserError(f"{name} has a final label already, saved{who}.", status=409)
 
 
 def reader_name(text: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lib.core.cache import stamp_of
 from lib.core.errors import UserError
-from lib.report.planes import colour_of
+from server.palette import as_text, colour_of
 from server.scores.scores import Scores
 from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study
@@ -132,7 +132,7 @@ class StudyPage:
     def structures(self) -> list[dict[str, Any]]:
         """Names, values and colours of the structures."""
         return [
-            {"name": name, "value": value, "colour": "#{:02x}{:02x}{:02x}".format(*colour_of(value))}
+            {"name": name, "value": value, "colour": as_text(colour_of(name, value))}
             for name, value in self.study.schema.as_dict().items()
         ]
 

@@ -26,6 +26,7 @@ from lib.core.labels import count_values
 from lib.formats.volumes import read_volume
 from lib.report.planes import look_at, small_picture
 from server.errors import text_of
+from server.palette import colours_of
 from server.store.folder_store import FINAL, ORIGINAL
 from server.store.study import Study
 
@@ -37,7 +38,7 @@ MOST_BYTES = 256 * 2**20
 """Of all pictures of a study; the oldest go first."""
 MOST_WAITING = 400
 """Pictures that wait; what was asked for longest ago is forgotten, and asked for again if it is still looked at."""
-_VERSION = 2
+_VERSION = 3
 _VOLUMES, _FAULTS = "volumes.json", "faults.json"
 _FAILED_SECONDS = 20.0
 """After how long a picture that could not be made is tried again: a DICOM server may be back."""
@@ -162,7 +163,9 @@ class Pictures:
         scan = read_volume(Path(study.datastore.get_image_uri(name)))
         label = self._label(name, tag, scan) if tag else None
         looked = look_at(scan)
-        picture = small_picture(looked, None if label is None else looked.turned(label), EDGE)
+        picture = small_picture(
+            looked, None if label is None else looked.turned(label), EDGE, colours_of(study.schema.as_dict())
+        )
         if tag == FINAL:
             self._check(key, name)
             if label is not None:
@@ -183,16 +186,25 @@ class Pictures:
     def _check(self, key: str, name: str) -> None:
         """Remember why a final label cannot be used, if it cannot."""
         found = {each: fault for each, fault in self._faults.items() if each != name}
-        try:
-            if (item := self._study.final_label(name)) is not None:
-                self._study.check(item)
-        except UserError as error:
-            if error.status >= 500 or error.status == 409:  # it may be usable once it can be fetched
-                return
+        error = self._fault(name)
+        if error is not None:
+            time.sleep(_AGAIN_SECONDS)  # its files may just be replaced
+            error = self._fault(name)
+        if error is not None and (error.status >= 500 or error.status == 409):
+            return  # it may be usable once it can be fetched
+        if error is not None and self.key(name) == key:
             found[name] = {"of": key, "why": str(error)}
         if found != self._faults:
             self._faults = found
             _write(self._folder / _FAULTS, found)
+
+    def _fault(self, name: str) -> UserError | None:
+        try:
+            if (item := self._study.final_label(name)) is not None:
+                self._study.check(item)
+        except UserError as error:
+            return error
+        return None
 
     def _label(self, name: str, tag: str, scan: Volume) -> np.ndarray | None:
         """The label; a scan is shown without one that cannot be used."""

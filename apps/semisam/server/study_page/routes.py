@@ -8,19 +8,18 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from fastapi.security import OAuth2PasswordRequestForm
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from monailabel.config import settings
 
-from server.errors import http_answers
+from server.people.log_in_page import for_browsers, login_page
 from server.upstream.login_route import token_of
 from server.upstream.routes import first_time
-from server.web.request_head import encrypted
 
 from . import scan_routes, work_routes
-from .access import COOKIE, check_same_origin, mark, may, needs
+from .access import mark, may, needs
 
 logger = logging.getLogger("semisam")
 
@@ -50,6 +49,8 @@ def install(app: FastAPI) -> None:
     """
     if not first_time(app, "study_page"):
         return
+    if settings.MONAI_LABEL_AUTH_ENABLE:  # after our own log-in, which comes first where it is in place
+        app.include_router(for_browsers(_ask))
     app.include_router(_pages(), prefix=settings.MONAI_LABEL_API_STR)
     for part in (scan_routes, work_routes):
         app.include_router(part.router, prefix=f"{settings.MONAI_LABEL_API_STR}{PATH}/api")
@@ -67,6 +68,20 @@ def tell_address() -> None:
     timer.start()
 
 
+def look_ahead() -> None:
+    """Look at the scans before anybody asks for the page: of thousands, that takes a moment."""
+
+    def look() -> None:
+        try:
+            scan_routes.current().rows()
+        except Exception as error:  # whoever opens the page is told
+            logger.debug("The scans cannot be looked at yet: %s", error)
+
+    timer = threading.Timer(2 * _TOLD_AFTER_SECONDS, look)
+    timer.daemon = True
+    timer.start()
+
+
 def _pages() -> APIRouter:
     router = APIRouter(prefix=PATH)
 
@@ -79,7 +94,8 @@ def _pages() -> APIRouter:
         try:
             user = await _reader(request)
         except HTTPException as error:
-            return _html("login.html", error.status_code, refused=error.status_code == 403)
+            problem = str(error.detail) if error.status_code == 403 else ""
+            return login_page(f"{settings.MONAI_LABEL_API_STR}{PATH}/", problem, error.status_code)
         known = user.username if settings.MONAI_LABEL_AUTH_ENABLE else ""
         return _html("index.html", mark=mark(), user=known, may=may(user), login=settings.MONAI_LABEL_AUTH_ENABLE)
 
@@ -91,42 +107,15 @@ def _pages() -> APIRouter:
         kept = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
         return FileResponse(path, media_type=_TYPES[path.suffix], headers=kept)
 
-    if settings.MONAI_LABEL_AUTH_ENABLE:
-        _add_login(router)
     return router
 
 
-def _add_login(router: APIRouter) -> None:
-    @router.post("/login", include_in_schema=False)
-    async def login(request: Request, form: OAuth2PasswordRequestForm = Depends()) -> Response:  # noqa: B008
-        with http_answers():
-            check_same_origin(request)
-        try:
-            token: Any = await token_of(form)
-        except HTTPException as error:
-            if error.status_code != 401:
-                raise
-            return _html("login.html", 401, refused=True)
-        given = token["access_token"] if isinstance(token, dict) else token.access_token
-        answer = RedirectResponse(f"{settings.MONAI_LABEL_API_STR}{PATH}/", 303)
-        answer.set_cookie(
-            COOKIE,
-            given,
-            httponly=True,
-            samesite="strict",
-            secure=encrypted(request.scope),
-            path=f"{settings.MONAI_LABEL_API_STR}{PATH}",
-        )
-        return answer
-
-    @router.post("/logout", include_in_schema=False)
-    async def logout(request: Request) -> Response:
-        with http_answers():
-            check_same_origin(request)
-        answer = RedirectResponse(f"{settings.MONAI_LABEL_API_STR}{PATH}/", 303)
-        answer.delete_cookie(COOKIE, path=f"{settings.MONAI_LABEL_API_STR}{PATH}")
-        return answer
+async def _ask(request: Request, name: str, password: str) -> str:
+    """A token of MONAI Label's log-in server."""
+    form = OAuth2PasswordRequestForm(username=name, password=password, scope="")
+    given: Any = await token_of(form)
+    return str(given["access_token"] if isinstance(given, dict) else given.access_token)
 
 
-def _html(template: str, status: int = 200, **values: object) -> HTMLResponse:
-    return HTMLResponse(_PAGES.get_template(template).render(**values), status, HEADERS)
+def _html(template: str, **values: object) -> HTMLResponse:
+    return HTMLResponse(_PAGES.get_template(template).render(**values), headers=HEADERS)

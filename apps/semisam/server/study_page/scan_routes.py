@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from monailabel.config import RBAC_ANNOTATOR, settings
 from monailabel.endpoints.user.auth import User
@@ -19,10 +19,12 @@ from lib.core.errors import UserError
 from server.errors import http_answers
 from server.options import shown
 from server.people.audit_log import note_scan
+from server.web.request_head import check_same_origin
 
-from .access import ANNOTATOR, OWN_PAGE, READER, check_same_origin, mark
+from .access import ANNOTATOR, OWN_PAGE, READER, mark
 from .downloads import download
 from .layers import SCAN
+from .outlines import take_outline
 from .page import StudyPage, page_for
 from .scan_rows import ScanRow
 from .study_table import MOST_ON_PAGE, Filter, Order, Question
@@ -54,7 +56,7 @@ def current() -> StudyPage:
 def own_mark(request: Request) -> dict[str, str]:
     """Given to programs and to the server's own pages."""
     with http_answers():
-        check_same_origin(request)
+        check_same_origin(request.scope)
     return {"mark": mark()}
 
 
@@ -72,6 +74,13 @@ def scans(
     """State may be ``done``, ``open``, ``review``, ``sent_back``; scans of which ``order`` is unknown come last."""
     with http_answers():
         return current().table(Question(search, state, order, descending, structure, page, size))
+
+
+@router.get("/structures", summary="Names, values and colours of the structures")
+def structures() -> dict[str, Any]:
+    """The colours are those of the page, of OHIF's panel and of DICOM SEG."""
+    with http_answers():
+        return {"structures": current().structures()}
 
 
 @router.get("/picture", summary="A small picture of a scan with its label's contours; 202 while it is being made")
@@ -118,7 +127,7 @@ def one_slice(
 def accept(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
     """The pseudo-label that was looked at, and no other: ``version`` is that of ``/scan``."""
     with _acting(request, asked.image) as page:
-        warnings = page.acts.accept(asked.image, asked.version, _name(asked, user))
+        warnings = page.acts.accept(asked.image, asked.version, _name(asked.by, user))
         return {**page.described(_row(page, asked.image)), "warnings": warnings}
 
 
@@ -126,7 +135,7 @@ def accept(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, 
 def send_back(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
     """All strategies offer it before others; its pseudo-label stays until then."""
     with _acting(request, asked.image) as page:
-        page.acts.send_back(asked.image, asked.version, _name(asked, user))
+        page.acts.send_back(asked.image, asked.version, _name(asked.by, user))
         return page.described(_row(page, asked.image))
 
 
@@ -134,8 +143,22 @@ def send_back(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[st
 def undo(request: Request, asked: Asked, user: User = ANNOTATOR) -> dict[str, Any]:
     """Once, and only as long as nobody has changed the label since."""
     with _acting(request, asked.image) as page:
-        page.acts.undo(asked.image, _name(asked, user))
-        return page.described(_row(page, asked.image))
+        warnings = page.acts.undo(asked.image, _name(asked.by, user))
+        return {**page.described(_row(page, asked.image)), "warnings": warnings}
+
+
+@router.post("/outline", summary=f"{RBAC_ANNOTATOR}Make a label from a file final", dependencies=[OWN_PAGE])
+def outline(
+    request: Request,
+    image: ImageId,
+    file: UploadFile,
+    by: Annotated[str, Form()] = "",
+    user: User = ANNOTATOR,
+) -> dict[str, Any]:
+    """A label map (NIfTI, NRRD, MetaImage), DICOM SEG or RTSTRUCT whose names are the study's structures."""
+    with _acting(request, image) as page:
+        warnings = take_outline(page.study, image, _name(by, user), (file.filename or "", file.file))
+        return {**page.described(_row(page, image)), "warnings": warnings}
 
 
 @router.get("/label", summary="A stored label as NIfTI or DICOM SEG", response_class=FileResponse)
@@ -172,6 +195,6 @@ def _row(page: StudyPage, image: str) -> ScanRow:
     return row
 
 
-def _name(asked: Asked, user: User) -> str:
+def _name(by: str, user: User) -> str:
     """Who acts: whoever has logged in, else the name that is given."""
-    return str(user.username) if settings.MONAI_LABEL_AUTH_ENABLE else asked.by
+    return str(user.username) if settings.MONAI_LABEL_AUTH_ENABLE else by

@@ -25,7 +25,7 @@ ML: MONAI Label 0.8.5.
 | ``login_route``        | ML              | a wrong password gives a bare 500            | a route of ours (401)    |
 | ``middleware``         | Starlette 1     | no middleware after the start                | the stack is made anew   |
 | ``model_files``        | ML              | any file replaces the network in service     | routes of ours           |
-| ``ohif``, ``ohif.js``  | OHIF 3.10 in ML | labels cannot be saved, SEG are upside down  | a script after OHIF's    |
+| ``ohif``               | OHIF 3.10 in ML | labels cannot be saved, failures not seen    | scripts after OHIF's     |
 | ``own_login``          | ML              | knows users of a Keycloak realm only         | the app says who asks    |
 | ``reload_route``       | ML              | anybody may reload the app                   | the route goes           |
 | ``routes``             | ML, Starlette 1 | routes cannot be replaced                    | ours are moved first     |

@@ -75,13 +75,28 @@ def check_origin(scope: Scope, origins: Sequence[str]) -> None:
     origin = header(scope, b"origin")
     if not origin or scope["method"] in READING or "*" in origins or origin in origins:
         return
-    if OWN_MACHINE.fullmatch(origin) or _parts(origin).netloc == header(scope, b"host"):
+    if OWN_MACHINE.fullmatch(origin) or _is_own(scope, origin):
         return
     raise UserError(
         f"Pages of {origin[:_SHOWN]} may not use this server. If they should, the administrator names them in "
         "--conf origins.",
         status=403,
     )
+
+
+def check_same_origin(scope: Scope) -> None:
+    """Raise UserError (403) when a browser says that another page has made it ask; programs say nothing.
+
+    For what no other page may do or read, whomever ``check_origin`` lets in.
+    """
+    site, origin = header(scope, b"sec-fetch-site") or "none", header(scope, b"origin")
+    if site not in ("same-origin", "none") or (origin and not _is_own(scope, origin)):
+        raise UserError("Pages of others may not use this one.", status=403)
+
+
+def _is_own(scope: Scope, origin: str) -> bool:
+    """Whether an origin is the server that is asked."""
+    return _parts(origin).netloc == header(scope, b"host")
 
 
 def check_login(scope: Scope) -> None:

@@ -62,6 +62,13 @@ export async function post(path, content = {}) {
   return (await answered(path, {}, { method: 'POST', headers, body: JSON.stringify(content) })).json();
 }
 
+/** A file, with further fields. */
+export async function send(path, query, fields) {
+  const body = new FormData();
+  Object.entries(fields).forEach(([name, value]) => body.append(name, value));
+  return (await answered(path, query, { method: 'POST', headers: { 'X-Semisam-Mark': mark }, body })).json();
+}
+
 /** Why whoever has logged in may not `annotate` or `administer`; empty when they may. */
 export function lacking(what) {
   const whose = { annotate: 'annotators', administer: 'administrators' }[what];

@@ -1,5 +1,5 @@
 // One scan: its planes, what lies over them, and what a reader does with it.
-import { address, get, lacking, post, reader } from './api.js';
+import { address, get, lacking, post, reader, send } from './api.js';
 import { dot, make, moment, notify } from './dom.js';
 import { askReader } from './reader.js';
 import { Plane, Slices } from './planes.js';
@@ -146,8 +146,8 @@ function draw(main, known, reload, hold) {
 
   async function takeBack(name) {
     try {
-      await post('undo', { image: name, by: reader() });
-      notify(`What was done to ${name} is taken back.`);
+      const answer = await post('undo', { image: name, by: reader() });
+      notify([`What was done to ${known.title} is taken back.`, ...answer.warnings].join(' '));
       name === known.name && main.isConnected && decodeURIComponent(window.location.hash).endsWith(`/${name}`) ? await reload({ index: view.index }) : open(name);
     } catch (error) {
       notify(error.message, { bad: true });
@@ -173,7 +173,7 @@ function draw(main, known, reload, hold) {
     make('fieldset', {}, make('legend', {}, 'Window and level'), make('label', {}, 'Window', width.input), make('label', {}, 'Level', level.input), numbers,
       make('div', { class: 'bar' }, preset('As at first', Math.max(high - low, 1e-6), (low + high) / 2), isCt ? CT.map(each => preset(...each)) : null)),
     make('h2', {}, 'Volumes'), volumesOf(known, known.structures),
-    make('h2', {}, 'Elsewhere'), elsewhere(known),
+    make('h2', {}, 'Elsewhere'), elsewhere(known), isOpen && !refused ? outlineFrom(known, () => reload({ index: view.index })) : null,
     known.history.length > 1 ? make('div', {}, make('h2', {}, 'Labels so far'), make('ul', { class: 'volumes small' }, known.history.map(each => make('li', {}, `${each.words}, `, moment(each.saved))))) : null,
     known.acts.length ? make('div', {}, make('h2', {}, 'What readers have done'), make('ul', { class: 'volumes small' }, known.acts.map(each => make('li', {}, `${each.by} ${DID[each.act]}, `, moment(each.at))))) : null,
     make('details', { class: 'small' }, make('summary', {}, 'Keys'), make('p', {}, make('kbd', {}, 'a'), ' accept, ', make('kbd', {}, 'r'), ' send back, ', make('kbd', {}, 'n'), ' next, ', make('kbd', {}, 'p'), ' back, ', make('kbd', {}, 'u'), ' take back, arrows and ', make('kbd', {}, 'Page up'), ' ', make('kbd', {}, 'Page down'), ' slices. The wheel goes through slices, dragging changes window and level, a click chooses the slices of the other planes.')));
@@ -206,6 +206,33 @@ function draw(main, known, reload, hold) {
     planes.forEach(plane => plane.close());
     slices.close();
   };
+}
+
+/** A label that was drawn with another program, as a file. */
+function outlineFrom(known, done) {
+  const file = make('input', { type: 'file', required: true });
+  const keep = make('button', {}, 'Make it final');
+  return make(
+    'form', {
+      class: 'stack small', onsubmit: async event => {
+        event.preventDefault();
+        if (!reader() && !(await askReader())) {
+          notify('Say who you are first: your name stands with what you outline.', { bad: true });
+          return;
+        }
+        keep.disabled = true;
+        try {
+          const answer = await send('outline', { image: known.name }, { by: reader(), file: file.files[0] });
+          notify([`${known.title} is outlined.`, ...answer.warnings].join(' '));
+          await done();
+        } catch (error) {
+          notify(error.message, { bad: true });
+        } finally {
+          keep.disabled = false;
+        }
+      },
+    },
+    make('label', {}, 'Outline from a file (label map, DICOM SEG, RTSTRUCT)', file), keep);
 }
 
 function elsewhere(known) {

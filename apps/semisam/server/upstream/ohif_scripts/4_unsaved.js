@@ -1,0 +1,53 @@
+// A question before something drawn is lost: when the page is left or loaded again, and on the way back to the list.
+(() => {
+  const { semisam } = window;
+  const QUESTION = 'What you have drawn is not stored yet, and would be lost. Leave this scan all the same?';
+  let drawn = false;
+
+  function isDrawn() {
+    try {
+      return drawn && semisam.services.segmentationService.getSegmentations().length > 0;
+    } catch {
+      return false;
+    }
+  }
+
+  semisam.saved = () => {
+    drawn = false;
+  };
+
+  // The events are there once OHIF's libraries are.
+  const timer = setInterval(() => {
+    const target = window.cornerstone?.eventTarget;
+    const events = window.cornerstoneTools?.Enums?.Events;
+    const segmentations = semisam.services?.segmentationService;
+    if (!target || !events || !segmentations) {
+      return;
+    }
+    clearInterval(timer);
+    target.addEventListener(events.SEGMENTATION_DATA_MODIFIED, () => {
+      drawn = true;
+    });
+    // A stored one that was opened is not drawn.
+    segmentations.subscribe(segmentations.EVENTS.SEGMENTATION_LOADING_COMPLETE, () => setTimeout(semisam.saved, 1000));
+  }, 500);
+
+  window.addEventListener('beforeunload', event => {
+    if (isDrawn()) {
+      event.preventDefault();
+      event.returnValue = QUESTION; // browsers that ask only then
+    }
+  });
+
+  document.addEventListener('click', event => {
+    if (!event.target.closest?.('[data-cy="return-to-work-list"]') || !isDrawn()) {
+      return;
+    }
+    if (window.confirm(QUESTION)) {
+      drawn = false;
+    } else {
+      event.stopPropagation();
+      event.preventDefault();
+    }
+  }, true);
+})();
