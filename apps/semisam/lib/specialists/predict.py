@@ -46,6 +46,14 @@ class SpecialistPrediction:
         """Label map ``[D, H, W]`` uint8 in the scan's own grid."""
         return self.frame.labels_back(self.probabilities)
 
+    def probability_map(self, value: int) -> np.ndarray:
+        """Probability of one class ``[D, H, W]`` float32 in 0..1 in the scan's own grid; 0 outside the content.
+
+        Args:
+            value: of a structure, 1..N.
+        """
+        return self.frame.map_back(self.probabilities[value]).clip(0, 1)
+
     def uncertainty_map(self) -> np.ndarray:
         """Uncertainty ``[D, H, W]`` float32 in 0..1 in the scan's own grid; 0 outside the content."""
         return self.frame.map_back(self.uncertainty)

@@ -86,6 +86,11 @@ def _export_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--with-scans", action="store_true", help="nifti: write the scans, too")
     parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="nifti: write the probability of each structure, 0 to 255, by the trained network",
+    )
+    parser.add_argument(
         "--channel",
         default="image",
         metavar="NAME",
@@ -108,6 +113,7 @@ def _export(chosen: argparse.Namespace) -> int:
         least_quality=chosen.least_quality,
         with_scans=chosen.with_scans,
         channel=chosen.channel,
+        probabilities=chosen.probabilities,
     )
     with _progress("Export") as say:
         outcome = export_study(study, request, say)

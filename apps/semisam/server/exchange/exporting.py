@@ -21,6 +21,8 @@ from server.scores.scores import Scores
 from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study
 
+from .probabilities import with_probabilities
+
 logger = logging.getLogger("semisam.export")
 
 
@@ -36,6 +38,7 @@ class ExportRequest:
         least_quality: estimated mean Dice, 0..1, below which a pseudo-label stays here; None takes all.
         with_scans: see ``ExportOptions``.
         channel: see ``ExportOptions``.
+        probabilities: whether the specialist in service is asked for the probabilities of each scan.
     """
 
     folder: Path
@@ -45,6 +48,7 @@ class ExportRequest:
     least_quality: float | None = None
     with_scans: bool = False
     channel: str = "image"
+    probabilities: bool = False
 
 
 def export_study(study: Study, request: ExportRequest, say: Callable[[int, int, str], object]) -> Outcome:
@@ -58,6 +62,10 @@ def export_study(study: Study, request: ExportRequest, say: Callable[[int, int, 
     Raises:
         UserError: when nothing can be exported, or not there; (507) when there is no space left.
     """
+    if request.probabilities:
+        if request.form != "nifti":
+            raise UserError(f"The format {request.form} has no room for probabilities. Export them as nifti.")
+        study.need_published()
     _check_place(study, request.folder)
     names = sorted(study.datastore.list_images())
     chosen = _chosen(names, request.scans)
@@ -109,6 +117,8 @@ def _candidates(study: Study, names: Sequence[str], request: ExportRequest) -> t
                 left_out[name] = f"The quality of its pseudo-label {known}; at least {least:g} is wanted."
                 continue
             cases.append(_candidate(study, name, ORIGINAL, quality, colours))
+    if request.probabilities:
+        cases = [with_probabilities(study, case) for case in cases]
     return cases, left_out
 
 
