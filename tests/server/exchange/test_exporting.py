@@ -26,7 +26,7 @@ from lib.setup.settings import Settings
 from lib.specialists import predict
 from scored_study import put_pseudo_labels, put_specialist
 from server.dicomweb.datastore import DicomWebStudy
-from server.exchange.exporting import ExportRequest, export_study
+from server.exchange.exporting import ExportRequest, export_specialist, export_study
 from server.exchange.importing import ImportRequest, import_labels
 from server.scores.scores import Scores
 from server.store.folder_store import FINAL, StudyDatastore
@@ -212,3 +212,13 @@ def test_probabilities_of_the_trained_network(study: Study, tmp_path: Path) -> N
     assert _export(study, tmp_path / "out", probabilities=True).written == ["case_1"]
     assert _export(study, tmp_path / "out").written == ["case_1"]
     assert not (tmp_path / "out" / "probabilities").exists()
+
+
+def test_the_trained_network(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train first"):
+        export_specialist(study, tmp_path / "out", "bundle")
+    put_specialist(study)
+    with pytest.raises(UserError, match="within the study"):
+        export_specialist(study, Path(study.location) / "out", "bundle")
+    export_specialist(study, tmp_path / "out", "bundle")
+    assert (tmp_path / "out" / "models" / "model.ts").is_file()

@@ -15,6 +15,7 @@ from lib.dicom_seg import Segment
 from lib.exchange import Candidate, ExportFolder, ExportOptions, LabelledScan, Outcome, export_format
 from lib.formats.volumes import read_volume
 from lib.selection.measures import QUALITY
+from lib.specialists.portable import export_network
 from server.dicomweb.labels import colour_of, colours_in, origin_of
 from server.errors import text_of
 from server.scores.scores import Scores
@@ -79,6 +80,21 @@ def export_study(study: Study, request: ExportRequest, say: Callable[[int, int, 
     outcome = ExportFolder(request.folder.absolute(), form).export(cases, lambda done, name: say(done, total, name))
     outcome.refused |= left_out
     return outcome
+
+
+def export_specialist(study: Study, folder: Path, form: str) -> None:
+    """Export the specialist in service.
+
+    Args:
+        study: the study.
+        folder: where to.
+        form: name of the format, see ``lib.specialists.portable.NETWORK_FORMATS``.
+
+    Raises:
+        UserError: (409) without a specialist, or when it cannot be written there; see ``export_network``.
+    """
+    _check_place(study, folder)
+    export_network(study.specialist("cpu"), form, folder.absolute())
 
 
 def _check_place(study: Study, folder: Path) -> None:
