@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,10 +15,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from lib.core.errors import UserError
 from lib.core.geometry import Volume
 from lib.core.labels import count_values
+from lib.core.probabilities import as_bytes
 from lib.formats.volumes import read_volume, write_label
-from server.requests.infer_request import AskedScan, InferRequest, ResultFile
+from server.options import shown
+from server.requests.infer_request import PROBABILITY, AskedScan, InferRequest, ResultFile
 from server.store.study import Study
 
 logger = logging.getLogger("semisam.infer")
@@ -34,11 +37,14 @@ class Answer:
         array: ``[D, H, W]`` uint8 on the scan's grid.
         params: what to say about it; plain types.
         warnings: sentences for the user about what may be wrong with it.
+        probability: gives the probability of the structure with a value, ``[D, H, W]`` float32 in 0..1 on the scan's
+            grid; None for what is no prediction.
     """
 
     array: np.ndarray
     params: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    probability: Callable[[int], np.ndarray] | None = None
 
 
 class SegmentationTask(InferTask, Generic[Options]):
@@ -55,6 +61,8 @@ class SegmentationTask(InferTask, Generic[Options]):
     """Whether the answer may be stored as a label."""
     gives_structures = True
     """Whether the answer's values are structures."""
+    gives_probabilities = False
+    """Whether the answer may be asked for as the probability of a structure."""
 
     def __init__(
         self,
@@ -111,9 +119,13 @@ class SegmentationTask(InferTask, Generic[Options]):
         times = [time.perf_counter()]
         volume = self.read(Path(scan.path))
         times.append(time.perf_counter())
+        value = self._value(request.probability)
         answer = self.answer(volume, scan, request.options)
+        array, about = answer.array, dict[str, Any]()
+        if value and answer.probability is not None:
+            array, about = _scaled(answer.probability(value), request)
         times.append(time.perf_counter())
-        file = _write(answer.array, volume.affine, request.file, scan.path)
+        file = _write(array, volume.affine, request.file, scan.path)
         times.append(time.perf_counter())
         steps = dict(zip(("read", "infer", "write"), np.diff(times).round(3).tolist(), strict=True))
         warnings = [*volume.notes, *answer.warnings]
@@ -122,9 +134,25 @@ class SegmentationTask(InferTask, Generic[Options]):
         return file, {
             "label_names": self.study.schema.as_dict(),
             **answer.params,
+            **about,
             **({"warnings": warnings} if warnings else {}),
             "latencies": {**steps, "total": round(times[-1] - times[0], 3)},
         }
+
+    def _value(self, probability: str | None) -> int:
+        """The value of the structure whose probability is asked for; 0 when a label is."""
+        if probability is None:
+            return 0
+        known = self.study.schema.as_dict()
+        if not probability and len(known) == 1:
+            return next(iter(known.values()))
+        if probability not in known:
+            what = shown(probability) if probability else "nothing"
+            raise UserError(
+                f"label: {what} is given, but the probability of one structure is asked for. Give one of "
+                f"{', '.join(known)}."
+            )
+        return known[probability]
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Answer a request in MONAI Label's form: ``image`` is the path of the scan, ``image_id`` its id if any."""
@@ -135,6 +163,13 @@ class SegmentationTask(InferTask, Generic[Options]):
         """Volume of each structure in ml."""
         counts = count_values(label)
         return {n: round(float(counts[v]) * scan.voxel_ml, 3) for n, v in self.study.schema.as_dict().items()}
+
+
+def _scaled(probability: np.ndarray, request: InferRequest) -> tuple[np.ndarray, dict[str, Any]]:
+    """A map of probabilities as the file is to hold it, and what the reply says about it."""
+    if request.file.dtype == "uint8":
+        return as_bytes(probability), {"output": PROBABILITY, "scale": "0 to 255"}
+    return probability, {"output": PROBABILITY, "scale": "0 to 1"}
 
 
 def _write(array: np.ndarray, affine: np.ndarray, wanted: ResultFile, scan: str) -> str:

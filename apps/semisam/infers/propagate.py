@@ -29,6 +29,8 @@ class PropagateOptions:
 class Propagate(SegmentationTask[PropagateOptions]):
     """Carries the labels of wholly outlined scans over to the asked one. Needs one ``final`` label, no training."""
 
+    gives_probabilities = True
+
     def __init__(self, study: Study) -> None:
         super().__init__(
             study,
@@ -68,4 +70,5 @@ class Propagate(SegmentationTask[PropagateOptions]):
                 "volume_ml": self.volumes(label, scan),
             },
             warnings_about(label, scan, used, study.schema.names, soft.similarity, soft.sound()),
+            soft.probability_map,
         )

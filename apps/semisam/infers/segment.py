@@ -53,6 +53,8 @@ class SpecialistTask(SegmentationTask[str]):
 class Segment(SpecialistTask):
     """The specialist's label, by sliding window."""
 
+    gives_probabilities = True
+
     def __init__(self, study: Study) -> None:
         super().__init__(study, "Segment: the trained specialist's label for this scan (train first)")
 
@@ -61,4 +63,5 @@ class Segment(SpecialistTask):
         prediction, params = self.predict(scan, options)
         label = prediction.labels()
         warnings = nothing_found(label, self.study.schema.names, learned_by(self.study.specialist(options)))
-        return Answer(label, {**params, "volume_ml": self.volumes(label, scan)}, warnings)
+        facts = {**params, "volume_ml": self.volumes(label, scan)}
+        return Answer(label, facts, warnings, prediction.probability_map)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from monailabel.config import settings as server_settings
 
+from server.exchange import routes as exchange
 from server.health import metrics
 from server.health import route as health
 from server.jobs.process import Jobs
@@ -40,6 +41,7 @@ def serve(study: Study, killed: Callable[[], Mapping[str, str]]) -> Jobs:
         reports.install(web)
         study_page.install(web)
         health.install(web, killed)
+        exchange.install(web, study.place)
     if text := emptiness(study):
         logger.warning("%s: %s", study.location, text)
     jobs = Jobs(study.place, lambda: study.folder / "runs")

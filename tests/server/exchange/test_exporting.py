@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -22,9 +23,10 @@ from lib.exchange.incoming import find_labels
 from lib.formats.volumes import read_volume
 from lib.selection.measures import QUALITY
 from lib.setup.settings import Settings
-from scored_study import put_pseudo_labels
+from lib.specialists import predict
+from scored_study import put_pseudo_labels, put_specialist
 from server.dicomweb.datastore import DicomWebStudy
-from server.exchange.exporting import ExportRequest, export_study
+from server.exchange.exporting import ExportRequest, export_specialist, export_study
 from server.exchange.importing import ImportRequest, import_labels
 from server.scores.scores import Scores
 from server.store.folder_store import FINAL, StudyDatastore
@@ -186,3 +188,37 @@ def test_the_command_line_exports_and_says_how_far_it_is(tmp_path: Path) -> None
         [*command, "--to", str(tmp_path / "out"), "--format", "png"], capture_output=True, check=False
     )
     assert wrong.returncode == 2
+
+
+def test_probabilities_of_the_trained_network(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train first"):
+        _export(study, tmp_path / "out", probabilities=True)
+    assert not (tmp_path / "out").exists()
+    put_specialist(study)
+    with pytest.raises(UserError, match="bids has no room for probabilities"):
+        _export(study, tmp_path / "out", "bids", probabilities=True)
+    assert _export(study, tmp_path / "out", probabilities=True).written == ["case_1"]
+    scan = read_volume(study.datastore.get_image_uri("case_1"))
+    found = predict(study.specialist("cpu"), scan)
+    for value, name in enumerate(TINY_LABELS, 1):
+        stored = nibabel.load(tmp_path / "out" / "probabilities" / "case_1" / f"{name}.nii.gz")
+        values = np.asarray(stored.dataobj)
+        assert (values.dtype, values.shape) == (np.uint8, scan.shape)
+        np.testing.assert_allclose(stored.affine, scan.affine)
+        np.testing.assert_allclose(values / 255, found.probability_map(value), atol=0.5 / 255 + 1e-6)
+    assert _rows(tmp_path / "out")["case_1"]["file"] == "labels/case_1.nii.gz"
+    assert _export(study, tmp_path / "out", probabilities=True).kept == ["case_1"]
+    put_specialist(study, seed=1)
+    assert _export(study, tmp_path / "out", probabilities=True).written == ["case_1"]
+    assert _export(study, tmp_path / "out").written == ["case_1"]
+    assert not (tmp_path / "out" / "probabilities").exists()
+
+
+def test_the_trained_network(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train first"):
+        export_specialist(study, tmp_path / "out", "bundle")
+    put_specialist(study)
+    with pytest.raises(UserError, match="within the study"):
+        export_specialist(study, Path(study.location) / "out", "bundle")
+    export_specialist(study, tmp_path / "out", "bundle")
+    assert (tmp_path / "out" / "models" / "model.ts").is_file()

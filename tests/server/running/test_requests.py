@@ -107,6 +107,20 @@ def test_propagate_through_the_client(server: Server) -> None:
     assert set(params["latencies"]) == {"read", "infer", "write", "total"}
 
 
+def test_probability_of_a_structure(server: Server) -> None:
+    path, asked = "/infer/propagate", {"image": "case_2", "output": "probability"}
+    reply = server.post(path, params=asked, data={"params": json.dumps({"label": "ball"})})
+    assert reply.ok, reply.text
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(reply.content))
+    values = np.asarray(image.dataobj)
+    assert (values.dtype, values.shape) == (np.float32, tiny_scan(2)[0].shape)
+    assert dice(values > 0.5, tiny_scan(2)[1] == 1, True) > 0.6
+    text = detail(server.post(path, params=asked, data={"params": "{}"}), 400)
+    assert "Give one of ball, rod" in text
+    text = detail(server.post("/infer/prompt", params=asked, data={"params": '{"foreground": [[1, 1, 1]]}'}), 400)
+    assert "Ask propagate or segment" in text
+
+
 def test_ohif_gets_a_raw_nrrd_in_the_scans_voxel_order(server: Server) -> None:
     params = {
         "result_extension": ".nrrd",

@@ -35,7 +35,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
 @pytest.mark.parametrize("params", ["{", "[1]", "null", "5", "9" * 5000, "[" * 100_000])
 def test_options_that_are_no_object(app: FastAPI, params: str) -> None:
     assert ask(app, "POST", "/infer/segment?image=a", data={"params": params}).status_code == 500
-    infer_endpoint.install()
+    infer_endpoint.install(app)
     reply = ask(app, "POST", "/infer/segment?image=a", data={"params": params})
     assert reply.status_code == 400
     assert app.state.seen == []
@@ -45,7 +45,7 @@ def test_a_dicom_seg_is_made_by_the_app(app: FastAPI) -> None:
     path = "/infer/segment?image=a&output=dicom_seg"
     assert ask(app, "POST", path, data={"params": "{}"}).status_code == 500
     assert "output" not in app.state.seen[-1]
-    infer_endpoint.install()
+    infer_endpoint.install(app)
     reply = ask(app, "POST", path, data={"params": '{"device": "cpu"}'})
     assert (reply.status_code, reply.content) == (200, b"DICM")
     assert reply.headers["content-type"] == "application/dicom"
@@ -53,7 +53,7 @@ def test_a_dicom_seg_is_made_by_the_app(app: FastAPI) -> None:
 
 
 def test_other_requests_go_as_before(app: FastAPI) -> None:
-    infer_endpoint.install()
+    infer_endpoint.install(app)
     assert ask(app, "POST", "/infer/segment?image=a&output=json", data={"params": "{}"}).json() == {"a": 1}
     assert ask(app, "POST", "/infer/segment?image=a&output=image").content == b"DICM"
 
@@ -61,5 +61,15 @@ def test_other_requests_go_as_before(app: FastAPI) -> None:
 def test_an_upload_with_an_endless_ending(app: FastAPI) -> None:
     files = {"file": ("a." + "e" * 300, b"x")}
     assert ask(app, "POST", "/infer/segment", files=files).status_code == 500
-    infer_endpoint.install()
+    infer_endpoint.install(app)
     assert ask(app, "POST", "/infer/segment", files=files).status_code == 400
+
+
+def test_probabilities_are_asked_of_the_app(app: FastAPI) -> None:
+    path = "/infer/segment?image=a&output=probability"
+    assert ask(app, "POST", path, data={"params": "{}"}).status_code == 422
+    infer_endpoint.install(app)
+    reply = ask(app, "POST", path, data={"params": '{"label": "liver"}'})
+    assert (reply.status_code, reply.content) == (200, b"DICM")
+    assert app.state.seen[-1] == {"model": "segment", "image": "a", "label": "liver", "output": "probability"}
+    assert ask(app, "POST", "/infer/segment?image=a&output=film").status_code == 422

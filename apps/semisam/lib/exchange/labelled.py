@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ class LabelledScan:
         saved: when it was saved, in seconds since 1970; 0 when that is not known.
         by: who or what has made it, "" when that is not known.
         series: folder with the scan's DICOM files, or its only one; None when the scan is no DICOM.
+        probabilities: gives the probability of each structure, in order, ``[D, H, W]`` float32 in 0..1 on the scan's
+            grid; None when it is not wanted.
     """
 
     name: str
@@ -42,6 +44,7 @@ class LabelledScan:
     saved: int = 0
     by: str = ""
     series: Path | None = None
+    probabilities: Callable[[], Iterator[np.ndarray]] | None = None
 
     @property
     def kind(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lib.core.json_files import write_json
+from lib.core.probabilities import as_bytes
 from lib.formats.volumes import write_label
 from lib.formats.voxel_types import exact_type
 
@@ -15,6 +16,8 @@ from .names import file_names
 
 class NiftiFiles:
     """Labels on their scans' own grids: ``labels/NAME.nii.gz``, the values by name in ``structures.json``.
+
+    Where probabilities are wanted, ``probabilities/NAME/STRUCTURE.nii.gz`` has them, from 0 to 255.
 
     Args:
         scans: names of all scans of the study.
@@ -42,16 +45,24 @@ class NiftiFiles:
         return self._files[scan]
 
     def files(self, case: LabelledScan) -> list[str]:
-        """The scan if it is wanted, and the label."""
-        file = f"{self.file_of(case.name)}.nii.gz"
-        return [f"scans/{file}"] * self._with_scans + [f"labels/{file}"]
+        """The scan and the probabilities if they are wanted, and the label."""
+        name = self.file_of(case.name)
+        maps = [] if case.probabilities is None else list(file_names(self.structures).values())
+        return [
+            *([f"scans/{name}.nii.gz"] * self._with_scans),
+            *(f"probabilities/{name}/{each}.nii.gz" for each in maps),
+            f"labels/{name}.nii.gz",
+        ]
 
     def write(self, folder: Path, case: LabelledScan) -> None:
-        """Write the scan if it is wanted, and the label."""
-        *scans, label = self.files(case)
-        for file in scans:
+        """Write the scan and the probabilities if they are wanted, and the label."""
+        *others, label = self.files(case)
+        if self._with_scans:
             image = case.scan.array.astype(exact_type(case.scan.array), copy=False)
-            write_label(folder / file, image, case.scan.affine, image.dtype.type)
+            write_label(folder / others.pop(0), image, case.scan.affine, image.dtype.type)
+        for file, probability in zip(others, case.probabilities() if case.probabilities else (), strict=True):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            write_label(folder / file, as_bytes(probability), case.scan.affine)
         write_label(folder / label, case.label, case.scan.affine)
 
     def finish(self, folder: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -63,6 +63,14 @@ class SoftLabels:
         """Label map ``[D, H, W]`` uint8 in the scan's own grid."""
         return self.frame.labels_back(self.probabilities)
 
+    def probability_map(self, value: int) -> np.ndarray:
+        """Probability of one class ``[D, H, W]`` float32 in 0..1 in the scan's own grid; 0 outside the frame's box.
+
+        Args:
+            value: of a structure, 1..N.
+        """
+        return self.frame.map_back(self.probabilities[value]).clip(0, 1)
+
     def traces(self) -> Tensor:
         """Where structures may be, ``[D, H, W]`` boolean: half as probable as at their most probable place, and more.
 

@@ -25,7 +25,8 @@ from .spec import SpecialistSpec
 _SLICE_VOXELS = 250_000
 """Voxels that a network for slices gets at once: many slices of few pixels take as long as few of many."""
 
-_OVERLAP = 0.25
+OVERLAP = 0.25
+"""Share by which neighbouring windows overlap."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,14 @@ class SpecialistPrediction:
     def labels(self) -> np.ndarray:
         """Label map ``[D, H, W]`` uint8 in the scan's own grid."""
         return self.frame.labels_back(self.probabilities)
+
+    def probability_map(self, value: int) -> np.ndarray:
+        """Probability of one class ``[D, H, W]`` float32 in 0..1 in the scan's own grid; 0 outside the content.
+
+        Args:
+            value: of a structure, 1..N.
+        """
+        return self.frame.map_back(self.probabilities[value]).clip(0, 1)
 
     def uncertainty_map(self) -> np.ndarray:
         """Uncertainty ``[D, H, W]`` float32 in 0..1 in the scan's own grid; 0 outside the content."""
@@ -105,7 +114,7 @@ def _window(spec: SpecialistSpec, extent: Sequence[int]) -> tuple[tuple[int, ...
 
     Slices that are seen one by one need no overlap with their neighbours, and as many as fit go at once.
     """
-    window, overlap = list(spec.roi_size), [_OVERLAP] * 3
+    window, overlap = list(spec.roi_size), [OVERLAP] * 3
     if spec.by_slice:
         axis = spec.slice_axis
         others = math.prod(n for n in window) // window[axis]

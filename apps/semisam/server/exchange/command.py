@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lib.core.errors import UserError
 from lib.exchange import FORMATS
+from lib.specialists.portable import NETWORK_FORMATS
 from server.jobs.command_study import choose_study
 
 if TYPE_CHECKING:
@@ -66,9 +67,13 @@ def _parser(command: str, what: str) -> argparse.ArgumentParser:
 
 
 def _export_parser() -> argparse.ArgumentParser:
-    parser = _parser("export", "Write the labels of a study for other programs. Repeated, it goes on where it ended.")
+    parser = _parser(
+        "export",
+        "Write the labels of a study, or its trained network (onnx, bundle), for other programs. Repeated, it goes on "
+        "where it ended.",
+    )
     parser.add_argument("--to", metavar="FOLDER", type=Path, required=True, help="new, empty, or an earlier export")
-    parser.add_argument("--format", choices=list(FORMATS), required=True)
+    parser.add_argument("--format", choices=[*FORMATS, *NETWORK_FORMATS], required=True)
     parser.add_argument(
         "--scans",
         nargs="+",
@@ -86,6 +91,11 @@ def _export_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--with-scans", action="store_true", help="nifti: write the scans, too")
     parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="nifti: write the probability of each structure, 0 to 255, by the trained network",
+    )
+    parser.add_argument(
         "--channel",
         default="image",
         metavar="NAME",
@@ -97,6 +107,8 @@ def _export_parser() -> argparse.ArgumentParser:
 def _export(chosen: argparse.Namespace) -> int:
     if chosen.least_quality is not None and not chosen.pseudo_labels:
         raise UserError("--least-quality goes with --pseudo-labels.")
+    if chosen.format in NETWORK_FORMATS:
+        return _export_network(chosen)
     study = open_study(chosen)
     from .exporting import ExportRequest, export_study
 
@@ -108,6 +120,7 @@ def _export(chosen: argparse.Namespace) -> int:
         least_quality=chosen.least_quality,
         with_scans=chosen.with_scans,
         channel=chosen.channel,
+        probabilities=chosen.probabilities,
     )
     with _progress("Export") as say:
         outcome = export_study(study, request, say)
@@ -116,6 +129,21 @@ def _export(chosen: argparse.Namespace) -> int:
     print(f"{len(outcome.written)} scan(s) written to {chosen.to}{there}{gone}.")
     _print_refused("not exported", outcome.refused)
     return 1 if outcome.refused else 0
+
+
+def _export_network(chosen: argparse.Namespace) -> int:
+    """Export the specialist in service."""
+    of_labels = ("scans", "pseudo_labels", "least_quality", "with_scans", "probabilities")
+    given = [name for name in of_labels if getattr(chosen, name)]
+    if given:
+        option = given[0].replace("_", "-")
+        raise UserError(f"--{option} is about labels; --format {chosen.format} writes the trained network.")
+    study = open_study(chosen)
+    from .exporting import export_specialist
+
+    export_specialist(study, chosen.to, chosen.format)
+    print(f"The trained network was written to {chosen.to}; its README.md says how to use it.")
+    return 0
 
 
 def _import_parser() -> argparse.ArgumentParser:

@@ -15,12 +15,15 @@ from lib.dicom_seg import Segment
 from lib.exchange import Candidate, ExportFolder, ExportOptions, LabelledScan, Outcome, export_format
 from lib.formats.volumes import read_volume
 from lib.selection.measures import QUALITY
+from lib.specialists.portable import export_network
 from server.dicomweb.labels import colours_in, origin_of
 from server.errors import text_of
 from server.palette import colour_of
 from server.scores.scores import Scores
 from server.store.folder_store import FINAL, ORIGINAL, StudyDatastore
 from server.store.study import Study
+
+from .probabilities import with_probabilities
 
 logger = logging.getLogger("semisam.export")
 
@@ -37,6 +40,7 @@ class ExportRequest:
         least_quality: estimated mean Dice, 0..1, below which a pseudo-label stays here; None takes all.
         with_scans: see ``ExportOptions``.
         channel: see ``ExportOptions``.
+        probabilities: whether the specialist in service is asked for the probabilities of each scan.
     """
 
     folder: Path
@@ -46,6 +50,7 @@ class ExportRequest:
     least_quality: float | None = None
     with_scans: bool = False
     channel: str = "image"
+    probabilities: bool = False
 
 
 def export_study(study: Study, request: ExportRequest, say: Callable[[int, int, str], object]) -> Outcome:
@@ -59,6 +64,10 @@ def export_study(study: Study, request: ExportRequest, say: Callable[[int, int, 
     Raises:
         UserError: when nothing can be exported, or not there; (507) when there is no space left.
     """
+    if request.probabilities:
+        if request.form != "nifti":
+            raise UserError(f"The format {request.form} has no room for probabilities. Export them as nifti.")
+        study.need_published()
     _check_place(study, request.folder)
     names = sorted(study.datastore.list_images())
     chosen = _chosen(names, request.scans)
@@ -72,6 +81,21 @@ def export_study(study: Study, request: ExportRequest, say: Callable[[int, int, 
     outcome = ExportFolder(request.folder.absolute(), form).export(cases, lambda done, name: say(done, total, name))
     outcome.refused |= left_out
     return outcome
+
+
+def export_specialist(study: Study, folder: Path, form: str) -> None:
+    """Export the specialist in service.
+
+    Args:
+        study: the study.
+        folder: where to.
+        form: name of the format, see ``lib.specialists.portable.NETWORK_FORMATS``.
+
+    Raises:
+        UserError: (409) without a specialist, or when it cannot be written there; see ``export_network``.
+    """
+    _check_place(study, folder)
+    export_network(study.specialist("cpu"), form, folder.absolute())
 
 
 def _check_place(study: Study, folder: Path) -> None:
@@ -110,6 +134,8 @@ def _candidates(study: Study, names: Sequence[str], request: ExportRequest) -> t
                 left_out[name] = f"The quality of its pseudo-label {known}; at least {least:g} is wanted."
                 continue
             cases.append(_candidate(study, name, ORIGINAL, quality, colours))
+    if request.probabilities:
+        cases = [with_probabilities(study, case) for case in cases]
     return cases, left_out
 
 

@@ -13,9 +13,12 @@ from server.store.folder_store import FINAL, ORIGINAL, plain_name
 OUTPUT = "output"
 DICOM_SEG = "dicom_seg"
 """Value of the option ``output`` that asks for a DICOM SEG."""
+PROBABILITY = "probability"
+"""Value of the option ``output`` that asks for the probability of one structure, voxel by voxel."""
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".png")
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+_MAP_DTYPES = ("float32", "uint8")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Task(Protocol):
     description: str
     makes_labels: bool
     gives_structures: bool
+    gives_probabilities: bool
 
     def config(self) -> dict[str, Any]:
         """The task's options with their defaults."""
@@ -99,6 +103,7 @@ class InferRequest:
         file: the form of the file that is sent back.
         save_as: the tag under which the answer is stored as a label; None when it is only sent back.
         dicom_seg: whether the answer is sent as DICOM SEG.
+        probability: name of the structure whose probability is sent, "" for the only one; None for a label.
         label_info: colours of the structures, as the viewer has sent them, not checked.
     """
 
@@ -108,6 +113,7 @@ class InferRequest:
     file: ResultFile = ResultFile()
     save_as: str | None = None
     dicom_seg: bool = False
+    probability: str | None = None
     label_info: object = None
 
     @classmethod
@@ -130,15 +136,39 @@ class InferRequest:
             raise UserError("No structure is ticked. Tick at least one in the list, or use Auto-Segmentation.")
         save_as = _tag(raw, model, task) if is_true(raw.get("save_label")) else None
         dicom_seg = raw.get(OUTPUT) == DICOM_SEG
+        probability = raw.get(OUTPUT) == PROBABILITY
+        if probability:
+            _check_probability(raw, model, task, tasks)
         return cls(
             model=model,
             options=task.parse(raw),
             image=raw.get("image"),
-            file=ResultFile(".nii.gz") if dicom_seg else ResultFile.parse(raw),
+            file=ResultFile(".nii.gz") if dicom_seg else _map_file(raw) if probability else ResultFile.parse(raw),
             save_as=save_as,
             dicom_seg=dicom_seg,
+            probability=str(raw.get("label") or "") if probability else None,
             label_info=raw.get("label_info"),
         )
+
+
+def _check_probability(raw: Mapping[str, Any], model: str, task: Task, tasks: Mapping[str, Task]) -> None:
+    """Raise UserError for a map of probabilities that this task has not, or that is to be stored as a label."""
+    if not task.gives_probabilities:
+        able = " or ".join(name for name, each in tasks.items() if each.gives_probabilities)
+        raise UserError(f"{OUTPUT}={PROBABILITY}: model {model!r} gives no probabilities. Ask {able}.")
+    if is_true(raw.get("save_label")):
+        raise UserError(f"{OUTPUT}={PROBABILITY}: a map of probabilities is no label that could be saved.")
+
+
+def _map_file(raw: Mapping[str, Any]) -> ResultFile:
+    """The form of a map of probabilities: NIfTI of type float32 unless the client wants another one."""
+    file = ResultFile.parse({"result_dtype": "float32", "result_extension": ".nii.gz"} | dict(raw))
+    if file.dtype not in _MAP_DTYPES:
+        raise UserError(
+            f"{OUTPUT}={PROBABILITY}: result_dtype {file.dtype} is not allowed. Give float32 (0 to 1) or uint8 (0 to "
+            "255)."
+        )
+    return file
 
 
 def _tag(raw: Mapping[str, Any], model: str, task: Task) -> str:

@@ -52,5 +52,5 @@ def for_clients(app: FastAPI, settings: Settings) -> None:
     for routes in (login_route, gpu_route, dicom_proxy, model_files, ohif):
         routes.install(app)
     endpoint_input.install(app)
-    infer_endpoint.install()
+    infer_endpoint.install(app)
     image_download.install()
