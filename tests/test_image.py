@@ -25,7 +25,7 @@ IMAGE = os.environ.get("SEMISAM_IMAGE", "localhost/semisam:latest")
 READY_SECONDS = 60
 STUDY = "/var/lib/semisam/study/demo"
 LABELS = "liver,spleen,left_kidney,right_kidney,aorta"
-TRAINING = {"model": "semisam", "preset": "quick", "rounds": 2, "max_epochs": 2, "seed": 3}
+TRAINING: dict[str, Any] = {"model": "semisam", "preset": "quick", "rounds": 2, "max_epochs": 2, "seed": 3}
 
 
 class Container:
