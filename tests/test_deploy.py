@@ -242,16 +242,6 @@ def test_caddy_accepts_its_file() -> None:
     assert f"semisam:{PORT}" in done.stdout
 
 
-@pytest.mark.parametrize(("builder", "more"), [("docker", False), ("podman", True), ("buildah", True)])
-def test_make_builds_with_what_is_there(builder: str, more: bool) -> None:
-    words = ["make", "-n", "image", f"BUILDER={builder}", "VARIANT=cuda", "PIP_INDEX_URL=https://mirror.example/simple"]
-    shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
-    command = " ".join(shown.strip().splitlines()[-1].split())
-    assert command.startswith(f"{builder} build ")
-    assert ("--format docker" in command) is more  # the other format has no health check
-    assert "--build-arg VARIANT='cuda' --build-arg PIP_INDEX_URL='https://mirror.example/simple'" in command
-
-
 def test_make_up_asks_for_the_settings_first(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path / "Makefile")
     done = subprocess.run(
