@@ -173,7 +173,10 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
     site = next(folder.glob("lib/python*/site-packages"))
     (site / "requirements.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    words = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-index", "--disable-pip-version-check"]
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    # Python 3.10 and 3.11 put one of their own into a new environment, which would hide the one that is required.
+    subprocess.run([*pip, "uninstall", "-q", "-y", "setuptools"], check=True, timeout=300)
+    words = [*pip, "install", "--no-index"]
     done = subprocess.run([*words, str(wheel)], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Requirement already satisfied: monailabel==" in done.stdout

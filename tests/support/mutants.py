@@ -309,6 +309,22 @@ MUTANTS = (
         ("server/dicomweb/test_wiring.py",),
         "a pseudo-label that has changed is sent to the DICOM server again",
     ),
+    Mutant(
+        "health-waits",
+        "server/health/route.py",
+        "    add_outermost(app, OneByOne,",
+        "    (lambda *_, **__: None)(app, OneByOne,",
+        ("server/health/test_health.py",),
+        "a container is not taken for dead while a label is made",
+    ),
+    Mutant(
+        "clients-are-never-gone",
+        "server/web/one_by_one.py",
+        "        if not coming.done():\n",
+        "        if True:\n",
+        ("server/web/test_one_by_one.py",),
+        "an answer that goes on ends when its client goes",
+    ),
 )
 
 

@@ -173,6 +173,22 @@ def test_nothing_starts_in_a_server_that_ends(jobs: Jobs, monkeypatch: pytest.Mo
     assert later["status"] == "STOPPED"
 
 
+def test_a_server_that_ends_notes_it_before_it_is_gone(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The thread of the job may come too late; the next container cannot see whether its process is there."""
+    task = run(jobs, monkeypatch, SLEEPER)
+    pid = begun(task)
+    monkeypatch.setattr(Jobs, "_tell_end", lambda self, *told: None)
+    jobs.end()
+    record = JobRecords(tmp_path / "place").of(TRAIN, pid)
+    assert record is not None
+    assert record.ended == "server"
+    monkeypatch.setattr(job_records, "namespace", lambda: "another container")
+    assert JobRecords(tmp_path / "place").running(TRAIN) == []
+    task["thread"].join(30)
+
+
 # --- across servers ---------------------------------------------------------------------------------------------------
 
 

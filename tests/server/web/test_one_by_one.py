@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
+import uvicorn
 from fastapi import FastAPI, Request, UploadFile
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
@@ -25,6 +28,7 @@ class Site:
 
     def __init__(self) -> None:
         self.begun, self.go_on = threading.Event(), threading.Event()
+        self.ended = threading.Event()
         self.threads: list[str] = []
         self.inside = self.most_inside = 0
         app, aside = FastAPI(), FastAPI()
@@ -64,13 +68,30 @@ class Site:
         def alive() -> str:
             return "alive"
 
+        self.add_lasting(app)
         inner = OneByOne(app, aside, [ALIVE])
 
         async def outer(scope: Scope, receive: Receive, send: Send) -> None:
             WHO.set("anna")
             await inner(scope, receive, send)
 
+        self.app = outer
         self.client = TestClient(outer, raise_server_exceptions=False)
+
+    def add_lasting(self, app: FastAPI) -> None:
+        """An answer that goes on for as long as its client listens."""
+
+        @app.get("/lasting")
+        async def lasting(request: Request) -> StreamingResponse:
+            async def beats() -> AsyncIterator[bytes]:
+                try:
+                    while not await request.is_disconnected():
+                        yield b"beat\n"
+                        await asyncio.sleep(0.02)
+                finally:
+                    self.ended.set()
+
+            return StreamingResponse(beats())
 
 
 @pytest.fixture
@@ -116,3 +137,47 @@ def test_bodies_streams_and_who_asks_get_through(site: Site) -> None:
 def test_an_error_is_an_answer_and_the_next_request_works(site: Site) -> None:
     assert site.client.get("/wrong").status_code == 500
     assert site.client.get("/who").status_code == 200
+
+
+def test_an_answer_that_goes_on_ends_when_its_client_goes(site: Site) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(site.app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
+        thread.start()
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            client.sendall(b"GET /lasting HTTP/1.1\r\nHost: x\r\n\r\n")
+            heard = b""
+            while heard.count(b"beat") < 5:
+                heard += client.recv(1000)
+            assert not site.ended.is_set()
+        assert site.ended.wait(20)
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_whether_a_client_has_gone_is_known_at_once(site: Site) -> None:
+    """Also where Starlette does not look by itself: at an application that only asks."""
+    parts = iter([{"type": "http.request", "body": b"", "more_body": False}, {"type": "http.disconnect"}])
+    asked: list[bool] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        assert await request.body() == b""
+        for _ in range(200):
+            asked.append(await request.is_disconnected())
+            if asked[-1]:
+                return
+            await asyncio.sleep(0.01)
+
+    async def receive() -> Any:
+        return next(parts)
+
+    async def send(message: Any) -> None: ...
+
+    scope = {"type": "http", "path": "/x", "method": "GET", "headers": []}
+    asyncio.run(OneByOne(app, app, [])(scope, receive, send))
+    assert asked[-1]

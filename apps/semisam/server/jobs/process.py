@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from server.upstream.background_jobs import Task
 from .other_servers import note_server
 from .records import (
     BATCH,
+    ENDED_WITH_SERVER,
     NAMES,
     SCORING,
     STOPPED,
@@ -170,7 +172,14 @@ class Jobs:
     def end(self) -> None:
         """End all jobs, because this server ends."""
         self._ending = True
-        end_tree([process.pid for process in background_jobs.all_processes()])
+        pids = [process.pid for process in background_jobs.all_processes()]
+        end_tree(pids)
+        for record in [self._records.of(kind, pid) for kind in (TRAIN, BATCH, SCORING) for pid in pids]:
+            # Not left to the threads of the jobs: this process may be gone before them, and in a container that is made
+            # anew the next server cannot see that their processes are.
+            if record is not None and not record.ended:
+                with suppress(OSError):
+                    self._records.note_end(record, ENDED_WITH_SERVER)
 
     @property
     def ending(self) -> bool:

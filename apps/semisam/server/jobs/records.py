@@ -37,7 +37,7 @@ ADVICE = {
 
 STOPPED = "stopped"
 """Why a job ended: somebody has asked for it."""
-_SERVER = "server"
+ENDED_WITH_SERVER = "server"
 """Why a job ended: its server did."""
 _MEMORY = "memory"
 """Why a job ended: the system has killed it, because memory ran out."""
@@ -200,7 +200,7 @@ def sentence(kind: str, ended: str, rounds: int | None = None) -> str:
         advice = f"Finished rounds are kept. {advice} after round {rounds}"
     if ended == STOPPED:
         return f"The {name} was stopped. {advice}."
-    if ended == _SERVER:
+    if ended == ENDED_WITH_SERVER:
         return f"The {name} was ended together with its server. {advice}."
     if ended == _MEMORY:
         return (
@@ -254,7 +254,7 @@ def why(returncode: int, kills_before: int, *, stopped: bool, ending: bool) -> s
         ending: whether the server is about to end.
     """
     if stopped or ending:
-        return STOPPED if stopped else _SERVER
+        return STOPPED if stopped else ENDED_WITH_SERVER
     if returncode == -getattr(signal, "SIGKILL", 9) and kills_for_memory() > kills_before:
         return _MEMORY
     return str(-returncode) if returncode < 0 else ""

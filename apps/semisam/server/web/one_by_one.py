@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Collection, Coroutine
+from collections.abc import Awaitable, Collection, Coroutine
+from concurrent.futures import Future
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,16 +43,43 @@ class OneByOne:
         else:
             outside = asyncio.get_running_loop()
 
-            async def received() -> Message:
-                return dict(await _within(outside, receive()))
-
             async def sent(message: Message) -> None:
-                await _within(outside, send(message))
+                await asyncio.wrap_future(_start(send(message), outside))
 
-            await _within(self._loop, self._app(scope, received, sent))
+            work = self._app(scope, _Inbox(receive, outside).next, sent)
+            await asyncio.wrap_future(_start(work, self._loop))
 
 
-async def _within(loop: asyncio.AbstractEventLoop, work: Any) -> Any:
-    """Wait in this loop for something that is done in the one of another thread; a cancellation is handed on."""
+class _Inbox:
+    """The parts of a request, from the loop of another thread.
+
+    Starlette asks whether a client has gone by giving up on the next part at once. What has come must be there without
+    waiting then, and a part that nobody waits for any more must not be lost.
+
+    Args:
+        receive: gives the next part; runs in the other loop.
+        outside: the other loop.
+    """
+
+    def __init__(self, receive: Receive, outside: asyncio.AbstractEventLoop) -> None:
+        self._receive = receive
+        self._outside = outside
+        self._coming: Future[Message] | None = None
+
+    async def next(self) -> Message:
+        """The next part, in the loop that asks."""
+        coming = self._coming or _start(self._receive(), self._outside)
+        self._coming = coming
+        if not coming.done():
+            await asyncio.shield(asyncio.wrap_future(coming))
+        message = coming.result()
+        if message["type"] == "http.request" and self._coming is coming:
+            last = not message.get("more_body", False)
+            self._coming = _start(self._receive(), self._outside) if last else None
+        return message
+
+
+def _start(work: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Future[Any]:
+    """Start something in the loop of another thread; a cancellation is handed on to it."""
     assert isinstance(work, Coroutine)
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+    return asyncio.run_coroutine_threadsafe(work, loop)
