@@ -35,6 +35,9 @@ none. The server keeps all of them in its cache, where clients find them."""
 FEATURES = ("by_kind", "first")
 """Who gives features: the first generalist where its features are better than MIND's, or it alone."""
 
+FROM_SERVER = "server"
+"""Value of ``import`` that means the study's own DICOM server."""
+
 FOREIGN_KEYS = frozenset({"server_mode"})
 """Keys that MONAI Label itself reads from the same mapping."""
 
@@ -67,6 +70,9 @@ class Settings:
         hosts: names under which browsers may ask for this server; see ``server.web.request_head.check_host``.
         dicom_pseudo_labels: which pseudo-labels go to a DICOM server, see ``PSEUDO_LABELS``.
         follow_links: whether links in a study folder that lead out of it are followed.
+        import_from: folder or file with labels of other programs that become final at the start, ``FROM_SERVER`` for
+            those on the study's DICOM server, "" for none.
+        import_names: table of what their names mean, see ``lib.exchange.name_table``.
         users: file of the people who may log in; None lets everybody in, or leaves it to MONAI Label's log-in.
     """
 
@@ -84,6 +90,8 @@ class Settings:
     hosts: tuple[str, ...] = ()
     dicom_pseudo_labels: str = "last"
     follow_links: bool = False
+    import_from: str = ""
+    import_names: Path | None = None
     users: Path | None = None
 
     @property
@@ -139,6 +147,8 @@ class Settings:
     def _combinations(self) -> list[str]:
         """What is wrong about settings that are right one by one."""
         problems = []
+        if self.import_names is not None and not self.import_from:
+            problems.append("import_names: it goes with import, which says where the labels are.")
         if self.roi_size:
             for levels in sorted({len(preset.widths) for preset in PRESETS.values()}):
                 names = [repr(name) for name, preset in PRESETS.items() if len(preset.widths) == levels]
@@ -205,6 +215,23 @@ def _users(text: str) -> Path:
         raise UserError(f"users: there is no file {text}. Make it: python apps/semisam/main.py users add {text} NAME")
     if not UsersFile(path).people():
         raise UserError(f"users: {text} names nobody. Add one: python apps/semisam/main.py users add {text} NAME")
+    return path.absolute()
+
+
+def _import(text: str) -> str:
+    path = Path(text).expanduser()
+    if text == FROM_SERVER or path.exists():
+        return text if text == FROM_SERVER else str(path.absolute())
+    raise UserError(
+        f"import: there is no file or folder {text}. Give one with RTSTRUCT, SEG or label maps, or {FROM_SERVER} for "
+        "what lies on the study's DICOM server."
+    )
+
+
+def _import_names(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"import_names: {text} cannot be a table of names. Give a file; it is made when it is needed.")
     return path.absolute()
 
 
@@ -292,6 +319,8 @@ _READERS = {
     "origins": _origins,
     "hosts": _hosts,
     "follow_links": lambda text: _choice("follow_links", text, ("false", "true")) == "true",
+    "import": _import,
+    "import_names": _import_names,
     "users": _users,
     "dicom_pseudo_labels": lambda text: _choice("dicom_pseudo_labels", text, PSEUDO_LABELS),
 }
@@ -299,7 +328,7 @@ _READERS = {
 KEYS = tuple(_READERS)
 """Keys of ``--conf``."""
 
-_FIELDS = {"generalist": "generalists"}
+_FIELDS = {"generalist": "generalists", "import": "import_from"}
 """Fields of ``Settings`` that have another name than their key."""
 
 HELP = f"""\
@@ -319,6 +348,9 @@ Allowed:
   --conf origins https://viewer     whose pages may use this server, besides its own; commas between them, * for all
   --conf hosts labels.example.org   names under which browsers may ask for this server; commas between them
   --conf follow_links true          follow links in the study folder that lead out of it
+  --conf import FOLDER              labels of other programs that become final at the start; {FROM_SERVER}: those on the
+                                    study's DICOM server
+  --conf import_names FILE.csv      what their names mean; made when names are not the study's
   --conf users FILE                 who may log in; made by: python apps/semisam/main.py users add FILE NAME
   --conf dicom_pseudo_labels WHICH  {", ".join(PSEUDO_LABELS)}: what a DICOM server gets of the app's own labels"""
 """What the start-up message says is allowed."""
