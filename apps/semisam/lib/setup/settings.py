@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema, parse_labels
+from lib.formats.channels import MOST_CHANNELS
 from lib.formats.limits import LEAST_VOXELS
 from lib.generalists import available_generalists, default_folder, find_entry, takes_prompts
 from lib.people import UsersFile
@@ -48,6 +49,7 @@ _WINDOW_LEAST_MM = 10.0
 _UPLOAD_MOST = 1_048_576
 _VOXELS_MOST = 10**12
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
+_CHANNEL = re.compile(r"[A-Za-z0-9 ._+-]{1,40}")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,252})")
 
 
@@ -63,6 +65,7 @@ class Settings:
         weights: folder with the generalists' weights; None is the one inside the app folder.
         roi_size: voxels of the specialist's window along right, anterior, superior; None leaves it to the study.
         spacing: voxel size in mm that the specialist works at; None leaves it to the study.
+        channels: names of the scans' channels in order, see ``lib.formats.channels``; none for plain scans.
         default_strategy: strategy behind the name ``random``, the only one that OHIF asks for.
         max_upload: MiB of the largest request that brings a file.
         max_voxels: the most voxels that a scan may have; None: as memory allows (``lib.formats.limits``).
@@ -83,6 +86,7 @@ class Settings:
     weights: Path | None = None
     roi_size: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
+    channels: tuple[str, ...] = ()
     default_strategy: str = "recommended"
     max_upload: int = 2048
     max_voxels: int | None = None
@@ -235,6 +239,16 @@ def _import_names(text: str) -> Path:
     return path.absolute()
 
 
+def _channels(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if not 2 <= len(names) <= MOST_CHANNELS or len(set(names)) < len(names) or not all(map(_CHANNEL.fullmatch, names)):
+        raise UserError(
+            f"channels: {text!r} is not allowed. Give 2 to {MOST_CHANNELS} names with commas, in the order of _0000, "
+            "_0001, ..., for example T1,T2. Leave the key out for scans with one channel."
+        )
+    return names
+
+
 def _triple(key: str, text: str, what: str) -> tuple[float, float, float]:
     """Three numbers; one alone counts for all axes."""
     parts = text.strip("[]() ").replace("x", ",").replace(";", ",").split(",")
@@ -314,6 +328,7 @@ _READERS = {
     "roi_size": _roi_size,
     "spacing": _spacing,
     "default_strategy": lambda text: _choice("default_strategy", text, STRATEGIES),
+    "channels": _channels,
     "max_upload": _max_upload,
     "max_voxels": _max_voxels,
     "origins": _origins,
@@ -342,6 +357,7 @@ Allowed:
   --conf weights FOLDER             where the generalists' weights lie; see: python apps/semisam/main.py weights list
   --conf roi_size 96,96,96          voxels of the specialist's window (one number counts for all axes)
   --conf spacing 1,1,1              voxel size in mm that the specialist works at (one number counts for all axes)
+  --conf channels T1,T2             names of the scans' channels: NAME_0000, NAME_0001, or files with four axes
   --conf default_strategy NAME      {", ".join(STRATEGIES)}
   --conf max_upload 2048            MiB of the largest request that brings a file
   --conf max_voxels 400000000       voxels of the largest scan that is read (default: by the machine's memory)
