@@ -55,6 +55,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 import infers
 import strategies
 from lib.core.errors import UserError
+from lib.formats.channels import set_channels
 from lib.formats.limits import set_limit
 from lib.generalists import RESIDENTS, check_generalist, describe_generalists
 from lib.setup.settings import Settings
@@ -107,6 +108,7 @@ class SemiSam(OwnSessions, MONAILabelApp):
         try:
             self.settings = Settings.from_conf(conf)
             set_limit(self.settings.max_voxels)
+            set_channels(self.settings.channels)
             installing.before_start(studies)
             check_login(self.settings)
             self._look_for_weights()

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 
 from monailabel.config import settings as server_settings
 
+from lib.core.errors import UserError
 from server.exchange import routes as exchange
+from server.exchange.at_start import import_at_start
 from server.health import metrics
 from server.health import route as health
 from server.jobs.process import Jobs
+from server.jobs.startup import stop_start
 from server.people import installing as people
 from server.store.empty_study import emptiness
 from server.store.folder_store import StudyDatastore
@@ -51,4 +54,8 @@ def serve(study: Study, killed: Callable[[], Mapping[str, str]]) -> Jobs:
         datastore.serving = True
         if server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD:
             datastore.watch()
+    try:
+        import_at_start(study)
+    except UserError as error:
+        stop_start(error)
     return jobs

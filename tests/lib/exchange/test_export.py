@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -135,9 +136,19 @@ def test_nnunet_has_its_own_names(tmp_path: Path, cases: dict[str, LabelledScan]
     with pytest.raises(UserError, match="nnU-Net uses the name 'Ignore'"):
         ExportFolder(tmp_path / "Dataset001_x", form)
     assert not (tmp_path / "Dataset001_x").exists()
-    _export(tmp_path / "Dataset001_x", "nnunet", list(cases.values())[:1], channel="CT")
+    _export(tmp_path / "Dataset001_x", "nnunet", list(cases.values())[:1], channels=("CT",))
     described = json.loads((tmp_path / "Dataset001_x" / "dataset.json").read_text(encoding="utf-8"))
     assert (described["channel_names"], "ignore" in described["labels"]) == ({"0": "CT"}, False)
+
+
+def test_an_nnunet_data_set_has_all_channels(tmp_path: Path, cases: dict[str, LabelledScan]) -> None:
+    case = next(iter(cases.values()))
+    two = replace(case, scan=replace(case.scan, further=(1000 - case.scan.array,)))
+    folder = tmp_path / "Dataset001_x"
+    _export(folder, "nnunet", [two], channels=("T1", "T2"))
+    assert json.loads((folder / "dataset.json").read_text())["channel_names"] == {"0": "T1", "1": "T2"}
+    first, second = (np.asarray(nibabel.load(folder / "imagesTr" / f"case_1_000{n}.nii.gz").dataobj) for n in (0, 1))
+    np.testing.assert_allclose(second, 1000 - first.astype(np.float32))
 
 
 def test_bids_derivatives_say_whose_label_it_is(tmp_path: Path, cases: dict[str, LabelledScan]) -> None:

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from server_process import Server, detail
-from tiny_study import TINY_LABELS, make_tiny_study, tiny_scan
+from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 
 pytestmark = pytest.mark.server
 
@@ -24,8 +24,13 @@ PATH = "/semisam/export"
 
 @pytest.fixture(scope="module")
 def server(serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
-    study = make_tiny_study(tmp_path_factory.mktemp("exports") / "study", scans=3, finals=2)
-    server: Server = serve(study, labels=",".join(TINY_LABELS))
+    """case_1 is outlined; the outline of case_2 exists already elsewhere, and is imported at the start."""
+    base = tmp_path_factory.mktemp("exports")
+    study = make_tiny_study(base / "study", scans=3, finals=1)
+    _, label, affine = tiny_scan(2)
+    save_nifti(base / "elsewhere" / "case_2.nii.gz", label, affine)
+    (base / "elsewhere" / "case_2.tsv").write_text("index\tname\n1\tball\n2\trod\n")
+    server: Server = serve(study, labels=",".join(TINY_LABELS), **{"import": str(base / "elsewhere")})
     return server.start()
 
 

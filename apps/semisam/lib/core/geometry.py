@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +25,7 @@ class Volume:
         colour: red, green and blue ``[3, D, H, W]`` float32 of a 2D image in colour, else None.
         notes: sentences for the user about how the file was read, where its header contradicts itself or part of it
             was left out; empty as a rule.
+        further: the channels after the first one, each ``[D, H, W]`` float32 on the same grid; none as a rule.
         also_at: affines ``[4, 4]`` that other programs take from the same header, where they differ. Labels made with
             these programs lie there, on the same voxels.
     """
@@ -34,6 +35,7 @@ class Volume:
     colour: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     also_at: tuple[np.ndarray, ...] = ()
+    further: tuple[np.ndarray, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -49,6 +51,17 @@ class Volume:
     def clipped(self) -> np.ndarray:
         """The array as all models see it: without outliers, see ``lib.core.intensity``; unchanged if there are none."""
         return clipped(self.array)
+
+    @cached_property
+    def all_clipped(self) -> tuple[np.ndarray, ...]:
+        """``clipped`` of all channels, the first one first."""
+        return self.clipped, *(clipped(each) for each in self.further)
+
+    def channel(self, number: int) -> Volume:
+        """One channel as a scan of its own, 0 for the first; the very scan where it has no other."""
+        if not self.further:
+            return self
+        return replace(self, array=(self.array, *self.further)[number], further=())
 
     @property
     def spacing(self) -> tuple[float, float, float]:

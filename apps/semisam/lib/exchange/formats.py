@@ -24,13 +24,13 @@ class ExportOptions:
         scans: names of all scans of the study, see ``names.file_names``.
         structures: names of the study's structures, in the order of their values.
         with_scans: whether the scans are written, too, where a format does not need them.
-        channel: what nnU-Net is to call the scans' channel.
+        channels: what nnU-Net is to call the scans' channels.
     """
 
     scans: tuple[str, ...]
     structures: tuple[str, ...]
     with_scans: bool = False
-    channel: str = "image"
+    channels: tuple[str, ...] = ("image",)
 
 
 class ExportFormat(Protocol):
@@ -73,7 +73,7 @@ class ExportFormat(Protocol):
 
 
 FORMATS: Mapping[str, Callable[[ExportOptions], ExportFormat]] = {
-    "nnunet": lambda o: NnunetDataset(o.scans, o.structures, o.channel),
+    "nnunet": lambda o: NnunetDataset(o.scans, o.structures, *o.channels),
     "bids": lambda o: BidsDerivatives(o.scans, o.structures),
     "rtstruct": lambda o: DicomObjects("rtstruct", o.scans, o.structures),
     "seg": lambda o: DicomObjects("seg", o.scans, o.structures),

@@ -27,22 +27,22 @@ class NnunetDataset:
     Args:
         scans: names of all scans of the study.
         structures: their names, in the order of their values.
-        channel: see ``lib.nnunet.dataset.described``.
+        channels: see ``lib.nnunet.dataset.described``.
     """
 
     name = "nnunet"
     table = "labels.csv"
 
-    def __init__(self, scans: Sequence[str], structures: Sequence[str], channel: str) -> None:
+    def __init__(self, scans: Sequence[str], structures: Sequence[str], *channels: str) -> None:
         self._files = file_names(scans)
-        self._channel = channel
+        self._channels = channels
         self.structures = tuple(structures)
         # The channel is told by dataset.json alone.
         self.stamp: Mapping[str, object] = {"format": self.name, "structures": list(structures)}
 
     def check_folder(self, folder: Path) -> None:
         """Raise UserError unless the folder has a name that nnU-Net knows, and the structures have, too."""
-        described(self.structures, 0, self._channel)
+        described(self.structures, 0, *self._channels)
         if not _FOLDER.fullmatch(folder.name):
             raise UserError(
                 f"nnU-Net does not know a folder named {folder.name!r} as a data set: its name must be Dataset, three "
@@ -56,20 +56,25 @@ class NnunetDataset:
     def files(self, case: LabelledScan) -> list[str]:
         """Scan and label."""
         name = self.file_of(case.name)
-        return [f"imagesTr/{image_file(name)}", f"labelsTr/{label_file(name)}"]
+        images = [f"imagesTr/{image_file(name, number)}" for number in range(len(case.scan.further) + 1)]
+        return [*images, f"labelsTr/{label_file(name)}"]
 
     def write(self, folder: Path, case: LabelledScan) -> None:
         """Write scan and label."""
         label, annotated = case.label, is_annotated(case)
         if annotated is not None:
             label = np.where(annotated, label, len(self.structures) + 1).astype(np.uint8)
-        image, affine = upright(case.scan.array.astype(exact_type(case.scan.array), copy=False), case.scan.affine)
-        write_pair(folder, self.file_of(case.name), image, upright(label, case.scan.affine)[0], affine)
+        first, *further = (
+            upright(each.astype(exact_type(each), copy=False), case.scan.affine)
+            for each in (case.scan.array, *case.scan.further)
+        )
+        label = upright(label, case.scan.affine)[0]
+        write_pair(folder, self.file_of(case.name), first[0], label, first[1], [each[0] for each in further])
 
     def finish(self, folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
         """Write ``dataset.json``; nnU-Net passes over what it does not know in it."""
         sparse = any(row["annotated"] == "planes" for row in rows)
-        content = described(self.structures, len(rows), self._channel, ignore=sparse)
+        content = described(self.structures, len(rows), *self._channels, ignore=sparse)
         guessed = [_case(row) for row in rows if row["label"] != "final"]
         write_description(folder, {"name": folder.name, **content, "pseudo_labels": guessed})
 

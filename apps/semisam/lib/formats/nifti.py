@@ -21,6 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from lib.core.errors import UserError
 from lib.core.files import size_text, unreadable
 
+from .channels import channels
 from .itk_images import DENSEST
 from .limits import check_voxels
 
@@ -142,7 +143,7 @@ def _parse(head: bytes, path: Path) -> Nifti1Header:
 
 
 def _shape(header: Nifti1Header, path: Path) -> tuple[int, ...]:
-    """Sizes of a single volume or plane: two or three numbers."""
+    """Sizes of a single volume or plane: two or three numbers; four where scans have as many channels."""
     sizes = [int(n) for n in header["dim"]]
     count = sizes[0]
     shape = sizes[1 : 1 + count] if 1 <= count <= 7 else []
@@ -150,7 +151,7 @@ def _shape(header: Nifti1Header, path: Path) -> tuple[int, ...]:
         shape.pop()
     if len(shape) < 2 or min(shape) < 1:
         raise unreadable(path, f"the sizes in its header are {sizes}")
-    if len(shape) > 3:
+    if len(shape) > 3 and not (len(shape) == 4 and shape[3] == len(channels())):
         raise UserError(
             f"{path.name} has the shape {size_text(tuple(shape))}; a three-dimensional, single-channel scan is needed. "
             "Split time series or colour channels into single volumes, and give 2D images as PNG, JPEG or DICOM.",

@@ -24,6 +24,7 @@ from lib.core.files import check_there, size_text, unreadable, write_whole
 from lib.core.geometry import MOST_SHIFT, Volume, corner_shift, straightened
 from lib.dicom_series import SLICES, find_stack, is_dicom, kept_notes, read_stack
 
+from .channels import channels, further_files, volumes_in, with_channels
 from .images import Loaded, load, may_be_dicom, volume_of
 from .itk_images import write_nrrd
 from .nifti import ENDINGS as NIFTI_ENDINGS
@@ -37,6 +38,8 @@ logger = logging.getLogger("semisam.scans")
 def read_volume(path: str | os.PathLike[str]) -> Volume:
     """Read a scan: NIfTI, NRRD, MHA/MHD, one DICOM file or a folder with one DICOM series; or a 2D image, see above.
 
+    Where scans have several channels (``lib.formats.channels``), all of them are read.
+
     Raises:
         UserError: (404) when the file is missing; (413) when it is larger than ``lib.formats.limits`` allows; (422)
             when it is cut short, neither a three-dimensional single-channel image nor a 2D image, holds non-finite
@@ -45,7 +48,19 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     path = Path(path)
     scan = _read_picture(path) if is_picture(path) else _read_scan(path)
     scan = replace(scan, notes=(*scan.notes, *kept_notes(path)))
-    array, name = scan.array, path.name
+    if not scan.flat:
+        scan = with_channels(scan, path, _read_scan)
+    _check_values(scan.array, path.name)
+    for number, each in enumerate(scan.further):
+        files = further_files(path)
+        _check_values(each, files[number].name if files else f"{path.name}, channel {channels()[number + 1]}")
+    for note in scan.notes:
+        _say_once(path.name, note)
+    return scan
+
+
+def _check_values(array: np.ndarray, name: str) -> None:
+    """Raise UserError (422) for values that are no numbers, or all the same."""
     least, largest = float(array.min()), float(array.max())  # NaN where one is: no map of a large scan is needed
     if not (math.isfinite(least) and math.isfinite(largest)):
         bad = int(np.size(array) - np.isfinite(array).sum())
@@ -59,9 +74,6 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
             f"{name}: every voxel has the value {least:g}, so there is nothing to see. Check the export of this scan.",
             status=422,
         )
-    for note in scan.notes:
-        _say_once(name, note)
-    return scan
 
 
 def write_label(
@@ -139,6 +151,9 @@ def _read_scan(path: Path) -> Volume:
     if not path.name.lower().endswith(NIFTI_ENDINGS):
         _check_right_angles(affine, array.shape[:3], path.name)
     modality = str(loaded.fields.get("0008|0060", "")).strip()
+    if volumes_in(array):
+        first, *others = (np.ascontiguousarray(volume_of(array[..., n], path)) for n in range(array.shape[3]))
+        return replace(_scan(loaded, first), further=tuple(each.astype(np.float32, copy=False) for each in others))
     if not modality or modality in SLICES or array.ndim not in (3, 4) or array.shape[2] != 1:
         return _scan(loaded, volume_of(array, path))
     if array.ndim == 4 and array.shape[3] == 3:

@@ -41,7 +41,9 @@ def label_file(case: str) -> str:
     return f"{case}{ENDING}"
 
 
-def write_pair(base: Path, case: str, image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> None:
+def write_pair(
+    base: Path, case: str, image: np.ndarray, label: np.ndarray, affine: np.ndarray, further: Sequence[np.ndarray] = ()
+) -> None:
     """Write a scan and its label, each whole or not at all.
 
     Args:
@@ -50,23 +52,24 @@ def write_pair(base: Path, case: str, image: np.ndarray, label: np.ndarray, affi
         image: the scan ``[D, H, W]``, of the type that the file is to have.
         label: classes ``[D, H, W]`` uint8 on the same grid.
         affine: ``[4, 4]`` of both, RAS.
+        further: the other channels of the scan, like ``image``.
     """
     for name in ("imagesTr", "labelsTr"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    write_label(base / "imagesTr" / image_file(case), np.ascontiguousarray(image), affine, image.dtype.type)
+    for number, channel in enumerate((image, *further)):
+        file = base / "imagesTr" / image_file(case, number)
+        write_label(file, np.ascontiguousarray(channel), affine, channel.dtype.type)
     write_label(base / "labelsTr" / label_file(case), np.ascontiguousarray(label), affine)
 
 
-def described(
-    label_names: Sequence[str], cases: int, channel: str = "image", *, ignore: bool = False
-) -> dict[str, object]:
+def described(label_names: Sequence[str], cases: int, *channels: str, ignore: bool = False) -> dict[str, object]:
     """The content of ``dataset.json``.
 
     Args:
         label_names: the structures 1..N.
         cases: number of cases.
-        channel: name of the one channel. ``CT`` lets nnU-Net clip intensities to those seen in the structures,
-            ``noNorm`` leave them as they are; with any other name each scan is normalised by itself.
+        channels: names of the channels; ``image`` if none is given. ``CT`` lets nnU-Net clip intensities to those seen
+            in the structures, ``noNorm`` leave them as they are; with any other name each scan is normalised by itself.
         ignore: whether the value N + 1 marks voxels that are not annotated.
 
     Raises:
@@ -79,7 +82,7 @@ def described(
         )
     labels = {BACKGROUND: 0, **{name: n for n, name in enumerate(label_names, 1)}}
     return {
-        "channel_names": {"0": channel},
+        "channel_names": {str(n): name for n, name in enumerate(channels or ("image",))},
         "labels": labels | ({IGNORE: len(labels)} if ignore else {}),
         "numTraining": cases,
         "file_ending": ENDING,

@@ -15,6 +15,7 @@ from lib.generalists import Generalist, describing
 from lib.generalists.mind import Mind
 
 from .base import Propagator, SoftLabels, Template
+from .channels import pairs
 
 _SIGNATURE_SHAPE = (24, 24, 24)
 _GRID = (6, 6, 6)
@@ -87,7 +88,8 @@ def propagate_from(
             status=422,
         )
     features = describing(generalist, flat=scan.flat)
-    return fuse([propagator.propagate(t, scan, channels, features) for t in fitting])
+    matched = [pair for template in fitting for pair in pairs(template, scan)]
+    return fuse([propagator.propagate(template, each, channels, features) for template, each in matched])
 
 
 def fuse(results: Sequence[SoftLabels]) -> SoftLabels:
@@ -109,7 +111,7 @@ def fuse(results: Sequence[SoftLabels]) -> SoftLabels:
         frame=frame,
         probabilities=probabilities,
         confidence=confidence * agreement,
-        templates=tuple(name for r in results for name in r.templates),
+        templates=tuple(dict.fromkeys(name for r in results for name in r.templates)),
         similarity=best,
         agreement=best_agreement(results),
     )

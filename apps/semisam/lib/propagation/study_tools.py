@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.core.devices import default_device
+from lib.formats.channels import set_channels
 from lib.formats.limits import set_limit
 from lib.generalists import (
     CachedGeneralist,
@@ -30,6 +31,7 @@ class Tools:
         features: folder of the features on disk.
         propagator: its name.
         max_voxels: the most voxels of a scan, see ``lib.formats.limits``.
+        channels: names of the scans' channels, see ``lib.formats.channels``.
         by_kind: whether MIND gives the features of images that the first generalist does not describe well
             (``Entry.describes``); else the first generalist gives all.
     """
@@ -40,10 +42,12 @@ class Tools:
     propagator: str
     max_voxels: int | None = None
     by_kind: bool = True
+    channels: tuple[str, ...] = ()
 
     def take_over_limits(self) -> None:
         """Let this process, which has no settings of its own, read what the first one reads."""
         set_limit(self.max_voxels)
+        set_channels(self.channels)
 
     def open_generalist(self) -> Generalist:
         """The first generalist, see ``open_generalists``."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema, parse_labels
+from lib.formats.channels import MOST_CHANNELS
 from lib.formats.limits import LEAST_VOXELS
 from lib.generalists import available_generalists, default_folder, find_entry, takes_prompts
 from lib.people import UsersFile
@@ -35,6 +36,9 @@ none. The server keeps all of them in its cache, where clients find them."""
 FEATURES = ("by_kind", "first")
 """Who gives features: the first generalist where its features are better than MIND's, or it alone."""
 
+FROM_SERVER = "server"
+"""Value of ``import`` that means the study's own DICOM server."""
+
 FOREIGN_KEYS = frozenset({"server_mode"})
 """Keys that MONAI Label itself reads from the same mapping."""
 
@@ -45,6 +49,7 @@ _WINDOW_LEAST_MM = 10.0
 _UPLOAD_MOST = 1_048_576
 _VOXELS_MOST = 10**12
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
+_CHANNEL = re.compile(r"[A-Za-z0-9 ._+-]{1,40}")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,252})")
 
 
@@ -60,6 +65,7 @@ class Settings:
         weights: folder with the generalists' weights; None is the one inside the app folder.
         roi_size: voxels of the specialist's window along right, anterior, superior; None leaves it to the study.
         spacing: voxel size in mm that the specialist works at; None leaves it to the study.
+        channels: names of the scans' channels in order, see ``lib.formats.channels``; none for plain scans.
         default_strategy: strategy behind the name ``random``, the only one that OHIF asks for.
         max_upload: MiB of the largest request that brings a file.
         max_voxels: the most voxels that a scan may have; None: as memory allows (``lib.formats.limits``).
@@ -67,6 +73,9 @@ class Settings:
         hosts: names under which browsers may ask for this server; see ``server.web.request_head.check_host``.
         dicom_pseudo_labels: which pseudo-labels go to a DICOM server, see ``PSEUDO_LABELS``.
         follow_links: whether links in a study folder that lead out of it are followed.
+        import_from: folder or file with labels of other programs that become final at the start, ``FROM_SERVER`` for
+            those on the study's DICOM server, "" for none.
+        import_names: table of what their names mean, see ``lib.exchange.name_table``.
         users: file of the people who may log in; None lets everybody in, or leaves it to MONAI Label's log-in.
     """
 
@@ -77,6 +86,7 @@ class Settings:
     weights: Path | None = None
     roi_size: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
+    channels: tuple[str, ...] = ()
     default_strategy: str = "recommended"
     max_upload: int = 2048
     max_voxels: int | None = None
@@ -84,6 +94,8 @@ class Settings:
     hosts: tuple[str, ...] = ()
     dicom_pseudo_labels: str = "last"
     follow_links: bool = False
+    import_from: str = ""
+    import_names: Path | None = None
     users: Path | None = None
 
     @property
@@ -139,6 +151,8 @@ class Settings:
     def _combinations(self) -> list[str]:
         """What is wrong about settings that are right one by one."""
         problems = []
+        if self.import_names is not None and not self.import_from:
+            problems.append("import_names: it goes with import, which says where the labels are.")
         if self.roi_size:
             for levels in sorted({len(preset.widths) for preset in PRESETS.values()}):
                 names = [repr(name) for name, preset in PRESETS.items() if len(preset.widths) == levels]
@@ -206,6 +220,33 @@ def _users(text: str) -> Path:
     if not UsersFile(path).people():
         raise UserError(f"users: {text} names nobody. Add one: python apps/semisam/main.py users add {text} NAME")
     return path.absolute()
+
+
+def _import(text: str) -> str:
+    path = Path(text).expanduser()
+    if text == FROM_SERVER or path.exists():
+        return text if text == FROM_SERVER else str(path.absolute())
+    raise UserError(
+        f"import: there is no file or folder {text}. Give one with RTSTRUCT, SEG or label maps, or {FROM_SERVER} for "
+        "what lies on the study's DICOM server."
+    )
+
+
+def _import_names(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"import_names: {text} cannot be a table of names. Give a file; it is made when it is needed.")
+    return path.absolute()
+
+
+def _channels(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if not 2 <= len(names) <= MOST_CHANNELS or len(set(names)) < len(names) or not all(map(_CHANNEL.fullmatch, names)):
+        raise UserError(
+            f"channels: {text!r} is not allowed. Give 2 to {MOST_CHANNELS} names with commas, in the order of _0000, "
+            "_0001, ..., for example T1,T2. Leave the key out for scans with one channel."
+        )
+    return names
 
 
 def _triple(key: str, text: str, what: str) -> tuple[float, float, float]:
@@ -287,11 +328,14 @@ _READERS = {
     "roi_size": _roi_size,
     "spacing": _spacing,
     "default_strategy": lambda text: _choice("default_strategy", text, STRATEGIES),
+    "channels": _channels,
     "max_upload": _max_upload,
     "max_voxels": _max_voxels,
     "origins": _origins,
     "hosts": _hosts,
     "follow_links": lambda text: _choice("follow_links", text, ("false", "true")) == "true",
+    "import": _import,
+    "import_names": _import_names,
     "users": _users,
     "dicom_pseudo_labels": lambda text: _choice("dicom_pseudo_labels", text, PSEUDO_LABELS),
 }
@@ -299,7 +343,7 @@ _READERS = {
 KEYS = tuple(_READERS)
 """Keys of ``--conf``."""
 
-_FIELDS = {"generalist": "generalists"}
+_FIELDS = {"generalist": "generalists", "import": "import_from"}
 """Fields of ``Settings`` that have another name than their key."""
 
 HELP = f"""\
@@ -313,12 +357,16 @@ Allowed:
   --conf weights FOLDER             where the generalists' weights lie; see: python apps/semisam/main.py weights list
   --conf roi_size 96,96,96          voxels of the specialist's window (one number counts for all axes)
   --conf spacing 1,1,1              voxel size in mm that the specialist works at (one number counts for all axes)
+  --conf channels T1,T2             names of the scans' channels: NAME_0000, NAME_0001, or files with four axes
   --conf default_strategy NAME      {", ".join(STRATEGIES)}
   --conf max_upload 2048            MiB of the largest request that brings a file
   --conf max_voxels 400000000       voxels of the largest scan that is read (default: by the machine's memory)
   --conf origins https://viewer     whose pages may use this server, besides its own; commas between them, * for all
   --conf hosts labels.example.org   names under which browsers may ask for this server; commas between them
   --conf follow_links true          follow links in the study folder that lead out of it
+  --conf import FOLDER              labels of other programs that become final at the start; {FROM_SERVER}: those on the
+                                    study's DICOM server
+  --conf import_names FILE.csv      what their names mean; made when names are not the study's
   --conf users FILE                 who may log in; made by: python apps/semisam/main.py users add FILE NAME
   --conf dicom_pseudo_labels WHICH  {", ".join(PSEUDO_LABELS)}: what a DICOM server gets of the app's own labels"""
 """What the start-up message says is allowed."""

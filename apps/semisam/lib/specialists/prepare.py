@@ -34,7 +34,7 @@ def prepare(volume: Volume, spec: SpecialistSpec, part: Frame | None = None) -> 
         UserError: see ``grid_of``.
     """
     frame = grid_of(part or frame_of(volume), spec)
-    return frame, normalise(seen(frame, volume, spec.inputs))
+    return frame, normalised(frame, volume, spec.inputs)
 
 
 def grid_of(frame: Frame, spec: SpecialistSpec) -> Frame:
@@ -56,11 +56,37 @@ def grid_of(frame: Frame, spec: SpecialistSpec) -> Frame:
     return grid
 
 
+def normalised(frame: Frame, volume: Volume, inputs: int) -> Tensor:
+    """A scan on a frame's grid with the specialist's intensities, ``[inputs, D, H, W]`` float32.
+
+    Channels of a scan are normalised one by one, colours of a picture together.
+
+    Raises:
+        UserError: see ``seen``.
+    """
+    image = seen(frame, volume, inputs)
+    if not volume.further or inputs == 1:
+        return normalise(image)
+    return torch.stack([normalise(channel[None])[0] for channel in image])
+
+
 def seen(frame: Frame, volume: Volume, inputs: int) -> Tensor:
     """A scan's intensities on a frame's grid as a network sees them, ``[inputs, D, H, W]`` float32.
 
-    With three inputs these are red, green and blue, which are alike for a grey image; with one, the brightness.
+    With three inputs these are red, green and blue, which are alike for a grey image; with one, the brightness. Of a
+    scan with several channels these are its channels, or the first one.
+
+    Raises:
+        UserError: (409) when a scan has other channels than the specialist knows.
     """
+    if not volume.flat and inputs > 1:
+        if len(volume.further) + 1 != inputs:
+            raise UserError(
+                f"The specialist knows scans with {inputs} channels; this one has {len(volume.further) + 1}. Train "
+                "again, or start the server with the channels of that training.",
+                status=409,
+            )
+        return torch.cat([frame.image(each) for each in volume.all_clipped])
     if inputs == 1 or volume.colour is None:
         return frame.image(volume.clipped).expand(inputs, -1, -1, -1)
     return torch.cat([frame.image(part) for part in volume.colour])

@@ -22,6 +22,7 @@ _AROUND_SHARE = 0.25
 _MOST_OF_SCAN = 0.5
 """Share of a scan from which on a part is not worth to be told from the whole."""
 
+_MOST_INPUTS = 16
 _MOST_CHANNELS = 256
 """Labels are kept as one byte a voxel."""
 _MOST_LETTERS = 1000
@@ -42,7 +43,7 @@ class SpecialistSpec:
         roi_size: voxels of the sliding window along the same axes.
         network: kind of network, see ``networks.build_network``.
         dropout: share of features dropped while training.
-        inputs: channels of an image: 1, or 3 for pictures in colour.
+        inputs: channels of an image: 1, 3 for pictures in colour, or those of scans with several.
         slice_axis: axis that networks for slices leave alone: 0, 1 or 2 of the working grid.
         flat: whether it works on 2D images, which have one slice across the third axis.
         part: size in mm of the part of a scan around the structures that it works on, None for whole scans.
@@ -100,7 +101,7 @@ class SpecialistSpec:
         sizes = (*self.spacing, *(self.part or (1.0, 1.0, 1.0)))
         if len(sizes) != 6 or not all(isinstance(n, (int, float)) and 0 < n < math.inf for n in sizes):
             raise ValueError("spacing or part are no sizes")
-        if self.inputs not in (1, 3) or self.slice_axis not in (0, 1, 2) or not 0 <= self.dropout < 1:
+        if not _whole(self.inputs, _MOST_INPUTS) or self.slice_axis not in (0, 1, 2) or not 0 <= self.dropout < 1:
             raise ValueError("inputs, slice_axis or dropout have no meaning")
 
 

@@ -39,7 +39,7 @@ class ExportRequest:
         pseudo_labels: whether scans without a final label are exported with their pseudo-label.
         least_quality: estimated mean Dice, 0..1, below which a pseudo-label stays here; None takes all.
         with_scans: see ``ExportOptions``.
-        channel: see ``ExportOptions``.
+        channel: what nnU-Net is to call the channel of scans with one.
         probabilities: whether the specialist in service is asked for the probabilities of each scan.
     """
 
@@ -72,7 +72,8 @@ def export_study(study: Study, request: ExportRequest, say: Callable[[int, int, 
     names = sorted(study.datastore.list_images())
     chosen = _chosen(names, request.scans)
     schema = study.schema
-    form = export_format(request.form, ExportOptions(tuple(names), schema.names, request.with_scans, request.channel))
+    channels = study.settings.channels or (request.channel,)
+    form = export_format(request.form, ExportOptions(tuple(names), schema.names, request.with_scans, channels))
     cases, left_out = _candidates(study, chosen, request)
     if not cases and not left_out:
         more = "" if request.pseudo_labels else " Pseudo-labels are exported with --pseudo-labels."

@@ -47,6 +47,7 @@ class ImportRequest:
         scan: name of the scan that the one label belongs to, "" to go by what the labels say.
         by: who answers for the labels, "" when that is not known.
         dry_run: read and check, and store nothing.
+        at_start: this is the start of a server, and no command line.
     """
 
     names: Path | None = None
@@ -56,6 +57,7 @@ class ImportRequest:
     scan: str = ""
     by: str = ""
     dry_run: bool = False
+    at_start: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _meanings(study: Study, plan: _Plan, request: ImportRequest) -> tuple[LabelS
         schema = table.schema()
     names = understood(found, schema, table)
     if names.open and not (request.leave_out_others and schema is not None):
-        raise _unknown(names.open, found, schema, table, request.names)
+        raise _unknown(names.open, found, schema, table, request)
     return schema or LabelSchema(("structure",)), names.values
 
 
@@ -212,18 +214,23 @@ def _unknown(
     found: Mapping[str, Sequence[str]],
     schema: LabelSchema | None,
     table: NameTable | None,
-    path: Path | None,
+    request: ImportRequest,
 ) -> UserError:
     """Ask for a table of names, which is written if there is a place for it."""
     known = "which are not known yet" if schema is None else ", ".join(schema.names)
     what = f"{len(names)} name(s) are none of the study's structures ({known}): {listed([repr(n) for n in names])}."
+    path, again = request.names, "run the same command again"
+    if request.at_start:
+        again = "start the server again"
+    if path is None and request.at_start:
+        return UserError(f"{what} Nothing was imported. Start again with --conf import_names names.csv.", status=409)
     if path is None:
         more = "" if schema is None else ", or leave them all out with --leave-out-others"
         return UserError(f"{what} Nothing was imported. Run again with --names names.csv{more}.", status=409)
     write_table(path, found, schema, table)
     return UserError(
         f"{what} Nothing was imported. {path} lists all names: fill in the structure of each, or - to leave it out, "
-        "and run the same command again.",
+        f"and {again}.",
         status=409,
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.core.cache import stamp_of
+from lib.formats.channels import further_files
 from server.upstream.datastore_file import file_name
 
 from .file_names import DICOM, printable
@@ -241,8 +242,10 @@ class ListedDatastore(MarkedDatastore):
         return path if path.is_dir() or path.name.lower().endswith(DICOM) else None
 
     def scan_stamp(self, image_id: str) -> tuple[str, int, int]:
-        """Changes when the scan does."""
-        return stamp_of(Path(self.get_image_uri(image_id)))
+        """Changes when the scan does, or one of its channels."""
+        path = Path(self.get_image_uri(image_id))
+        stamps = [stamp_of(file) for file in (path, *further_files(path))]
+        return stamps[0][0], max(each[1] for each in stamps), sum(each[2] for each in stamps)
 
     def label_stamp(self, image_id: str, tag: str) -> tuple[str, int, int]:
         """Changes when a scan's label of this tag does."""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import UserError
+from lib.formats.channels import further_files
 from lib.formats.volumes import read_volume
 
 from .detached import data_files
@@ -122,7 +123,7 @@ def files_of(scan: Path) -> list[Path]:
     """The files of a scan: one as a rule, those of a DICOM folder, a header with its data."""
     if scan.is_dir():
         return sorted(p for p in scan.iterdir() if p.is_file() and not p.name.startswith("."))
-    return [scan, *data_files(scan)]
+    return [scan, *data_files(scan), *(file for file in further_files(scan) if file.is_file())]
 
 
 def stamp_of_files(files: Sequence[Path]) -> Stamp:

@@ -74,7 +74,15 @@ class Study:
         features = self._models.parent.absolute() / "features"
         weights = settings.weights_folder.absolute()
         by_kind = settings.features == FEATURES[0]
-        return Tools(settings.generalists, weights, features, settings.propagator, settings.max_voxels, by_kind)
+        return Tools(
+            settings.generalists,
+            weights,
+            features,
+            settings.propagator,
+            settings.max_voxels,
+            by_kind,
+            settings.channels,
+        )
 
     @property
     def generalists(self) -> tuple[Generalist, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.core.errors import UserError
+from lib.formats.channels import first_file, further_files, is_further
 
 from .detached import HEADER, check_header, data_files
 from .file_names import DICOM, EXTENSIONS, SEG_NRRD, bad_name, printable, split
@@ -75,7 +76,7 @@ class StudyFiles:
         candidates: dict[str, list[str]] = {}
         loose = 0
         for name in sorted(os.listdir(self._folder)):
-            if name.startswith(".") or self._is_own(name):
+            if name.startswith(".") or self._is_own(name) or self._is_channel(name, found):
                 continue
             try:
                 reason = self.reason(name)
@@ -142,6 +143,14 @@ class StudyFiles:
     def _is_own(self, name: str) -> bool:
         path = self._folder / name
         return name == "datastore_v2.json" or os.path.realpath(path) == os.path.realpath(self._labels)
+
+    def _is_channel(self, name: str, found: Found) -> bool:
+        """Whether a file is a further channel of a scan; one without a first channel is left out with the reason."""
+        if not is_further(name):
+            return False
+        if not first_file(self._folder / name).exists():
+            found.left_out[printable(name)] = "it is a further channel of a scan whose first one, _0000, is missing"
+        return True
 
     def _id(self, name: str) -> str:
         return name if (self._folder / name).is_dir() else split(name)[0]
@@ -211,4 +220,5 @@ class StudyFiles:
             if other.name != name and other.name.lower().endswith(HEADER)
             for file in data_files(other)
         }
-        return [*(file for file in data_files(path) if file not in others), path]
+        channels = [file for file in further_files(path) if file.is_file()]
+        return [*(file for file in data_files(path) if file not in others), *channels, path]

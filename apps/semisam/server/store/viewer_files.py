@@ -11,6 +11,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from lib.formats.channels import channels, is_first
+from lib.formats.pictures import is_picture
 from lib.formats.volumes import read_volume, write_label
 from lib.formats.voxel_types import exact_type
 
@@ -40,6 +42,8 @@ class ViewerFiles:
             return self._folder(image_id, scan) / f"{image_id}.nii.gz"
         if scan.name.lower().endswith(HEADER) and data_files(scan):
             return self._folder(image_id, scan) / f"{image_id}.mha"
+        if channels() and not is_first(scan.name) and not is_picture(scan):
+            return self._folder(image_id, scan) / f"{image_id}.nii.gz"  # the first of its channels
         return scan
 
     def make(self, image_id: str, scan: Path) -> Path:
@@ -53,7 +57,7 @@ class ViewerFiles:
             return file
         self.drop(image_id)
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if scan.is_dir():
+        if not scan.name.lower().endswith(HEADER):
             volume = read_volume(scan)
             write_label(file, volume.array, volume.affine, exact_type(volume.array))
         else:

@@ -17,6 +17,7 @@ from torch import nn
 
 from lib.core.errors import UserError
 from lib.core.frames import frame_of
+from lib.core.geometry import Volume
 from lib.formats.volumes import read_volume
 from lib.specialists import Specialist, SpecialistSpec, build_network, precision, predict
 from lib.specialists.portable import export_network, onnx
@@ -128,6 +129,19 @@ def test_other_networks_answer_alike(tmp_path: Path, scan: Path, network: str) -
     image = example(specialist.spec)
     loaded = torch.jit.load(str(tmp_path / "bundle" / "models" / "model.ts"))
     torch.testing.assert_close(loaded(image), PortableNetwork(specialist)(image), atol=1e-4, rtol=1e-4)
+
+
+@needs_onnx
+def test_a_network_with_two_channels_takes_files_with_four_axes(tmp_path: Path) -> None:
+    image, _, affine = tiny_scan(2)
+    channels = np.stack([image, 900 - image], axis=-1).astype(np.float32)
+    file = save_nifti(tmp_path / "four.nii.gz", channels, affine)
+    spec = SpecialistSpec(TINY_LABELS, (8, 16, 32), (4.5, 4.5, 5.0), (16, 16, 16), inputs=2)
+    specialist = Specialist(spec, (build_network(spec),)).to("cpu")
+    export_network(specialist, "onnx", tmp_path / "onnx")
+    label, _ = segment(tmp_path / "onnx", file)
+    volume = Volume(channels[..., 0].copy(), affine, further=(channels[..., 1].copy(),))
+    _check(nibabel.Nifti1Image(label, affine), predict(specialist, volume).labels(), affine)
 
 
 def test_the_bundle_says_what_it_is(tmp_path: Path) -> None:

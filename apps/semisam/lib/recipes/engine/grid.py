@@ -34,6 +34,9 @@ from .report import Case, RecipeSettings
 
 log = logging.getLogger("semisam.train")
 
+ONE_CHANNEL = ("sc_sam",)
+"""Recipes whose networks see the first channel of a scan only: SAM takes grey images, or colours."""
+
 _LOOKED_AT = 16
 """Scans that are looked at to choose spacing and window."""
 
@@ -71,7 +74,8 @@ def choose_grid(
     least = len(PRESETS[options.preset].widths) if settings.roi_size else 2
     widths = fitting_widths(budget.widths, roi, network, least)
     check_roi(roi, len(widths), network)
-    inputs = 3 if any(look.colour for look in looks) else 1
+    one = not flat and (options.network == NNUNET or options.recipe in ONE_CHANNEL)
+    inputs = 1 if one else max(look.inputs for look in looks)
     spec = SpecialistSpec(schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat, part=part)
     voxels = round(max(math.prod(e / s for e, s in zip(extent, spacing, strict=True)) for extent in used))
     write_sealed(file, {**spec.as_plain(), "voxels": voxels})
@@ -101,7 +105,8 @@ class _Look:
     """What matters of a scan for the specialist's grid."""
 
     frame: Frame
-    colour: bool
+    inputs: int
+    """Channels: three in colour."""
     structures: tuple[float, float, float] | None
     """Size in mm of the box around all structures, along the frame's axes; None where they are not known."""
 
@@ -117,7 +122,7 @@ def _look(case: Case, schema: LabelSchema) -> _Look:
             inside = np.zeros(frame.shape, dtype=bool)
         if inside.any():
             structures = frame.around(torch.from_numpy(inside), 0.0).extent
-    return _Look(frame, scan.colour is not None, structures)
+    return _Look(frame, 3 if scan.colour is not None else len(scan.further) + 1, structures)
 
 
 def _some_looks(cases: Sequence[Case], schema: LabelSchema, most: int) -> list[_Look]:

@@ -26,7 +26,7 @@ from lib.formats.pictures import LUMINANCE
 from lib.formats.volumes import read_volume
 from lib.propagation import Template
 from lib.propagation.fusion import signature
-from lib.specialists.prepare import grid_of, normalise, seen
+from lib.specialists.prepare import grid_of, normalised
 from lib.specialists.spec import SpecialistSpec
 from lib.training.sample import Sample
 
@@ -56,8 +56,10 @@ class PreparedScan:
 
     @property
     def grey(self) -> Tensor:
-        """The brightness alone, ``[1, D, H, W]`` float32: what generalists are shown."""
+        """The brightness, or the first channel, ``[1, D, H, W]`` float32: what generalists are shown."""
         image = self.image.float()
+        if not self.frame.flat:
+            return image[:1]
         return image if len(image) == 1 else torch.tensordot(torch.tensor([LUMINANCE]), image, dims=1)
 
 
@@ -159,7 +161,7 @@ class PreparedStudy:
         content = {
             "frame": asdict(grid),
             "affine": torch.from_numpy(np.array(scan.affine)),
-            "image": normalise(seen(grid, scan, self.spec.inputs)).half(),
+            "image": normalised(grid, scan, self.spec.inputs).half(),
             "signature": described,
         }
         save_tensors(self._folder / f"{self._files[name]}.pt", content)

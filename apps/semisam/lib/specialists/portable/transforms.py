@@ -33,7 +33,7 @@ def read(path: str | os.PathLike[str]) -> MetaTensor:
 
 
 class Prepared(MapTransform):
-    """Puts a scan ``[1, D, H, W]`` on the network's grid, with the network's intensities.
+    """Puts a scan ``[inputs, D, H, W]`` on the network's grid, with the network's intensities.
 
     Args:
         spec: what the network is, see ``spec.py``.
@@ -66,7 +66,9 @@ class Prepared(MapTransform):
 
     def prepare(self, image: MetaTensor) -> tuple[Frame, Tensor]:
         """The frame of the grid, and the image on it ``[inputs, D, H, W]``."""
-        volume = Volume(np.ascontiguousarray(image[0].numpy()), np.asarray(image.affine, dtype=np.float64))
+        first, *further = (np.ascontiguousarray(channel.numpy()) for channel in image)
+        affine = np.asarray(image.affine, dtype=np.float64)
+        volume = Volume(first, affine, further=tuple(further) if self._spec.inputs > 1 else ())
         part = None if self._box is None else _part(frame_of(volume), self._box)
         return prepare(volume, self._spec, part)
 

@@ -1,0 +1,102 @@
+"""A server that starts with outlines of another program, and with names that it does not know."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from dicomfiles import Labelled, write_series
+from lib.core.errors import UserError
+from lib.core.labels import LabelSchema
+from lib.dicom_seg import Origin, Segment
+from lib.exchange.rtstruct import write_rtstruct
+from lib.formats.volumes import read_volume
+from lib.setup.settings import Settings
+from server.exchange.at_start import import_at_start
+from server.store.folder_store import FINAL, StudyDatastore
+from server.store.study import Study
+from tiny_study import TINY_LABELS, dice, make_tiny_study, tiny_scan
+
+SEGMENTS = (Segment(1, "BALL", (255, 0, 0)), Segment(2, "Stab", (0, 255, 0)))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """A study with a DICOM scan P1, and a folder with its RTSTRUCT."""
+    study = make_tiny_study(tmp_path / "study", scans=1, finals=0)
+    write_series(study / "P1", Labelled(*tiny_scan(3)), patient="P1")
+    labels = tmp_path / "rtstructs"
+    labels.mkdir()
+    person = Origin("drawn elsewhere", None, person=True)
+    dataset = write_rtstruct(tiny_scan(3)[1], read_volume(study / "P1").affine, study / "P1", SEGMENTS, person)
+    dataset.save_as(labels / "P1.dcm", write_like_original=False)
+    return study, labels
+
+
+def _start(folder: Path, conf: dict[str, str]) -> Study:
+    settings = Settings.from_conf({"labels": ",".join(TINY_LABELS), **conf})
+    study = Study(str(folder), StudyDatastore(str(folder)), settings, folder.parent / "models")
+    import_at_start(study)
+    return study
+
+
+def test_outlines_become_final_at_the_start_and_are_kept_at_the_next(
+    folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, labels = folders
+    names = tmp_path / "names.csv"
+    names.write_text("name,structure,found in\nStab,rod,\n")
+    conf = {"import": str(labels), "import_names": str(names)}
+    (labels / "other.nii.gz").write_bytes(b"no label")
+    with caplog.at_level(logging.INFO):
+        study = _start(folder, conf)
+    assert "1 imported, 1 refused" in caplog.text
+    assert "other.nii.gz was not imported" in caplog.text
+    item = study.final_label("P1")
+    assert item is not None
+    found = study.template(item).label
+    assert min(dice(found, tiny_scan(3)[1], value) for value in (1, 2)) > 0.98
+    before = study.label_stamp("P1", FINAL)
+    with caplog.at_level(logging.INFO):
+        study = _start(folder, conf)
+    assert "1 kept" in caplog.text
+    assert study.label_stamp("P1", FINAL) == before
+
+
+def test_unknown_names_ask_for_a_table(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, labels = folders
+    with pytest.raises(UserError, match=r"'Stab'.*Start again with --conf import_names names\.csv"):
+        _start(folder, {"import": str(labels)})
+    names = tmp_path / "names.csv"
+    with pytest.raises(UserError, match="fill in the structure of each, or - to leave it out, and start the server"):
+        _start(folder, {"import": str(labels), "import_names": str(names)})
+    assert "Stab" in names.read_text()
+    assert not list((folder / "labels").rglob("*.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("conf", "text"),
+    [
+        ({"import": "/no/such/folder"}, "import: there is no file or folder /no/such/folder"),
+        ({"import_names": "names.csv"}, "it goes with import"),
+        ({"import": ".", "import_names": "/no/such/names.csv"}, "cannot be a table of names"),
+    ],
+)
+def test_settings_that_cannot_be(conf: dict[str, str], text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        Settings.from_conf(conf)
+
+
+def test_a_folder_study_has_no_server_to_import_from(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(UserError, match="a study on a DICOM server"):
+        _start(folders[0], {"import": "server"})
+
+
+def test_without_the_setting_nothing_is_imported(tmp_path: Path) -> None:
+    folder = make_tiny_study(tmp_path / "study", scans=1, finals=0)
+    settings = Settings(labels=LabelSchema(TINY_LABELS))
+    study = Study(str(folder), StudyDatastore(str(folder)), settings, tmp_path / "models")
+    import_at_start(study)
+    assert study.final_labels() == []
