@@ -6,7 +6,7 @@ import torch
 
 from lib.core.geometry import Volume
 from lib.generalists import create_generalist
-from lib.propagation import Template, create_propagator, registration
+from lib.propagation import Template, create_propagator, matching
 from lib.propagation.displacement import coarse_displacement, refine_displacement
 from lib.propagation.registration import RegistrationPropagator
 from phantoms import blobs, dice
@@ -52,8 +52,9 @@ def test_the_search_is_repeated_and_refined_as_long_as_it_finds_something(
         refined.append(only_change)
         return refine_displacement(*tensors, only_change=only_change, **how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(registration, "coarse_displacement", search)
-    monkeypatch.setattr(registration, "refine_displacement", refine)
+    monkeypatch.setattr(matching, "coarse_displacement", search)
+    monkeypatch.setattr(matching, "refine_displacement", refine)
+    monkeypatch.setattr(matching, "with_brightness", lambda *_: None)
     scan, _ = blobs(seed=2, centre=(3, -3, 2))
     propagate(template, scan)
     assert len(searched) == searches

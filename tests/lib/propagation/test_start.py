@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, rotate
 from scipy.spatial.transform import Rotation
 
 from lib.core.frames import frame_of
 from lib.core.geometry import Volume
 from lib.generalists import create_generalist
-from lib.propagation import Template, create_propagator
+from lib.propagation import Template, create_propagator, registration
 from lib.propagation.affine_placement import AffinePlacement, Start
 from lib.propagation.registration import RegistrationPropagator
 from lib.propagation.start import find_start
@@ -91,6 +92,33 @@ def test_a_picture_turned_by_a_quarter_is_found() -> None:
     quarter = Volume(np.rot90(slices[1].array).copy(), slices[1].affine)
     answer = found(Template("t", slices[0], masks[0]), quarter)
     assert dice(answer, np.rot90(masks[1]), 1) > 0.7
+
+
+def test_a_picture_turned_on_a_larger_canvas_is_found() -> None:
+    scan, label = organs(0)
+    other, truth = organs(1)
+    array, mask = other.array[:, :, 22], truth[:, :, 22]
+    shown = Volume(rotate(array, 30, order=1, cval=float(array.min()))[..., None].astype(np.float32), other.affine)
+    template = Template("t", Volume(scan.array[:, :, 22:23].copy(), scan.affine), label[:, :, 22:23].copy())
+    assert dice(found(template, shown), rotate(mask, 30, order=0)[..., None], 1) > 0.7
+
+
+@pytest.mark.parametrize(("known", "other", "taken"), [(0.5, 0.6, True), (0.5, 0.51, False), (0.9, 1.0, False)])
+def test_another_start_is_taken_only_where_a_quick_matching_agrees_clearly_better(
+    template: Template, monkeypatch: pytest.MonkeyPatch, known: float, other: float, taken: bool
+) -> None:
+    scan, _ = organs(1)
+    as_it_lies, affine = (Start(np.column_stack([np.eye(3) * scale, np.zeros(3)])) for scale in (1.0, 1.1))
+    agreement = {id(as_it_lies): known, id(affine): other}
+
+    def quick(_: object, template: Template, scan: Volume, channels: int, generalist: object, start: Start) -> object:
+        return SimpleNamespace(agreement=agreement[id(start)])
+
+    monkeypatch.setattr(RegistrationPropagator, "_affine", quick)
+    monkeypatch.setattr(registration, "affine_start", lambda *_: affine)
+    found = RegistrationPropagator()._other_start(template, scan, 2, as_it_lies)
+    assert (found is affine) == taken
+    assert found is None or taken
 
 
 def test_what_the_template_does_not_cover_is_no_agreement(template: Template) -> None:

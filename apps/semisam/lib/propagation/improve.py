@@ -36,7 +36,7 @@ def improved(scan: View, template: View, start: Start, *, rigid: bool, iteration
     reach = float(middle.max())
     offset = matrix[:, :3] @ middle + matrix[:, 3]
     both = torch.cat([template.values, template.seen])
-    most = most_seen(scan.seen, template.seen)
+    most = most_seen(scan, template.seen)
     change = torch.zeros(3, 4, requires_grad=True)
     optimiser = torch.optim.Adam([change], lr=_RATE)
 
@@ -56,7 +56,8 @@ def improved(scan: View, template: View, start: Start, *, rigid: bool, iteration
             optimiser.zero_grad(set_to_none=True)
             linear, shift = moved()
             places = torch.einsum("ab,bdhw->adhw", linear, grid) + shift.view(3, 1, 1, 1)
-            score = _agreement(scan, both, places, most, free)
+            # Of a picture, in pixels of the scan: a template that is laid larger has more of them.
+            score = _agreement(scan, both, places, most / linear.det().abs() if scan.frame.flat else most, free)
             if score.item() > best:
                 best, kept = score.item(), (linear.detach(), shift.detach())
             (-score).backward()
@@ -66,7 +67,7 @@ def improved(scan: View, template: View, start: Start, *, rigid: bool, iteration
     return _start_of(voxels, scan.frame, template.frame)
 
 
-def _agreement(scan: View, template: Tensor, places: Tensor, most: float, axes: int) -> Tensor:
+def _agreement(scan: View, template: Tensor, places: Tensor, most: Tensor | float, axes: int) -> Tensor:
     """Masked correlation of a scan with a template's values and weights ``[2, d, h, w]`` at places in its voxels."""
     size = torch.tensor(template.shape[1:], dtype=torch.float32).view(3, 1, 1, 1)
     near = (places + 0.5).clamp(0, 1) * (size - 0.5 - places).clamp(0, 1)

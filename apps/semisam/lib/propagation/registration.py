@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,18 +20,20 @@ from lib.generalists.mind import Mind
 from .affine_placement import AffinePlacement, Start
 from .agreement import agreement_around, trust
 from .base import SoftLabels, Template
-from .displacement import coarse_displacement, compose, refine_displacement, warp
+from .displacement import warp
 from .features import UNRELATED, comparable, encode, encoding_grid, features_on
-from .placement import Placement, find_placement
+from .grids import Grids
+from .matching import FEW, Effort, Pair, match
+from .placement import find_placement
 from .refine_in_roi import grids_in_roi, part_for_roi, part_of_template
-from .start import find_start, template_grid
+from .start import affine_start, find_start, guess_as_start, template_grid
 
-_SETTLED = 0.5
-"""Voxels: a search that finds less everywhere has nothing to add, and a refinement after it would only fit noise."""
-_FEW = 100_000
-"""Voxels of a feature grid up to which the closing refinement is worth its time."""
-_CLOSING_RATE = 0.15
-"""Voxels a step: it only polishes what has been found."""
+_LEAST_EDGE = 8
+"""Voxels of a working grid along each axis, below which no other start is looked for."""
+_QUICK = 30_000
+"""Voxels of the grid on which starts are compared."""
+_CLEARLY_GOOD, _BETTER = 0.8, 0.03
+"""Agreement of a start from which on no other one is tried, and how much more another one must have to be taken."""
 _LEAST_SEARCH_EDGE = 3
 """Voxels the coarse search grid has at least along each axis: as wide as the kernel that smooths it."""
 
@@ -84,6 +87,8 @@ class RegistrationPropagator:
         place = find_placement(own, image, other, template.scan)
         other = other.with_shape(place.shape)
         start = find_start(scan, own, template, place, other)
+        if start is None and math.prod(own.shape) > FEW and min(own.shape) >= _LEAST_EDGE and self.passes > 1:
+            start = self._other_start(template, scan, channels, guess_as_start(own, other, place))
         if start is not None:
             return self._affine(template, scan, channels, generalist, start)
         seen = encoding_grid(scan, own, generalist), encoding_grid(template.scan, other, generalist)
@@ -92,7 +97,7 @@ class RegistrationPropagator:
             encode(generalist, image if seen[0] == own else seen[0].image(scan.clipped), seen[0].spacing, self.device),
             encode(generalist, seen[1].image(template.scan.clipped), seen[1].spacing, self.device),
         )
-        first = _Grids(own, other, place)
+        first = Grids(own, other, place, (scan, template.scan))
         found, displacement = self._carried(template, channels, first, self._laid(first, features), None)
         roi = None
         if self.refine:
@@ -111,9 +116,22 @@ class RegistrationPropagator:
                 features_on(roi.scan, features[0], seen[0]),
                 features_on(roi.template, features[1], seen[1]),
             )
-        second = _Grids(roi.scan, roi.template, roi.place)
+        second = Grids(roi.scan, roi.template, roi.place, (scan, template.scan))
         laid = self._laid(second, features)
         return _finer(found, self._carried(template, channels, second, laid, roi.start.to(self.device))[0])
+
+    def _other_start(self, template: Template, scan: Volume, channels: int, known: Start) -> Start | None:
+        """An affine start where a quick matching from it agrees better than from the known one, else None."""
+        quick = replace(self, voxels=_QUICK, iterations=20, passes=1, closing=0, refine=False)
+
+        def agreement(start: Start) -> float:
+            return quick._affine(template, scan, channels, Mind(), start).agreement or 0.0
+
+        before = agreement(known)
+        if before >= _CLEARLY_GOOD:
+            return None
+        start = affine_start(scan, self._working(scan), template, known)
+        return start if agreement(start) >= before + _BETTER else None
 
     def _affine(
         self, template: Template, scan: Volume, channels: int, generalist: Generalist, start: Start
@@ -130,7 +148,7 @@ class RegistrationPropagator:
                 )
             )
 
-        def laid(grids: _Grids, place: AffinePlacement) -> tuple[Tensor, Tensor]:
+        def laid(grids: Grids, place: AffinePlacement) -> tuple[Tensor, Tensor]:
             own = grids.scan
             if features is not None:
                 fixed, moving = (
@@ -146,7 +164,7 @@ class RegistrationPropagator:
 
         other = template_grid(template.scan, own, start)
         place = start.placement(own, other)
-        first = _Grids(own, other, place)
+        first = Grids(own, other, place, (scan, template.scan))
         found, displacement = self._carried(template, channels, first, laid(first, place), None)
         part = None
         if self.refine:
@@ -156,19 +174,19 @@ class RegistrationPropagator:
         moved = start.moved(np.array(part.shift) * np.array(own.spacing))
         finer = part_of_template(template_grid(template.scan, part.scan, moved), part, moved)
         place = moved.placement(part.scan, finer)
-        second = _Grids(part.scan, finer, place)
+        second = Grids(part.scan, finer, place, (scan, template.scan))
         return _finer(
             found, self._carried(template, channels, second, laid(second, place), part.rest.to(self.device))[0]
         )
 
-    def _laid(self, grids: _Grids, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _laid(self, grids: Grids, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Features ``[C, d, h, w]`` of scan and template over the grids' extents, both on the scan's grid."""
         own = grids.scan.shape
         moving = grids.place.place(resize(features[1].to(self.device), grids.template.shape), own)
         return resize(features[0].to(self.device), own), moving
 
     def _carried(
-        self, template: Template, channels: int, grids: _Grids, features: tuple[Tensor, Tensor], start: Tensor | None
+        self, template: Template, channels: int, grids: Grids, features: tuple[Tensor, Tensor], start: Tensor | None
     ) -> tuple[SoftLabels, Tensor]:
         """Labels by matching two grids, and the displacement ``[3, D, H, W]`` in voxels of the scan's.
 
@@ -183,12 +201,13 @@ class RegistrationPropagator:
         fixed, moving = features
         covered = place.covered(own.shape, self.device)
         moving = torch.where(covered > 0, moving, fixed)
-
-        displacement = self._match(fixed, moving, start)
         labels = grids.template.one_hot(template.label, channels).to(self.device)
         outside = 1.0 - covered
         labels = place.place(labels, own.shape)
         labels[:1] += outside
+
+        pair = Pair(fixed, moving, covered, lambda: grids.brightness(1.0 - labels[:1]))
+        displacement = match(pair, self._effort, start)
         probabilities = warp(labels, displacement)
         moved, seen = warp(moving, displacement), warp(covered, displacement)[0]
         residual = (moved - fixed).square().mean(0)
@@ -206,6 +225,10 @@ class RegistrationPropagator:
         )
         return found, displacement
 
+    @property
+    def _effort(self) -> Effort:
+        return Effort(self.stride, self.reach, self.fine, self.iterations, self.smoothness, self.passes, self.closing)
+
     def _working(self, scan: Volume) -> Frame:
         return frame_of(scan).with_voxels(self.voxels, self._least)
 
@@ -213,48 +236,6 @@ class RegistrationPropagator:
     def _least(self) -> int:
         """Voxels of a working grid along each axis, at least."""
         return _LEAST_SEARCH_EDGE * self.stride
-
-    def _match(self, fixed: Tensor, moving: Tensor, start: Tensor | None) -> Tensor:
-        """Displacement ``[3, D, H, W]`` in voxels between feature grids ``[C, D, H, W]``, from ``start`` on."""
-        shape = [max(1, n // self.fine) for n in fixed.shape[1:]]
-        closing = self.closing > 0 and fixed[0].numel() <= _FEW
-        fine_fixed, fine_moving = resize(fixed, shape), resize(moving, shape)
-
-        def refined(start: Tensor, *, only_change: bool) -> Tensor:
-            change = refine_displacement(
-                fine_fixed,
-                fine_moving,
-                resize(start, shape) / self.fine,
-                iterations=round(0.6 * self.iterations) if closing else self.iterations,
-                smoothness=self.smoothness,
-                only_change=only_change,
-            )
-            return resize(change, fixed.shape[1:]) * self.fine
-
-        if start is None:
-            found = coarse_displacement(fixed, moving, stride=self.stride, reach=self.reach)
-            displacement = refined(found, only_change=False)
-        else:
-            displacement = refined(start, only_change=True)
-        for _ in range(self.passes - 1):
-            found = coarse_displacement(fixed, warp(moving, displacement), stride=self.stride, reach=self.reach)
-            if float(found.abs().max()) < _SETTLED:
-                break
-            displacement = refined(compose(displacement, resize(found, fixed.shape[1:])), only_change=True)
-        if closing:
-            displacement = refine_displacement(
-                fixed, moving, displacement, iterations=self.closing, smoothness=self.smoothness, rate=_CLOSING_RATE
-            )
-        return displacement
-
-
-@dataclass(frozen=True)
-class _Grids:
-    """What is matched: working grids of a scan and a template, and where the one lies on the other."""
-
-    scan: Frame
-    template: Frame
-    place: Placement | AffinePlacement
 
 
 def _finer(found: SoftLabels, finer: SoftLabels) -> SoftLabels:

@@ -228,7 +228,7 @@ class Searcher:
         vb = (together(ones, theirs2) - b * b / inside).clamp_min(0)
         floor = FLOOR * inside
         score = cross / ((va + floor) * (vb + floor)).sqrt()
-        share = count / most_seen(self.scan.seen, mask)
+        share = count / most_seen(self.scan, mask)
         score = score * share.clamp(0, 1).pow(OVERLAP_POWER)
         score = torch.where(share >= _LEAST_OVERLAP, score, torch.full_like(score, -2.0))
         at = torch.unravel_index(score.argmax(), score.shape)
@@ -245,7 +245,13 @@ def _plain(frame: Frame, shape: Sequence[int]) -> Frame:
     return replace(frame, box=(box[0], box[1], box[2]), shape=(shape[0], shape[1], shape[2]))  # type: ignore[arg-type]
 
 
-def most_seen(scan: Tensor, weight: Tensor) -> float:
-    """Of a template's weights, how much a scan can show at best: a small one has not room for all."""
-    room = max(1, int(scan.sum()))
+def most_seen(scan: View, weight: Tensor) -> float:
+    """Of a template's weights, how much a scan can show at best: a small one has not room for all.
+
+    A picture, whose true size nobody knows, is expected to show all: else a template that is laid too large would count
+    as well seen.
+    """
+    if scan.frame.flat:
+        return max(1e-3, float(weight.sum()))
+    room = max(1, int(scan.seen.sum()))
     return float(weight.flatten().sort(descending=True).values[:room].sum().clamp_min(1e-3))

@@ -38,8 +38,8 @@ _SHARE = 60
 """Of a small scan, voxels to one of the search."""
 _MATCHED_VOXELS = 16_000
 _REACH = 3
-_BEST = 3
-"""Rotations that are carried on to the coarse matching."""
+_BEST, _BEST_OF_PICTURES = 3, 8
+"""Rotations that are carried on to the coarse matching; more of pictures, of which it costs little."""
 _AS_GOOD = 0.02
 """Correlation by which a scan may be below the best rotation and is still taken as it lies."""
 _NEAR_QUARTER = 0.3
@@ -76,13 +76,21 @@ def find_start(scan: Volume, own: Frame, template: Template, guess: Placement, o
         return None
     around = [searcher.best(tilt @ ranked[0].start.matrix[:, :3]) for tilt in tilts(scan)]
     ranked = sorted([*ranked, *around], key=lambda each: -each.score)
-    candidates = [improved(view, template_view, each.start, rigid=True) for each in ranked[:_BEST]]
+    best = ranked[: _BEST_OF_PICTURES if own.flat else _BEST]
+    candidates = [improved(view, template_view, each.start, rigid=True) for each in best]
     candidates.append(improved(view, template_view, candidates[0], rigid=False))
     if told is not None:
         candidates += [told, found[0].start]
     boxed = _over_the_box(candidates[0], own, other_box=frame_of(template.scan))
     candidates += [] if boxed is None else [boxed]
     return _best_of(candidates, known, scan, own, template)
+
+
+def affine_start(scan: Volume, own: Frame, template: Template, known: Start) -> Start:
+    """A known start, turned, scaled and sheared by gradient ascent so that the brightness of both correlates best."""
+    most = max(500, min(_VOXELS, math.prod(own.shape) // _SHARE))
+    view, template_view = views_of(scan, template, (_PIXELS, most))
+    return improved(view, template_view, improved(view, template_view, known, rigid=True), rigid=False)
 
 
 def _over_the_box(start: Start, own: Frame, other_box: Frame) -> Start | None:

@@ -21,7 +21,7 @@ KNOWN: dict[str, Any] = {
 """As the version before wrote it."""
 
 
-@pytest.mark.parametrize("more", [{}, {"agreement": 0.5}, {"warnings": ["the rod was not found"]}])
+@pytest.mark.parametrize("more", [{}, {"agreement": 0.5}, {"warnings": ["the rod was not found"]}, {"sound": False}])
 def test_facts_are_written_as_they_were_read(more: dict[str, Any]) -> None:
     facts = PseudoLabelFacts.from_json(KNOWN | more)
     assert facts.to_json() == KNOWN | more
@@ -43,3 +43,9 @@ def test_facts_of_another_kind_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_label_holds_a_structure_when_one_has_a_volume() -> None:
     assert PseudoLabelFacts.from_json(KNOWN).holds_structure
     assert not PseudoLabelFacts.from_json(KNOWN | {"volume_ml": {"ball": 0.0, "rod": 0.0}}).holds_structure
+
+
+def test_what_is_not_sound_or_holds_nothing_does_not_teach() -> None:
+    assert PseudoLabelFacts.from_json(KNOWN).teaches
+    assert not PseudoLabelFacts.from_json(KNOWN | {"sound": False}).teaches
+    assert not PseudoLabelFacts.from_json(KNOWN | {"volume_ml": {"ball": 0.0, "rod": 0.0}}).teaches

@@ -193,11 +193,13 @@ def test_pseudo_labels_keep_a_share_of_the_round_before() -> None:
     old = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 2, 1, 1)
     new = old.flip(0)
 
-    def at(target: SoftTarget | None) -> Any:
-        return SimpleNamespace(study=SimpleNamespace(current=lambda _: target))
+    def at(target: SoftTarget | None, *, unsound: bool = False) -> Any:
+        return SimpleNamespace(study=SimpleNamespace(current=lambda _: target, is_unsound=lambda _: unsound))
 
-    joined = with_earlier(at(SoftTarget(old.half(), torch.ones(2, 1, 1).half())), "case", new)
+    before = SoftTarget(old.half(), torch.ones(2, 1, 1).half())
+    joined = with_earlier(at(before), "case", new)
     torch.testing.assert_close(joined.sum(0), torch.ones(2, 1, 1))
     assert torch.equal(joined.argmax(0), new.argmax(0))
     assert 0.2 < float(joined[1, 0]) < 0.5  # where both differ, the label is unsure
     assert with_earlier(at(None), "case", new) is new
+    assert with_earlier(at(before, unsound=True), "case", new) is new

@@ -203,7 +203,11 @@ class Context:
             name: PseudoLabel(folder / f"{self.study.file_name(name)}.nii.gz", facts.to_json() if facts else {})
             for name, facts in known.items()
         }
-        self.study.use_round(folder, [name for name, facts in known.items() if facts and facts.holds_structure])
+        self.study.use_round(
+            folder,
+            [name for name, facts in known.items() if facts and facts.teaches],
+            [name for name, facts in known.items() if facts and not facts.sound],
+        )
         self.reporter.best(record.best_metric)
         checkpoint = folder / CHECKPOINT
         finished = FinishedRound(index, checkpoint if checkpoint.exists() else None, labels, self.reporter.best_metric)

@@ -8,6 +8,12 @@ from typing import Any, Literal, get_args
 
 Source = Literal["propagation", "specialist"]
 
+NOT_LEARNED = (
+    "Nothing is learned from this label, as it is hardly right. Correct it and save it as final, and the next training "
+    "learns from it."
+)
+"""The warning of a label that is not sound."""
+
 
 @dataclass(frozen=True)
 class PseudoLabelFacts:
@@ -21,6 +27,7 @@ class PseudoLabelFacts:
         source: who made it.
         agreement: mean Dice with the label of the round before, 0..1; None where there was none.
         warnings: what a person should look at, in words.
+        sound: whether it is likely to be about right as a whole; else nothing is learned from it.
         label_names: voxel values by structure; this and the next two are filled in when the label is written.
         volume_ml: by structure.
         recipe: name of the recipe.
@@ -33,6 +40,7 @@ class PseudoLabelFacts:
     source: Source
     agreement: float | None = None
     warnings: tuple[str, ...] = ()
+    sound: bool = True
     label_names: Mapping[str, int] = field(default_factory=dict)
     volume_ml: Mapping[str, float] = field(default_factory=dict)
     recipe: str = ""
@@ -41,6 +49,11 @@ class PseudoLabelFacts:
     def holds_structure(self) -> bool:
         """Whether the label has a voxel of any structure."""
         return any(volume > 0 for volume in self.volume_ml.values())
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the next training learns from it."""
+        return self.sound and self.holds_structure
 
     def to_json(self) -> dict[str, object]:
         """As plain types; what is not known has no key."""
@@ -56,6 +69,8 @@ class PseudoLabelFacts:
         content |= {"templates": list(self.templates), "round": self.round, "source": self.source}
         if self.warnings:
             content["warnings"] = list(self.warnings)
+        if not self.sound:
+            content["sound"] = False
         return content
 
     @classmethod
@@ -77,6 +92,7 @@ class PseudoLabelFacts:
                 source=content["source"],
                 agreement=None if agreement is None else float(agreement),
                 warnings=tuple(str(text) for text in content.get("warnings", ())),
+                sound=content.get("sound") is not False,
                 label_names={str(name): int(value) for name, value in content["label_names"].items()},
                 volume_ml={str(name): float(volume) for name, volume in content["volume_ml"].items()},
                 recipe=str(content["recipe"]),

@@ -14,8 +14,11 @@ from lib.training.agreement import agreement
 
 from .context import Context
 from .each_scan import some_scans
-from .label_facts import PseudoLabelFacts
+from .label_facts import NOT_LEARNED, PseudoLabelFacts
 from .learned import missing_in
+
+_SOUND_CONFIDENCE = 0.8
+"""Mean confidence of the structures' voxels from which on a specialist's label takes the place of one that failed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,14 +119,17 @@ def keep_prediction(run: Context, index: int, name: str, prediction: Prediction)
     uncertainty = normalised_entropy(probabilities)
     run.study.write_target(part, name, probabilities, 1.0 - uncertainty)
     means = uncertainty_facts(probabilities, uncertainty)
+    earlier, missing = run.kept_facts(run.folder.round(index - 1), name), missing_in(run.study, prediction.label)
+    sound = earlier is None or earlier.sound or (not missing and means["confidence"] >= _SOUND_CONFIDENCE)
     facts = PseudoLabelFacts(
         confidence=means["confidence"],
         uncertainty=means["uncertainty"],
-        templates=templates_of(run, index, name),
+        templates=earlier.templates if earlier else tuple(run.study.human()),
         round=index,
         source="specialist",
         agreement=prediction.agreement,
-        warnings=missing_in(run.study, prediction.label),
+        warnings=missing if sound else (*missing, NOT_LEARNED),
+        sound=sound,
     )
     facts = run.keep_label(part, name, prediction.label, run.study.prepared(name).affine, facts)
     return facts, float(uncertainty.mean())
@@ -142,9 +148,3 @@ def report_agreement(run: Context, agreements: Iterable[float | None]) -> None:
     known = [each for each in agreements if each is not None]
     if known:
         run.reporter.best(sum(known) / len(known))
-
-
-def templates_of(run: Context, index: int, name: str) -> tuple[str, ...]:
-    """Names of the outlined scans that the label of a round goes back to."""
-    earlier = run.kept_facts(run.folder.round(index - 1), name)
-    return earlier.templates if earlier else tuple(run.study.human())

@@ -105,6 +105,7 @@ class PreparedStudy:
         self._cache = TensorCache(cache_bytes)
         self._round: Path | None = None
         self._pseudo: list[str] = []
+        self._unsound: frozenset[str] = frozenset()
         self._dense: dict[str, bool] = {}
         self._human = [case.name for case in cases if case.label is not None]
 
@@ -115,8 +116,12 @@ class PreparedStudy:
         return self._human
 
     def pseudo(self) -> Sequence[str]:
-        """Names of scans whose pseudo-label holds a structure."""
+        """Names of scans whose pseudo-label holds a structure and is likely to be about right."""
         return self._pseudo
+
+    def is_unsound(self, name: str) -> bool:
+        """Whether a scan's current pseudo-label is hardly right as a whole, so that nothing is learned from it."""
+        return name in self._unsound
 
     def sample(self, name: str) -> Sample:
         """A prepared scan with its human label, else its current pseudo-label."""
@@ -270,10 +275,17 @@ class PreparedStudy:
         """Remove what ``write_target`` wrote."""
         (folder / f"{self._files[name]}.npz").unlink(missing_ok=True)
 
-    def use_round(self, folder: Path, useful: Sequence[str]) -> None:
-        """From now on pseudo-labels come from ``folder``; the training draws the ``useful`` ones."""
+    def use_round(self, folder: Path, useful: Sequence[str], unsound: Sequence[str] = ()) -> None:
+        """From now on pseudo-labels come from ``folder``.
+
+        Args:
+            folder: of a round.
+            useful: names of the scans that the training draws.
+            unsound: those whose label is hardly right as a whole.
+        """
         self._round = folder
         self._pseudo = list(useful)
+        self._unsound = frozenset(unsound)
 
     def file_name(self, name: str) -> str:
         """A name without odd characters for files of a scan, no suffix."""

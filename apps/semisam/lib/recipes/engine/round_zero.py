@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from lib.specialists.roi import roi_of
 
 from .context import Context
 from .each_scan import each_scan, some_scans
-from .label_facts import PseudoLabelFacts
+from .label_facts import NOT_LEARNED, PseudoLabelFacts
 from .labelling import counter
 from .report import FinishedRound
 
@@ -93,7 +93,8 @@ def propagate_study(run: Context) -> FinishedRound:
     """Round 0: carry the human labels over to every other scan; what a killed run has done already is kept.
 
     Raises:
-        UserError: when no human label can be used or all are sparse, or there are other scans and none can be read.
+        UserError: when no human label can be used or all are sparse, or there are other scans and none can be read, or
+            none that the labels were rightly carried over to (422).
     """
     part = run.folder.open_round(0)
     run.reporter.begin("propagation", 0)
@@ -106,7 +107,26 @@ def propagate_study(run: Context) -> FinishedRound:
         return propagate_one(run, name, templates) if kept is None else kept
 
     facts = _over_unlabelled(run, carry_over, lambda each: {"confidence": each.confidence})
+    _need_one_sound(run, facts)
     return run.end_round(0, facts, None)
+
+
+def _need_one_sound(run: Context, facts: Mapping[str, PseudoLabelFacts]) -> None:
+    """Say which scans nothing is learned from.
+
+    Raises:
+        UserError: (422) when that is all of them.
+    """
+    failed = [name for name, each in facts.items() if not each.sound]
+    if failed and len(failed) == len(facts):
+        raise UserError(
+            f"What is outlined in {', '.join(run.study.need_dense())} was rightly carried over to none of the other "
+            f"{len(failed)} scans: they look unlike it. Check that all show the same part of the body in the same kind "
+            "of picture, or outline one of them, too.",
+            status=422,
+        )
+    for name in failed:
+        log.warning("nothing is learned from %s: what is outlined was hardly carried over rightly", name)
 
 
 def _over_unlabelled(
@@ -184,14 +204,16 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> Ps
     target = soft.on(prepared.frame)
     part = run.folder.open_round(0)
     study.write_target(part, name, target.probabilities, target.confidence)
-    label = soft.labels()
+    label, sound = soft.labels(), soft.sound() is not False
+    said = warnings_about(label, scan, chosen, run.schema.names, soft.similarity, soft.sound())
     facts = PseudoLabelFacts(
         confidence=round(soft.mean_confidence(), 4),
         uncertainty=uncertainty_facts(target.probabilities, normalised_entropy(target.probabilities))["uncertainty"],
         templates=tuple(soft.templates),
         round=0,
         source="propagation",
-        warnings=(*scan.notes, *warnings_about(label, scan, chosen, run.schema.names, soft.similarity, soft.sound())),
+        warnings=(*scan.notes, *said) if sound else (*scan.notes, *said, NOT_LEARNED),
+        sound=sound,
     )
     return run.keep_label(part, name, label, scan.affine, facts)
 

@@ -73,6 +73,7 @@ def _device(device: str) -> str:
 
 def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]:
     options, spec = run.options, run.study.spec
+    unsound = [name for name in run.study.unlabelled() if run.study.is_unsound(name)]
     grid, window = " x ".join(f"{s:g}" for s in spec.spacing), " x ".join(map(str, spec.roi_size))
     return {
         "recipe": options.recipe,
@@ -94,6 +95,7 @@ def _settings(run: Context, environment: dict[str, object]) -> dict[str, object]
         "propagator": run.propagator.name,
         "outlined scans": ", ".join(run.study.human()),
         "scans without a label": len(run.study.unlabelled()),
+        **({"of these, not learned from": ", ".join(unsound)} if unsound else {}),
         **environment,
         "run folder": run.folder.path.name,
     }

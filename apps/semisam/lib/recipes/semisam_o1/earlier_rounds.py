@@ -42,9 +42,10 @@ def with_earlier(run: Context, name: str, probabilities: Tensor) -> Tensor:
     """A new label ``[1 + N, D, H, W]`` averaged with the one of the round before, if there is one.
 
     Temporal ensembling (Laine and Aila, https://arxiv.org/abs/1610.02242). The specialist's errors are others than
-    those of the propagation: where the two differ, the label becomes unsure.
+    those of the propagation: where the two differ, the label becomes unsure. One that is hardly right as a whole is not
+    averaged in.
     """
-    before = run.study.current(name)
+    before = None if run.study.is_unsound(name) else run.study.current(name)
     return probabilities if before is None else torch.lerp(probabilities, before.probabilities.float(), EARLIER)
 
 
