@@ -30,7 +30,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import numpy as np
 
 from official_predictor import STEP_MM, OfficialSlices, predictor
-from real_weights_page import CLICKS, METHODS, page, report
+from real_weights_page import CLICKS, METHODS, page, report, worth_a_page
 from shared_encodings import SharedEncodings
 
 PAGE = ROOT / "docs" / "reference" / "real-weights-measured.md"
@@ -214,6 +214,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=max(SETS.values()), help="scans of each set at most")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma list (default: all)")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    parser.add_argument("--partial", action="store_true", help="write the page of --sets alone; it names the others")
     parser.add_argument("--fresh", action="store_true", help="forget results of earlier runs")
     options = parser.parse_args()
     names = common.chosen(options.sets, tuple(SETS), "--sets")
@@ -234,21 +235,23 @@ def main() -> int:
     model: Any = ResidentGeneralist("mobile_sam", weights=weights).inner
     shared = SharedEncodings.of(model.network)
     stores, folder = {method: store_of(method, fresh=options.fresh) for method in methods}, data_folder()
+    whole: list[str] = []
     for name in names:
         if not (folder / (name if name != "liver_ct" else "chaos_ct_dicom")).is_dir():
             print(f"Skipped: {name} is not in {folder}. Set SEMISAM_DATA to the folder that holds it.")
             continue
         for scan in scans_of(name, folder)[: options.cases]:
             measure(name, scan, stores, folder, model, shared)
+        if options.cases >= SETS[name] and set(methods) == set(METHODS):
+            whole.append(name)
     targets = Targets()
     results = {key: row for store in stores.values() for key, row in store.data.items()}
     tables = report(results, names, targets)
     print(f"\n{tables}\n")
-    measured = {name: {key.split("/")[1] for key in results if key.startswith(f"{name}/")} for name in names}
-    whole = all(len(measured.get(name, ())) >= count for name, count in SETS.items())
-    target = PAGE if whole and set(methods) == set(METHODS) else DRAFT
+    missing = [name for name in SETS if name not in whole]
+    target = PAGE if worth_a_page(names, whole, missing, partial=options.partial) else DRAFT
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(tables, targets), encoding="utf-8")
+    target.write_text(page(tables, targets, missing), encoding="utf-8")
     print(f"Written: {target}")
     return targets.exit_code(options.check)
 

@@ -66,7 +66,8 @@ def state(name: str, rows: dict[str, list[dict[str, Any]]], targets: Targets) ->
         targets.expect(without[2] >= 0.85, f"{name}: {without[2]:.3f} without weights after three (at least 0.85)")
 
 
-def page(tables: str, targets: Targets) -> str:
+def page(tables: str, targets: Targets, missing: Sequence[str] = ()) -> str:
+    """The page; ``missing`` are the sets that were not measured."""
     import machine
 
     goals = table(["target", "reached"], [(t, "yes" if reached else "**no**") for t, reached in targets.stated])
@@ -82,7 +83,7 @@ Seconds are processor seconds, medians (two idle cores need a half to all of tha
 of its slice. Slices that are encoded while a person looks at an answer are not counted.
 
 {tables}
-
+{not_measured(missing)}
 ## Targets
 
 {goals}
@@ -91,3 +92,20 @@ of its slice. Slices that are encoded while a person looks at an answer are not 
 
 {table(["what", "here"], machine.describe().items())}
 """
+
+
+def not_measured(names: Sequence[str]) -> str:
+    """What the page says of sets that were not measured."""
+    if not names:
+        return ""
+    listed = ", ".join(f"`{name}`" for name in names)
+    return f"""
+## Not measured
+
+{listed}. Whether their targets are reached with this version, this page does not show.
+"""
+
+
+def worth_a_page(asked: Sequence[str], whole: Sequence[str], missing: Sequence[str], *, partial: bool) -> bool:
+    """Whether a run may write the page: of all sets, or (``partial``) of those asked for, each of them whole."""
+    return not missing or (partial and set(whole) == set(asked))

@@ -74,3 +74,12 @@ def test_a_click_that_is_worse_with_weights_misses_a_target() -> None:
     assert not good.missed
     table_of.report(results([0.8, 0.7, 0.82, 0.85, 0.84], [0.8, 0.8, 0.81, 0.84, 0.86]), ["la"], bad)
     assert len(bad.missed) == 3
+
+
+def test_a_page_of_some_sets_is_written_on_demand_only_and_names_those_that_were_not_measured() -> None:
+    assert table_of.worth_a_page(["la", "jsrt"], ["la", "jsrt"], [], partial=False)
+    assert not table_of.worth_a_page(["la"], ["la"], ["jsrt"], partial=False)
+    assert table_of.worth_a_page(["la"], ["la"], ["jsrt"], partial=True)
+    assert not table_of.worth_a_page(["la", "jsrt"], ["la"], ["jsrt"], partial=True)  # jsrt with fewer scans
+    assert "`jsrt`" in table_of.page("", Targets(), ["jsrt"])
+    assert "Not measured" not in table_of.page("", Targets())

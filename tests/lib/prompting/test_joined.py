@@ -95,6 +95,49 @@ def test_what_means_something_else_changes_nothing(radius: float, score: float) 
     assert np.array_equal(opened(Oracle(radius, score), THICK).segment(CLICK), plain(THICK))
 
 
+def test_what_the_model_makes_of_a_slice_does_not_spread_to_the_others_by_further_clicks() -> None:
+    """There, each click gets the answer that it gets without weights."""
+    joined = opened(Oracle(radius=13.0), THICK)
+    alone = OpenScan(Volume(cylinder()[0], np.diag([*THICK, 1.0])), GraphCut())
+    outside = np.array([[51.0, 30.0, 4.0], [32.0, 49.0, 4.0]])
+    for count in (0, 1, 2):
+        clicks = Clicks(CLICK.inside, outside[:count])
+        found, without = joined.segment(clicks), alone.segment(clicks)
+        others = [n for n in range(9) if n != 4]
+        assert np.array_equal(found[..., others], without[..., others])
+        assert not np.array_equal(found[..., 4], without[..., 4])
+
+
+@pytest.mark.parametrize("obeyed", [True, False])
+def test_a_border_that_the_model_sees_elsewhere_is_not_taken_where_it_gainsays_a_click(obeyed: bool) -> None:
+    image, truth = cylinder()
+    session = SliceGeneralist(MODELS["mobile_sam"], Oracle(radius=13.0)).open(torch.from_numpy(image)[None], THICK)
+    first = torch.from_numpy(truth).float()
+    beside = [44.0, 30.0, 4.0] if not obeyed else [46.0, 30.0, 4.0]  # the disc's last pixel is 44
+    points = torch.tensor([[32.0, 30.0, 4.0], beside])
+    found = session.bettered(Prompts(points, torch.tensor([True, False])), first)
+    assert bool(found[44, 30, 4] >= 0.5) is obeyed
+    assert torch.equal(found[..., 4] >= 0.5, first[..., 4] >= 0.5) is not obeyed
+
+
+def test_a_click_asks_the_model_about_a_few_slices_and_keeps_what_it_said_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lib.generalists.sam2d.session.MOST_ASKED", 3)
+    network = Oracle(radius=11.5)
+    scan = opened(network, THICK, ahead=6)
+    nowhere = [60.0, 60.0]
+    disc = network.disc.flip(0, 1).T.numpy()
+    for outside in ([], [[*nowhere, 4.0]], [[*nowhere, 4.0], [*nowhere, 2.0]]):
+        before = network.asked
+        found = scan.segment(Clicks(CLICK.inside, np.array(outside).reshape(-1, 3)))
+        scan._session.wait()  # type: ignore[attr-defined]
+        assert network.asked - before <= 3
+    bettered = [n for n in range(9) if overlap(found[..., n], disc)[0] > 0.99]
+    assert {3, 4, 5} < set(bettered)
+    assert len(bettered) > 3
+
+
 @pytest.mark.slow
 def test_in_thin_slices_and_for_a_model_of_boxes_the_graph_cut_answers_clicks() -> None:
     for spacing, name in ((THIN, "mobile_sam"), (THICK, "lite_medsam")):

@@ -10,7 +10,6 @@ given, the previous mask. A minimal cut then puts the border where few like neig
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from lib.core.intensity import padding_in, without_outliers
 from lib.generalists.base import PromptKind, Prompts
 
+from .before import FoundBefore
 from .border import smooth_border, soft
 from .cut import CutOptions, Evidence, cut
 from .growth import ENOUGH, GAIN, LARGE_MM, MARGINS_MM, edge_support
@@ -29,7 +29,6 @@ from .inside_box import ON_EDGES, REACHES, inscribed, reach
 from .region import Bounds, Region, cut_region, steps
 
 _MARGINS_KEPT = 64
-_ANSWERS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class GraphCutOptions:
     Args:
         search: size of the grid on which the extent of the structure is looked for, in voxels.
         voxels: size of the grid of an answer. The time depends on both.
+        corrected: the same where a click corrects an answer: the extent is known then, and it is about the border.
         margins_mm: how far from the positive clicks the structure may reach, one after the other.
         around: what is looked at around an answer that is made finer, as a share of its size.
         finer: how much smaller voxels have to become for that.
@@ -47,6 +47,7 @@ class GraphCutOptions:
 
     search: int = 30_000
     voxels: int = 120_000
+    corrected: int = 250_000
     margins_mm: tuple[float, ...] = MARGINS_MM
     around: float = 0.15
     finer: float = 0.8
@@ -103,19 +104,19 @@ class GraphCutSession:
         self._options = options
         self._padding = padding_in(image)
         self._margins: LRUCache[bytes, float] = LRUCache(_MARGINS_KEPT)
-        self._found: LRUCache[bytes, np.ndarray] = LRUCache(_ANSWERS_KEPT)
+        self._before = FoundBefore()
         self._hollow_boxes: LRUCache[bytes, bool] = LRUCache(_MARGINS_KEPT)
 
     @property
     def bytes(self) -> int:
         """Memory that the session takes."""
-        return self._image.nbytes + sum(bits.nbytes for bits in list(self._found.values()))
+        return self._image.nbytes + self._before.bytes
 
     def segment(self, prompts: Prompts) -> Tensor:
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
+        if prompts.mask is not None:
+            prompts = replace(prompts, mask=self._before.of(prompts.mask.detach().cpu()))
         hints = Hints.of(prompts, self._image.shape)
-        if hints.mask is not None:
-            hints = replace(hints, mask=self._as_found(hints.mask))
         if hints.box is not None and not len(hints.inside):
             hints, first = self._in_box(hints, hints.box)
         else:
@@ -123,20 +124,19 @@ class GraphCutSession:
         region, inside = self._finer(first, hints)
         answer = region.to_scan(smooth_border(inside, region.spacing, self._spacing), self._image.shape)
         # The next cut goes on from what this one has found: what has drawn the border in must not do so twice.
-        found = region.to_scan(soft(inside), self._image.shape)
-        self._found[_key(answer)] = np.packbits(found.numpy() >= 0.5)
+        self._before.note(answer, region.to_scan(soft(inside), self._image.shape))
         return answer
-
-    def _as_found(self, mask: np.ndarray) -> np.ndarray:
-        """Of an answer ``[D, H, W]`` of this session what the cut had found; another mask as it is."""
-        found = self._found.get(_key(mask))
-        return mask if found is None else np.unpackbits(found, count=mask.size).reshape(mask.shape).astype(np.float32)
 
     def _whole(self, hints: Hints) -> _First:
         """The answer on the grid of the whole region of search."""
         margin = self._margin(hints)
         bounds = hints.bounds(self._image.shape, self._spacing, margin)
-        return self._first(hints, bounds, self._options.voxels, large=margin >= LARGE_MM)
+        return self._first(hints, bounds, self._voxels(hints), large=margin >= LARGE_MM)
+
+    def _voxels(self, hints: Hints) -> int:
+        """Size of the grid of an answer."""
+        corrects = hints.mask is not None and len(hints.inside) + len(hints.outside) > 0
+        return self._options.corrected if corrects else self._options.voxels
 
     def _in_box(self, hints: Hints, box: np.ndarray) -> tuple[Hints, _First]:
         """The answer to a box without clicks inside, and the hints it is an answer to."""
@@ -213,10 +213,10 @@ class GraphCutSession:
     def _finer(self, first: _First, hints: Hints) -> tuple[Region, np.ndarray]:
         """The answer on a finer grid, if there is one, and its region."""
         bounds = self._around(first, hints)
-        becomes = steps(bounds, self._spacing, self._options.voxels)
+        becomes = steps(bounds, self._spacing, self._voxels(hints))
         if (becomes > self._options.finer * np.array(first.region.spacing)).all():
             return first.region, first.inside
-        finer = self._region(hints, bounds, self._options.voxels)
+        finer = self._region(hints, bounds, self._voxels(hints))
         evidence = first.evidence.carried(first.region, first.inside, finer, hints)
         return finer, cut(finer, evidence, hints, self._options.weights)
 
@@ -250,8 +250,3 @@ class GraphCutSession:
         at = np.clip(np.rint(places).astype(int), 0, np.array(self._image.shape) - 1)
         meant = self._image[tuple(at.T)]
         return tuple(value for value in self._padding if not (meant == value).any())
-
-
-def _key(answer: np.ndarray | Tensor) -> bytes:
-    """Of an answer in 0..1 what is inside."""
-    return hashlib.sha1(np.packbits(np.asarray(answer) >= 0.5).tobytes(), usedforsecurity=False).digest()

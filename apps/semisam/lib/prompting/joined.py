@@ -31,6 +31,7 @@ from lib.formats.pictures import luminance
 from lib.generalists.base import Promptable, PromptKind, Prompts, PromptSession
 from lib.generalists.slices import THICK
 
+from .before import FoundBefore
 from .graph_cut import GraphCut
 
 AHEAD = 4
@@ -183,6 +184,8 @@ class BoxOrCut(_Both):
 class JoinedSession(_Both):
     """A volume that waits for prompts.
 
+    The graph cut goes on from its own answers, as it does without weights: the model's errors do not become its own.
+
     Args:
         model: the scan, opened by the model.
         cut: the scan, opened by the graph cut.
@@ -193,6 +196,7 @@ class JoinedSession(_Both):
     def __init__(self, model: PromptSession, cut: PromptSession, ahead: int, *, thick: bool = True) -> None:
         super().__init__(model, cut)
         self._ahead, self._thick = ahead, thick
+        self._before = FoundBefore()
         self._busy = threading.Lock()
         self._asked = 0
         self._background: threading.Thread | None = None
@@ -201,10 +205,13 @@ class JoinedSession(_Both):
         """Probability of the structure that the prompts mean, ``[D, H, W]`` in 0..1; raises UserError without any."""
         self._asked += 1  # the background gives way
         with self._busy:
+            if prompts.mask is not None:
+                prompts = replace(prompts, mask=self._before.of(prompts.mask))
             first = self._cut.segment(self._with_box_seen(prompts))
             if not self._thick:
                 return first
             answer = self._bettering.bettered(replace(prompts, mask=None), first)
+            self._before.note(answer, first)
         self._encode_ahead(prompts, answer)
         return answer
 
@@ -213,6 +220,11 @@ class JoinedSession(_Both):
         if prompts.box is None or prompts.mask is not None or bool(prompts.positive.any()):
             return prompts
         return replace(prompts, mask=self._bettering.in_box(prompts, BOX_SLICES))
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the session takes."""
+        return super().bytes + self._before.bytes
 
     def wait(self) -> None:
         """Until nothing is encoded in the background."""

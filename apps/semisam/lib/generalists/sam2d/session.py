@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -14,11 +14,14 @@ from lib.generalists.slices import acquisition_view
 
 from .agreed import agreed
 from .asked import Asked
+from .between import blended, faded, stays
 from .encoder import SliceEncoder
 from .single import SliceAnswers
 
 STEP_MM = 3.0
 """About how far apart the slices are that the network is asked about; those in between are interpolated."""
+MOST_ASKED = 8
+"""Slices that the network is asked about for an answer that it betters: each takes a tenth of a second or more."""
 KEPT_SLICES = 256
 """Slices whose features a session keeps: 2 MiB each."""
 SHRINKS, GROWS = 0.25, 3.0
@@ -122,8 +125,9 @@ class SliceSession:
     def bettered(self, prompts: Prompts, first: Tensor) -> Tensor:
         """Another's answer with the borders where the network sees them.
 
-        The network is asked about the slices with clicks, and about those that are encoded already. What it changes on
-        a slice fades on the slices beside it.
+        The network is asked about the slices with clicks, and about those that are encoded already, ``MOST_ASKED`` at
+        most, those nearest to the last click; of the others it counts what it last said. What it changes on a slice
+        fades on the slices beside it. Where it gainsays a click that the other's answer obeys, nothing changes.
 
         Args:
             prompts: all clicks and the box so far.
@@ -135,16 +139,26 @@ class SliceSession:
         asked = Asked.of(replace(prompts, mask=first), self._shape, self._view, self._canvas)
         stack = self._view.stack(first)
         changes: dict[int, Tensor] = {}
-        for index in range(asked.first, asked.last + 1):
-            wanted = index in asked.slices or self._answers.encoded(index)
-            if not wanted or not bool((stack[index] >= 0.5).any()):
-                continue
+        for n, index in enumerate(self._worth_asking(asked, stack)):
             before = torch.logit(self._canvas.to_mask(stack[index]), 0.01)
-            logits = self._answers.better(index, asked, before) if bool((before > 0).any()) else None
-            if logits is not None:
-                changes[index] = self._canvas.from_mask(logits.sigmoid()) - stack[index]
-        result = self._view.volume(_faded(stack, changes, self._step)).clamp(0, 1)
+            if not bool((before > 0).any()):
+                continue
+            logits = self._answers.better(index, asked, before) if n < MOST_ASKED else self._answers.said(index, before)
+            if logits is None:
+                continue
+            found = self._canvas.from_mask(logits.sigmoid())
+            if not bool((_obeyed(stack[index], index, asked) & ~_obeyed(found, index, asked)).any()):
+                changes[index] = found - stack[index]
+        result = self._view.volume(faded(stack, changes, self._step)).clamp(0, 1)
         return result if prompts.box is None else within_box(result, prompts.box)
+
+    def _worth_asking(self, asked: Asked, stack: Tensor) -> list[int]:
+        """Slices of an answer with clicks, then those that are encoded, the nearest to the last click first."""
+        within = range(asked.first, asked.last + 1)
+        reached = [n for n in within if bool((stack[n] >= 0.5).any())]
+        known = [n for n in reached if n in asked.slices or self._answers.encoded(n)]
+        near = asked.slices[-1] if asked.slices else (asked.first + asked.last) // 2
+        return sorted(known, key=lambda n: (n not in asked.slices, abs(n - near), n))
 
     @torch.no_grad()
     def agreed(self, prompts: Prompts, other: Tensor) -> Tensor:
@@ -207,7 +221,7 @@ class SliceSession:
                         break
                     found.setdefault(index, {})[anchor] = logits
                     current = logits
-        return {**_blended(found, sorted(own)), **own}, ended
+        return {**blended(found, sorted(own)), **own}, ended
 
     def _believed(self, before: Tensor, logits: Tensor, score: float) -> bool:
         """Whether an answer is the same structure as that on the slice before."""
@@ -224,11 +238,11 @@ class SliceSession:
     ) -> Tensor:
         """Probabilities ``[D, H, W]`` from the answers on some slices."""
         result = torch.zeros([int(n) for n in self._view.sizes(self._shape)])
-        stays = _stays(len(result), answers, ended)
+        kept = stays(len(result), answers, ended)
         if asked.mask is not None:
-            result[stays] = asked.mask[stays]
+            result[kept] = asked.mask[kept]
         nothing = self._answers.nothing()
-        given = {**{n: logits for n, logits in known.items() if bool(stays[n])}, **answers}
+        given = {**{n: logits for n, logits in known.items() if bool(kept[n])}, **answers}
         for low, high in zip(keys, [*keys[1:], keys[-1]], strict=True):
             if low not in answers and high not in answers:
                 continue
@@ -243,43 +257,9 @@ class SliceSession:
         return self._view.volume(result)
 
 
-def _faded(stack: Tensor, changes: Mapping[int, Tensor], step: int) -> Tensor:
-    """A stack ``[S, rows, columns]`` with the changes of some slices, which fade to nothing ``step`` slices away.
-
-    Between two changed slices that lie so close, both have their share.
-    """
-    result = stack.clone()
-    for index in range(len(stack)):
-        shares = {n: 1 - abs(n - index) / step for n in changes if abs(n - index) < step}
-        total = max(1.0, sum(shares.values()))
-        for n, share in shares.items():
-            result[index] += changes[n] * (share / total)
-    return result
-
-
-def _stays(count: int, answers: dict[int, Tensor], ended: set[int]) -> Tensor:
-    """On which of ``count`` slices what was segmented so far stays, ``[count]`` boolean."""
-    stays = torch.ones(count, dtype=torch.bool)
-    for index in ended:
-        upwards = any(n < index for n in answers)
-        if upwards and not any(n > index for n in answers):
-            stays[index:] = False
-        elif any(n > index for n in answers) and not upwards:
-            stays[: index + 1] = False
-        else:
-            stays[index] = False
-    return stays
-
-
-def _blended(found: dict[int, dict[int, Tensor]], anchors: list[int]) -> dict[int, Tensor]:
-    """One answer a slice from those of the nearest anchors on either side, the nearer one counting more."""
-    result = {}
-    for index, by_anchor in found.items():
-        below = max((a for a in anchors if a < index), default=None)
-        above = min((a for a in anchors if a > index), default=None)
-        near = [a for a in (below, above) if a is not None and a in by_anchor]
-        if near:
-            weights = torch.tensor([1 / abs(a - index) for a in near])
-            stacked = torch.stack([by_anchor[a] for a in near])
-            result[index] = (stacked * (weights / weights.sum())[:, None, None]).sum(0)
-    return result
+def _obeyed(answer: Tensor, index: int, asked: Asked) -> Tensor:
+    """Which clicks on a slice an answer ``[rows, columns]`` in 0..1 says the same as, ``[P]`` boolean."""
+    on = asked.on(index)
+    rows, columns = asked.places[on].round().long().T
+    rows, columns = rows.clamp(0, answer.shape[0] - 1), columns.clamp(0, answer.shape[1] - 1)
+    return (answer[rows, columns] >= 0.5) == asked.positive[on]

@@ -22,7 +22,7 @@ AHEAD = 4
 """Slices encoded at once on a GPU when a mask is carried along."""
 CLICK_MM = 40.0
 """Side of the square a click stands for when the model takes boxes only."""
-SAME, SURE = 0.8, 0.8
+SAME, SURE = 0.85, 0.8
 """Dice of two masks from which on they mean the same, and the score from which on the network is believed so."""
 LOGIT = 8.0
 """Certainty is cut off here: no voxel is more certain than 0.9997."""
@@ -63,6 +63,7 @@ class SliceAnswers:
         self._feature_bytes = self._own_bytes = 0
         self._decoded: dict[int, Tensor] = {}
         self._own: LRUCache[tuple[int, bytes], Tensor] = LRUCache(self._kept)
+        self._said: LRUCache[int, Tensor] = LRUCache(self._kept)
 
     def __len__(self) -> int:
         return len(self._features)
@@ -71,7 +72,8 @@ class SliceAnswers:
     def bytes(self) -> int:
         """Memory that the slices, their features and the answers that may go back take."""
         each = len(self._features) * self._feature_bytes + len(self._own) * self._own_bytes
-        return self._slices.nbytes + each
+        said = sum(logits.nbytes for logits in list(self._said.values()))
+        return self._slices.nbytes + each + said
 
     def nothing(self) -> Tensor:
         """The logits ``[h, w]`` of a slice on which nothing is segmented."""
@@ -152,8 +154,16 @@ class SliceAnswers:
         question = Question(points, positive, box_of(before, scale), self.padded(before))
         found = self._answers(self._embedding(index, ()), question, clicks, several=False)
         logits = found.logits[0].clamp(-LOGIT, LOGIT)
-        same = overlap((logits > 0).numpy(), (before > 0).numpy())[0] >= SAME
-        return logits if same and float(found.scores[0]) >= SURE and not found.contradicted else None
+        believed = float(found.scores[0]) >= SURE and not found.contradicted and _same(logits, before)
+        self._said.pop(index, None)
+        if believed:
+            self._said[index] = logits
+        return logits if believed else None
+
+    def said(self, index: int, before: Tensor) -> Tensor | None:
+        """What ``better`` last said about a slice, logits ``[h, w]``, if ``before`` still means the same."""
+        logits = self._said.get(index)
+        return logits if logits is not None and _same(logits, before) else None
 
     def clicks(self, index: int, asked: Asked) -> tuple[Tensor, Tensor]:
         """The clicks on a slice as canvas pixels ``[P, 2]``, and which are inside the structure ``[P]``."""
@@ -259,6 +269,11 @@ class SliceAnswers:
         if not parts:
             return None
         return enclosing(parts, (self.canvas.height, self.canvas.width), inside, points[~positive])
+
+
+def _same(logits: Tensor, before: Tensor) -> bool:
+    """Whether two masks, logits ``[h, w]``, are borders of the same structure."""
+    return overlap((logits > 0).numpy(), (before > 0).numpy())[0] >= SAME
 
 
 def _key(index: int, mask: Tensor) -> tuple[int, bytes]:
