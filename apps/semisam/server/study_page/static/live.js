@@ -36,7 +36,7 @@ function take(state) {
 /** In words: "Training, round 1 of 2, 43 %, about 2:05 left". */
 export function inWords(job, training, kind) {
   const parts = [job.name];
-  if (job.status === 'SUBMITTED') {
+  if (job.status === 'SUBMITTED' || (kind === 'train' && !training.stage)) {
     parts.push('is being started');
   }
   if (kind === 'train' && training.rounds && job.status === 'RUNNING') {

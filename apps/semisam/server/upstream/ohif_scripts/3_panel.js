@@ -99,7 +99,7 @@
   function inWords(job, training) {
     const round = job.name === 'Training' && training.rounds ? `, round ${training.round} of ${training.rounds}` : '';
     const part = job.progress == null ? '' : `, ${Math.floor(100 * job.progress)} %`;
-    const starts = job.status === 'SUBMITTED' || (job.name === 'Training' && training.stage === 'starting') ? ' is being started' : '';
+    const starts = job.status === 'SUBMITTED' || (job.name === 'Training' && [undefined, 'starting'].includes(training.stage)) ? ' is being started' : '';
     return `${job.name}${starts || `${round}${part}`}${job.seconds_left ? `, about ${clock(job.seconds_left)} left` : ''}`;
   }
 
