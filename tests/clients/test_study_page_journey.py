@@ -49,8 +49,10 @@ def from_nothing_to_all(page: StudyPage, kind: str, outline: Callable[[StudyPage
     """Outline one scan, carry it over, accept the others, take one back and accept it again; their ids in order."""
     page.open("steps")
     expect(page.page.get_by_text(f"None of the {ACCEPTED + 1} scans is outlined yet")).to_be_visible()
+    first = page.page.locator("p", has_text="Begin with").get_by_role("link")
+    first.wait_for()
     page.picture(f"{kind}_1_empty")
-    page.page.locator("p", has_text="Begin with").get_by_role("link").click()
+    first.click()
     page.drawn()
     page.picture(f"{kind}_2_suggested")
     outline(page, page.page.evaluate("decodeURIComponent(location.hash.split('/').at(-1))"))

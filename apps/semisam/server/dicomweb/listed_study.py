@@ -45,8 +45,12 @@ class ListedStudy(SendingStudy):
         server: the server.
         lists: asks it for its lists.
         age: seconds after which the lists are fetched anew.
+
+    Attributes:
+        trouble: why the lists could not be fetched the last time, "" if they could.
     """
 
+    trouble = ""
     _notes_in_files = False
 
     def __init__(self, folder: Path, pseudo_labels: str, server: DicomWebServer, lists: Lists, age: float) -> None:
@@ -154,8 +158,9 @@ class ListedStudy(SendingStudy):
             # again.
             self._due = time.monotonic() + max(self._age, retry_after(elapsed()))
             logger.warning("%s: %s: %s", self.name(), type(error).__name__, str(error)[:400])
-            return f"The DICOM server {reason_of(error)}"
-        self._due = time.monotonic() + self._age
+            self.trouble = f"The DICOM server {reason_of(error)}"
+            return self.trouble
+        self._due, self.trouble = time.monotonic() + self._age, ""
         self._adopt(listed)
         return None
 

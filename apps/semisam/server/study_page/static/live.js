@@ -16,7 +16,7 @@ export function listen(call) {
   return () => heard.delete(call);
 }
 
-function offline(text) {
+function offline(text = '') {
   const banner = document.getElementById('offline');
   banner.hidden = !text;
   if (banner.textContent !== text) {
@@ -25,7 +25,7 @@ function offline(text) {
 }
 
 function take(state) {
-  offline(state.error ?? '');
+  offline(state.error || state.notice);
   if (state.jobs) {
     last = state;
     chip(state);
@@ -61,8 +61,7 @@ function chip(state) {
 async function lost() {
   const mine = ++asking;
   try {
-    await get('work');
-    offline('');
+    offline((await get('work')).notice);
   } catch (error) {
     if (mine === asking && !document.hidden) {
       offline(error.message);

@@ -103,7 +103,7 @@
     return `${job.name}${starts || `${round}${part}`}${job.seconds_left ? `, about ${clock(job.seconds_left)} left` : ''}`;
   }
 
-  function standing({ counts, jobs, training }) {
+  function standing({ counts, jobs, training, notice }) {
     const words = [`${counts.done} of ${counts.all} scans done, ${counts.labelled} with a pseudo-label.`];
     for (const job of Object.values(jobs)) {
       if (job.id) {
@@ -112,7 +112,7 @@
         words.push(`${job.name} has failed: ${job.failure}`);
       }
     }
-    return words.join(' ');
+    return [...words, notice].filter(Boolean).join(' ');
   }
 
   async function look(box) {
