@@ -101,6 +101,47 @@ def test_a_dicom_server_that_is_away_is_said_and_nothing_is_accepted(place: Plac
     assert study
 
 
+def test_the_dicom_server_is_away_in_the_middle_of_each_step(place: Place) -> None:
+    """What happened stays on the screen, in words, until it has passed."""
+    page, uid = place.page("steps"), place.series[1][1]
+    banner = page.page.locator("#offline")
+    place.orthanc.stop()
+    try:
+        expect(banner).to_contain_text("The DICOM server cannot be reached. What you see is what was known before.")
+        page.picture("away_steps")
+        page.open("work")
+        labels = page.page.locator(".job-card").first
+        labels.get_by_role("button", name="Start", exact=True).click()
+        expect(labels.get_by_role("status")).to_contain_text("has ended well", timeout=300_000)
+        expect(banner).to_contain_text("pseudo-labels are not on the DICOM server yet", timeout=60_000)
+        page.picture("away_carried")
+        page.open()
+        expect(page.cards()).to_have_count(3)
+        page.open(f"scan/{uid}")
+        page.drawn()
+        page.page.keyboard.press("a")
+        refused = page.page.get_by_role("alert").filter(has_text="could not be stored")
+        expect(refused).to_be_visible()
+        page.page.keyboard.press("r")
+        expect(page.page.get_by_text("is sent back")).to_be_visible()
+        page.open(f"scan/{uid}")
+        page.page.keyboard.press("u")
+        expect(page.page.get_by_text("is taken back")).to_be_visible()
+        expect(banner).to_be_visible()
+        page.picture("away_scan")
+        page.open("work")
+        train = page.page.locator(".job-card").nth(1)
+        train.get_by_role("button", name="Start", exact=True).click()
+        expect(train.get_by_role("button", name="Cancel")).to_be_visible()
+        train.get_by_role("button", name="Cancel").click()
+        expect(train.get_by_role("status")).to_contain_text("was stopped")
+        expect(banner).to_contain_text("cannot be reached")
+    finally:
+        place.orthanc.start()
+    expect(banner).to_be_hidden(timeout=120_000)
+    assert "final" not in place.server.objects()[uid]["labels"]
+
+
 def test_what_is_accepted_is_a_seg_on_the_server_and_can_be_taken_back(place: Place) -> None:
     uid = place.series[1][1]
     page = place.page(f"scan/{uid}")

@@ -1,12 +1,16 @@
 """From an empty study to twelve accepted scans, in a real browser, with nothing but the page, and OHIF for one outline.
 
-On a DICOM server, a real Orthanc, the outline is made by clicks in OHIF. Each screen is kept as a picture.
+The outline is made by clicks in OHIF: on a DICOM server, a real Orthanc, and for a study in a folder, whose DICOM files
+OHIF reads from this computer. Each screen is kept as a picture.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import pydicom
 import pytest
 from playwright.sync_api import Browser, expect
 
@@ -16,6 +20,7 @@ from ohif import Ohif, deepest, listen
 from orthanc import Orthanc
 from server_process import Server
 from study_page import StudyPage, chromium
+from tiny_study import save_nifti
 
 pytestmark = [pytest.mark.clients, pytest.mark.server, pytest.mark.timeout(1800)]
 
@@ -44,8 +49,10 @@ def from_nothing_to_all(page: StudyPage, kind: str, outline: Callable[[StudyPage
     """Outline one scan, carry it over, accept the others, take one back and accept it again; their ids in order."""
     page.open("steps")
     expect(page.page.get_by_text(f"None of the {ACCEPTED + 1} scans is outlined yet")).to_be_visible()
+    first = page.page.locator("p", has_text="Begin with").get_by_role("link")
+    first.wait_for()
     page.picture(f"{kind}_1_empty")
-    page.page.locator("p", has_text="Begin with").get_by_role("link").click()
+    first.click()
     page.drawn()
     page.picture(f"{kind}_2_suggested")
     outline(page, page.page.evaluate("decodeURIComponent(location.hash.split('/').at(-1))"))
@@ -135,5 +142,47 @@ def test_on_a_dicom_server(
     assert "accepted" not in objects[outlined]["labels"]["final"]["info"]
     notes = [each for each in orthanc.series().values() if each["MainDicomTags"]["Modality"] == "KO"]
     assert len(notes) == 1
+    assert page.wrong == []
+    assert page.elsewhere == []
+
+
+def test_on_a_folder(browser: Browser, serve: Callable[..., Server], tmp_path: Path) -> None:
+    """The first scan is a DICOM series, the others are NIfTI files."""
+    study, files, scan = tmp_path / "study", tmp_path / "files", Labelled(*make_phantom(0))
+    _, uid = write_series(files, scan, patient="patient_01")
+    for file in files.iterdir():  # OHIF reads no file without the length of its head
+        pydicom.dcmread(file).save_as(file, write_like_original=False)
+    shutil.copytree(files, study / uid)
+    for number in range(1, ACCEPTED + 1):
+        array, _, affine = make_phantom(number)
+        save_nifti(study / f"patient_{number + 1:02d}.nii.gz", array, affine)
+    server = serve(study, labels=",".join(DEMO_LABELS), spacing="6", roi_size="32,32,16").start()
+    page = StudyPage(browser, server.url)
+    listen(page.context)
+
+    def outline(shown: StudyPage, name: str) -> None:
+        assert name == uid
+        window = page.context.new_page()
+        viewer = Ohif(window, server.url, "journey_folder")
+        viewer.open_files(sorted(files.iterdir()), "patient_01")
+        viewer.connect()
+        outline_by_clicks(viewer, scan)
+        viewer.picture("3_outlined")
+        viewer.download(tmp_path / "anna.dcm")
+        viewer.picture("4_saved")
+        window.close()
+        shown.page.get_by_label("Outline from a file").set_input_files(tmp_path / "anna.dcm")
+        shown.press("Make it final")
+        shown.page.get_by_text("is outlined.").wait_for()
+        expect(shown.page.get_by_text("Outlined by anna").first).to_be_visible()
+        shown.drawn()
+        shown.picture("folder_4_outlined")
+
+    done = from_nothing_to_all(page, "folder", outline)
+    objects = server.objects()
+    assert sorted(done) == [f"patient_{number + 1:02d}" for number in range(1, ACCEPTED + 1)]
+    for name in done:
+        assert objects[name]["labels"]["final"]["info"]["accepted"]["by"] == "anna"
+    assert objects[uid]["labels"]["final"]["info"]["user"] == "anna"
     assert page.wrong == []
     assert page.elsewhere == []

@@ -69,7 +69,7 @@ def test_something_is_seen_within_a_second(place: Place) -> None:
         page = StudyPage(place.browser, place.server.url)
         page.page.add_init_script(_FIRST)
         page.page.goto(f"{place.server.url}/semisam/")
-        page.page.wait_for_function("window.firstCard")
+        page.page.wait_for_function("() => window.firstCard")
         paints = page.page.evaluate("performance.getEntriesByType('paint').map(each => [each.name, each.startTime])")
         painted = dict(paints)["first-contentful-paint"] / 1000
         scans = page.page.evaluate("window.firstCard") / 1000

@@ -160,6 +160,17 @@ class Ohif:
         self.page.goto(f"{self.url}/ohif/{mode}?StudyInstanceUIDs={study}")
         self.loaded()
 
+    def open_files(self, files: Iterable[Path], patient: str) -> None:
+        """Open DICOM files of this computer: load them, then the patient, then the mode."""
+        self.page.goto(f"{self.url}/ohif/local")
+        chooser = self.page.locator("input[type=file]").first
+        chooser.wait_for(state="attached")
+        chooser.set_input_files(list(files))
+        self.page.get_by_text(patient).first.click()
+        button, link = (self.page.get_by_role(kind, name="MONAI Label") for kind in ("button", "link"))
+        button.or_(link).first.click()
+        self.loaded()
+
     def loaded(self) -> None:
         """Wait until the scan is shown."""
         self.page.wait_for_function(
@@ -392,13 +403,7 @@ class Ohif:
 
     def save(self, name: str) -> Response:
         """*Export DICOM SEG* to the DICOM server, from the list of segments."""
-        button = self.page.locator("[data-cy=panelSegmentation-btn]")
-        if button.count():  # else it is the only panel
-            button.click()
-        self.page.get_by_text("Add Segment").wait_for()
-        self.picture("segments")
-        self.page.locator("xpath=//button[@role='combobox']/preceding::button[1]").last.click()
-        self.page.get_by_role("menuitem", name="Export & Download").hover()
+        self._export_menu()
         item = self.page.get_by_role("menuitem", name="Export DICOM SEG")
         item.wait_for()
         self.picture("export")
@@ -408,6 +413,22 @@ class Ohif:
             self.page.get_by_role("button", name="Save").click()
         self.page.wait_for_timeout(1000)
         return waiting.value
+
+    def download(self, file: Path) -> None:
+        """*Download DICOM SEG*, from the list of segments."""
+        self._export_menu()
+        with self.page.expect_download() as waiting:
+            self.page.get_by_role("menuitem", name="Download DICOM SEG").click()
+        waiting.value.save_as(file)
+
+    def _export_menu(self) -> None:
+        button = self.page.locator("[data-cy=panelSegmentation-btn]")
+        if button.count():  # else it is the only panel
+            button.click()
+        self.page.get_by_text("Add Segment").wait_for()
+        self.picture("segments")
+        self.page.locator("xpath=//button[@role='combobox']/preceding::button[1]").last.click()
+        self.page.get_by_role("menuitem", name="Export & Download").hover()
 
     def load_stored(self, description: str) -> None:
         """Double-click a SEG in the list of series, and *Yes*."""

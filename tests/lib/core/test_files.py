@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.core.errors import UserError
 from lib.core.files import sha256_of, write_whole
 from lib.people import UsersFile
 from server.people.log_in import LogIn
@@ -46,3 +47,23 @@ def test_a_private_file_is_never_readable_for_others(tmp_path: Path, monkeypatch
 def test_the_hash_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError("400000 requested and 131056 written"),  # numpy.save
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),  # torch.save
+    ],
+)
+def test_a_full_disk_is_told_whoever_writes(tmp_path: Path, error: Exception) -> None:
+    def write(name: str) -> None:
+        raise error
+
+    with pytest.raises(UserError, match=r"No space left in .*Free some space there") as refused:
+        write_whole(tmp_path / "file", write)
+    assert refused.value.status == 507
+    with pytest.raises(RuntimeError, match="another"):
+        write_whole(tmp_path / "file", lambda name: (_ for _ in ()).throw(RuntimeError("another")))
+    assert list(tmp_path.iterdir()) == []

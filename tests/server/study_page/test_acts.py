@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from pathlib import Path
 
 import nibabel
@@ -23,6 +24,7 @@ from server.store.folder_store import FINAL, ORIGINAL
 from server.store.study import Study
 from server.study_page.acts import Acts
 from server.study_page.scan_rows import rows_of
+from server.study_page.work_routes import notice_of
 from strategies import MEASURES, HighestUncertainty, Review
 from tiny_study import TINY_LABELS, save_nifti, tiny_scan
 
@@ -102,6 +104,32 @@ def test_on_a_dicom_server_it_is_taken_back_by_a_note_and_can_be_accepted_again(
         assert study.final_label(scan) is None
         assert store.get_label_by_image_id(scan, ORIGINAL)
     assert len(server.segs_there()) == len(server.notes) == 2
+
+
+def test_a_dicom_server_that_is_away_is_told_to_all(tmp_path: Path) -> None:
+    array, label, affine = tiny_scan(1)
+    write_series(tmp_path / "scan", Labelled(array, label, affine))
+    server, schema = PlayedServer(), LabelSchema(TINY_LABELS)
+    server.put_series(tmp_path / "scan")
+    store = DicomWebStudy(server, tmp_path / "cache", search={}, age=0.0, labels=schema, pseudo_labels="always")
+    store.serving = True
+    study = Study(server.address, store, Settings(labels=schema), tmp_path / "models")
+    (scan,) = store.list_images()
+    file = save_nifti(tmp_path / "pseudo.nii.gz", label, read_volume(Path(store.get_image_uri(scan))).affine)
+    assert notice_of(study) == ""
+    server.away = True
+    study.pseudo_labels.save({scan: (str(file), {"model": "propagate", "params": {"label_names": schema.as_dict()}})})
+    assert store.list_images() == [scan]
+    told = notice_of(study)
+    assert told.startswith("The DICOM server cannot be reached. What you see is what was known before.")
+    assert told.endswith("1 pseudo-label is not on the DICOM server yet, and sent when that is possible.")
+    server.away = False
+    store.send_unsent()
+    until = time.monotonic() + 60
+    while notice_of(study) and time.monotonic() < until:  # it is not asked again at once
+        time.sleep(0.1)
+        assert store.list_images() == [scan]
+    assert notice_of(study) == ""
 
 
 def test_a_label_that_somebody_has_drawn_since_is_not_taken_back(study: Study, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from server.jobs.process import Jobs
 from server.store.study import Study
 from server.study_page import work as module
 from server.study_page.help_texts import OPTIONS
-from server.study_page.work import failure, plain_line, progress_of
+from server.study_page.work import failure, of_last, plain_line, progress_of
 from trainers import SemiSamTrainer
 
 Tasks = dict[str, list[dict[str, Any]]]
@@ -238,3 +238,13 @@ def test_events_end_when_the_server_does(study: Study) -> None:
     assert not jobs.ending
     jobs.end()
     assert jobs.ending
+
+
+def test_what_is_said_of_the_training_before_is_not_taken_for_the_last_one() -> None:
+    """A full disk keeps the statistics that it had."""
+    old = {"start_ts": "2026-01-02 03:00:00", "stage": "failed", "message": "The memory does not suffice."}
+    failed = task_of("ERROR", "Training stopped: No space left in /models. Free some space there.")
+    assert of_last(old, [failed]) == {}
+    assert failure("train", failed, list(failed["details"]), of_last(old, [failed])).endswith("Free some space there.")
+    assert of_last({**old, "start_ts": "2026-01-02 03:04:05"}, [failed])["stage"] == "failed"
+    assert of_last(old, []) == of_last(old, [task_of("SUBMITTED")]) == old

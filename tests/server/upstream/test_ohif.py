@@ -45,6 +45,10 @@ def test_the_page_asks_nothing_of_the_internet() -> None:
         assert not re.search(outside, answer.text)
         assert "app.bundle" in answer.text
         assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "@import url(http" in (BUILT / "app.bundle.css").read_text(encoding="utf-8")
+    style = ask(app, "GET", "/ohif/app.bundle.css")
+    assert "@import url(http" not in style.text
+    assert style.headers["content-type"].startswith("text/css")
     script = next(file.name for file in BUILT.glob("app.bundle.*.js"))
     assert ask(app, "GET", f"/ohif/{script}").content == (BUILT / script).read_bytes()
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -70,16 +71,21 @@ def write_whole(path: Path, write: Callable[[str], object], *, private: bool = F
             os.fsync(written.fileno())
         os.chmod(name, 0o600 if private else 0o666 & ~_UMASK)
         os.replace(name, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise space_error(error, path.parent) or error from error
     finally:
         if os.path.exists(name):
             os.unlink(name)
 
 
-def space_error(error: OSError, folder: Path) -> UserError | None:
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written|inline_container.*unexpected pos|PytorchStreamWriter failed")
+"""What NumPy (``ndarray.tofile``) and PyTorch (``torch.save``) say on a full disk: neither tells the system's error."""
+
+
+def space_error(error: OSError | RuntimeError, folder: Path) -> UserError | None:
     """A readable error when ``error`` says that ``folder`` has no space left, else None."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and _CUT_SHORT.search(str(error))):
         return UserError(
             f"No space left in {folder}. Free some space there and start again: finished rounds are kept.", status=507
         )

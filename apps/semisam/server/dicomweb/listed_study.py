@@ -47,10 +47,10 @@ class ListedStudy(SendingStudy):
         age: seconds after which the lists are fetched anew.
 
     Attributes:
-        silence: why the server could not say what it has when it was last asked; empty when it could.
+        trouble: why the server could not say what it has when it was last asked; empty when it could.
     """
 
-    silence = ""
+    trouble = ""
     _notes_in_files = False
 
     def __init__(self, folder: Path, pseudo_labels: str, server: DicomWebServer, lists: Lists, age: float) -> None:
@@ -158,10 +158,9 @@ class ListedStudy(SendingStudy):
             # again.
             self._due = time.monotonic() + max(self._age, retry_after(elapsed()))
             logger.warning("%s: %s: %s", self.name(), type(error).__name__, str(error)[:400])
-            self.silence = f"The DICOM server {reason_of(error)}"
-            return self.silence
-        self.silence = ""
-        self._due = time.monotonic() + self._age
+            self.trouble = f"The DICOM server {reason_of(error)}"
+            return self.trouble
+        self._due, self.trouble = time.monotonic() + self._age, ""
         self._adopt(listed)
         return None
 

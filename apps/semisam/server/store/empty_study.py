@@ -15,9 +15,9 @@ def emptiness(study: Study) -> str:
     datastore = study.datastore
     if datastore.list_images():
         return ""
-    if silence := getattr(datastore, "silence", ""):  # a study on a DICOM server has it
+    if trouble := getattr(datastore, "trouble", ""):  # a study on a DICOM server has it
         return (
-            f"{silence}, so it is not known which series it has, and none is known from before. Check whether it runs, "
+            f"{trouble}, so it is not known which series it has, and none is known from before. Check whether it runs, "
             "its address and its log-in; what it has is taken up by itself as soon as it answers."
         )
     if study.location.startswith(("http://", "https://")):

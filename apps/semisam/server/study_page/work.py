@@ -29,6 +29,7 @@ from .help_texts import CARRY, OPTIONS
 
 KINDS = {TRAIN: "Training", BATCH: "Batch", SCORING: "Scoring"}
 _BUSY = ("SUBMITTED", "RUNNING")
+_STOPPED = "STOPPED"
 _PREFIX = re.compile(r"^\[[^\]]*\] (\[[^\]]*\] )*(\([^)]*\) - )?")
 _STEP = re.compile(r"(\d+) of (\d+) scans.*?About ([\d.]+) (s|min) left")
 _TOLD = (
@@ -76,7 +77,7 @@ class Work:
     def state(self) -> dict[str, Any]:
         """All of it, as plain types."""
         stats = self._trainer.stats()
-        training = {key: stats[key] for key in _TOLD if key in stats}
+        training = of_last({key: stats[key] for key in _TOLD if key in stats}, background_jobs.tasks(TRAIN))
         killed = self._jobs.killed() if self._jobs is not None else {}
         return {
             "jobs": {kind: self._kind(kind, training, killed.get(kind, "")) for kind in KINDS},
@@ -193,6 +194,18 @@ class Work:
         if self._jobs is None or job not in known:
             raise UserError("This job does not run any more.", status=409)
         self._jobs.withdraw(kind, job)
+
+
+def of_last(training: Mapping[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
+    """Where a training stands, unless that is still said of the one before: a full disk keeps what it had.
+
+    Args:
+        training: the statistics.
+        tasks: trainings of this server, the last one last.
+    """
+    begun = [str(task["start_ts"]) for task in tasks if task["status"] not in ("SUBMITTED", _STOPPED)]
+    since = str(training.get("start_ts") or "")
+    return {} if begun and since and since < begun[-1] else dict(training)
 
 
 def plain_line(line: str) -> str:

@@ -16,8 +16,10 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from lib.core.errors import UserError
+from server.dicomweb.datastore import DicomWebStudy
 from server.errors import http_answers
 from server.jobs.records import BATCH, SCORING, TRAIN
+from server.store.study import Study
 
 from .access import ADMINISTRATOR, ANNOTATOR, OWN_PAGE, READER
 from .scan_routes import current
@@ -66,7 +68,19 @@ def _work() -> Work:
 
 def _all() -> dict[str, Any]:
     page = current()
-    return {**page.work.state(), "counts": counts_of(page.rows()), "next": page.next_step()}
+    counts, notice = counts_of(page.rows()), notice_of(page.study)
+    return {**page.work.state(), "counts": counts, "next": page.next_step(), "notice": notice}
+
+
+def notice_of(study: Study) -> str:
+    """What everybody should know about a study's DICOM server, empty when all is well."""
+    store, told = study.datastore, []
+    if isinstance(store, DicomWebStudy) and store.trouble:
+        told.append(f"{store.trouble}. What you see is what was known before.")
+    if unsent := len(study.pseudo_labels.unsent()):
+        labels = "1 pseudo-label is" if unsent == 1 else f"{unsent} pseudo-labels are"
+        told.append(f"{labels} not on the DICOM server yet, and sent when that is possible.")
+    return " ".join(told)
 
 
 @router.get("/work", summary="What runs, waits and has ended; progress, time left, failures; disk, memory and GPUs")

@@ -38,6 +38,7 @@ PATH = "/ohif/app-config.js"
 _OURS = sorted((Path(__file__).parent / "ohif_scripts").glob("*.js"))
 _THEIRS = Path(monailabel.endpoints.__file__).parent / "static" / "ohif" / "app-config.js"
 _FROM_ELSEWHERE = re.compile(r"<link[^>]*https?://[^>]*>|<script[^>]*init-service-worker\.js[^>]*></script>")
+_IMPORTED = re.compile(r"@import url\(https?://[^)]*\);?")
 _MACHINE = " ".join(f"{scheme}://{name}:*" for scheme in ("http", "https") for name in ("localhost", "127.0.0.1"))
 _RULE = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob: data:; "
@@ -60,6 +61,9 @@ def install(app: FastAPI) -> None:
     @router.get("/ohif/{path:path}", include_in_schema=False)
     def page(path: str, user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))) -> Response:  # noqa: B008
         found: FileResponse = get_ohif(path)
+        if Path(found.path).name == "app.bundle.css":
+            style = _IMPORTED.sub("", Path(found.path).read_text(encoding="utf-8"))
+            return Response(style, media_type="text/css", headers={"Cache-Control": "no-cache"})
         if Path(found.path).name != "index.html":
             return found
         text = _FROM_ELSEWHERE.sub("", Path(found.path).read_text(encoding="utf-8"))

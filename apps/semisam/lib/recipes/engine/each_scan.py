@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from lib.core.devices import out_of_memory
+from lib.core.devices import machine_full, memory_error, out_of_memory
 from lib.core.errors import UserError
 from lib.core.files import space_error
 from lib.training.scan_view import ScanView
@@ -107,6 +107,8 @@ def _reason(run: Context, name: str, error: Exception) -> str:
     full = space_error(error, run.folder.path) if isinstance(error, OSError) else None
     if full is not None:
         raise full from error
+    if machine_full(error):  # it may be the largest one
+        return str(memory_error(error))
     log.error("%s cannot be worked on", name, exc_info=error)
     return _UNEXPECTED
 

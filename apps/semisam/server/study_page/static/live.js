@@ -16,7 +16,7 @@ export function listen(call) {
   return () => heard.delete(call);
 }
 
-function offline(text) {
+function offline(text = '') {
   const banner = document.getElementById('offline');
   banner.hidden = !text;
   if (banner.textContent !== text) {
@@ -25,7 +25,7 @@ function offline(text) {
 }
 
 function take(state) {
-  offline(state.error ?? '');
+  offline(state.error || state.notice);
   if (state.jobs) {
     last = state;
     chip(state);
@@ -36,7 +36,7 @@ function take(state) {
 /** In words: "Training, round 1 of 2, 43 %, about 2:05 left". */
 export function inWords(job, training, kind) {
   const parts = [job.name];
-  if (job.status === 'SUBMITTED') {
+  if (job.status === 'SUBMITTED' || (kind === 'train' && !training.stage)) {
     parts.push('is being started');
   }
   if (kind === 'train' && training.rounds && job.status === 'RUNNING') {
@@ -61,8 +61,7 @@ function chip(state) {
 async function lost() {
   const mine = ++asking;
   try {
-    await get('work');
-    offline('');
+    offline((await get('work')).notice);
   } catch (error) {
     if (mine === asking && !document.hidden) {
       offline(error.message);

@@ -70,7 +70,9 @@ export function steps(main) {
           make('li', {}, 'Open ', make('a', { href: '../ohif/', target: '_blank', rel: 'noopener' }, 'OHIF'), ' and the exam with ', make('strong', {}, 'MONAI Label'), '.'),
           make('li', {}, 'Press the round button beside the address.'),
           make('li', {}, 'Open ', make('strong', {}, 'Point Prompts'), ', choose a structure, click inside it, and press ', make('strong', {}, 'Run'), '.'),
-          make('li', {}, 'In the list of segments: ', make('strong', {}, 'Export & Download'), ', ', make('strong', {}, 'Export DICOM SEG'), '.'))))),
+          make('li', {}, 'In the list of segments: ', make('strong', {}, 'Export & Download'), ', ', make('strong', {}, 'Export DICOM SEG'), '.')),
+          make('h3', {}, 'With another program'),
+          make('p', {}, 'Open the scan here and bring the label as a file: ', make('strong', {}, 'Outline from a file'), '. Of DICOM files in a folder, OHIF makes one: open ', make('a', { href: '../ohif/local', target: '_blank', rel: 'noopener' }, 'OHIF with files of this computer'), ', outline as above, and choose ', make('strong', {}, 'Download DICOM SEG'), '.')))),
     make('section', {}, make('h2', {}, '2. Carry it over'), make('p', {}, 'The outline is carried over to all other scans. No network is trained for this.')),
     make('section', {}, make('h2', {}, '3. Look at the scans'), make('p', {}, 'On ', make('a', { href: '#/' }, 'Study'), ' each scan shows what was found. Accept what is good (', make('kbd', {}, 'a'), '), send back what is not (', make('kbd', {}, 'r'), '): what is sent back is offered first for outlining.')),
     make('section', {}, make('h2', {}, '4. Train, and look again'), make('p', {}, 'On ', make('a', { href: '#/work' }, 'Work'), ' a network is trained on all of it. It labels the study anew, and says where it is unsure.')));

@@ -79,6 +79,15 @@ window.semisam = {};
     },
   };
 
+  // For studies in a folder: DICOM files of this computer, at /ohif/local.
+  if (!window.config.dataSources.some(each => each.sourceName === 'dicomlocal')) {
+    window.config.dataSources.push({
+      namespace: '@ohif/extension-default.dataSourcesModule.dicomlocal',
+      sourceName: 'dicomlocal',
+      configuration: { friendlyName: 'DICOM files of this computer' },
+    });
+  }
+
   window.config.modes.unshift(mode);
   window.config.extensions.push(extension);
 })();

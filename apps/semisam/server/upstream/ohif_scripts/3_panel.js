@@ -99,11 +99,11 @@
   function inWords(job, training) {
     const round = job.name === 'Training' && training.rounds ? `, round ${training.round} of ${training.rounds}` : '';
     const part = job.progress == null ? '' : `, ${Math.floor(100 * job.progress)} %`;
-    const starts = job.status === 'SUBMITTED' || (job.name === 'Training' && training.stage === 'starting') ? ' is being started' : '';
+    const starts = job.status === 'SUBMITTED' || (job.name === 'Training' && [undefined, 'starting'].includes(training.stage)) ? ' is being started' : '';
     return `${job.name}${starts || `${round}${part}`}${job.seconds_left ? `, about ${clock(job.seconds_left)} left` : ''}`;
   }
 
-  function standing({ counts, jobs, training }) {
+  function standing({ counts, jobs, training, notice }) {
     const words = [`${counts.done} of ${counts.all} scans done, ${counts.labelled} with a pseudo-label.`];
     for (const job of Object.values(jobs)) {
       if (job.id) {
@@ -112,7 +112,7 @@
         words.push(`${job.name} has failed: ${job.failure}`);
       }
     }
-    return words.join(' ');
+    return [...words, notice].filter(Boolean).join(' ');
   }
 
   async function look(box) {
