@@ -159,7 +159,7 @@ def test_what_is_accepted_is_a_seg_on_the_server_and_can_be_taken_back(place: Pl
     page.page.get_by_role("button", name="Take back what you did last").click()
     expect(page.page.get_by_text("What was done to demo_02 is taken back. Its SEG stays")).to_be_visible()
     assert "final" not in place.server.objects()[uid]["labels"]
-    page.drawn()
+    expect(page.page.get_by_role("button", name="Accept")).to_be_enabled()
     page.page.keyboard.press("a")
     page.page.get_by_text("demo_02 is accepted").wait_for()
     assert len(place.orthanc.segs(uid)) == before + 2
