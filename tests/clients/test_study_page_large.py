@@ -81,7 +81,9 @@ def test_something_is_seen_within_a_second(place: Place) -> None:
         page.context.close()
     assert statistics.median(paints) < PAINT_SECONDS  # one may fall on a moment when the machine is busy
     page = StudyPage(place.browser, place.server.url).open()
-    page.drawn()
+    page.page.wait_for_function(
+        "() => document.querySelector('img.picture')?.naturalWidth > 0"
+    )  # others are not in sight
     page.picture("large")
     print(f"/info/ before: {statistics.median(alone):.3f} s")
 
