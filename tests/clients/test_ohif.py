@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,7 +290,9 @@ def test_save_and_next_sample(place: Place) -> None:
         drawn = viewer.segments().on(place.series[number].scan)
         assert dice(drawn["liver"].astype(int), place.truth(number).astype(int), 1) >= 0.9
         assert viewer.save("checked").ok
-        place.page.wait_for_timeout(1500)
+        until = time.monotonic() + 15  # a new label is seen within ten seconds
+        while place.server.get("/info/").json()["datastore"]["completed"] < count and time.monotonic() < until:
+            place.page.wait_for_timeout(500)
         assert place.server.get("/info/").json()["datastore"]["completed"] == count
         stored = place.stored(number, "final")
         for name, mask in drawn.items():

@@ -20,6 +20,7 @@ from server.upstream.routes import first_time
 
 from . import scan_routes, work_routes
 from .access import mark, may, needs
+from .study_table import Question
 
 logger = logging.getLogger("semisam")
 
@@ -73,7 +74,8 @@ def look_ahead() -> None:
 
     def look() -> None:
         try:
-            scan_routes.current().rows()
+            _PAGES.get_template("index.html")
+            scan_routes.current().table(Question())
         except Exception as error:  # whoever opens the page is told
             logger.debug("The scans cannot be looked at yet: %s", error)
 
