@@ -91,7 +91,7 @@ $(VENV)/.installed: requirements.txt | whole-venv
 		SAM2_BUILD_CUDA=0 $(PIP) install -q $(PIP_ARGS) --no-deps --no-build-isolation $$(grep -o '^sam2==[^ ;]*' requirements.txt) && \
 		$(PIP) install $(PIP_ARGS) -r requirements.txt)
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements-nnunet.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-nnunet.txt requirements-onnx.txt $(VENV)/.installed
 	$(call installed,$(PIP) install $(PIP_ARGS) -r requirements-dev.txt)
 
 $(VENV)/.installed-bench: requirements-bench.txt requirements-bench-ants.txt requirements-nnunet.txt $(VENV)/.installed
