@@ -113,6 +113,7 @@ def test_the_dicom_server_is_away_in_the_middle_of_each_step(place: Place) -> No
         page.open("work")
         labels = page.page.locator(".job-card").first
         labels.get_by_role("button", name="Start", exact=True).click()
+        expect(labels.get_by_role("button", name="Cancel")).to_be_visible()
         expect(labels.get_by_role("status")).to_contain_text("has ended well", timeout=300_000)
         expect(banner).to_contain_text("cannot be reached")
         page.picture("away_carried")

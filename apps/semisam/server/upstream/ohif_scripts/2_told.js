@@ -138,12 +138,24 @@
     semisam.lookAgain?.();
   }
 
+  async function isAway() {
+    try {
+      return (await fetch(`${semisam.server}proxy/dicom/qido/studies?limit=1`, { credentials: 'same-origin' })).status >= 500;
+    } catch {
+      return true;
+    }
+  }
+
   /** OHIF shows nothing, or an empty list, when the DICOM server does not give it what it asks for. */
-  function fetched(request) {
+  async function fetched(request) {
     if (request.status >= 500 || request.status === 0) {
+      // One request may fail for a reason of its own, or be broken off by OHIF.
+      if (document.querySelector('#semisam-fetch[role=alert]') || !(await isAway()) || leaving) {
+        return;
+      }
       tell('fetch', 'bad', 'Something could not be fetched from the DICOM server',
         `${request.status ? reasonOf(request) : SILENT} Load this page again when it is back, after you have exported what you have drawn.`);
-    } else if (document.getElementById('semisam-fetch')) {
+    } else if (document.querySelector('#semisam-fetch[role=alert]')) {
       tell('fetch', 'good', 'The DICOM server answers again', 'If something is missing here, load this page again.');
     }
   }
