@@ -113,7 +113,15 @@ def _trust(cases: Sequence[Case]) -> str:
     dice = [mean_dice(case) for case in cases]
     rows: list[list[object]] = [["Spearman of confidence and Dice", rank_correlation(dice, _of(cases, "confidence"))]]
     rows.append(["Spearman of similarity and Dice", rank_correlation(dice, _of(cases, "similarity"))])
-    for text, low, high in (("below 0.3", -1.0, 0.3), ("0.3 to 0.7", 0.3, 0.7), ("above 0.7", 0.7, 1.1)):
+    told = [(each, case) for each, case in zip(dice, cases, strict=True) if case["agreement"] is not None]
+    rows.append(
+        [
+            "Spearman of agreement and Dice",
+            rank_correlation([each for each, _ in told], _of([case for _, case in told], "agreement")),
+        ]
+    )
+    bounds = (("below 0.3 (all should be)", -1.0, 0.3), ("0.3 to 0.7", 0.3, 0.7))
+    for text, low, high in (*bounds, ("above 0.7 (1 in 20 at most)", 0.7, 1.1)):
         these = [case for case, each in zip(cases, dice, strict=True) if low <= each < high]
         rows.append([f"warned, Dice {text}", f"{sum(bool(case['warnings']) for case in these)} of {len(these)}"])
     return table(["all cases", "figure"], rows)
