@@ -38,7 +38,6 @@ class GraphCutOptions:
     Args:
         search: size of the grid on which the extent of the structure is looked for, in voxels.
         voxels: size of the grid of an answer. The time depends on both.
-        corrected: the same where a click corrects an answer: the extent is known then, and it is about the border.
         margins_mm: how far from the positive clicks the structure may reach, one after the other.
         around: what is looked at around an answer that is made finer, as a share of its size.
         finer: how much smaller voxels have to become for that.
@@ -47,7 +46,6 @@ class GraphCutOptions:
 
     search: int = 30_000
     voxels: int = 120_000
-    corrected: int = 250_000
     margins_mm: tuple[float, ...] = MARGINS_MM
     around: float = 0.15
     finer: float = 0.8
@@ -131,12 +129,7 @@ class GraphCutSession:
         """The answer on the grid of the whole region of search."""
         margin = self._margin(hints)
         bounds = hints.bounds(self._image.shape, self._spacing, margin)
-        return self._first(hints, bounds, self._voxels(hints), large=margin >= LARGE_MM)
-
-    def _voxels(self, hints: Hints) -> int:
-        """Size of the grid of an answer."""
-        corrects = hints.mask is not None and len(hints.inside) + len(hints.outside) > 0
-        return self._options.corrected if corrects else self._options.voxels
+        return self._first(hints, bounds, self._options.voxels, large=margin >= LARGE_MM)
 
     def _in_box(self, hints: Hints, box: np.ndarray) -> tuple[Hints, _First]:
         """The answer to a box without clicks inside, and the hints it is an answer to."""
@@ -213,10 +206,10 @@ class GraphCutSession:
     def _finer(self, first: _First, hints: Hints) -> tuple[Region, np.ndarray]:
         """The answer on a finer grid, if there is one, and its region."""
         bounds = self._around(first, hints)
-        becomes = steps(bounds, self._spacing, self._voxels(hints))
+        becomes = steps(bounds, self._spacing, self._options.voxels)
         if (becomes > self._options.finer * np.array(first.region.spacing)).all():
             return first.region, first.inside
-        finer = self._region(hints, bounds, self._voxels(hints))
+        finer = self._region(hints, bounds, self._options.voxels)
         evidence = first.evidence.carried(first.region, first.inside, finer, hints)
         return finer, cut(finer, evidence, hints, self._options.weights)
 
