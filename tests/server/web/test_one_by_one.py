@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request, UploadFile
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from server.web.one_by_one import OneByOne
 
@@ -30,6 +30,7 @@ class Site:
         self.begun, self.go_on = threading.Event(), threading.Event()
         self.ended = threading.Event()
         self.threads: list[str] = []
+        self.workers: set[threading.Thread] = set()
         self.inside = self.most_inside = 0
         app, aside = FastAPI(), FastAPI()
 
@@ -59,6 +60,14 @@ class Site:
         @app.get("/who")
         async def who() -> str:
             return WHO.get()
+
+        @app.get("/worker")
+        def worker() -> None:
+            self.workers.add(threading.current_thread())
+
+        @app.get("/ends")
+        async def ends() -> None:
+            raise SystemExit(3)
 
         @app.get("/wrong")
         async def wrong() -> None:
@@ -181,3 +190,27 @@ def test_whether_a_client_has_gone_is_known_at_once(site: Site) -> None:
     scope = {"type": "http", "path": "/x", "method": "GET", "headers": []}
     asyncio.run(OneByOne(app, app, [])(scope, receive, send))
     assert asked[-1]
+
+
+def test_requests_one_after_the_other_share_a_worker_thread_and_so_its_connections(site: Site) -> None:
+    for _ in range(20):
+        site.client.get("/worker")
+    assert 1 <= len(site.workers) < 5
+
+
+def test_a_request_that_ends_the_server_leaves_none_hanging() -> None:
+    site = Site()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        """Nobody reads it."""
+
+    async def asked(path: str) -> None:
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+        await asyncio.wait_for(site.app(scope, receive, send), 10)
+
+    with pytest.raises(SystemExit):
+        asyncio.run(asked("/ends"))
+    asyncio.run(asked("/who"))

@@ -32,7 +32,7 @@ class OneByOne:
         self._aside = aside
         self._paths = frozenset(paths)
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True, name="semisam-requests").start()
+        threading.Thread(target=_run, args=(self._loop,), daemon=True, name="semisam-requests").start()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; the interface is ASGI's."""
@@ -48,6 +48,24 @@ class OneByOne:
 
             work = self._app(scope, _Inbox(receive, outside).next, sent)
             await asyncio.wrap_future(_start(work, self._loop))
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop for ever.
+
+    By ``run_until_complete``, as worker threads of anyio live as long as what it runs: under ``run_forever`` each request
+    would have new ones, and with them new connections to the DICOM server.
+    """
+
+    async def ever() -> None:
+        await loop.create_future()
+
+    while not loop.is_closed():
+        try:
+            loop.run_until_complete(ever())
+        except (SystemExit, KeyboardInterrupt):
+            # Asked for within a request, it stops the loop. Going on hands it to the web server's loop, which ends.
+            continue
 
 
 class _Inbox:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 import pytest
@@ -130,3 +131,14 @@ def test_it_comes_back_when_the_specialist_is_sure_of_it(
 def test_when_the_outline_fits_no_scan_the_training_says_so(study: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"outlined in case_1 was rightly carried over to none of the other 3 scans"):
         run(study, tmp_path / "runs", ["case_2", "case_3", "case_4"])
+
+
+def test_one_odd_scan_does_not_keep_a_study_that_is_outlined_from_training(
+    study: Path, tmp_path: Path, learned_from: list[set[str]]
+) -> None:
+    labels = study / "labels" / "final"
+    for name in ("case_2", "case_3"):
+        copyfile(labels / "case_1.nii.gz", labels / f"{name}.nii.gz")
+    result, _ = run(study, tmp_path / "runs", ["case_4"], rounds=1)
+    assert result.checkpoint is not None
+    assert learned_from == [set()]
