@@ -61,14 +61,6 @@ class Site:
         async def who() -> str:
             return WHO.get()
 
-        @app.get("/worker")
-        def worker() -> None:
-            self.workers.add(threading.current_thread())
-
-        @app.get("/ends")
-        async def ends() -> None:
-            raise SystemExit(3)
-
         @app.get("/wrong")
         async def wrong() -> None:
             raise ValueError("wrong")
@@ -77,6 +69,7 @@ class Site:
         def alive() -> str:
             return "alive"
 
+        self.add_threads(app)
         self.add_lasting(app)
         inner = OneByOne(app, aside, [ALIVE])
 
@@ -86,6 +79,17 @@ class Site:
 
         self.app = outer
         self.client = TestClient(outer, raise_server_exceptions=False)
+
+    def add_threads(self, app: FastAPI) -> None:
+        """What is done in a worker thread, and what ends the process."""
+
+        @app.get("/worker")
+        def worker() -> None:
+            self.workers.add(threading.current_thread())
+
+        @app.get("/ends")
+        async def ends() -> None:
+            raise SystemExit(3)
 
     def add_lasting(self, app: FastAPI) -> None:
         """An answer that goes on for as long as its client listens."""

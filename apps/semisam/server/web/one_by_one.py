@@ -53,8 +53,8 @@ class OneByOne:
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     """Run a loop for ever.
 
-    By ``run_until_complete``, as worker threads of anyio live as long as what it runs: under ``run_forever`` each request
-    would have new ones, and with them new connections to the DICOM server.
+    By ``run_until_complete``, as worker threads of anyio live as long as what it runs: under ``run_forever`` each
+    request would have new ones, and with them new connections to the DICOM server.
     """
 
     async def ever() -> None:
