@@ -58,7 +58,11 @@ def test_it_holds_every_file_of_the_app_and_nothing_else(wheel: Path) -> None:
         if path.is_file() and not set(path.relative_to(APP).parts) & set(MADE_BY_SERVERS)
     }
     assert names == there
-    assert {"semisam/main.py", "semisam/server/upstream/ohif.js", "semisam/server/people/login.html"} <= names
+    assert {
+        "semisam/main.py",
+        "semisam/server/upstream/ohif_scripts/1_mode.js",
+        "semisam/server/people/login.html",
+    } <= names
 
 
 def test_it_asks_for_what_the_file_of_requirements_does(wheel: Path) -> None:

@@ -81,6 +81,10 @@ def test_what_lies_around_a_structure_counts_with_it() -> None:
     assert around(structure)[0, 10, 10, 16] == 0
 
 
+def test_the_rounding_that_resampling_leaves_is_no_structure() -> None:
+    assert around(torch.full((1, 20, 20, 20), 1e-7)).sum() == 0
+
+
 def test_inverted_contrast_is_matched_as_well(one_thread: None) -> None:
     scan, truth = blobs(seed=2, centre=(3, -3, 2))
     template, label = blobs(seed=1)

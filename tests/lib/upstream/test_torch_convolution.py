@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lib.specialists import SpecialistSpec, build_network
-from lib.upstream.torch_convolution import CpuConvolution, use_cpu_convolutions
+from lib.upstream.torch_convolution import CpuConvolution, use_cpu_convolutions, use_plain_convolutions
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
@@ -42,3 +42,5 @@ def test_every_3d_convolution_of_a_specialist_is_one_and_its_state_is_unchanged(
     kinds = {type(module) for module in network.modules() if isinstance(module, nn.Conv3d)}
     assert kinds == {CpuConvolution}
     assert {type(m) for m in deepcopy(network).modules() if isinstance(m, nn.Conv3d)} == kinds
+    use_plain_convolutions(network)
+    assert {type(module) for module in network.modules() if isinstance(module, nn.Conv3d)} == {nn.Conv3d}

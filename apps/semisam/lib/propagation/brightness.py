@@ -35,6 +35,7 @@ _LEVELS = 32
 _SMOOTH = (0.25, 0.5, 0.25)
 """Weights of a level and its neighbours."""
 _LEAST_VARIANCE = 1e-6
+_LEAST = 1e-3
 _NEAR = 4
 """Voxels around the structures that are looked at with them: air around the body would explain too much."""
 
@@ -63,7 +64,8 @@ def standardised(image: Tensor, scan: Volume) -> Tensor:
 
 def around(structures: Tensor) -> Tensor:
     """Structures ``[1, D, H, W]`` in 0..1 and what lies around them, as ``Brightness.near``."""
-    return (box_mean(structures, _NEAR) > 0).float()
+    # What resampling leaves of a structure far from it is rounding, and no structure.
+    return (box_mean((structures > _LEAST).float(), _NEAR) > 0).float()
 
 
 def with_brightness(

@@ -36,3 +36,10 @@ def use_cpu_convolutions(network: nn.Module) -> None:
     for module in network.modules():
         if type(module) is nn.Conv3d:
             module.__class__ = CpuConvolution
+
+
+def use_plain_convolutions(network: nn.Module) -> None:
+    """Take back ``use_cpu_convolutions``, for networks that leave for where oneDNN is not known by name."""
+    for module in network.modules():
+        if type(module) is CpuConvolution:
+            module.__class__ = nn.Conv3d

@@ -12,6 +12,7 @@ from lib.specialists.checkpoint import Specialist
 from lib.specialists.networks.sam.build import SAM_KINDS
 from lib.specialists.predict import OVERLAP
 from lib.specialists.spec import SpecialistSpec
+from lib.upstream.torch_convolution import use_plain_convolutions
 
 
 class PortableNetwork(nn.Module):
@@ -26,10 +27,7 @@ class PortableNetwork(nn.Module):
     def __init__(self, specialist: Specialist) -> None:
         super().__init__()
         self.members = nn.ModuleList(copy.deepcopy(member) for member in specialist.members)
-        for module in self.modules():
-            # What calls oneDNN by name is unknown elsewhere; parameters and results are the same.
-            if isinstance(module, nn.Conv3d):
-                module.__class__ = nn.Conv3d
+        use_plain_convolutions(self)
         self.to("cpu").eval().requires_grad_(requires_grad=False)
 
     def forward(self, image: Tensor) -> Tensor:
