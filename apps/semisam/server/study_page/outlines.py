@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lib.core.errors import UserError
-from lib.exchange.incoming import find_labels
+from lib.exchange.incoming import LABEL_MAPS, find_labels
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume, write_label
 from server.exchange.importing import IMPORTED, ImportRequest, import_labels
@@ -19,6 +19,8 @@ from server.store.study import Study
 from .acts import check_open, reader_name
 
 _MOST_NAME = 200
+"""Characters of the file's own name that are noted."""
+_ENDINGS = (*LABEL_MAPS, ".dcm")
 _UNNAMED = re.compile(r"value \d+")
 _CHUNK = 2**20
 _NO_LABEL = "The file is no label. Give a label map (NIfTI, NRRD, MetaImage), DICOM SEG or RTSTRUCT."
@@ -45,13 +47,14 @@ def take_outline(study: Study, name: str, by: str, upload: tuple[str, BinaryIO])
     by = reader_name(by)
     check_open(study, name)
     with tempfile.TemporaryDirectory(prefix="outline-") as folder:
-        file = Path(folder) / _plain(upload[0])
+        file = Path(folder) / f"label{_ending(upload[0])}"
         with file.open("wb") as copy:
             while part := upload[1].read(_CHUNK):
                 copy.write(part)
         found = find_labels([file])
         if len(found.labels) != 1:
             raise UserError(next(iter(found.refused.values()), _NO_LABEL), status=422)
+        found.labels[0].source = _plain(upload[0])
         if all(_UNNAMED.fullmatch(each) for each in found.labels[0].names):
             return _take_unnamed(study, name, by, file)
         try:
@@ -69,14 +72,19 @@ def _take_unnamed(study: Study, name: str, by: str, file: Path) -> list[str]:
     scan = read_volume(Path(study.datastore.get_image_uri(name)))
     label = read_label(file, scan, study.schema)
     info = [{"name": each, "idx": value} for each, value in study.schema.as_dict().items()]
-    drawn = file.with_name("label.nii.gz")
+    drawn = file.with_name("drawn.nii.gz")
     write_label(drawn, label, scan.affine)
     study.datastore.save_label(name, str(drawn), FINAL, {"label_info": info, "user": by})
     settle(study, name)
     return []
 
 
+def _ending(name: str) -> str:
+    """What says which format a file has; all else in a name that somebody sends may be too long or no file's."""
+    return next((each for each in _ENDINGS if name.lower().endswith(each)), "")
+
+
 def _plain(name: str) -> str:
-    """The file's name without folders: its ending says what it is."""
-    plain = Path(name.replace("\\", "/")).name.lstrip(".")
-    return plain[-_MOST_NAME:] or "label"
+    """The file's own name without folders, as it is noted."""
+    plain = "".join(sign for sign in name.replace("\\", "/").rpartition("/")[2] if sign.isprintable())
+    return plain[-_MOST_NAME:].strip() or "label"
