@@ -10,13 +10,14 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
 
 from lib.setup.settings import Settings
+from server.health.metrics import PATH as METRICS
 from server.health.route import LIVE, PATH
 from tiny_study import ROOT
 
@@ -86,7 +87,8 @@ def test_the_root_is_read_only_and_all_that_is_written_lies_in_volumes() -> None
     assert {Path(each).name for each in volumes} == {"study", "models", "cache"}
     mounted = {each.split(":")[1] for each in SERVICE["volumes"]} | set(SERVICE["tmpfs"])
     assert mounted - {"/tmp"} == volumes
-    assert {each["mountPath"] for each in CONTAINER["volumeMounts"]} - {"/tmp"} == volumes
+    written = [each for each in CONTAINER["volumeMounts"] if not each.get("readOnly")]
+    assert {each["mountPath"] for each in written} - {"/tmp"} == volumes
     assert SERVICE["read_only"]
     assert CONTAINER["securityContext"]["readOnlyRootFilesystem"]
     claimed = {each["persistentVolumeClaim"]["claimName"] for each in POD["volumes"] if "persistentVolumeClaim" in each}
@@ -169,6 +171,34 @@ def test_the_settings_are_those_that_the_server_knows(name: str, tmp_path: Path)
     assert settings.hosts == ("labels.hospital.example",)
     # In a container the server is reached by the network of the containers; elsewhere from this machine only.
     assert ("--host" in words) == (name != "systemd")
+
+
+def _people(words: Sequence[str]) -> PurePosixPath:
+    """The file of those who may log in."""
+    return PurePosixPath(dict(_started(words).conf)["users"])
+
+
+def test_nobody_is_let_in_from_outside_without_a_log_in() -> None:
+    assert _people([_filled(word) for word in SERVICE["command"]]).parent.name == "models"
+    file = _people(CONTAINER["args"])
+    (mount,) = (each for each in CONTAINER["volumeMounts"] if each["mountPath"] == str(file.parent))
+    (secret,) = (each["secret"] for each in POD["volumes"] if each["name"] == mount["name"])
+    assert mount["readOnly"]
+    assert not secret.get("optional")  # without it, the pod waits
+    assert secret["defaultMode"] == 0o440  # for the server's own group, fsGroup
+    said = (ROOT / "docs" / "how-to" / "containers.md").read_text()
+    assert f"kubectl create secret generic {secret['secretName']} --from-file={file.name}\n" in said
+
+
+def test_metrics_are_closed_to_the_outside() -> None:
+    assert f"respond {METRICS} 404" in (ROOT / "deploy" / "Caddyfile").read_text()
+    open_ports = {name for each in CONTAINER["ports"] for name in (each["name"], each["containerPort"])}
+    leads_to = {each["name"]: each["targetPort"] in open_ports for each in CLUSTER["Service"]["spec"]["ports"]}
+    (rule,) = CLUSTER["Ingress"]["spec"]["rules"]
+    paths = {each["path"]: each["backend"]["service"] for each in rule["http"]["paths"]}
+    assert {path: leads_to[service["port"]["name"]] for path, service in paths.items()} == {METRICS: False, "/": True}
+    assert {each["pathType"] for each in rule["http"]["paths"]} == {"Prefix"}  # of which the longer one counts
+    assert {service["name"] for service in paths.values()} == {CLUSTER["Service"]["metadata"]["name"]}
 
 
 def test_three_variables_have_to_be_set() -> None:

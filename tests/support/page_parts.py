@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -44,6 +46,24 @@ def put_pseudo_label(study: Study, number: int, **params: Any) -> np.ndarray:
     study.pseudo_labels.save({f"case_{number}": (str(file), {"model": "propagate", "params": known})})
     assert image.shape == label.shape
     return label
+
+
+def named_label(number: int) -> bytes:
+    """The true label of a scan, as 3D Slicer saves it (.seg.nrrd): with the names of its structures."""
+    _, label, affine = tiny_scan(number)
+    image = SimpleITK.GetImageFromArray(label.transpose(2, 1, 0))
+    to_lps = np.diag([-1.0, -1, 1]) @ affine[:3]
+    spacing = np.linalg.norm(to_lps[:, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((to_lps[:, :3] / spacing).ravel().tolist())
+    image.SetOrigin(to_lps[:, 3].tolist())
+    for n, name in enumerate(TINY_LABELS):
+        image.SetMetaData(f"Segment{n}_Name", name)
+        image.SetMetaData(f"Segment{n}_LabelValue", str(n + 1))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "label.seg.nrrd"
+        SimpleITK.WriteImage(image, str(file))
+        return file.read_bytes()
 
 
 @contextmanager

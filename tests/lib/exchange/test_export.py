@@ -25,6 +25,7 @@ from lib.core.sparse_labels import Planes
 from lib.dicom_seg import Origin, Segment, read_seg
 from lib.exchange import FORMATS, Candidate, ExportFolder, ExportOptions, LabelledScan, Outcome, export_format
 from lib.exchange.rtstruct import RtStruct, read_rtstruct
+from lib.formats.channels import set_channels
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from tiny_study import TINY_LABELS, tiny_scan
@@ -170,6 +171,27 @@ def test_bids_derivatives_say_whose_label_it_is(tmp_path: Path, cases: dict[str,
     assert (facts["Manual"], facts["EstimatedDice"], facts["ScanName"]) == (False, 0.8123, "zahn, Links")
     label = nibabel.load(pseudo.with_suffix("").with_suffix(".nii.gz"))
     np.testing.assert_array_equal(np.asarray(label.dataobj), cases["zahn, Links"].label)
+
+
+def test_a_nifti_export_with_scans_has_all_their_channels(tmp_path: Path, cases: dict[str, LabelledScan]) -> None:
+    one, case = cases["zahn, Links"], cases["Zahn, links"]
+    two = replace(case, scan=replace(case.scan, further=(case.scan.array / 2 + 0.25,)))
+    _export(tmp_path / "one", "nifti", [one], with_scans=True)
+    assert nibabel.load(next((tmp_path / "one" / "scans").iterdir())).shape == one.scan.shape
+    folder = tmp_path / "nifti"
+    _export(folder, "nifti", [two], with_scans=True)  # as a version wrote it that knew no channels
+    assert _export(folder, "nifti", [two], with_scans=True, channels=("T1", "T2")).written == [two.name]
+    file = next((folder / "scans").iterdir())
+    assert nibabel.load(file).shape == (*two.scan.shape, 2)
+    set_channels(("T1", "T2"))
+    try:
+        back = read_volume(file)
+    finally:
+        set_channels(())
+    np.testing.assert_array_equal(back.array, two.scan.array)
+    np.testing.assert_array_equal(back.further, two.scan.further)
+    np.testing.assert_allclose(back.affine, two.scan.affine, atol=1e-5)
+    read_label(next((folder / "labels").iterdir()), back, LabelSchema(TINY_LABELS))
 
 
 def test_nifti_files_lie_on_their_scans_and_the_table_has_their_volumes(

@@ -121,6 +121,22 @@ def test_another_start_is_taken_only_where_a_quick_matching_agrees_clearly_bette
     assert found is None or taken
 
 
+@pytest.mark.parametrize(("step", "looked"), [(15, False), (2, True)])
+def test_another_start_is_not_looked_for_in_a_few_slices(
+    monkeypatch: pytest.MonkeyPatch, step: int, looked: bool
+) -> None:
+    """Of four, the working grid makes more voxels."""
+    scan, label = texture(0, shape=(120, 120, 60))
+    thick = Volume(scan.array[:, :, ::step].copy(), np.diag([1.0, 1, step, 1]))
+    propagator = RegistrationPropagator(voxels=150_000, iterations=1, closing=0, refine=False)
+    assert min(propagator._working(thick).shape) >= 18
+    asked: list[Volume] = []
+    monkeypatch.setattr(registration, "find_start", lambda *_: None)
+    monkeypatch.setattr(RegistrationPropagator, "_other_start", lambda _, template, scan, *more: asked.append(scan))
+    propagator.propagate(Template("t", thick, label[:, :, ::step].copy()), thick, 2, MIND)
+    assert bool(asked) == looked
+
+
 def test_what_the_template_does_not_cover_is_no_agreement(template: Template) -> None:
     """Half of the scan is noise that a half of the template was cut away from."""
     scan, _ = organs(1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,11 +20,13 @@ from lib.core.errors import UserError
 from lib.core.labels import LabelSchema
 from lib.formats.volumes import read_volume
 from lib.setup.settings import Settings
-from page_parts import open_study, put_pseudo_label
+from page_parts import named_label, open_study, put_pseudo_label
 from server.dicomweb.datastore import DicomWebStudy
+from server.exchange import importing
 from server.scores.scores import QUALITY, Scores
 from server.store.folder_store import FINAL, ORIGINAL
 from server.store.study import Study
+from server.study_page import outlines
 from server.study_page.acts import Acts
 from server.study_page.scan_rows import rows_of
 from server.study_page.work_routes import notice_of
@@ -228,3 +233,34 @@ def test_four_readers_at_once_lose_and_double_nothing(study: Study) -> None:
     assert finals == {name for name, act in acts.standing().items() if act.act == "accept"}
     for name in finals:
         assert study.facts(name, FINAL).user == acts.standing()[name].by
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["names in the file", "values only"])
+def test_of_two_readers_who_bring_a_file_at_once_one_is_told_of_the_other(
+    study: Study, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    module = importing if named else outlines
+    file = named_label(2) if named else Path(study.datastore.get_label_uri("case_2", ORIGINAL)).read_bytes()
+    read, write = threading.Barrier(2, timeout=60), module.write_label
+
+    def both_have_read(*args: Any) -> None:
+        read.wait()
+        write(*args)
+
+    monkeypatch.setattr(module, "write_label", both_have_read)
+
+    def bring(reader: str) -> UserError | None:
+        try:
+            upload = "label.seg.nrrd" if named else "label.nii.gz", io.BytesIO(file)
+            outlines.take_outline(study, Acts(study), "case_2", reader, upload)
+        except UserError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(2) as readers:
+        answers = dict(zip(("anna", "ben"), readers.map(bring, ("anna", "ben")), strict=True))
+    (first,) = (reader for reader, error in answers.items() if error is None)
+    (refused,) = (error for error in answers.values() if error is not None)
+    assert refused.status == 409
+    assert f"has a final label already, saved by {first}" in str(refused)
+    assert study.facts("case_2", FINAL).user == first

@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from page_parts import open_study, opened, put_pseudo_label, with_mark
+from page_parts import named_label, open_study, opened, put_pseudo_label, with_mark
 from picturefiles import save_picture, tiny_picture
 from server.store.study import Study
 from tiny_study import save_nifti, tiny_scan
@@ -185,3 +185,27 @@ def test_an_outline_from_a_file_becomes_final(study: Study, client: TestClient, 
     again = bring("case_3", file.read_bytes())
     assert again.status_code == 409
     assert "has a final label already, saved by anna" in again.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "noted"),
+    [
+        ("\u5de6\u5fc3\u623f" * 29 + ".seg.NRRD", "\u5de6\u5fc3\u623f" * 29 + ".seg.NRRD"),
+        ("\u5de6\u5fc3\u623f" * 90 + ".seg.nrrd", ("\u5de6\u5fc3\u623f" * 90 + ".seg.nrrd")[-200:]),
+        ("C:\\\\export\\\\a\0b.seg.nrrd", "ab.seg.nrrd"),
+    ],
+    ids=["long", "longer than is noted", "with a NUL"],
+)
+def test_the_name_of_a_file_with_an_outline_may_be_any(study: Study, client: TestClient, name: str, noted: str) -> None:
+    """As a browser sends it: a long name in Chinese, and one that no file can have."""
+    part = f'form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
+    person = b'--x\r\nContent-Disposition: form-data; name="by"\r\n\r\nanna\r\n--x\r\nContent-Disposition: '
+    answer = client.post(
+        "/semisam/api/outline?image=case_3",
+        content=person + part + named_label(3) + b"\r\n--x--\r\n",
+        headers=with_mark(client, **{"Content-Type": "multipart/form-data; boundary=x"}),
+    )
+    assert answer.status_code == 200, answer.text
+    stored = np.asarray(nibabel.load(study.datastore.get_label_uri("case_3", "final")).dataobj)
+    np.testing.assert_array_equal(stored, tiny_scan(3)[1])
+    assert study.datastore.get_label_info("case_3", "final")["imported"]["file"] == noted

@@ -158,7 +158,13 @@ def test_uploads_that_are_no_one_scan(tmp_path: Path, temporary: Path) -> None:
 
 
 def through(
-    app: Any, temporary: Path, *pieces: bytes, path: str = "/x", kind: str = "multipart/form-data", headers: Any = ()
+    app: Any,
+    temporary: Path,
+    *pieces: bytes,
+    path: str = "/x",
+    kind: str = "multipart/form-data",
+    headers: Any = (),
+    most: int = 100,
 ) -> Any:
     """Status and JSON of one request whose body comes in pieces, without a length."""
     sent: list[dict[str, Any]] = []
@@ -172,7 +178,7 @@ def through(
         sent.append(message)
 
     scope = {"type": "http", "method": "PUT", "path": path, "headers": [(b"content-type", kind.encode()), *headers]}
-    asyncio.run(Gate(app, most_bytes=100, temporary=TemporaryFolder())(scope, receive, send))
+    asyncio.run(Gate(app, most_bytes=most, temporary=TemporaryFolder())(scope, receive, send))
     return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent))
 
 
@@ -198,6 +204,15 @@ def test_bodies_are_counted(temporary: Path) -> None:
     status, answer = through(reads, temporary, b"a" * 101, kind="application/json")
     assert status == 413
     assert "longer" in answer["detail"]
+
+
+def test_an_outline_from_a_file_may_be_as_large_as_any_upload(temporary: Path) -> None:
+    outline = [b"a" * 2**20] * 5
+    assert through(reads, temporary, *outline, path="/semisam/api/outline", most=8 * 2**20) == (200, 5 * 2**20)
+    status, answer = through(reads, temporary, *outline, path="/semisam/api/outline", most=4 * 2**20)
+    assert (status, "max_upload" in answer["detail"]) == (413, True)
+    status, answer = through(reads, temporary, *outline, path="/semisam/api/accept", most=8 * 2**20)  # takes no file
+    assert (status, "longer" in answer["detail"]) == (413, True)
 
 
 @pytest.mark.parametrize("path", ["/a/../b", "/a/%2e%2e/b", "/a/..\\b", "/a\0"])

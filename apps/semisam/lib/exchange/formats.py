@@ -24,7 +24,7 @@ class ExportOptions:
         scans: names of all scans of the study, see ``names.file_names``.
         structures: names of the study's structures, in the order of their values.
         with_scans: whether the scans are written, too, where a format does not need them.
-        channels: what nnU-Net is to call the scans' channels.
+        channels: names of the scans' channels, as nnU-Net is to call them.
     """
 
     scans: tuple[str, ...]
@@ -77,7 +77,7 @@ FORMATS: Mapping[str, Callable[[ExportOptions], ExportFormat]] = {
     "bids": lambda o: BidsDerivatives(o.scans, o.structures),
     "rtstruct": lambda o: DicomObjects("rtstruct", o.scans, o.structures),
     "seg": lambda o: DicomObjects("seg", o.scans, o.structures),
-    "nifti": lambda o: NiftiFiles(o.scans, o.structures, with_scans=o.with_scans),
+    "nifti": lambda o: NiftiFiles(o.scans, o.structures, with_scans=o.with_scans, channels=len(o.channels)),
 }
 
 

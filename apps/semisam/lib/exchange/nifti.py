@@ -7,8 +7,7 @@ from pathlib import Path
 
 from lib.core.json_files import write_json
 from lib.core.probabilities import as_bytes
-from lib.formats.volumes import write_label
-from lib.formats.voxel_types import exact_type
+from lib.formats.volumes import write_label, write_scan
 
 from .labelled import LabelledScan
 from .names import file_names
@@ -22,19 +21,22 @@ class NiftiFiles:
     Args:
         scans: names of all scans of the study.
         structures: their names, in the order of their values.
-        with_scans: write ``scans/NAME.nii.gz``, too.
+        with_scans: write ``scans/NAME.nii.gz``, too, with all channels along the fourth axis where there are several.
+        channels: how many channels the scans have.
     """
 
     name = "nifti"
     table = "labels.csv"
 
-    def __init__(self, scans: Sequence[str], structures: Sequence[str], *, with_scans: bool) -> None:
+    def __init__(self, scans: Sequence[str], structures: Sequence[str], *, with_scans: bool, channels: int = 1) -> None:
         self._files, self._with_scans = file_names(scans), with_scans
         self.structures = tuple(structures)
         self.stamp: Mapping[str, object] = {
             "format": self.name,
             "structures": list(structures),
             "with_scans": with_scans,
+            # Earlier versions wrote the first channel alone: their files are written again.
+            **({"channels": channels} if with_scans and channels > 1 else {}),
         }
 
     def check_folder(self, folder: Path) -> None:
@@ -58,8 +60,7 @@ class NiftiFiles:
         """Write the scan and the probabilities if they are wanted, and the label."""
         *others, label = self.files(case)
         if self._with_scans:
-            image = case.scan.array.astype(exact_type(case.scan.array), copy=False)
-            write_label(folder / others.pop(0), image, case.scan.affine, image.dtype.type)
+            write_scan(folder / others.pop(0), case.scan)
         for file, probability in zip(others, case.probabilities() if case.probabilities else (), strict=True):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             write_label(folder / file, as_bytes(probability), case.scan.affine)

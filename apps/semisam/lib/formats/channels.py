@@ -28,6 +28,10 @@ _SAME = 1e-3
 _names: tuple[str, ...] = ()
 
 
+class MissingChannelError(UserError):
+    """A scan has fewer channels than the administrator says that scans have."""
+
+
 def set_channels(names: tuple[str, ...]) -> None:
     """Say for this process which channels scans have; none or one for plain scans."""
     global _names  # noqa: PLW0603 (one process serves one study)
@@ -43,6 +47,11 @@ def is_further(name: str) -> bool:
     """Whether a file of this name is a further channel of a scan, and no scan itself."""
     found = _FILE.fullmatch(name)
     return found is not None and 0 < int(found["number"]) < len(_names)
+
+
+def is_one_of_several(name: str) -> bool:
+    """Whether a file of this name holds one channel, and others belong to the same scan."""
+    return is_first(name) or is_further(name)
 
 
 def is_first(name: str) -> bool:
@@ -80,13 +89,14 @@ def with_channels(scan: Volume, path: Path, read: Callable[[Path], Volume]) -> V
         read: reads the file of one channel.
 
     Raises:
-        UserError: (422) when a channel is missing, or shows another part of the body.
+        MissingChannelError: (422) when there is no file with one of them.
+        UserError: (422) when one shows another part of the body.
     """
     if not _names or scan.further:
         return scan
     files = further_files(path)
     if not files:
-        raise UserError(
+        raise MissingChannelError(
             f"{path.name} has one channel, but scans of this study have {len(_names)} ({', '.join(_names)}). Name its "
             f"channels as nnU-Net does (NAME_0000.nii.gz, NAME_0001.nii.gz), or save them as one file with four axes.",
             status=422,
@@ -94,7 +104,7 @@ def with_channels(scan: Volume, path: Path, read: Callable[[Path], Volume]) -> V
     found, notes = [], list(scan.notes)
     for name, file in zip(_names[1:], files, strict=True):
         if not file.is_file():
-            raise UserError(
+            raise MissingChannelError(
                 f"{path.name}: its channel {name!r} is missing. There is no {file.name} beside it; bring it into the "
                 "study, or take the other channels of this scan out of it.",
                 status=422,

@@ -29,7 +29,7 @@ from .images import Loaded, load, may_be_dicom, volume_of
 from .itk_images import write_nrrd
 from .nifti import ENDINGS as NIFTI_ENDINGS
 from .pictures import is_picture, read_picture, split_colour, write_picture_label
-from .voxel_types import in_words
+from .voxel_types import exact_type, in_words
 
 logger = logging.getLogger("semisam.scans")
 
@@ -117,6 +117,16 @@ def write_label(
 
     image = nifti_image(array, affine)
     write_whole(path, lambda temporary: nibabel.save(image, temporary))
+
+
+def write_scan(path: str | os.PathLike[str], scan: Volume) -> None:
+    """Write a scan as NIfTI, with the values that it has: ``[D, H, W]``, or ``[D, H, W, C]`` with several channels.
+
+    Raises:
+        UserError: (507) when there is no space left.
+    """
+    array = np.stack([scan.array, *scan.further], axis=-1) if scan.further else scan.array
+    write_label(path, array, scan.affine, exact_type(array))
 
 
 @lru_cache(maxsize=1000)

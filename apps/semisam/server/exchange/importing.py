@@ -10,6 +10,7 @@ import csv
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class ImportRequest:
         by: who answers for the labels, "" when that is not known.
         dry_run: read and check, and store nothing.
         at_start: this is the start of a server, and no command line.
+        saving: entered with the name of a scan while its label is stored; raises UserError when it may not be.
     """
 
     names: Path | None = None
@@ -58,6 +60,7 @@ class ImportRequest:
     by: str = ""
     dry_run: bool = False
     at_start: bool = False
+    saving: Callable[[str], AbstractContextManager[object]] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -255,7 +258,8 @@ def _take(
             file = Path(folder) / "label.nii.gz"
             write_label(file, taken.label, scan.affine)
             info = _info(taken, schema, label)
-            store.save_label(name, str(file), FINAL, {**info, "user": request.by} if request.by else info)
+            with request.saving(name):
+                store.save_label(name, str(file), FINAL, {**info, "user": request.by} if request.by else info)
         settle(study, name)
     return _note(taken, schema)
 

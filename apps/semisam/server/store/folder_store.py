@@ -18,6 +18,7 @@ from watchdog.observers.polling import PollingObserver
 
 from lib.core.errors import UserError
 from lib.core.files import write_whole
+from lib.formats.channels import MissingChannelError, is_one_of_several
 from lib.formats.volumes import read_volume
 from server.errors import http_answers
 from server.options import is_true
@@ -29,7 +30,7 @@ from .label_folders import tags
 from .label_store import LabelDatastore, delete, plain_info, plain_name, without_name
 from .marked_store import FINAL, ORIGINAL
 from .scan_marks import files_of
-from .uploads import ARCHIVES, unpacked_scan
+from .uploads import ARCHIVES, few_channels, unpacked_scan
 from .viewer_files import ViewerFiles
 from .watching import Watch
 
@@ -103,7 +104,8 @@ class StudyDatastore(LabelDatastore):
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Copy a scan into the study; another one of the same name is replaced only when the client says ``replace``.
 
-        A scan of several files comes as one archive (zip or tar): a DICOM series, or a header with its data.
+        A scan of several files comes as one archive (zip or tar): a DICOM series, a header with its data, or a file for
+        each channel.
         """
         notes = plain_info(image_info)
         replace = is_true(notes.pop("replace", False))
@@ -120,6 +122,11 @@ class StudyDatastore(LabelDatastore):
                     "one scan."
                 )
             self._check_scan(image_id, scan, Path(image_filename))
+            if not scan.is_dir() and is_one_of_several(f"{image_id}{extension}"):
+                raise UserError(
+                    f"The image {image_id!r} is not stored: it has all channels in one file, and {image_id[-5:]} at "
+                    "the end of a name stands for a single one. Give it another name."
+                )
             self._put_image(image_id, scan, extension, notes, replace=replace)
         return image_id
 
@@ -132,7 +139,7 @@ class StudyDatastore(LabelDatastore):
             read_volume(scan)
         except UserError as error:
             # An upload has a random name; what came in an archive has its own.
-            text = without_name(error, upload)
+            text = few_channels() if isinstance(error, MissingChannelError) else without_name(error, upload)
             raise UserError(f"The image {image_id!r} is not stored: {text}", status=error.status) from error
 
     def _put_image(self, image_id: str, scan: Path, extension: str, notes: Mapping[str, Any], *, replace: bool) -> None:

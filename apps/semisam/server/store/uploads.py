@@ -1,4 +1,4 @@
-"""Scans that come as one archive: a DICOM series, a header with its data, or one packed file."""
+"""Scans that come as one archive: a DICOM series, a header with its data, a file a channel, or one packed file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from lib.core.errors import UserError
+from lib.formats.channels import channels, further_files, is_first
+from lib.formats.volumes import read_volume, write_scan
 
 from .detached import HEADER, data_files, join
 from .file_names import split
 from .scan_content import is_dicom_folder
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_NAMES = "NAME_0000.nii.gz, NAME_0001.nii.gz and so on"
 _MOST_FILES = 20_000
 _LEAST_BYTES = 2**28
 _TIMES = 30
@@ -31,7 +34,8 @@ def unpacked_scan(upload: Path) -> Iterator[Path]:
     """The scan in an upload: the upload itself, or the one file or DICOM folder that an archive holds.
 
     Raises:
-        UserError: (400) when the archive holds none or several, or a header came without its data.
+        UserError: (400) when the archive holds none or several, or a header came without its data; (422) when channels
+            do not belong together.
     """
     if split(upload.name)[1].lower() == HEADER and data_files(upload):
         raise UserError(
@@ -59,11 +63,27 @@ def _the_scan(folder: Path) -> Path:
     scans = [file for file in files if split(file.name)[1]]
     if len(files) == len(scans) == 1 and not headers:
         return scans[0]
+    first = next((file for file in files if is_first(file.name)), None)
+    if first is not None and {first, *further_files(first)} == set(files):
+        # One file, so that the channels of a scan come and go together.
+        joined = folder.parent / f"{split(first.name)[0]}.nii.gz"
+        write_scan(joined, read_volume(first))
+        return joined
     if files and is_dicom_folder(folder):
         return folder
+    every = f" Of a scan with several channels ({', '.join(channels())}), pack the files of all channels: {_NAMES}."
     raise UserError(
         "The archive must hold one scan: the files of one DICOM series, a .mhd header with its data, or one file in a "
-        "format that this server reads. Upload each scan in an archive of its own."
+        f"format that this server reads. Upload each scan in an archive of its own.{every if channels() else ''}"
+    )
+
+
+def few_channels() -> str:
+    """What is wrong with an upload that has fewer channels than the scans of this study, and what to do."""
+    return (
+        f"it has too few channels, scans of this study have {len(channels())} ({', '.join(channels())}). Send one file "
+        f"with four axes, or one zip archive with a file for each channel ({_NAMES}); or copy these files into the "
+        "study's folder."
     )
 
 

@@ -170,6 +170,20 @@ class Acts:
         logger.info("%s has taken back: %s %s", by, act.act, name)
         return [_STAYS] if act.act == "accept" and isinstance(self._study.datastore, DicomWebStudy) else []
 
+    @contextmanager
+    def bringing(self, name: str) -> Iterator[None]:
+        """Hold this while a label that was drawn elsewhere is stored as the first final label of a scan.
+
+        Args:
+            name: the scan.
+
+        Raises:
+            UserError: (409) when somebody was faster.
+        """
+        with self._log.alone():
+            check_open(self._study, name)
+            yield
+
     def _remove_final(self, name: str, by: str) -> None:
         store = self._study.datastore
         if isinstance(store, DicomWebStudy):

@@ -157,7 +157,7 @@ def outline(
 ) -> dict[str, Any]:
     """A label map (NIfTI, NRRD, MetaImage), DICOM SEG or RTSTRUCT whose names are the study's structures."""
     with _acting(request, image) as page:
-        warnings = take_outline(page.study, image, _name(by, user), (file.filename or "", file.file))
+        warnings = take_outline(page.study, page.acts, image, _name(by, user), (file.filename or "", file.file))
         return {**page.described(_row(page, image)), "warnings": warnings}
 
 

@@ -13,7 +13,7 @@ MEBIBYTE = 2**20
 MOST_WORDS = 4 * MEBIBYTE
 """Bytes of a body that is no upload: JSON is read into memory, and the server answers nobody else meanwhile."""
 
-_TAKES_FILES = re.compile(r"/(datastore|infer|session|model|proxy/dicom)(/|$)")
+_TAKES_FILES = re.compile(r"/(datastore|infer|session|model|proxy/dicom|semisam/api/outline)(/|$)")
 """Addresses to which files are sent. All others get words, which are read into memory whole."""
 
 
