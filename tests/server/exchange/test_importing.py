@@ -212,7 +212,7 @@ class Exam(PlayedServer):
         return super().search(conditions)
 
     def save_series(self, dicom_study: str, series: str, folder: Path) -> int:
-        for each in (*self.structure_sets, *self.segs_there()):
+        for each in self.structure_sets:
             if each.SeriesInstanceUID == series:
                 each.save_as(folder / "000001.dcm", write_like_original=False)
                 return 1

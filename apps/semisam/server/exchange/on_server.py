@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pydicom
 from pydicom.dataset import Dataset
 
 from lib.core.errors import UserError
@@ -26,7 +27,7 @@ KINDS = ("RTSTRUCT", "SEG")
 def fetched_objects(study: Study, *, wanted: bool) -> Iterator[list[Path]]:
     """Folders with the objects of the exams that the study's scans belong to, one for each series; gone afterwards.
 
-    The app's own pseudo-labels are no such objects.
+    The app's own pseudo-labels are no such objects, and SEG objects that a reader has taken back neither.
 
     Args:
         study: the study.
@@ -52,8 +53,23 @@ def fetched_objects(study: Study, *, wanted: bool) -> Iterator[list[Path]]:
                 folders.append(Path(name) / series)
                 folders[-1].mkdir()
                 store.server.save_series(text_in(each, "StudyInstanceUID"), series, folders[-1])
+                _leave_out_rejected(store, folders[-1])
         logger.info("%d series of RTSTRUCT and SEG fetched", len(folders))
         yield [Path(name)] if folders else []
+
+
+def _leave_out_rejected(store: DicomWebStudy, folder: Path) -> None:
+    """Delete the files of SEG objects that a reader has taken back: to the server they are there as before."""
+    for file in sorted(folder.iterdir()):
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=["SOPInstanceUID"])
+            uid = text_in(header, "SOPInstanceUID")
+        except Exception:
+            # pydicom raises many kinds of errors for damaged files; whoever reads the labels says so.
+            continue
+        if store.rejects(uid):
+            logger.info("SEG %s is left out: a reader has taken it back", uid)
+            file.unlink()
 
 
 def _listed(store: DicomWebStudy, exams: list[str]) -> Iterator[Dataset]:
