@@ -112,6 +112,39 @@ class PlayedServer(DicomWebServer):
         self.notes.append(_sent(note))
 
 
+class Exam(PlayedServer):
+    """A played server that also keeps RTSTRUCT objects.
+
+    Attributes:
+        broken: series that it cannot give.
+        given: series that it has given, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.structure_sets: list[Dataset] = []
+        self.broken: set[str] = set()
+        self.given: list[str] = []
+
+    def search(self, conditions: Mapping[str, Any]) -> list[Dataset]:
+        if conditions.get("Modality") == "RTSTRUCT":
+            self._ask()
+            return [each for each in self.structure_sets if each.StudyInstanceUID == conditions["StudyInstanceUID"]]
+        return super().search(conditions)
+
+    def save_series(self, dicom_study: str, series: str, folder: Path) -> int:
+        with self._answering(f"Series {series} could not be fetched"):
+            if series in self.broken:
+                (folder / "000001.dcm").write_bytes(b"the first of two")
+                raise requests.ConnectionError("Connection broken: IncompleteRead")
+        self.given.append(series)
+        for each in self.structure_sets:
+            if each.SeriesInstanceUID == series:
+                each.save_as(folder / "000001.dcm", write_like_original=False)
+                return 1
+        return super().save_series(dicom_study, series, folder)
+
+
 def _sent(seg: Dataset) -> Dataset:
     """What arrives of a SEG at the other end."""
     file = BytesIO()
