@@ -82,7 +82,6 @@ def test_unknown_names_ask_for_a_table(folders: tuple[Path, Path], tmp_path: Pat
 @pytest.mark.parametrize(
     ("conf", "text"),
     [
-        ({"import": "/no/such/folder"}, "import: there is no file or folder /no/such/folder"),
         ({"import_names": "names.csv"}, "it goes with import"),
         ({"import": ".", "import_names": "/no/such/names.csv"}, "cannot be a table of names"),
     ],
@@ -90,6 +89,17 @@ def test_unknown_names_ask_for_a_table(folders: tuple[Path, Path], tmp_path: Pat
 def test_settings_that_cannot_be(conf: dict[str, str], text: str) -> None:
     with pytest.raises(UserError, match=text):
         Settings.from_conf(conf)
+
+
+def test_a_folder_that_is_gone_is_a_warning_at_the_start_and_nothing_to_jobs(
+    folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each job reads the settings of the server that has started it."""
+    conf = {"labels": ",".join(TINY_LABELS), "import": str(tmp_path / "gone")}
+    assert Settings.from_conf(conf).import_from == str(tmp_path / "gone")
+    study = _start(folders[0], conf)
+    assert f"import: there is no file or folder {tmp_path / 'gone'}, so nothing is imported" in caplog.text
+    assert study.final_labels() == []
 
 
 def test_a_folder_study_has_no_server_to_import_from(folders: tuple[Path, Path]) -> None:

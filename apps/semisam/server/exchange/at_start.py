@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from lib.core.errors import UserError
@@ -23,17 +24,24 @@ def import_at_start(study: Study) -> None:
     """Import what the administrator has named; a final label that is there already stays.
 
     Labels that cannot be used are named in the log, and the server starts all the same; so it does when the DICOM
-    server is away, or there is no space for what it has.
+    server is away, there is no space for what it has, or the folder is gone.
 
     Args:
         study: the study.
 
     Raises:
         UserError: when names are not the study's structures, and no table says what they mean: nothing was imported
-            then; (404) when the folder is gone; when the study lies on no DICOM server.
+            then; when the study lies on no DICOM server.
     """
     source = study.settings.import_from
     if not source:
+        return
+    if source != FROM_SERVER and not os.path.exists(source):  # Path.exists raises where a network drive is gone
+        logger.warning(
+            "import: there is no file or folder %s, so nothing is imported. Give one with RTSTRUCT, SEG or label maps, "
+            "or %s for what lies on the study's DICOM server.",
+            *(source, FROM_SERVER),
+        )
         return
     try:
         lines = _imported(study, source)
