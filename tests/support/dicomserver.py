@@ -69,7 +69,9 @@ class PlayedServer(DicomWebServer):
     def search(self, conditions: Mapping[str, Any]) -> list[Dataset]:
         self._ask()
         if conditions.get("Modality") == "SEG":
-            return [_listed(segs[0], len(segs)) for segs in self._segs.values()]
+            found = [_listed(segs[0], len(segs)) for segs in self._segs.values()]
+            exam = conditions.get("StudyInstanceUID")
+            return [each for each in found if exam in (None, each.StudyInstanceUID)]
         if conditions.get("Modality") == "KO":
             return [_listed(note, 1) for note in self.notes]
         return [_listed(pydicom.dcmread(f[0], stop_before_pixels=True), len(f)) for f in self._series.values()]
@@ -85,6 +87,10 @@ class PlayedServer(DicomWebServer):
     def save_series(self, dicom_study: str, series: str, folder: Path) -> int:
         with self._answering(f"Series {series} could not be fetched"):
             self._ask()
+        if series in self._segs:
+            for number, seg in enumerate(self._segs[series], start=1):
+                seg.save_as(folder / f"{number:06d}.dcm", write_like_original=False)
+            return len(self._segs[series])
         for file in self._series[series]:
             shutil.copy(file, folder)
         return len(self._series[series])
@@ -104,6 +110,39 @@ class PlayedServer(DicomWebServer):
         with self._answering("The note that takes the label back could not be stored"):
             self._ask()
         self.notes.append(_sent(note))
+
+
+class Exam(PlayedServer):
+    """A played server that also keeps RTSTRUCT objects.
+
+    Attributes:
+        broken: series that it cannot give.
+        given: series that it has given, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.structure_sets: list[Dataset] = []
+        self.broken: set[str] = set()
+        self.given: list[str] = []
+
+    def search(self, conditions: Mapping[str, Any]) -> list[Dataset]:
+        if conditions.get("Modality") == "RTSTRUCT":
+            self._ask()
+            return [each for each in self.structure_sets if each.StudyInstanceUID == conditions["StudyInstanceUID"]]
+        return super().search(conditions)
+
+    def save_series(self, dicom_study: str, series: str, folder: Path) -> int:
+        with self._answering(f"Series {series} could not be fetched"):
+            if series in self.broken:
+                (folder / "000001.dcm").write_bytes(b"the first of two")
+                raise requests.ConnectionError("Connection broken: IncompleteRead")
+        self.given.append(series)
+        for each in self.structure_sets:
+            if each.SeriesInstanceUID == series:
+                each.save_as(folder / "000001.dcm", write_like_original=False)
+                return 1
+        return super().save_series(dicom_study, series, folder)
 
 
 def _sent(seg: Dataset) -> Dataset:

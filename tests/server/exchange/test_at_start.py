@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from dicomfiles import Labelled, write_series
+from dicomserver import Exam
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema
 from lib.dicom_seg import Origin, Segment
 from lib.exchange.rtstruct import write_rtstruct
 from lib.formats.volumes import read_volume
 from lib.setup.settings import Settings
+from server.dicomweb.datastore import DicomWebStudy
 from server.exchange.at_start import import_at_start
 from server.store.folder_store import FINAL, StudyDatastore
 from server.store.study import Study
@@ -79,7 +82,6 @@ def test_unknown_names_ask_for_a_table(folders: tuple[Path, Path], tmp_path: Pat
 @pytest.mark.parametrize(
     ("conf", "text"),
     [
-        ({"import": "/no/such/folder"}, "import: there is no file or folder /no/such/folder"),
         ({"import_names": "names.csv"}, "it goes with import"),
         ({"import": ".", "import_names": "/no/such/names.csv"}, "cannot be a table of names"),
     ],
@@ -89,9 +91,91 @@ def test_settings_that_cannot_be(conf: dict[str, str], text: str) -> None:
         Settings.from_conf(conf)
 
 
+def test_a_folder_that_is_gone_is_a_warning_at_the_start_and_nothing_to_jobs(
+    folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each job reads the settings of the server that has started it."""
+    conf = {"labels": ",".join(TINY_LABELS), "import": str(tmp_path / "gone")}
+    assert Settings.from_conf(conf).import_from == str(tmp_path / "gone")
+    study = _start(folders[0], conf)
+    assert f"import: there is no file or folder {tmp_path / 'gone'}, so nothing is imported" in caplog.text
+    assert study.final_labels() == []
+
+
 def test_a_folder_study_has_no_server_to_import_from(folders: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="a study on a DICOM server"):
         _start(folders[0], {"import": "server"})
+
+
+# --- from a DICOM server ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exam(tmp_path: Path) -> Exam:
+    """A DICOM server with a scan, and an RTSTRUCT of it."""
+    server = Exam()
+    _add_scan(server, tmp_path / "scan", 1)
+    return server
+
+
+def _add_scan(server: Exam, folder: Path, number: int) -> str:
+    """Put a scan on the server, in an exam of its own, and its RTSTRUCT; returns the scan's UID."""
+    uid = write_series(folder, Labelled(*tiny_scan(number)))[1]
+    server.put_series(folder)
+    segments = tuple(Segment(value, name, (255, 0, 0)) for value, name in enumerate(TINY_LABELS, start=1))
+    person = Origin("drawn elsewhere", None, person=True)
+    affine = read_volume(folder).affine
+    server.structure_sets.append(write_rtstruct(tiny_scan(number)[1], affine, folder, segments, person))
+    return uid
+
+
+def _open(server: Exam, folder: Path) -> Study:
+    """The study on a DICOM server, as a server opens it that is about to start."""
+    settings = Settings.from_conf({"labels": ",".join(TINY_LABELS), "import": "server"})
+    store = DicomWebStudy(server, folder / "cache", search={}, age=0.0, labels=settings.labels, pseudo_labels="never")
+    return Study(server.address, store, settings, folder / "models")
+
+
+def test_a_server_starts_while_the_dicom_server_is_away(
+    exam: Exam, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = _open(exam, tmp_path)
+    exam.away = True
+    import_at_start(study)
+    assert "Labels from server were not imported: The DICOM server cannot be reached" in caplog.text
+    exam.away = False
+    study = _open(exam, tmp_path)
+    import_at_start(study)
+    assert len(study.final_labels()) == 1
+
+
+def test_a_series_that_cannot_be_fetched_stands_in_the_way_of_no_other(
+    exam: Exam, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uid = _add_scan(exam, tmp_path / "other", 2)
+    bad = str(exam.structure_sets[0].SeriesInstanceUID)
+    exam.broken.add(bad)
+    study = _open(exam, tmp_path)
+    with caplog.at_level(logging.INFO):
+        import_at_start(study)
+    assert [item.name for item in study.final_labels()] == [uid]
+    assert "1 imported, 1 refused" in caplog.text
+    assert (
+        f"{bad} was not imported: Series {bad} could not be fetched: the DICOM server cannot be reached" in caplog.text
+    )
+
+
+def test_a_series_whose_name_is_a_path_is_not_fetched(
+    exam: Exam, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exam.structure_sets[0].SeriesInstanceUID = "../../1.2"
+    (tmp_path / "1.2").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a"))
+    (tmp_path / "a").mkdir()
+    import_at_start(_open(exam, tmp_path))
+    assert "'../../1.2' is no UID" in caplog.text
+    assert exam.given == []
+    assert (tmp_path / "1.2").is_dir()
 
 
 def test_without_the_setting_nothing_is_imported(tmp_path: Path) -> None:

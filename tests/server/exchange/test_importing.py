@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from dicomfiles import Labelled, write_series
-from dicomserver import PlayedServer
+from dicomserver import Exam
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema
 from lib.dicom_seg import Origin, Segment, write_seg
@@ -199,26 +198,6 @@ def test_the_pseudo_label_of_an_imported_scan_is_settled(tmp_path: Path) -> None
 # --- a DICOM server ---------------------------------------------------------------------------------------------------
 
 
-class Exam(PlayedServer):
-    """A played server that also keeps RTSTRUCT objects."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.structure_sets: list[Dataset] = []
-
-    def search(self, conditions):  # type: ignore[no-untyped-def]
-        if conditions.get("Modality") == "RTSTRUCT":
-            return [each for each in self.structure_sets if each.StudyInstanceUID == conditions["StudyInstanceUID"]]
-        return super().search(conditions)
-
-    def save_series(self, dicom_study: str, series: str, folder: Path) -> int:
-        for each in (*self.structure_sets, *self.segs_there()):
-            if each.SeriesInstanceUID == series:
-                each.save_as(folder / "000001.dcm", write_like_original=False)
-                return 1
-        return super().save_series(dicom_study, series, folder)
-
-
 def test_structure_sets_on_the_server_become_its_segs(tmp_path: Path) -> None:
     array, label, affine = tiny_scan(1)
     uid = write_series(tmp_path / "scan", Labelled(array, label, affine))[1]
@@ -232,12 +211,12 @@ def test_structure_sets_on_the_server_become_its_segs(tmp_path: Path) -> None:
     store.save_label(uid, pseudo, "original", {"params": {"label_names": {"ball": 1, "rod": 2}}})
     server.structure_sets.append(write_rtstruct(label, volume.affine, tmp_path / "scan", SEGMENTS, PERSON))
     (tmp_path / "n.csv").write_text(TABLE, encoding="utf-8")
-    with fetched_objects(study, wanted=True) as paths:
-        lines = _import(study, *paths, names=tmp_path / "n.csv")
+    with fetched_objects(study, wanted=True) as fetched:
+        lines = _import(study, *fetched.folders, names=tmp_path / "n.csv")
     assert [(line.scan, line.result) for line in lines.values()] == [(uid, IMPORTED)]
     np.testing.assert_array_equal(_stored(study, uid), label)
     assert len(server.segs_there()) == 2, "the pseudo-label and the imported one"
-    assert not any(path.exists() for path in paths)
+    assert not any(path.exists() for path in fetched.folders)
 
 
 def test_segs_with_other_names_are_mapped(tmp_path: Path) -> None:
@@ -253,8 +232,8 @@ def test_segs_with_other_names_are_mapped(tmp_path: Path) -> None:
     study = Study(server.address, store, SETTINGS, tmp_path / "models")
     assert study.final_labels() == [], "the study does not know the name Stab"
     (tmp_path / "n.csv").write_text(TABLE, encoding="utf-8")
-    with fetched_objects(study, wanted=True) as paths:
-        _import(study, *paths, names=tmp_path / "n.csv")
+    with fetched_objects(study, wanted=True) as fetched:
+        _import(study, *fetched.folders, names=tmp_path / "n.csv")
     np.testing.assert_array_equal(_stored(study, uid), label)
 
 
@@ -264,8 +243,8 @@ def test_a_server_is_asked_only_where_there_is_one(study: Study) -> None:
         fetched_objects(study, wanted=True),
     ):
         pass
-    with fetched_objects(study, wanted=False) as paths:
-        assert paths == []
+    with fetched_objects(study, wanted=False) as fetched:
+        assert fetched.folders == []
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

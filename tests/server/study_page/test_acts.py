@@ -19,10 +19,11 @@ from dicomserver import PlayedServer
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema
 from lib.formats.volumes import read_volume
-from lib.setup.settings import Settings
+from lib.setup.settings import FROM_SERVER, Settings
 from page_parts import named_label, open_study, put_pseudo_label
 from server.dicomweb.datastore import DicomWebStudy
 from server.exchange import importing
+from server.exchange.at_start import import_at_start
 from server.scores.scores import QUALITY, Scores
 from server.store.folder_store import FINAL, ORIGINAL
 from server.store.study import Study
@@ -87,6 +88,17 @@ def test_it_can_be_taken_back_once_by_the_same_reader(study: Study) -> None:
         acts.undo("case_2", "anna")
 
 
+def _after_a_start(study: Study) -> Study:
+    """The study in a server that imports at its start, and knows of notes by the DICOM server's lists only."""
+    assert isinstance(study.datastore, DicomWebStudy)
+    server, place = study.datastore.server, study.place.parent
+    settings = Settings(labels=study.schema, import_from=FROM_SERVER)
+    store = DicomWebStudy(server, place / "cache", search={}, age=0.0, labels=settings.labels, pseudo_labels="never")
+    again = Study(server.address, store, settings, place)
+    import_at_start(again)
+    return again
+
+
 def test_on_a_dicom_server_it_is_taken_back_by_a_note_and_can_be_accepted_again(tmp_path: Path) -> None:
     array, label, affine = tiny_scan(1)
     write_series(tmp_path / "scan", Labelled(array, label, affine))
@@ -108,6 +120,7 @@ def test_on_a_dicom_server_it_is_taken_back_by_a_note_and_can_be_accepted_again(
         assert "stays on the DICOM server" in told
         assert study.final_label(scan) is None
         assert store.get_label_by_image_id(scan, ORIGINAL)
+        assert _after_a_start(study).final_label(scan) is None, "what was taken back comes back"
     assert len(server.segs_there()) == len(server.notes) == 2
 
 

@@ -223,13 +223,8 @@ def _users(text: str) -> Path:
 
 
 def _import(text: str) -> str:
-    path = Path(text).expanduser()
-    if text == FROM_SERVER or path.exists():
-        return text if text == FROM_SERVER else str(path.absolute())
-    raise UserError(
-        f"import: there is no file or folder {text}. Give one with RTSTRUCT, SEG or label maps, or {FROM_SERVER} for "
-        "what lies on the study's DICOM server."
-    )
+    """Whether it is there is seen at the start of a server: jobs read the same settings and need nothing of it."""
+    return text if text == FROM_SERVER else str(Path(text).expanduser().absolute())
 
 
 def _import_names(text: str) -> Path:

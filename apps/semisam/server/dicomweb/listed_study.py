@@ -91,6 +91,14 @@ class ListedStudy(SendingStudy):
         """The server's address."""
         return self._server.address
 
+    def rejects(self, uid: str) -> bool:
+        """Whether a reader has taken a SEG back, so that it no longer counts although the server still has it.
+
+        Args:
+            uid: SOP instance UID of the SEG.
+        """
+        return self._lists.rejects(uid)
+
     # --- lists ----------------------------------------------------------------------------------------------------
 
     @override
@@ -168,7 +176,7 @@ class ListedStudy(SendingStudy):
         """Bring what is known in line with the lists of the server."""
         with self._transaction():
             # A label may have been rejected since the lists were asked for.
-            listed = replace(listed, segs=[seg for seg in listed.segs if not self._lists.rejects(seg.header)])
+            listed = replace(listed, segs=[seg for seg in listed.segs if not self._lists.rejects(seg.header.uid)])
             before = self._list.model_dump()
             self._adopt_scans(listed)
             self._adopt_labels(listed)

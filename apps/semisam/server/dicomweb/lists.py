@@ -177,9 +177,9 @@ class Lists:
         """Leave a SEG out from now on: the server has been given the note about it, and may list it late."""
         self._rejected.add(uid)
 
-    def rejects(self, seg: SegHeader) -> bool:
-        """Whether a SEG no longer counts."""
-        return seg.uid in self._rejected or rejection_series(seg.uid) in self._notes
+    def rejects(self, uid: str) -> bool:
+        """Whether a SEG no longer counts, by its SOP instance UID."""
+        return uid in self._rejected or rejection_series(uid) in self._notes
 
     def ask(self, objects: Mapping[str, ImageLabelModel]) -> Listed:
         """The lists as they are now; raises many kinds of errors: network, HTTP status, JSON.
@@ -206,7 +206,7 @@ class Lists:
                 continue  # own labels are known, unless one was deleted there
             header = known.get(uid) if count == 1 else None
             header = header or self._looked_into(dicom_study, uid, count)
-            if header is not None and not self.rejects(header):
+            if header is not None and not self.rejects(header.uid):
                 arrived = self._seen is not None and header.uid not in self._seen
                 segs.append(Seg(dicom_study, uid, header, arrived))
         self._counts = counts

@@ -202,7 +202,8 @@ def _import(chosen: argparse.Namespace) -> int:
     )
     own = None if "://" in study.location else Path(study.location).resolve()
     with fetched_objects(study, wanted=chosen.from_server) as fetched, _progress("Import") as say:
-        found = find_labels([*chosen.paths, *fetched], own)
+        found = find_labels([*chosen.paths, *fetched.folders], own)
+        found.refused.update(fetched.refused)
         lines = import_labels(study, found, request, say)
     if chosen.report:
         write_report(chosen.report, lines)

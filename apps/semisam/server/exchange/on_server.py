@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import pydicom
 from pydicom.dataset import Dataset
 
 from lib.core.errors import UserError
+from lib.core.files import space_errors
 from lib.dicom_seg.parts import text_in
 from server.dicomweb.datastore import DicomWebStudy
 from server.dicomweb.labels import pseudo_series
@@ -19,41 +24,93 @@ from server.store.study import Study
 
 logger = logging.getLogger("semisam.import")
 
+_UID = re.compile(r"[0-9][0-9.]{0,63}")
 KINDS = ("RTSTRUCT", "SEG")
 
 
-@contextmanager
-def fetched_objects(study: Study, *, wanted: bool) -> Iterator[list[Path]]:
-    """Folders with the objects of the exams that the study's scans belong to, one for each series; gone afterwards.
+@dataclass
+class Fetched:
+    """What was fetched.
 
-    The app's own pseudo-labels are no such objects.
+    Args:
+        folders: where to look for it.
+        refused: why other series could not be fetched, by their UIDs.
+    """
+
+    folders: list[Path] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def fetched_objects(study: Study, *, wanted: bool) -> Iterator[Fetched]:
+    """The objects of the exams that the study's scans belong to, in a folder for each series; gone afterwards.
+
+    The app's own pseudo-labels are no such objects, and SEG objects that a reader has taken back neither.
 
     Args:
         study: the study.
         wanted: False gives none.
 
     Raises:
-        UserError: when the study lies on no DICOM server; (502) when that does not answer.
+        UserError: when the study lies on no DICOM server; (502) when that does not say what it has; (507) when there is
+            no space left.
     """
     if not wanted:
-        yield []
+        yield Fetched()
         return
     store = study.datastore
     if not isinstance(store, DicomWebStudy):
         raise UserError("--from-server is for a study on a DICOM server. Say where the labels are: --from PATH.")
     scans = store.list_images()
-    own = {pseudo_series(uid) for uid in scans}
+    passed = {pseudo_series(uid) for uid in scans}
     exams = dict.fromkeys(str(store.get_image_info(uid)["StudyInstanceUID"]) for uid in scans)
     with tempfile.TemporaryDirectory(prefix="import-") as name:
-        folders = []
-        for each in _listed(store, list(exams)):
-            series = text_in(each, "SeriesInstanceUID")
-            if series not in own:
-                folders.append(Path(name) / series)
-                folders[-1].mkdir()
-                store.server.save_series(text_in(each, "StudyInstanceUID"), series, folders[-1])
-        logger.info("%d series of RTSTRUCT and SEG fetched", len(folders))
-        yield [Path(name)] if folders else []
+        fetched, count = Fetched([Path(name)]), 0
+        with space_errors(Path(name).parent):
+            for each in _listed(store, list(exams)):
+                series = text_in(each, "SeriesInstanceUID")
+                if series in passed:
+                    continue
+                passed.add(series)
+                try:
+                    _fetch(store, text_in(each, "StudyInstanceUID"), series, Path(name))
+                    count += 1
+                except UserError as error:
+                    fetched.refused[series] = str(error)
+        logger.info("%d series of RTSTRUCT and SEG fetched", count)
+        yield fetched
+
+
+def _fetch(store: DicomWebStudy, exam: str, series: str, place: Path) -> None:
+    """Fetch the objects of a series that count, into a new folder below ``place``; half a series is none.
+
+    Raises:
+        UserError: (422) when the series is not named by a UID; (502) when the server does not give them.
+    """
+    if not _UID.fullmatch(series):  # it becomes part of a path
+        raise UserError(f"{series[:80]!r} is no UID of a series.", status=422)
+    folder = place / series
+    folder.mkdir()
+    try:
+        store.server.save_series(exam, series, folder)
+    except UserError:
+        shutil.rmtree(folder)
+        raise
+    _leave_out_rejected(store, folder)
+
+
+def _leave_out_rejected(store: DicomWebStudy, folder: Path) -> None:
+    """Delete the files of SEG objects that a reader has taken back: to the server they are there as before."""
+    for file in sorted(folder.iterdir()):
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=["SOPInstanceUID"])
+            uid = text_in(header, "SOPInstanceUID")
+        except Exception:
+            # pydicom raises many kinds of errors for damaged files; whoever reads the labels says so.
+            continue
+        if store.rejects(uid):
+            logger.info("SEG %s is left out: a reader has taken it back", uid)
+            file.unlink()
 
 
 def _listed(store: DicomWebStudy, exams: list[str]) -> Iterator[Dataset]:

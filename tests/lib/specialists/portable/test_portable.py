@@ -20,7 +20,7 @@ from lib.core.frames import frame_of
 from lib.core.geometry import Volume
 from lib.formats.volumes import read_volume
 from lib.specialists import Specialist, SpecialistSpec, build_network, precision, predict
-from lib.specialists.portable import export_network, onnx
+from lib.specialists.portable import export_network, formats, onnx
 from lib.specialists.portable.network import PortableNetwork, example
 from lib.specialists.portable.program import segment
 from lib.specialists.portable.transforms import Prepared, _part
@@ -160,16 +160,72 @@ def test_the_bundle_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path) -> None:
-    export_network(_specialist(), "bundle", tmp_path / "export")
-    (tmp_path / "export" / "old.txt").touch()
-    export_network(_specialist("vnet"), "bundle", tmp_path / "export")
-    assert not (tmp_path / "export" / "old.txt").exists()
+    folder = tmp_path / "export"
+    export_network(_specialist(), "bundle", folder)
+    before = (folder / "models" / "model.ts").read_bytes()
+    cached = folder / "scripts" / "__pycache__"  # as a run of the export leaves it
+    cached.mkdir()
+    script = next((folder / "scripts").glob("*.py")).stem
+    (cached / f"{script}.cpython-312.pyc").touch()
+    export_network(_specialist("vnet"), "bundle", folder)
+    assert (folder / "models" / "model.ts").read_bytes() != before
+    assert not cached.exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").touch()
     with pytest.raises(UserError, match="something else than an export"):
         export_network(_specialist(), "bundle", tmp_path / "other")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["mine.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "other"]
+
+
+@pytest.mark.parametrize("strange", ["notes.txt", "labels/turned_seg.nii.gz", "models/other.pt", "scripts/mine/"])
+def test_a_file_beside_an_export_keeps_it_from_being_replaced(tmp_path: Path, strange: str) -> None:
+    folder = tmp_path / "export"
+    export_network(_specialist(), "bundle", folder)
+    path = folder / strange
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if strange.endswith("/") else path.write_text("of a person")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match=strange.rstrip("/")) as refused:
+        export_network(_specialist("vnet"), "bundle", folder)
+    assert refused.value.status == 409
+    assert sorted(folder.rglob("*")) == before
+    assert [each.name for each in tmp_path.iterdir()] == ["export"]
+
+
+@pytest.mark.parametrize(("form", "file"), [("bundle", "configs/metadata.json"), ("onnx", "model.json")])
+def test_the_folder_of_another_program_is_no_earlier_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, file: str
+) -> None:
+    """Many programs call a file like that."""
+    monkeypatch.setitem(formats.NETWORK_FORMATS, form, (lambda: None, lambda specialist, folder: None))
+    theirs = tmp_path / "theirs" / file
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("{}")
+    (tmp_path / "theirs" / "weights.pt").touch()
+    with pytest.raises(UserError, match="something else than an export") as refused:
+        export_network(_specialist(), form, tmp_path / "theirs")
+    assert refused.value.status == 409
+    assert theirs.read_text() == "{}"
+    assert (tmp_path / "theirs" / "weights.pt").exists()
+
+
+def test_what_arrives_while_an_export_is_written_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "export"
+    export_network(_specialist(), "bundle", folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (write,) = formats.NETWORK_FORMATS["bundle"][1:]
+
+    def slowly(specialist: Specialist, made: Path) -> None:
+        write(specialist, made)
+        (folder / "notes.txt").write_text("of a person")
+
+    monkeypatch.setitem(formats.NETWORK_FORMATS, "bundle", (lambda: None, slowly))
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        export_network(_specialist("vnet"), "bundle", folder)
+    assert (folder / "notes.txt").read_text() == "of a person"
+    assert {path: path.read_bytes() for path in before} == before
+    assert [each.name for each in tmp_path.iterdir()] == ["export"]
 
 
 def test_what_cannot_be_exported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

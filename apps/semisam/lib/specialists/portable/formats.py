@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lib.core.errors import UserError
 from lib.core.files import space_errors
 from lib.specialists.checkpoint import Specialist
 
 from .bundle import write_bundle
+from .mark import check_own, write_mark
 from .network import check_portable
 from .onnx import check_onnx, write_onnx
-
-_OURS = {"onnx": "model.json", "bundle": "configs/metadata.json"}
-"""By which an earlier export is known."""
 
 
 def _nothing() -> None:
@@ -39,24 +35,36 @@ def export_network(specialist: Specialist, form: str, folder: Path) -> None:
         folder: new, empty, or an earlier export in this format, whose place this one takes.
 
     Raises:
-        UserError: (409) when the folder holds something else, or packages are missing; (422) when this specialist
+        UserError: (409) when the folder holds anything else, or packages are missing; (422) when this specialist
             cannot be exported; (507) when there is no space left.
     """
     check, write = NETWORK_FORMATS[form]
     check()
     check_portable(specialist)
-    there = folder.exists()
-    if there and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / _OURS[form]).is_file())):
-        raise UserError(
-            f"{folder} is there already and holds something else than an export in the format {form}. Give a new or "
-            "empty folder.",
-            status=409,
-        )
+    if folder.exists():
+        check_own(folder, form, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with space_errors(folder.parent), tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent) as name:
         made = Path(name) / "export"
         made.mkdir()
         write(specialist, made)
-        if there:
-            shutil.rmtree(folder)
+        write_mark(made, form)
+        if folder.exists():
+            _take_place(made, folder, form, Path(name) / "earlier")
+        else:
+            made.replace(folder)
+
+
+def _take_place(made: Path, folder: Path, form: str, aside: Path) -> None:
+    """Move an export to the place of an earlier one, which lies aside then.
+
+    Raises:
+        UserError: (409) when somebody has put something into the folder meanwhile.
+    """
+    folder.replace(aside)
+    try:
+        check_own(aside, form, folder)  # again: from here on nobody puts anything into it
         made.replace(folder)
+    except BaseException:
+        aside.replace(folder)
+        raise
