@@ -41,5 +41,5 @@ def use_cpu_convolutions(network: nn.Module) -> None:
 def use_plain_convolutions(network: nn.Module) -> None:
     """Take back ``use_cpu_convolutions``, for networks that leave for where oneDNN is not known by name."""
     for module in network.modules():
-        if type(module) is CpuConvolution:
+        if isinstance(module, nn.Conv3d):
             module.__class__ = nn.Conv3d
