@@ -117,7 +117,8 @@ class Exam(PlayedServer):
 
     Attributes:
         broken: series that it cannot give.
-        given: series that it has given, in order.
+        given: series of objects that it has given, in order.
+        conditions: of all searches, in order.
     """
 
     def __init__(self) -> None:
@@ -125,8 +126,10 @@ class Exam(PlayedServer):
         self.structure_sets: list[Dataset] = []
         self.broken: set[str] = set()
         self.given: list[str] = []
+        self.conditions: list[Mapping[str, Any]] = []
 
     def search(self, conditions: Mapping[str, Any]) -> list[Dataset]:
+        self.conditions.append(conditions)
         if conditions.get("Modality") == "RTSTRUCT":
             self._ask()
             return [each for each in self.structure_sets if each.StudyInstanceUID == conditions["StudyInstanceUID"]]
@@ -137,7 +140,8 @@ class Exam(PlayedServer):
             if series in self.broken:
                 (folder / "000001.dcm").write_bytes(b"the first of two")
                 raise requests.ConnectionError("Connection broken: IncompleteRead")
-        self.given.append(series)
+        if series not in self._series:
+            self.given.append(series)
         for each in self.structure_sets:
             if each.SeriesInstanceUID == series:
                 each.save_as(folder / "000001.dcm", write_like_original=False)

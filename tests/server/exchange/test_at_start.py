@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from dicomfiles import Labelled, write_series
@@ -13,6 +15,7 @@ from dicomserver import Exam
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema
 from lib.dicom_seg import Origin, Segment
+from lib.exchange.incoming import find
 from lib.exchange.rtstruct import write_rtstruct
 from lib.formats.volumes import read_volume
 from lib.setup.settings import Settings
@@ -68,6 +71,34 @@ def test_outlines_become_final_at_the_start_and_are_kept_at_the_next(
     assert study.label_stamp("P1", FINAL) == before
 
 
+def test_objects_of_scans_with_a_final_label_are_not_read_again(
+    folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, labels = folders
+    (tmp_path / "names.csv").write_text("name,structure,found in\nStab,rod,\n")
+    conf = {"import": str(labels), "import_names": str(tmp_path / "names.csv")}
+    _start(folder, conf)
+    read, object_in = [], find.object_in
+
+    def seen(source: str, file: Path) -> object:
+        read.append(source)
+        return object_in(source, file)
+
+    monkeypatch.setattr(find, "object_in", seen)
+    with caplog.at_level(logging.INFO):
+        study = _start(folder, conf)
+    assert read == []
+    assert "Labels from" in caplog.text
+    assert "1 kept" in caplog.text
+    study.datastore.remove_label("P1", FINAL)
+    study = _start(folder, conf)
+    assert read == ["P1.dcm"]
+    assert study.final_label("P1") is not None, "one whose scan has lost its final label is imported again"
+    os.utime(labels / "P1.dcm", ns=(1, 1))
+    _start(folder, conf)
+    assert read == ["P1.dcm", "P1.dcm"], "and one that has changed is looked at"
+
+
 def test_unknown_names_ask_for_a_table(folders: tuple[Path, Path], tmp_path: Path) -> None:
     folder, labels = folders
     with pytest.raises(UserError, match=r"'Stab'.*Start again with --conf import_names names\.csv"):
@@ -118,9 +149,15 @@ def exam(tmp_path: Path) -> Exam:
     return server
 
 
-def _add_scan(server: Exam, folder: Path, number: int) -> str:
-    """Put a scan on the server, in an exam of its own, and its RTSTRUCT; returns the scan's UID."""
+def _add_scan(server: Exam, folder: Path, number: int, like: Path | None = None) -> str:
+    """Put a scan and its RTSTRUCT on the server, in an exam of their own or that of another scan; returns its UID."""
     uid = write_series(folder, Labelled(*tiny_scan(number)))[1]
+    if like is not None:
+        exam = pydicom.dcmread(next(like.iterdir()), stop_before_pixels=True).StudyInstanceUID
+        for file in folder.iterdir():
+            dataset = pydicom.dcmread(file)
+            dataset.StudyInstanceUID = exam
+            dataset.save_as(file)
     server.put_series(folder)
     segments = tuple(Segment(value, name, (255, 0, 0)) for value, name in enumerate(TINY_LABELS, start=1))
     person = Origin("drawn elsewhere", None, person=True)
@@ -163,6 +200,37 @@ def test_a_series_that_cannot_be_fetched_stands_in_the_way_of_no_other(
     assert (
         f"{bad} was not imported: Series {bad} could not be fetched: the DICOM server cannot be reached" in caplog.text
     )
+
+
+def test_only_what_is_new_is_fetched_at_the_next_start(
+    exam: Exam, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import_at_start(_open(exam, tmp_path))
+    assert len(exam.given) == 1
+    exam.given.clear()
+    exam.conditions.clear()
+    import_at_start(_open(exam, tmp_path))
+    assert exam.given == []
+    assert not any("StudyInstanceUID" in each for each in exam.conditions), "all scans of the exam have a final label"
+
+    other = _add_scan(exam, tmp_path / "second", 2, like=tmp_path / "scan")  # in the same exam
+    exam.structure_sets.pop()
+    for fetched in (1, 0):  # the SEG that the import has made; after that, nothing
+        exam.given.clear()
+        with caplog.at_level(logging.INFO):
+            study = _open(exam, tmp_path)
+            import_at_start(study)
+        assert len(exam.given) == fetched
+    assert "Labels from server: 2 kept" in caplog.text
+    assert len(study.final_labels()) == 1
+    segments = tuple(Segment(value, name, (255, 0, 0)) for value, name in enumerate(TINY_LABELS, start=1))
+    origin = Origin("drawn elsewhere", None, person=True)
+    second, affine = tmp_path / "second", read_volume(tmp_path / "second").affine
+    exam.structure_sets.append(write_rtstruct(tiny_scan(2)[1], affine, second, segments, origin))
+    exam.given.clear()
+    import_at_start(study)
+    assert exam.given == [str(exam.structure_sets[-1].SeriesInstanceUID)]
+    assert other in {item.name for item in study.final_labels()}
 
 
 def test_a_series_whose_name_is_a_path_is_not_fetched(

@@ -19,8 +19,11 @@ from lib.core.files import space_errors
 from lib.dicom_seg.parts import text_in
 from server.dicomweb.datastore import DicomWebStudy
 from server.dicomweb.labels import pseudo_series
+from server.dicomweb.lists import instances_of
 from server.errors import reason_of
 from server.store.study import Study
+
+from .import_notes import ImportNotes
 
 logger = logging.getLogger("semisam.import")
 
@@ -35,14 +38,18 @@ class Fetched:
     Args:
         folders: where to look for it.
         refused: why other series could not be fetched, by their UIDs.
+        keys: under which the series that were fetched are noted, by their UIDs, see ``ImportNotes``.
+        known: how many series were left out because they are noted.
     """
 
     folders: list[Path] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    known: int = 0
 
 
 @contextmanager
-def fetched_objects(study: Study, *, wanted: bool) -> Iterator[Fetched]:
+def fetched_objects(study: Study, *, wanted: bool, notes: ImportNotes | None = None) -> Iterator[Fetched]:
     """The objects of the exams that the study's scans belong to, in a folder for each series; gone afterwards.
 
     The app's own pseudo-labels are no such objects, and SEG objects that a reader has taken back neither.
@@ -50,6 +57,7 @@ def fetched_objects(study: Study, *, wanted: bool) -> Iterator[Fetched]:
     Args:
         study: the study.
         wanted: False gives none.
+        notes: what is noted there, and exams whose scans all have a final label, need not be fetched.
 
     Raises:
         UserError: when the study lies on no DICOM server; (502) when that does not say what it has; (507) when there is
@@ -61,24 +69,36 @@ def fetched_objects(study: Study, *, wanted: bool) -> Iterator[Fetched]:
     store = study.datastore
     if not isinstance(store, DicomWebStudy):
         raise UserError("--from-server is for a study on a DICOM server. Say where the labels are: --from PATH.")
+    with tempfile.TemporaryDirectory(prefix="import-") as name:
+        fetched = Fetched([Path(name)])
+        with space_errors(Path(name).parent):
+            _fetch_all(store, fetched, notes)
+        logger.info("%d series of RTSTRUCT and SEG fetched", len(fetched.keys))
+        yield fetched
+
+
+def _fetch_all(store: DicomWebStudy, fetched: Fetched, notes: ImportNotes | None) -> None:
+    """Fetch the series of objects that are not known yet."""
     scans = store.list_images()
     passed = {pseudo_series(uid) for uid in scans}
-    exams = dict.fromkeys(str(store.get_image_info(uid)["StudyInstanceUID"]) for uid in scans)
-    with tempfile.TemporaryDirectory(prefix="import-") as name:
-        fetched, count = Fetched([Path(name)]), 0
-        with space_errors(Path(name).parent):
-            for each in _listed(store, list(exams)):
-                series = text_in(each, "SeriesInstanceUID")
-                if series in passed:
-                    continue
-                passed.add(series)
-                try:
-                    _fetch(store, text_in(each, "StudyInstanceUID"), series, Path(name))
-                    count += 1
-                except UserError as error:
-                    fetched.refused[series] = str(error)
-        logger.info("%d series of RTSTRUCT and SEG fetched", count)
-        yield fetched
+    exams: dict[str, list[str]] = {}
+    for uid in scans:
+        exams.setdefault(str(store.get_image_info(uid)["StudyInstanceUID"]), []).append(uid)
+    asked = [exam for exam, uids in exams.items() if notes is None or not notes.all_final(uids)]
+    for each in _listed(store, asked):
+        series = text_in(each, "SeriesInstanceUID")
+        if series in passed:
+            continue
+        passed.add(series)
+        key = f"{series} {instances_of(each)}"
+        if notes is not None and notes.passes(key):
+            fetched.known += 1
+            continue
+        try:
+            _fetch(store, text_in(each, "StudyInstanceUID"), series, fetched.folders[0])
+            fetched.keys[series] = key
+        except UserError as error:
+            fetched.refused[series] = str(error)
 
 
 def _fetch(store: DicomWebStudy, exam: str, series: str, place: Path) -> None:

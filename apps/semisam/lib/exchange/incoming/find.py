@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,20 +28,25 @@ class Found:
         labels: those that may be taken.
         refused: why others cannot be read, by their files.
         passed: how many DICOM files are no labels.
+        known: how many RTSTRUCT and SEG were left out unread, see ``find_labels``.
     """
 
     labels: list[Incoming] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     passed: int = 0
+    known: int = 0
 
 
-def find_labels(paths: Sequence[Path], study: Path | None = None) -> Found:
+def find_labels(
+    paths: Sequence[Path], study: Path | None = None, known: Callable[[Path], bool] = lambda path: False
+) -> Found:
     """The labels in files and folders, and in folders below them.
 
     Args:
         paths: where to look.
         study: folder of the study: below it only RTSTRUCT and SEG count, as its other files are scans, and labels that
             it has already.
+        known: whether a DICOM file need not be read. Label maps are read only when they are imported.
 
     Raises:
         UserError: (404) when a path is not there.
@@ -53,7 +58,10 @@ def find_labels(paths: Sequence[Path], study: Path | None = None) -> Found:
         base = path if path.is_dir() else path.parent
         for folder, files in _folders(path):
             own = study is not None and (folder.resolve() == study or study in folder.resolve().parents)
-            _look(folder, [file for file in files if not own or not _ending(file)], base, (found, exports))
+            candidates = [file for file in files if not own or not _ending(file)]
+            unread = [file for file in candidates if _ending(file) or not known(file)]
+            found.known += len(candidates) - len(unread)
+            _look(folder, unread, base, (found, exports))
     return found
 
 
