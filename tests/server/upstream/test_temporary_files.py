@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from fastapi import FastAPI, HTTPException
 from monailabel.endpoints import infer
 
+from lib.formats.volumes import read_volume
 from server.upstream.temporary_files import TemporaryFolder
 from upstream_parts import as_brought, ask, serve, web
 
@@ -52,4 +56,25 @@ def test_it_is_gone_with_ours(system: Path, app: FastAPI) -> None:
     assert list(system.glob("*.nii.gz")) == []
     assert len(list(own.folder.glob("*.nii.gz"))) == 1
     own.empty()
+    assert list(own.folder.iterdir()) == []
+
+
+def test_what_is_read_in_the_background_meanwhile_is_not_called_damaged(system: Path, tmp_path: Path) -> None:
+    """Accepted labels were at times told to be damaged: pictures are made while no request is answered."""
+    scan = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.arange(216, dtype=np.int16).reshape(6, 6, 6), np.eye(4)), scan)
+    own, done = TemporaryFolder(), threading.Event()
+
+    def empty() -> None:
+        while not done.is_set():
+            own.empty()
+
+    emptying = threading.Thread(target=empty)
+    emptying.start()
+    try:
+        for _ in range(300):
+            assert read_volume(scan).shape == (6, 6, 6)
+    finally:
+        done.set()
+        emptying.join()
     assert list(own.folder.iterdir()) == []

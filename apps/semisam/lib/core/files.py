@@ -92,6 +92,11 @@ def space_error(error: OSError | RuntimeError, folder: Path) -> UserError | None
     return None
 
 
+BRIEFLY = "briefly-"
+"""How the name of a temporary file begins that its maker deletes itself. A server deletes all others (``tmp...``) as
+soon as it answers no request, also while a thread in the background still reads one."""
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal.
 

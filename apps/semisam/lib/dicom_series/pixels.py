@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from lib.core.errors import UserError
+from lib.core.files import BRIEFLY
 from lib.formats.limits import check_voxels
 
 from .headers import damaged
@@ -124,7 +125,7 @@ def _by_itk(dataset: pydicom.Dataset) -> np.ndarray:
     bare.is_little_endian, bare.is_implicit_VR = True, False
     bare.PixelData = dataset.PixelData
     bare["PixelData"].VR, bare["PixelData"].is_undefined_length = "OB", True
-    handle, name = tempfile.mkstemp(suffix=".dcm")
+    handle, name = tempfile.mkstemp(prefix=BRIEFLY, suffix=".dcm")
     os.close(handle)
     try:
         bare.save_as(name)

@@ -18,6 +18,7 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.spatialimages import HeaderDataError
 
 from lib.core.errors import UserError
+from lib.core.files import BRIEFLY
 from lib.core.geometry import corner_shift, spacing_of, usable
 
 from .itk_images import place_of
@@ -101,7 +102,7 @@ def _by_itk(header: Nifti1Header) -> np.ndarray | None:
         copy[name] = header[name]
     for name in ("srow_x", "srow_y", "srow_z"):
         copy[name] = header[name]
-    with tempfile.NamedTemporaryFile(suffix=".nii") as file:
+    with tempfile.NamedTemporaryFile(prefix=BRIEFLY, suffix=".nii") as file:
         file.write(copy.binaryblock + bytes(4))
         file.flush()
         reader = SimpleITK.ImageFileReader()
