@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
-from lib.people import ROLES, Person, UsersFile, hash_password
-from server_process import START_SECONDS, Server, detail
-from tiny_study import TINY_LABELS, make_tiny_study
+from lib.people import ROLES
+from people_server import GOOD, save_people, serving_people
+from server_process import Server, detail
+from tiny_study import make_tiny_study
 
 pytestmark = pytest.mark.server
 
-GOOD = "correct horse"
 NAMES = {"reader": "rita", "annotator": "anna", "admin": "adam"}
 
 ASKED = [
@@ -45,21 +44,8 @@ ASKED = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("people")
-    hashed = hash_password(GOOD)
-    UsersFile(folder / "users").save({name: Person(name, role, hashed) for role, name in NAMES.items()})
-    study = make_tiny_study(folder / "study", scans=3, finals=1)
-    running = Server(folder, study, {"labels": ",".join(TINY_LABELS), "users": str(folder / "users")})
-    running.launch()
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        try:
-            assert requests.get(f"{running.url}/auth/", timeout=30).json()["enabled"]
-            break
-        except requests.ConnectionError:
-            time.sleep(0.3)
-    yield running
-    running.stop()
+    with serving_people(tmp_path_factory.mktemp("people"), NAMES) as running:
+        yield running
 
 
 def token(server: Server, role: str) -> dict[str, str]:
@@ -134,7 +120,7 @@ def test_no_password_stands_in_the_log(server: Server) -> None:
 
 
 def test_two_log_ins_are_one_too_many(tmp_path: Path) -> None:
-    UsersFile(tmp_path / "users").save({"adam": Person("adam", "admin", hash_password(GOOD))})
+    save_people(tmp_path / "users", {"admin": "adam"})
     study = make_tiny_study(tmp_path / "study", scans=1)
     both = Server(tmp_path, study, {"users": str(tmp_path / "users")}, {"MONAI_LABEL_AUTH_ENABLE": "true"})
     both.launch()

@@ -6,43 +6,28 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
-from lib.people import ROLES, Person, UsersFile, hash_password
-from server_process import START_SECONDS, Server
-from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
+from lib.people import ROLES
+from people_server import GOOD, serving_people
+from server_process import Server
+from tiny_study import save_nifti, tiny_scan
 
 pytestmark = pytest.mark.server
 
-GOOD = "correct horse"
 ALL, SOME, ADMIN = ROLES, ("annotator", "admin"), ("admin",)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("client")
-    hashed = hash_password(GOOD)
-    UsersFile(folder / "users").save({role: Person(role, role, hashed) for role in ROLES})
-    study = make_tiny_study(folder / "study", scans=3, finals=1)
-    running = Server(folder, study, {"labels": ",".join(TINY_LABELS), "users": str(folder / "users")})
-    running.launch()
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        try:
-            assert requests.get(f"{running.url}/auth/", timeout=30).json()["enabled"]
-            break
-        except requests.ConnectionError:
-            time.sleep(0.3)
-    yield running
-    running.stop()
+    with serving_people(tmp_path_factory.mktemp("client"), {role: role for role in ROLES}) as running:
+        yield running
 
 
 def _client(server: Server, role: str) -> MONAILabelClient:

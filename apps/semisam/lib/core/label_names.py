@@ -40,6 +40,11 @@ def names_in(info: Mapping[str, object]) -> list[tuple[str, int]]:
     return [(name, value) for name, value in pairs if name and name.lower() != "background"]
 
 
+def as_label_info(named: Iterable[tuple[str, int]]) -> list[dict[str, object]]:
+    """Named values as ``names_in`` understands them: what viewers and MONAI Label keep as ``label_info``."""
+    return [{"name": name, "idx": value} for name, value in named]
+
+
 def values_of(named: Named, present: Collection[int], schema: LabelSchema | None, what: str) -> list[int]:
     """The voxel value of each name, in their order.
 

@@ -21,7 +21,6 @@ from lib.core.errors import UserError
 from lib.core.geometry import MOST_SHIFT, Volume, corner_shift
 
 _FILE = re.compile(r"(?P<case>.+)_(?P<number>\d{4})(?P<ending>\.nii\.gz|\.nii|\.nrrd|\.mha)", re.IGNORECASE)
-MOST_CHANNELS = 16
 _SAME = 1e-3
 """Of a voxel: grids that lie nearer to each other are one."""
 
@@ -45,8 +44,7 @@ def channels() -> tuple[str, ...]:
 
 def is_further(name: str) -> bool:
     """Whether a file of this name is a further channel of a scan, and no scan itself."""
-    found = _FILE.fullmatch(name)
-    return found is not None and 0 < int(found["number"]) < len(_names)
+    return 0 < (_number(name) or 0) < len(_names)
 
 
 def is_one_of_several(name: str) -> bool:
@@ -56,8 +54,13 @@ def is_one_of_several(name: str) -> bool:
 
 def is_first(name: str) -> bool:
     """Whether a file of this name is the first channel of a scan whose others are in files of their own."""
-    found = _FILE.fullmatch(name)
-    return bool(_names) and found is not None and int(found["number"]) == 0
+    return _number(name) == 0
+
+
+def _number(name: str) -> int | None:
+    """Which channel a file of this name is, from 0; None for whole scans."""
+    found = _FILE.fullmatch(name) if _names else None
+    return None if found is None else int(found["number"])
 
 
 def further_files(path: Path) -> list[Path]:
@@ -101,7 +104,7 @@ def with_channels(scan: Volume, path: Path, read: Callable[[Path], Volume]) -> V
             f"channels as nnU-Net does (NAME_0000.nii.gz, NAME_0001.nii.gz), or save them as one file with four axes.",
             status=422,
         )
-    found, notes = [], list(scan.notes)
+    found = []
     for name, file in zip(_names[1:], files, strict=True):
         if not file.is_file():
             raise MissingChannelError(
@@ -114,7 +117,7 @@ def with_channels(scan: Volume, path: Path, read: Callable[[Path], Volume]) -> V
             found.append(other.array)
         else:
             found.append(_onto(other, scan, file.name))
-    return replace(scan, further=tuple(found), notes=tuple(notes))
+    return replace(scan, further=tuple(found))
 
 
 def _onto(other: Volume, scan: Volume, name: str) -> np.ndarray:

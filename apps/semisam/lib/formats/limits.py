@@ -15,6 +15,8 @@ from lib.core.errors import UserError
 
 LEAST_VOXELS = 1_000_000
 """The lowest limit that may be set."""
+MOST_CHANNELS = 16
+"""Channels of a scan, at most."""
 
 _BYTES_A_VOXEL = 32
 """Of the machine's memory that the default limit has in store: a scan is read (up to 8 bytes a voxel), kept as float32,

@@ -26,10 +26,8 @@ from .grids import Grids
 from .matching import FEW, Effort, Pair, match
 from .placement import find_placement
 from .refine_in_roi import grids_in_roi, part_for_roi, part_of_template
-from .start import affine_start, find_start, guess_as_start, template_grid
+from .start import LEAST_EDGE, affine_start, find_start, guess_as_start, template_grid
 
-_LEAST_EDGE = 8
-"""Voxels of a scan along each axis, below which no other start is looked for."""
 _QUICK = 30_000
 """Voxels of the grid on which starts are compared."""
 _CLEARLY_GOOD, _BETTER = 0.8, 0.03
@@ -87,7 +85,7 @@ class RegistrationPropagator:
         place = find_placement(own, image, other, template.scan)
         other = other.with_shape(place.shape)
         start = find_start(scan, own, template, place, other)
-        enough = min(scan.shape) >= _LEAST_EDGE  # the working grid has more voxels than a scan of few slices
+        enough = min(scan.shape) >= LEAST_EDGE  # the working grid has more voxels than a scan of few slices
         if start is None and math.prod(own.shape) > FEW and enough and self.passes > 1:
             start = self._other_start(template, scan, channels, guess_as_start(own, other, place))
         if start is not None:

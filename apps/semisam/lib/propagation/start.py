@@ -25,14 +25,14 @@ from .base import Template
 from .displacement import coarse_displacement, warp
 from .improve import improved
 from .placement import Placement
-from .search import Searcher, rotations, tilts, views_of, weight_near
+from .search import Searcher, View, rotations, tilts, views_of, weight_near
 
 _LEAST_ANGLE = 3.0
 """Degrees by which true directions differ at least from the nearest axes to be a start of their own."""
 _VOXELS, _PIXELS = 2_500, 1_600
 _MOST_TIMES = 30.0
 """How many times as large as the other one of the two may be: else a header is wrong, or one is a sliver."""
-_LEAST_EDGE = 8
+LEAST_EDGE = 8
 """Voxels of a scan along each axis, below which there is nothing to search in."""
 _SHARE = 60
 """Of a small scan, voxels to one of the search."""
@@ -63,10 +63,9 @@ def find_start(scan: Volume, own: Frame, template: Template, guess: Placement, o
     known = guess_as_start(own, other, guess)
     axes = 2 if own.flat else 3
     ratio = math.prod(other.extent[:axes]) / math.prod(own.extent[:axes])
-    if not 1 / _MOST_TIMES <= ratio <= _MOST_TIMES or min(scan.shape[:axes]) < _LEAST_EDGE:
+    if not 1 / _MOST_TIMES <= ratio <= _MOST_TIMES or min(scan.shape[:axes]) < LEAST_EDGE:
         return None
-    most = max(500, min(_VOXELS, math.prod(own.shape) // _SHARE))
-    view, template_view = views_of(scan, template, (_PIXELS, most))
+    view, template_view = _views(scan, own, template)
     searcher = Searcher(view, template_view)
     told = told_by_headers(scan, own, template.scan, other)
     base = np.eye(3) if told is None else told.matrix[:, :3]
@@ -88,9 +87,14 @@ def find_start(scan: Volume, own: Frame, template: Template, guess: Placement, o
 
 def affine_start(scan: Volume, own: Frame, template: Template, known: Start) -> Start:
     """A known start, turned, scaled and sheared by gradient ascent so that the brightness of both correlates best."""
-    most = max(500, min(_VOXELS, math.prod(own.shape) // _SHARE))
-    view, template_view = views_of(scan, template, (_PIXELS, most))
+    view, template_view = _views(scan, own, template)
     return improved(view, template_view, improved(view, template_view, known, rigid=True), rigid=False)
+
+
+def _views(scan: Volume, own: Frame, template: Template) -> tuple[View, View]:
+    """A scan and a template as they are searched in."""
+    most = max(500, min(_VOXELS, math.prod(own.shape) // _SHARE))
+    return views_of(scan, template, (_PIXELS, most))
 
 
 def _over_the_box(start: Start, own: Frame, other_box: Frame) -> Start | None:

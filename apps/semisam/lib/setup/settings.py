@@ -10,8 +10,7 @@ from pathlib import Path
 
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema, parse_labels
-from lib.formats.channels import MOST_CHANNELS
-from lib.formats.limits import LEAST_VOXELS
+from lib.formats.limits import LEAST_VOXELS, MOST_CHANNELS
 from lib.generalists import available_generalists, default_folder, find_entry, takes_prompts
 from lib.people import UsersFile
 from lib.propagation import available_propagators

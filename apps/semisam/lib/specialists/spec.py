@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from lib.core.errors import UserError
+from lib.formats.limits import MOST_CHANNELS
 
 BY_SLICE = ("unet2d", "sam", "sam_vit_b", "medsam", "mobile_sam", "lite_medsam")
 """Networks that see every slice on its own; the window may be of any size along their ``slice_axis``."""
@@ -22,8 +23,7 @@ _AROUND_SHARE = 0.25
 _MOST_OF_SCAN = 0.5
 """Share of a scan from which on a part is not worth to be told from the whole."""
 
-_MOST_INPUTS = 16
-_MOST_CHANNELS = 256
+_MOST_CLASSES = 256
 """Labels are kept as one byte a voxel."""
 _MOST_LETTERS = 1000
 _MOST_LEVELS = 10
@@ -92,7 +92,7 @@ class SpecialistSpec:
         if len(self.spacing) != 3 or len(self.roi_size) != 3 or not self.widths or not self.label_names:
             raise ValueError("spacing, roi_size, widths or label_names has a wrong length")
         named = all(isinstance(name, str) and len(name) <= _MOST_LETTERS for name in self.label_names)
-        if not named or self.channels > _MOST_CHANNELS:
+        if not named or self.channels > _MOST_CLASSES:
             raise ValueError("label_names are no names, or too many")
         if len(self.widths) > _MOST_LEVELS or not all(_whole(n, _MOST_WIDTH) for n in self.widths):
             raise ValueError("widths are no channels")
@@ -101,7 +101,7 @@ class SpecialistSpec:
         sizes = (*self.spacing, *(self.part or (1.0, 1.0, 1.0)))
         if len(sizes) != 6 or not all(isinstance(n, (int, float)) and 0 < n < math.inf for n in sizes):
             raise ValueError("spacing or part are no sizes")
-        if not _whole(self.inputs, _MOST_INPUTS) or self.slice_axis not in (0, 1, 2) or not 0 <= self.dropout < 1:
+        if not _whole(self.inputs, MOST_CHANNELS) or self.slice_axis not in (0, 1, 2) or not 0 <= self.dropout < 1:
             raise ValueError("inputs, slice_axis or dropout have no meaning")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from lib.core.geometry import Volume
-from lib.core.label_names import knows_all, names_in, position, values_of
+from lib.core.label_names import as_label_info, knows_all, names_in, position, values_of
 from lib.core.labels import MAX_LABELS, LabelSchema
 from lib.core.sparse_labels import stated
 from lib.dicom_seg import Origin, SegHeader, Segment, read_seg, write_seg
@@ -91,7 +91,7 @@ def label_of(seg: Dataset, scan: Volume, schema: LabelSchema | None) -> np.ndarr
     Raises:
         UserError: see ``lib.dicom_seg.read_seg``.
     """
-    named = [{"name": name, "idx": number} for name, number in SegHeader.of(seg).names]
+    named = as_label_info(SegHeader.of(seg).names)
     return read_seg(seg, scan, {number: value for _, number, value in segment_values(named, schema)})
 
 
@@ -122,8 +122,8 @@ def meaning_of(label_info: object, schema: LabelSchema | None) -> list[dict[str,
     """
     named = segment_values(label_info, schema)
     if schema is not None and knows_all(schema, [(name, number) for name, number, _ in named]):
-        return [{"name": name, "idx": value} for name, value in schema.as_dict().items()]
-    return [{"name": name, "idx": value} for name, _, value in named]
+        return as_label_info(schema.as_dict().items())
+    return as_label_info((name, value) for name, _, value in named)
 
 
 def segments_of(

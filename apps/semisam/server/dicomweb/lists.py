@@ -19,7 +19,7 @@ import requests
 from monailabel.datastore.local import DataModel, ImageLabelModel
 from pydicom.dataset import Dataset
 
-from lib.core.label_names import knows_all
+from lib.core.label_names import as_label_info, knows_all
 from lib.core.labels import LabelSchema
 from lib.dicom_seg import SegHeader, rejection_series
 from server.store.folder_store import DICOM, FINAL, ORIGINAL
@@ -107,7 +107,7 @@ class Seg:
             listed: whether the server has listed it.
         """
         said: dict[str, Any] = {"annotated": self.header.annotated} if self.header.annotated else {}
-        said["label_info"] = [{"name": name, "idx": number} for name, number in self.header.names]
+        said["label_info"] = as_label_info(self.header.names)
         seg = StoredSeg(self.dicom_study, self.series, self.header.uid, self.header.created, listed)
         return DicomLabelFacts(seg, int(time.time()), said=said)
 

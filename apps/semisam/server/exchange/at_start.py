@@ -68,7 +68,7 @@ def _imported(study: Study, source: str) -> tuple[list[Line], int]:
         What has become of each label; how many were left unread, as their scans have a final label.
     """
     from_server, notes = source == FROM_SERVER, ImportNotes(study)
-    own = None if "://" in study.location else Path(study.location).resolve()
+    own = study.scans_folder
     with fetched_objects(study, wanted=from_server, notes=notes) as fetched:
         if from_server:
             found = find_labels(fetched.folders, own)

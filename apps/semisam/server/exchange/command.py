@@ -200,7 +200,7 @@ def _import(chosen: argparse.Namespace) -> int:
         scan=chosen.scan,
         dry_run=chosen.dry_run,
     )
-    own = None if "://" in study.location else Path(study.location).resolve()
+    own = study.scans_folder
     with fetched_objects(study, wanted=chosen.from_server) as fetched, _progress("Import") as say:
         found = find_labels([*chosen.paths, *fetched.folders], own)
         found.refused.update(fetched.refused)

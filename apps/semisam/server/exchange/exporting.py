@@ -102,7 +102,7 @@ def export_specialist(study: Study, folder: Path, form: str) -> None:
 def _check_place(study: Study, folder: Path) -> None:
     """Refuse a folder in which the server would take exported files for scans."""
     place = folder.resolve()
-    own = None if "://" in study.location else Path(study.location).resolve()
+    own = study.scans_folder
     if own is not None and (place == own or own in place.parents):
         raise UserError(f"{folder} lies within the study. Export to a folder outside.", status=409)
 

@@ -20,6 +20,7 @@ from fastapi import HTTPException
 
 from lib.core.errors import UserError, listed
 from lib.core.files import write_whole
+from lib.core.label_names import as_label_info
 from lib.core.labels import LabelSchema
 from lib.core.sparse_labels import find_planes
 from lib.exchange.incoming import Found, Incoming, StudyScans, Taken, TargetScan
@@ -267,7 +268,7 @@ def _take(
 def _info(taken: Taken, schema: LabelSchema, label: Incoming) -> dict[str, Any]:
     """What is noted of an imported label; an empty one with names says that nothing is there."""
     info: dict[str, Any] = {
-        "label_info": [{"name": name, "idx": value} for name, value in schema.as_dict().items()],
+        "label_info": as_label_info(schema.as_dict().items()),
         "imported": {"file": label.source, "kind": label.kind},
     }
     return info if taken.annotated == "auto" else {**info, "annotated": taken.annotated}

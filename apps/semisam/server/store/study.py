@@ -114,6 +114,11 @@ class Study:
         return self._propagator
 
     @property
+    def scans_folder(self) -> Path | None:
+        """The folder of the study's scans; None where they lie on a DICOM server."""
+        return None if "://" in self.location else Path(self.location).resolve()
+
+    @property
     def place(self) -> Path:
         """Where is kept what does not depend on the labels: scores, and who was given which scan."""
         return self._models / hashlib.sha256(self.location.encode()).hexdigest()[:16]

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lib.core.errors import UserError
+from lib.core.label_names import as_label_info
 from lib.core.negatives import counts_without
 from lib.formats.label_files import largest_label
 from lib.formats.volumes import read_volume
@@ -100,14 +101,13 @@ class Acts:
         with self._log.alone(), self._copy(name, seen) as copy:
             empty = largest_label(copy) == 0
             facts = self._study.facts(name, ORIGINAL)
-            names = self._study.schema.as_dict()
             params = {"params": dict(facts.params)} if facts.params is not None else {}
             self._study.datastore.save_label(
                 name,
                 str(copy),
                 FINAL,
                 {
-                    "label_info": [{"name": each, "idx": value} for each, value in names.items()],
+                    "label_info": as_label_info(study.schema.as_dict().items()),
                     "user": by,
                     "client_id": CLIENT,
                     ACCEPTED: {"by": by, "at": int(time.time()), "model": facts.model or ""},

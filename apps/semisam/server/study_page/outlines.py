@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lib.core.errors import UserError
+from lib.core.label_names import as_label_info
 from lib.exchange.incoming import LABEL_MAPS, find_labels
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume, write_label
@@ -74,7 +75,7 @@ def _take_unnamed(study: Study, acts: Acts, name: str, by: str, file: Path) -> l
     """A label map whose values have no names: they are the study's structures in their order, as everywhere."""
     scan = read_volume(Path(study.datastore.get_image_uri(name)))
     label = read_label(file, scan, study.schema)
-    info = [{"name": each, "idx": value} for each, value in study.schema.as_dict().items()]
+    info = as_label_info(study.schema.as_dict().items())
     drawn = file.with_name("drawn.nii.gz")
     write_label(drawn, label, scan.affine)
     with acts.bringing(name):

@@ -186,25 +186,16 @@ class Pictures:
     def _check(self, key: str, name: str) -> None:
         """Remember why a final label cannot be used, if it cannot."""
         found = {each: fault for each, fault in self._faults.items() if each != name}
-        error = self._fault(name)
-        if error is not None:
-            time.sleep(_AGAIN_SECONDS)  # its files may just be replaced
-            error = self._fault(name)
-        if error is not None and (error.status >= 500 or error.status == 409):
-            return  # it may be usable once it can be fetched
-        if error is not None and self.key(name) == key:
-            found[name] = {"of": key, "why": str(error)}
-        if found != self._faults:
-            self._faults = found
-            _write(self._folder / _FAULTS, found)
-
-    def _fault(self, name: str) -> UserError | None:
         try:
             if (item := self._study.final_label(name)) is not None:
                 self._study.check(item)
         except UserError as error:
-            return error
-        return None
+            if error.status >= 500 or error.status == 409:  # it may be usable once it can be fetched
+                return
+            found[name] = {"of": key, "why": str(error)}
+        if found != self._faults:
+            self._faults = found
+            _write(self._folder / _FAULTS, found)
 
     def _label(self, name: str, tag: str, scan: Volume) -> np.ndarray | None:
         """The label; a scan is shown without one that cannot be used."""

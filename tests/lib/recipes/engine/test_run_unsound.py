@@ -6,66 +6,36 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
+import recipe_runs
 from lib.core.errors import UserError
-from lib.core.frames import frame_of
 from lib.core.geometry import Volume
-from lib.core.labels import LabelSchema
-from lib.core.resampling import resize
 from lib.formats.volumes import read_volume
-from lib.generalists import Generalist, create_generalist
+from lib.generalists import Generalist
 from lib.propagation import SoftLabels, Template
-from lib.recipes import (
-    PRESETS,
-    Case,
-    FinishedRound,
-    Progress,
-    RecipeOptions,
-    RecipeSettings,
-    RunRequest,
-    RunResult,
-    run_recipe,
-)
+from lib.recipes import PRESETS, RunResult
 from lib.recipes.engine import labelling
 from lib.recipes.engine.label_facts import NOT_LEARNED
 from lib.recipes.engine.options import Preset
 from lib.training import loop
-from tiny_study import TINY_LABELS
+from recipe_runs import OPTIONS, CopyPropagator, Listener, cases_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class FailsFor:
+class FailsFor(CopyPropagator):
     """Puts the template's label over each scan as it lies, and knows that this is wrong for some."""
-
-    name = "copy"
 
     def __init__(self, study: Path, names: Collection[str]) -> None:
         self.scans = [read_volume(study / f"{name}.nii.gz").array for name in names]
 
     def propagate(self, template: Template, scan: Volume, channels: int, generalist: Generalist) -> SoftLabels:
-        frame = frame_of(scan)
-        probabilities = resize(frame_of(template.scan).one_hot(template.label, channels), frame.shape)
-        found = SoftLabels(frame, probabilities, torch.full(frame.shape, 0.5), (template.name,), 0.5, agreement=0.9)
         failed = any(np.array_equal(scan.array, each) for each in self.scans)
-        return replace(found, agreement=0.0) if failed else found
-
-
-class Rounds:
-    """Keeps what is known of the labels of each round."""
-
-    def __init__(self) -> None:
-        self.facts: list[dict[str, dict[str, object]]] = []
-
-    def progress(self, progress: Progress) -> None:
-        pass
-
-    def round_finished(self, finished: FinishedRound) -> None:
-        self.facts.append({name: dict(label.params) for name, label in finished.pseudo_labels.items()})
+        return replace(super().propagate(template, scan, channels, generalist), agreement=0.0 if failed else 0.9)
 
 
 @pytest.fixture
@@ -82,21 +52,18 @@ def learned_from(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     return seen
 
 
-def run(study: Path, folder: Path, failed: Collection[str], rounds: int = 2) -> tuple[RunResult, Rounds]:
-    cases = []
-    for image in sorted(path for path in study.iterdir() if path.is_file()):
-        label = study / "labels" / "final" / image.name
-        cases.append(Case(image.name.split(".")[0], image, label if label.exists() else None))
-    listener = Rounds()
-    request = RunRequest(
-        cases, LabelSchema(TINY_LABELS), RecipeOptions(seed=3, rounds=rounds), RecipeSettings(), folder
-    )
+def run(study: Path, folder: Path, failed: Collection[str], rounds: int = 2) -> tuple[RunResult, Listener]:
+    listener = Listener()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "quick", Preset(2, 1, 2, 2, (4, 8, 8), 6_000, 4_000))
-        result = run_recipe(
-            request, generalist=create_generalist("mind"), propagator=FailsFor(study, failed), observer=listener
-        )
+        options = replace(OPTIONS, rounds=rounds)
+        result = recipe_runs.run(cases_of(study), folder, listener, options, propagator=FailsFor(study, failed))
     return result, listener
+
+
+def facts(listener: Listener, index: int, name: str) -> dict[str, Any]:
+    """What is known of the label of a scan in a round."""
+    return dict(listener.rounds[index].pseudo_labels[name].params)
 
 
 def test_a_scan_that_the_outline_was_wrongly_carried_over_to_does_not_teach(
@@ -104,8 +71,8 @@ def test_a_scan_that_the_outline_was_wrongly_carried_over_to_does_not_teach(
 ) -> None:
     _, listener = run(study, tmp_path / "runs", ["case_3"], rounds=1)
     assert learned_from == [{"case_2", "case_4"}]
-    assert NOT_LEARNED in listener.facts[0]["case_3"]["warnings"]  # type: ignore[operator]
-    assert "warnings" not in listener.facts[0]["case_2"]
+    assert NOT_LEARNED in facts(listener, 0, "case_3")["warnings"]
+    assert "warnings" not in facts(listener, 0, "case_2")
     assert "nothing is learned from case_3" in caplog.text
 
 
@@ -122,9 +89,9 @@ def test_it_comes_back_when_the_specialist_is_sure_of_it(
     monkeypatch.setattr(labelling, "missing_in", lambda study, label: ())
     _, listener = run(study, tmp_path / "runs", ["case_3"])
     assert "case_3" not in learned_from[0]
-    facts = listener.facts[1]["case_3"]
-    assert (NOT_LEARNED not in facts.get("warnings", ())) == learned  # type: ignore[operator]
-    held = any(volume > 0 for volume in facts["volume_ml"].values())  # type: ignore[attr-defined]
+    known = facts(listener, 1, "case_3")
+    assert (NOT_LEARNED not in known.get("warnings", ())) == learned
+    held = any(volume > 0 for volume in known["volume_ml"].values())
     assert ("case_3" in learned_from[1]) == (learned and held)
 
 

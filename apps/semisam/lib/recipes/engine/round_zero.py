@@ -205,16 +205,18 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> Ps
     target = soft.on(prepared.frame)
     part = run.folder.open_round(0)
     study.write_target(part, name, target.probabilities, target.confidence)
-    label, sound = soft.labels(), soft.sound() is not False
-    said = warnings_about(label, scan, chosen, run.schema.names, soft.similarity, soft.sound())
+    label, sound = soft.labels(), soft.sound()
+    said = [*scan.notes, *warnings_about(label, scan, chosen, run.schema.names, soft.similarity, sound)]
+    if sound is False:
+        said.append(NOT_LEARNED)
     facts = PseudoLabelFacts(
         confidence=round(soft.mean_confidence(), 4),
         uncertainty=uncertainty_facts(target.probabilities, normalised_entropy(target.probabilities))["uncertainty"],
         templates=tuple(soft.templates),
         round=0,
         source="propagation",
-        warnings=(*scan.notes, *said) if sound else (*scan.notes, *said, NOT_LEARNED),
-        sound=sound,
+        warnings=tuple(said),
+        sound=sound is not False,
     )
     return run.keep_label(part, name, label, scan.affine, facts)
 

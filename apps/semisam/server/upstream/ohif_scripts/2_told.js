@@ -201,5 +201,5 @@
   beside.textContent = "[data-sonner-toaster][data-x-position='right'] { right: 304px !important; }";
   document.head.append(beside);
 
-  Object.assign(semisam, { tell, forget });
+  Object.assign(semisam, { tell, forget, SILENT });
 })();

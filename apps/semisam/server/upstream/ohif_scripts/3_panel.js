@@ -131,7 +131,7 @@
         takeOver(panel, state);
       }
     } catch {
-      text.textContent = 'The server does not answer. Wait until it does; what you have drawn is still on this page.';
+      text.textContent = semisam.SILENT;
     }
   }
 
