@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from server_process import Server
 
 SLOW, SERVER = 30, 300
 """About how many quick tests take as long as a slow one, and as the start of a server and what it is asked."""
+
+for _name in ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(_name, None)  # under `make test`, a make that a test calls would take itself for a part of it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,11 +39,10 @@ class Site:
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         """Run make in a process group of its own."""
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
         return subprocess.Popen(
             ["make", f"PYTHON={self.folder / 'python3'}", *words],
             cwd=self.folder,
-            env={**clean, "CALLS": str(self.calls), **environment},
+            env={**os.environ, "CALLS": str(self.calls), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
