@@ -89,15 +89,15 @@ def test_rt_utils_reads_the_same_structures(series: Path, tmp_path: Path) -> Non
     from rt_utils import RTStructBuilder  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     label, affine = _label(series)
+    label = label.copy()
+    label[9:11, 14:16] = 0
     file = tmp_path / "structures.dcm"
     write_rtstruct(label, affine, series, SEGMENTS, PERSON).save_as(file, write_like_original=False)
     read = RTStructBuilder.create_from(dicom_series_path=str(series), rt_struct_path=str(file))
     assert read.get_roi_names() == ["ball", "rod"]
     for segment in SEGMENTS:
         mask = read.get_roi_mask_by_name(segment.text)
-        wanted = (label == segment.value).transpose(1, 0, 2)
-        best = max(_dice(mask, wanted), _dice(mask[:, :, ::-1], wanted))
-        assert best >= LEAST_DICE
+        assert _dice(mask, (label == segment.value).transpose(1, 0, 2)) >= LEAST_DICE
 
 
 def _dice(one: np.ndarray, other: np.ndarray) -> float:

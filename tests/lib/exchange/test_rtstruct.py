@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -281,33 +279,3 @@ def test_points_and_gaps_are_refused(scan: tuple[Volume, np.ndarray, Path]) -> N
     dataset.ROIContourSequence[1].ContourSequence = [c for each in list(of_slice.values())[::2] for c in each]
     with pytest.raises(UserError, match="lie 2 slices apart, with nothing on those between"):
         read_rtstruct(RtStruct.of(dataset), scan[0], 2)
-
-
-@pytest.mark.slow
-def test_rt_utils_finds_the_same_voxels(tmp_path: Path) -> None:
-    """With a Python that has it: SEMISAM_RT_UTILS. It needs another pydicom than semisam, and square images."""
-    python = os.environ.get("SEMISAM_RT_UTILS")
-    if not python:
-        pytest.skip("SEMISAM_RT_UTILS is not set to a Python with rt-utils")
-    array, label, affine = (each if n == 2 else each[2:34] for n, each in enumerate(tiny_scan(1)))
-    folder = tmp_path / "series"
-    write_series(folder, Labelled(array, label, affine))
-    label = label.copy()
-    label[9:11, 14:16] = 0
-    volume = read_volume(folder)
-    write_rtstruct(label, volume.affine, folder, SEGMENTS, PERSON).save_as(
-        tmp_path / "rt.dcm", write_like_original=False
-    )
-    script = """
-import sys, numpy as np
-from rt_utils import RTStructBuilder
-rt = RTStructBuilder.create_from(dicom_series_path=sys.argv[1], rt_struct_path=sys.argv[2])
-np.savez(sys.argv[3], **{f"n{n}": rt.get_roi_mask_by_name(name) for n, name in enumerate(rt.get_roi_names(), 1)})
-"""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [python, "-c", script, str(folder), str(tmp_path / "rt.dcm"), str(tmp_path / "masks.npz")]
-    subprocess.run(command, check=True, timeout=300, env=environment)
-    masks = np.load(tmp_path / "masks.npz")
-    for value in (1, 2):
-        found, truth = masks[f"n{value}"].transpose(1, 0, 2), label == value
-        assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) >= 0.98
