@@ -1,18 +1,20 @@
-"""A real server with `--conf users`, asked by MONAI Label's own client library: what each role may do with it.
+"""A real server with `--conf users`, asked by the client library of 3D Slicer's module, and by MONAI Label's own.
 
-3D Slicer brings a copy of this library with its extension, which is on no package index.
+MONAI Label's package brings its module for 3D Slicer; `MONAILabelLib/client.py` is loaded from there.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import monailabel.client.client
 import pytest
-from monailabel.client import MONAILabelClient
-from monailabel.client.client import MONAILabelClientException
 
 from lib.people import ROLES
 from people_server import GOOD, serving_people
@@ -21,6 +23,8 @@ from tiny_study import save_nifti, tiny_scan
 
 pytestmark = pytest.mark.server
 
+SLICER = Path(sys.prefix) / "monailabel" / "plugins" / "slicer" / "MONAILabel" / "MONAILabelLib" / "client.py"
+Act = Callable[[Any], Any]
 ALL, SOME, ADMIN = ROLES, ("annotator", "admin"), ("admin",)
 
 
@@ -30,14 +34,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def _client(server: Server, role: str) -> MONAILabelClient:
-    client = MONAILabelClient(server.url, tmpdir=str(server.folder / "client"), client_id=role)
+@pytest.fixture(scope="module", params=["3D Slicer", "package"])
+def library(request: pytest.FixtureRequest) -> ModuleType:
+    if request.param == "package":
+        return monailabel.client.client
+    spec = importlib.util.spec_from_file_location("slicer_client", SLICER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _client(library: ModuleType, server: Server, role: str) -> Any:
+    client = library.MONAILabelClient(server.url, tmpdir=str(server.folder / "client"), client_id=role)
     client.update_auth(client.auth_token(role, GOOD))
     return client
 
 
-def _save(server: Server) -> Callable[[MONAILabelClient], Any]:
-    def save(client: MONAILabelClient) -> Any:
+def _save(server: Server) -> Act:
+    def save(client: Any) -> Any:
         _, label, affine = tiny_scan(2)
         file = save_nifti(server.folder / "drawn.nii.gz", label, affine)
         return client.save_label("case_2", str(file), "final", {"label_info": []})
@@ -45,8 +61,8 @@ def _save(server: Server) -> Callable[[MONAILabelClient], Any]:
     return save
 
 
-def test_each_role_may_do_its_part_and_no_more(server: Server) -> None:
-    acts: dict[str, tuple[Callable[[MONAILabelClient], Any], tuple[str, ...]]] = {
+def test_each_role_may_do_its_part_and_no_more(library: ModuleType, server: Server) -> None:
+    acts: dict[str, tuple[Act, tuple[str, ...]]] = {
         "log in": (lambda client: client.auth_valid_token(), ALL),
         "look at the server": (lambda client: client.info(), ALL),
         "next scan": (lambda client: client.next_sample("recommended", {}), ALL),
@@ -59,29 +75,29 @@ def test_each_role_may_do_its_part_and_no_more(server: Server) -> None:
     }
     table: dict[str, dict[str, bool]] = {}
     for role in ROLES:
-        client = _client(server, role)
+        client = _client(library, server, role)
         for name, (act, _) in acts.items():
-            table.setdefault(name, {})[role] = _allowed(client, act)
+            table.setdefault(name, {})[role] = _allowed(library, client, act)
     assert table == {name: {role: role in allowed for role in ROLES} for name, (_, allowed) in acts.items()}, (
         json.dumps(table, indent=1)
     )
 
 
-def _allowed(client: MONAILabelClient, act: Callable[[MONAILabelClient], Any]) -> bool:
+def _allowed(library: ModuleType, client: Any, act: Act) -> bool:
     """Whether a role may do something; what stands in the way otherwise does not matter here."""
     try:
         act(client)
-    except MONAILabelClientException as error:
+    except library.MONAILabelClientException as error:
         return "Status: 403" not in str(error)
     return True
 
 
-def test_without_a_log_in_or_with_a_wrong_password_nothing_is_told(server: Server) -> None:
-    stranger = MONAILabelClient(server.url, tmpdir=str(server.folder / "client"))
+def test_without_a_log_in_or_with_a_wrong_password_nothing_is_told(library: ModuleType, server: Server) -> None:
+    stranger = library.MONAILabelClient(server.url, tmpdir=str(server.folder / "client"))
     assert stranger.auth_enabled()
     assert not stranger.auth_valid_token()
     for act in (stranger.info, stranger.datastore, lambda: stranger.auth_token("admin", "guessed")):
-        with pytest.raises(MONAILabelClientException, match="Status: 401"):
+        with pytest.raises(library.MONAILabelClientException, match="Status: 401"):
             act()
 
 
