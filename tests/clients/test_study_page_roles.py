@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import requests
 from playwright.sync_api import Browser, Page, expect
 
-from lib.people import Person, UsersFile, hash_password
-from server_process import START_SECONDS, Server
+from people_server import GOOD, save_people
+from server_process import Server
 from study_page import chromium
 from tiny_study import TINY_LABELS, make_tiny_study, save_nifti, tiny_scan
 
 pytestmark = [pytest.mark.clients, pytest.mark.server, pytest.mark.timeout(1800)]
 
-GOOD = "correct horse"
-NAMES = {"rita": "reader", "anna": "annotator", "adam": "admin"}
+NAMES = {"reader": "rita", "annotator": "anna", "admin": "adam"}
 
 
 def entered(browser: Browser, server: Server, name: str) -> Page:
@@ -33,20 +30,12 @@ def entered(browser: Browser, server: Server, name: str) -> Page:
 
 
 def test_each_role_finds_its_own_buttons_enabled(serve: Callable[..., Server], tmp_path: Path) -> None:
-    hashed = hash_password(GOOD)
-    UsersFile(tmp_path / "users").save({name: Person(name, role, hashed) for name, role in NAMES.items()})
+    save_people(tmp_path / "users", NAMES)
     study = make_tiny_study(tmp_path / "study", scans=3, finals=2)
     _, label, affine = tiny_scan(2)
     save_nifti(study / "labels" / "final" / "case_2.nii.gz", label[:-4], affine)  # drawn on another grid
     server = serve(study, labels=",".join(TINY_LABELS), users=str(tmp_path / "users"))
-    server.launch()
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        try:
-            requests.get(f"{server.url}/semisam/health/live", timeout=30)
-            break
-        except requests.ConnectionError:
-            time.sleep(0.3)
+    server.start("/auth/")
     with chromium() as browser:
         page = entered(browser, server, "rita")
         page.get_by_role("button", name="Cannot be used 1").click()

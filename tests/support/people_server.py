@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import requests
-
 from lib.people import Person, UsersFile, hash_password
-from server_process import START_SECONDS, Server
+from server_process import Server
 from tiny_study import TINY_LABELS, make_tiny_study
 
 GOOD = "correct horse"
@@ -39,13 +36,6 @@ def serving_people(folder: Path, names: Mapping[str, str]) -> Iterator[Server]:
     save_people(folder / "users", names)
     study = make_tiny_study(folder / "study", scans=3, finals=1)
     running = Server(folder, study, {"labels": ",".join(TINY_LABELS), "users": str(folder / "users")})
-    running.launch()
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        try:
-            assert requests.get(f"{running.url}/auth/", timeout=30).json()["enabled"]
-            break
-        except requests.ConnectionError:
-            time.sleep(0.3)
+    running.start("/auth/")
     yield running
     running.stop()

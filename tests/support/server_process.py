@@ -83,8 +83,12 @@ class Server:
                 self._command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, cwd=self.folder
             )
 
-    def start(self) -> Server:
-        """Start, and wait until it answers."""
+    def start(self, asked: str = "/info/") -> Server:
+        """Start, and wait until it answers.
+
+        Args:
+            asked: what is asked; a server with users tells a stranger hardly anything.
+        """
         self.launch()
         assert self.process is not None
         until = time.monotonic() + START_SECONDS
@@ -92,12 +96,20 @@ class Server:
             if self.process.poll() is not None:
                 break
             try:
-                if requests.get(self.url + "/info/", timeout=30).ok:
+                if self.answers(asked):
                     return self
             except requests.ConnectionError:
                 time.sleep(0.3)
         self.stop()
         raise AssertionError(f"the server did not start:\n{self.tail()}")
+
+    def answers(self, asked: str) -> bool:
+        """Whether a request succeeds.
+
+        Raises:
+            requests.ConnectionError: where nobody listens yet.
+        """
+        return requests.get(self.url + asked, timeout=30).ok
 
     def stop(self) -> None:
         """End the server and the jobs it started."""
