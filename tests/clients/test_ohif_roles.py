@@ -37,7 +37,7 @@ MAY = {
 
 @dataclass(frozen=True)
 class Place:
-    """A DICOM server with three series, the first outlined, and the server that works on it for people with passwords."""
+    """A DICOM server with three series, the first outlined, and the server for people with passwords."""
 
     server: Server
     series: list[tuple[str, str]]

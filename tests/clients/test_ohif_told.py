@@ -150,8 +150,11 @@ def test_what_is_drawn_is_not_lost_without_a_question(place: Place) -> None:
     place.page.wait_for_timeout(2000)
     place.page.locator('[data-cy="return-to-work-list"]').click()
     place.page.wait_for_timeout(1000)
+    for _ in range(2):
+        place.page.evaluate("history.back()")
+        place.page.wait_for_timeout(1000)
     place.page.remove_listener("dialog", stay)
-    assert asked == ["beforeunload", "confirm"]
+    assert asked == ["beforeunload", "confirm", "confirm", "confirm"]
     np.testing.assert_array_equal(viewer.segments().array, drawn)
 
     assert viewer.save("checked").ok
@@ -161,7 +164,26 @@ def test_what_is_drawn_is_not_lost_without_a_question(place: Place) -> None:
     place.page.reload()  # nobody asks
     viewer.loaded()
     place.page.remove_listener("dialog", stay)
-    assert len(asked) == 2
+    assert len(asked) == 4
+
+
+def test_back_leads_to_the_list_where_nothing_is_lost(place: Place) -> None:
+    viewer = Ohif(place.page, place.server.url, "told")
+    place.page.goto(f"{place.server.url}/ohif/")
+    viewer.choose_patient("demo_03")
+    viewer.connect()
+    assert viewer.run("propagate").ok
+    asked: list[str] = []
+
+    def leave(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.accept()
+
+    place.page.on("dialog", leave)
+    place.page.evaluate("history.back()")
+    expect(place.page.get_by_text("Study list").first).to_be_visible()
+    place.page.remove_listener("dialog", leave)
+    assert asked == ["confirm"]
 
 
 def test_a_refusal_stays_until_it_has_passed(place: Place) -> None:

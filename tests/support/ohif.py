@@ -166,6 +166,10 @@ class Ohif:
         chooser = self.page.locator("input[type=file]").first
         chooser.wait_for(state="attached")
         chooser.set_input_files(list(files))
+        self.choose_patient(patient)
+
+    def choose_patient(self, patient: str) -> None:
+        """From the list of studies: the patient, then the mode."""
         self.page.get_by_text(patient).first.click()
         button, link = (self.page.get_by_role(kind, name="MONAI Label") for kind in ("button", "link"))
         button.or_(link).first.click()

@@ -18,7 +18,7 @@ from server.jobs.process import Jobs
 from server.store.study import Study
 from server.study_page import work as module
 from server.study_page.help_texts import OPTIONS
-from server.study_page.work import failure, of_last, plain_line, progress_of
+from server.study_page.work import failure, in_words, of_last, plain_line, progress_of
 from trainers import SemiSamTrainer
 
 Tasks = dict[str, list[dict[str, Any]]]
@@ -147,6 +147,18 @@ def test_how_far_a_training_is() -> None:
     assert progress_of("train", [], {**stats, "current_time": "1 day, 0:00:00", "seconds_left": 0})["progress"] == 1
     assert progress_of("train", [], {**stats, "stage": "starting"})["progress"] is None
     assert progress_of("scoring", ["Scoring: 5 of 10 scans. About 2 min left"], {})["seconds_left"] == 120
+
+
+def test_how_far_a_job_is_in_words() -> None:
+    job = {"name": "Training", "status": "RUNNING", "progress": 0.437, "seconds_left": 125.2}
+    stats = {"round": 1, "rounds": 2, "stage": "training"}
+    assert in_words(job, stats) == "Training, round 1 of 2, training, 43 %, about 2:05 left"
+    assert in_words({**job, "seconds_left": 3725}, stats).endswith("about 1:02:05 left")
+    for waiting, told in (({**job, "status": "SUBMITTED"}, stats), (job, {}), (job, {**stats, "stage": "starting"})):
+        assert in_words(waiting, told) == "Training is being started"
+    unknown = {"name": "Batch", "status": "RUNNING", "progress": None, "seconds_left": None}
+    assert in_words(unknown, None) == "Batch"
+    assert in_words({**unknown, "progress": 0.5, "seconds_left": 120}, None) == "Batch, 50 %, about 2:00 left"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ class Work:
             "name": KINDS[kind],
             "status": "" if last is None else last["status"],
             "id": "" if now is None else now["id"],
+            "words": "",
             "since": "" if last is None else last["start_ts"],
             "asked": {} if last is None else _asked(last["request"]),
             "waiting": [_asked(task["request"]) for task in busy if task is not now],
@@ -104,7 +105,9 @@ class Work:
             "failure": failure(kind, last, lines, training) or killed,
         }
         if now is not None:
-            state |= progress_of(kind, lines, training if now["status"] == "RUNNING" else {})
+            training = training if now["status"] == "RUNNING" else {}
+            state |= progress_of(kind, lines, training)
+            state["words"] = in_words(state, training if kind == TRAIN else None)
         return state
 
     def options(self) -> list[dict[str, Any]]:
@@ -227,6 +230,33 @@ def progress_of(kind: str, lines: Sequence[str], training: Mapping[str, Any]) ->
             left = float(found[3]) * (60 if found[4] == "min" else 1)
             return {"progress": int(found[1]) / max(1, int(found[2])), "seconds_left": left}
     return {"progress": None, "seconds_left": None}
+
+
+def in_words(job: Mapping[str, Any], training: Mapping[str, Any] | None) -> str:
+    """How far a job is: ``Training, round 1 of 2, 43 %, about 2:05 left``.
+
+    Args:
+        job: its name and status, and what ``progress_of`` tells of it.
+        training: the statistics, if it is a training.
+    """
+    stage = None if training is None else str(training.get("stage") or "starting")
+    if job["status"] == "SUBMITTED" or stage == "starting":
+        return f"{job['name']} is being started"
+    parts = [str(job["name"])]
+    if training and training.get("rounds"):
+        parts += [f"round {training.get('round')} of {training['rounds']}", str(stage)]
+    if job["progress"] is not None:
+        parts.append(f"{int(100 * job['progress'])} %")
+    if job["seconds_left"]:
+        parts.append(f"about {_clock(job['seconds_left'])} left")
+    return ", ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    """``2:05``, or ``1:02:05``."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _seconds(clock: str) -> float:

@@ -45,14 +45,6 @@ export function moment(seconds) {
   return make('time', { title: text, datetime: seconds ? new Date(seconds * 1000).toISOString() : null }, ago(seconds));
 }
 
-/** A length of time in seconds: "2:05". */
-export function clock(seconds) {
-  const whole = Math.max(0, Math.round(seconds));
-  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  const two = number => String(number).padStart(2, '0');
-  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
-}
-
 /** A notice at the edge of the page; one about a failure stays until it is closed. */
 export function notify(text, { bad = false, action = null } = {}) {
   const box = make('div', { class: bad ? 'bad' : '', role: bad ? 'alert' : null }, make('p', {}, text));

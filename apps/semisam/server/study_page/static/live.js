@@ -1,6 +1,5 @@
 // What the server tells of its own accord: the work, as server-sent events. One connection, for all parts of the page.
 import { address, get } from './api.js';
-import { clock } from './dom.js';
 
 const heard = new Set();
 let source = null;
@@ -33,29 +32,11 @@ function take(state) {
   }
 }
 
-/** In words: "Training, round 1 of 2, 43 %, about 2:05 left". */
-export function inWords(job, training, kind) {
-  const parts = [job.name];
-  if (job.status === 'SUBMITTED' || (kind === 'train' && !training.stage)) {
-    parts.push('is being started');
-  }
-  if (kind === 'train' && training.rounds && job.status === 'RUNNING') {
-    parts.push(`round ${training.round} of ${training.rounds}`, training.stage);
-  }
-  if (job.progress !== null && job.progress !== undefined) {
-    parts.push(`${Math.floor(job.progress * 100)} %`);
-  }
-  if (job.seconds_left) {
-    parts.push(`about ${clock(job.seconds_left)} left`);
-  }
-  return parts.filter(Boolean).join(', ');
-}
-
 function chip(state) {
   const link = document.getElementById('job');
-  const running = Object.entries(state.jobs).filter(([, job]) => job.id);
+  const running = Object.values(state.jobs).filter(job => job.id);
   link.hidden = running.length === 0;
-  link.textContent = running.map(([kind, job]) => inWords(job, state.training, kind)).join('; ');
+  link.textContent = running.map(job => job.words).join('; ');
 }
 
 async function lost() {

@@ -1,7 +1,7 @@
 // The work: what runs and how far it is, starting and stopping it, and the trainings of before.
 import { address, get, lacking, post } from './api.js';
 import { make, notify } from './dom.js';
-import { inWords, listen } from './live.js';
+import { listen } from './live.js';
 import { nextStep } from './steps.js';
 
 const STATES = { DONE: 'has ended well', ERROR: 'has failed', STOPPED: 'was stopped', RUNNING: 'runs', SUBMITTED: 'is being started' };
@@ -65,7 +65,7 @@ class Job {
     }
     const asked = job.asked.recipe ?? job.asked.method ?? job.asked.model;
     const ended = job.status ? `The last one${asked && asked !== 'semisam' ? ` (${asked})` : ''} ${STATES[job.status] ?? job.status}; it was started ${job.since}.` : '';
-    const words = job.elsewhere || (job.id ? inWords(job, training, this.kind) : ended);
+    const words = job.elsewhere || (job.words || ended);
     if (this.words.textContent !== words) {
       this.words.textContent = words;
     }

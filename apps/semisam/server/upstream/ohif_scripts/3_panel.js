@@ -58,7 +58,7 @@
     }
     const cell = [...table.querySelectorAll('td')].find(each => each.textContent === 'Training:')?.nextElementSibling;
     if (cell && runs) {
-      setTimeout(() => { cell.title = inWords(jobs.train, training); }, 100); // after React's own
+      setTimeout(() => { cell.title = jobs.train.words; }, 100); // after React's own
     }
   }
 
@@ -91,23 +91,11 @@
 
   // --- below the panel: a way to the page of the study, and how things stand ------------------------------------------
 
-  function clock(seconds) {
-    const whole = Math.max(0, Math.round(seconds));
-    return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, '0')}`;
-  }
-
-  function inWords(job, training) {
-    const round = job.name === 'Training' && training.rounds ? `, round ${training.round} of ${training.rounds}` : '';
-    const part = job.progress == null ? '' : `, ${Math.floor(100 * job.progress)} %`;
-    const starts = job.status === 'SUBMITTED' || (job.name === 'Training' && [undefined, 'starting'].includes(training.stage)) ? ' is being started' : '';
-    return `${job.name}${starts || `${round}${part}`}${job.seconds_left ? `, about ${clock(job.seconds_left)} left` : ''}`;
-  }
-
-  function standing({ counts, jobs, training, notice }) {
+  function standing({ counts, jobs, notice }) {
     const words = [`${counts.done} of ${counts.all} scans done, ${counts.labelled} with a pseudo-label.`];
     for (const job of Object.values(jobs)) {
       if (job.id) {
-        words.push(`${inWords(job, training)}.`);
+        words.push(`${job.words}.`);
       } else if (job.failure) {
         words.push(`${job.name} has failed: ${job.failure}`);
       }

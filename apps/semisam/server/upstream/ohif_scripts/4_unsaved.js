@@ -1,4 +1,5 @@
-// A question before something drawn is lost: when the page is left or loaded again, and on the way back to the list.
+// A question before something drawn is lost: when the page is left or loaded again, on the way back to the list, and at
+// the browser's own Back.
 (() => {
   const { semisam } = window;
   const QUESTION = 'What you have drawn is not stored yet, and would be lost. Leave this scan all the same?';
@@ -16,6 +17,30 @@
     drawn = false;
   };
 
+  // Within OHIF, Back leaves no page, so the browser does not ask: the entry that it goes back from is put in twice.
+  let doubled = null;
+
+  function double() {
+    if (doubled !== location.href) {
+      doubled = location.href;
+      history.pushState(history.state, '', location.href);
+    }
+  }
+
+  window.addEventListener('popstate', event => {
+    if (doubled !== location.href) {
+      return;
+    }
+    doubled = null;
+    event.stopImmediatePropagation(); // for OHIF, nothing has happened so far
+    if (!isDrawn() || window.confirm(QUESTION)) {
+      drawn = false;
+      history.back();
+    } else {
+      double();
+    }
+  }, true);
+
   // The events are there once OHIF's libraries are.
   const timer = setInterval(() => {
     const target = window.cornerstone?.eventTarget;
@@ -27,6 +52,7 @@
     clearInterval(timer);
     target.addEventListener(events.SEGMENTATION_DATA_MODIFIED, () => {
       drawn = true;
+      double();
     });
     // A stored one that was opened is not drawn.
     segmentations.subscribe(segmentations.EVENTS.SEGMENTATION_LOADING_COMPLETE, () => setTimeout(semisam.saved, 1000));
