@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,3 +89,15 @@ def opened(study: Study, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> Itera
 def with_mark(client: TestClient, **more: str) -> Mapping[str, str]:
     """The headers of a request that changes something."""
     return {"X-Semisam-Mark": client.get("/semisam/api/mark").json()["mark"], **more}
+
+
+def task_of(status: str, *lines: str, request: dict[str, Any] | None = None, number: int = 0) -> dict[str, Any]:
+    """A job as MONAI Label keeps it."""
+    return {
+        "id": f"job-{number}",
+        "status": status,
+        "request": request or {},
+        "start_ts": "2026-01-02 03:04:05",
+        "end_ts": "",
+        "details": deque(lines),
+    }
