@@ -60,6 +60,10 @@ class DataSet:
     def label(self, scan: str) -> Path:
         return self.folder / "labels" / f"{scan}.nii.gz"
 
+    def further(self, scan: str) -> Sequence[Path]:
+        """Files of a scan's further channels; none as a rule."""
+        return ()
+
 
 def find_dataset(name: str, labels: Sequence[str]) -> DataSet | None:
     """The data set, or None with a message when it is not there.

@@ -142,6 +142,8 @@ def make_study(data: DataSet, study: Path, template: str, unlabelled: Sequence[s
     final.mkdir(parents=True, exist_ok=True)
     for scan in [template, *unlabelled]:
         shutil.copyfile(data.image(scan), study / f"{scan}.nii.gz")
+        for file in data.further(scan):
+            shutil.copyfile(file, study / file.name)
     shutil.copyfile(data.label(template), final / f"{template}.nii.gz")
     (study / ".complete").touch()
 

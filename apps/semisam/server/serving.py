@@ -39,11 +39,11 @@ def serve(study: Study, killed: Callable[[], Mapping[str, str]]) -> Jobs:
     web = web_application()
     if web is not None:
         installing.for_clients(web, study.settings)
-        metrics.install(web, killed)  # before the gate: what that refuses counts, too
+        measured = metrics.install(web, killed)  # before the gate: what that refuses counts, too
         people.install_gate(web, study.settings, study.place)
         reports.install(web)
         study_page.install(web)
-        health.install(web, killed)
+        health.install(web, killed, measured)
         exchange.install(web, study.place)
     if text := emptiness(study):
         logger.warning("%s: %s", study.location, text)

@@ -115,7 +115,8 @@ def test_a_running_server_says_so_without_a_log_in(serve: Callable[..., Server],
 
 
 @pytest.mark.server
-def test_health_does_not_wait_while_a_label_is_made(serve: Callable[..., Server], tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/semisam/health", "/semisam/metrics"])
+def test_health_does_not_wait_while_a_label_is_made(path: str, serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(make_tiny_study(tmp_path / "study", scans=2), labels=",".join(TINY_LABELS)).start()
     done = threading.Event()
 
@@ -127,7 +128,7 @@ def test_health_does_not_wait_while_a_label_is_made(serve: Callable[..., Server]
     time.sleep(0.1)
     answers = []
     while not done.is_set():
-        answers.append(server.get("/semisam/health").status_code)
+        answers.append(server.get(path).status_code)
         time.sleep(0.02)
     assert set(answers) == {200}
     assert len(answers) > 5  # a first one might come before the label is begun; the last one comes after it

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import Response
-from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -44,25 +43,28 @@ _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 """Bounds of the classes of seconds: an answer from a list takes milliseconds, a foundation model on a CPU minutes."""
 
 
-def install(app: FastAPI, killed: Callable[[], Mapping[str, str]]) -> None:
-    """Count requests from now on, and add the route; once, however often the app is loaded.
+def install(app: FastAPI, killed: Callable[[], Mapping[str, str]]) -> APIRouter:
+    """Count requests from now on; once, however often the app is loaded.
 
     Args:
         app: MONAI Label's web application.
         killed: gives the kinds of jobs that ended without a word.
+
+    Returns:
+        The route. It does not belong to the application, whose answers wait for each other.
     """
+    router = APIRouter(tags=["semisam"])
     if not first_time(app, "metrics"):
-        return
+        return router
     registry = registry_of(lambda: app_instance().study, killed)
     add_innermost(app, Counting, registry=registry)
-    router = APIRouter(tags=["semisam"])
 
     @router.get(PATH, summary="What the server does, in Prometheus' text format")
     def metrics() -> Response:
         with http_answers():
             return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
+    return router
 
 
 def registry_of(study: Callable[[], Study], killed: Callable[[], Mapping[str, str]]) -> CollectorRegistry:

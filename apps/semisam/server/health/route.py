@@ -1,6 +1,6 @@
 """``/semisam/health`` (ready?) and ``/semisam/health/live`` (alive?), by GET or HEAD, without a log-in.
 
-Both answer while a label is being made: see ``server.web.one_by_one``.
+They answer while a label is being made, and so do the metrics: see ``server.web.one_by_one``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from server.upstream.middleware import add_outermost
 from server.upstream.routes import first_time
 from server.web.one_by_one import OneByOne
 
+from . import metrics
 from .checks import health_of
 
 PATH = "/semisam/health"
@@ -24,20 +25,22 @@ _NOT_READY = 503
 _HEADERS = {"Cache-Control": "no-store"}
 
 
-def install(app: FastAPI, killed: Callable[[], Mapping[str, str]]) -> None:
+def install(app: FastAPI, killed: Callable[[], Mapping[str, str]], measured: APIRouter) -> None:
     """Add the routes; once, however often the app is loaded.
 
     Args:
         app: MONAI Label's web application.
         killed: gives the kinds of jobs that ended without a word.
+        measured: the route of the metrics.
     """
     if not first_time(app, "health"):
         return
-    router = _router(killed)
-    app.include_router(router, prefix=settings.MONAI_LABEL_API_STR)  # for the description of the interface
-    aside = FastAPI(openapi_url=None, redirect_slashes=False)
-    aside.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
-    add_outermost(app, OneByOne, aside=aside, paths=[f"{settings.MONAI_LABEL_API_STR}{path}" for path in (PATH, LIVE)])
+    prefix, aside = settings.MONAI_LABEL_API_STR, FastAPI(openapi_url=None, redirect_slashes=False)
+    for router in (_router(killed), measured):
+        app.include_router(router, prefix=prefix)  # for the description of the interface
+        aside.include_router(router, prefix=prefix)
+    paths = [f"{prefix}{path}" for path in (PATH, LIVE, metrics.PATH)]
+    add_outermost(app, OneByOne, aside=aside, paths=paths)
 
 
 def _router(killed: Callable[[], Mapping[str, str]]) -> APIRouter:
