@@ -14,6 +14,7 @@ import bcrypt
 
 from lib.core.errors import UserError
 from lib.core.files import write_whole
+from lib.core.program import program, to_run
 
 READER, ANNOTATOR, ADMIN = "reader", "annotator", "admin"
 ROLES = (READER, ANNOTATOR, ADMIN)
@@ -88,9 +89,7 @@ class UsersFile:
 
         write_whole(
             self.path,
-            lambda name: Path(name).write_text(
-                f"# Made by: python apps/semisam/main.py users\n{text}", encoding="utf-8"
-            ),
+            lambda name: Path(name).write_text(f"# Made by: {program()} users\n{text}", encoding="utf-8"),
             private=True,
         )
 
@@ -128,7 +127,7 @@ def _parse(text: str, path: Path) -> dict[str, Person]:
         if len(parts) != 3 or not _NAME.fullmatch(parts[0]) or parts[1] not in ROLES or not _HASH.fullmatch(parts[2]):
             raise UserError(
                 f"users: line {number} of {path} is no user. Write name:role:hash with a role of {', '.join(ROLES)}; "
-                "best by: python apps/semisam/main.py users add",
+                f"best by: {to_run('users add')}",
                 status=500,
             )
         if parts[0] in people:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.core.errors import UserError
+from lib.core.program import program
 
 from .demo import make_demo_study
 from .users_command import users_parser
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the process's exit status."""
     parser = argparse.ArgumentParser(
-        prog="main.py",
+        prog=program(),
         description="Tools around the semisam server app.",
         epilog="With a study: train, score, export, import. Each has its own --help.",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lib.core.errors import UserError
 from lib.core.labels import LabelSchema, parse_labels
+from lib.core.program import program, to_run
 from lib.formats.limits import LEAST_VOXELS, MOST_CHANNELS
 from lib.generalists import available_generalists, default_folder, find_entry, takes_prompts
 from lib.people import UsersFile
@@ -215,9 +216,9 @@ def _folder(text: str) -> Path:
 def _users(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_file():
-        raise UserError(f"users: there is no file {text}. Make it: python apps/semisam/main.py users add {text} NAME")
+        raise UserError(f"users: there is no file {text}. Make it: {to_run('users add')} {text} NAME")
     if not UsersFile(path).people():
-        raise UserError(f"users: {text} names nobody. Add one: python apps/semisam/main.py users add {text} NAME")
+        raise UserError(f"users: {text} names nobody. Add one: {to_run('users add')} {text} NAME")
     return path.absolute()
 
 
@@ -348,7 +349,7 @@ Allowed:
   --conf features WHICH             {", ".join(FEATURES)}: the first generalist, and mind where that one's are better
                                     (volumes, if the first is a 2D model); or the first generalist alone
   --conf propagator NAME            {", ".join(available_propagators())}
-  --conf weights FOLDER             where the generalists' weights lie; see: python apps/semisam/main.py weights list
+  --conf weights FOLDER             where the generalists' weights lie; see: {program()} weights list
   --conf roi_size 96,96,96          voxels of the specialist's window (one number counts for all axes)
   --conf spacing 1,1,1              voxel size in mm that the specialist works at (one number counts for all axes)
   --conf channels T1,T2             names of the scans' channels: NAME_0000, NAME_0001, or files with four axes
@@ -361,6 +362,6 @@ Allowed:
   --conf import FOLDER              labels of other programs that become final at the start; {FROM_SERVER}: those on the
                                     study's DICOM server
   --conf import_names FILE.csv      what their names mean; made when names are not the study's
-  --conf users FILE                 who may log in; made by: python apps/semisam/main.py users add FILE NAME
+  --conf users FILE                 who may log in; made by: {program()} users add FILE NAME
   --conf dicom_pseudo_labels WHICH  {", ".join(PSEUDO_LABELS)}: what a DICOM server gets of the app's own labels"""
 """What the start-up message says is allowed."""

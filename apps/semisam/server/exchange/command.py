@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lib.core.errors import UserError
+from lib.core.program import program
 from lib.exchange import FORMATS
 from lib.specialists.portable import NETWORK_FORMATS
 from server.jobs.command_study import choose_study
@@ -38,10 +39,10 @@ def main(command: str, arguments: Sequence[str]) -> NoReturn:
         text = _said(error)
         if text is None:
             raise
-        print(f"main.py {command}: {text}", file=sys.stderr)
+        print(f"{program()} {command}: {text}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
-        print(f"\nmain.py {command}: stopped. Run the same command again to go on.", file=sys.stderr)
+        print(f"\n{program()} {command}: stopped. Run the same command again to go on.", file=sys.stderr)
         status = 130
     logging.shutdown()
     sys.exit(status)
@@ -58,7 +59,7 @@ def _said(error: Exception) -> str | None:
 
 def _parser(command: str, what: str) -> argparse.ArgumentParser:
     """What both commands have."""
-    parser = argparse.ArgumentParser(prog=f"main.py {command}", description=what)
+    parser = argparse.ArgumentParser(prog=f"{program()} {command}", description=what)
     parser.add_argument("--studies", metavar="DIR", help="folder or DICOMweb address of the study, as for the server")
     parser.add_argument(
         "--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="a setting, as for the server"

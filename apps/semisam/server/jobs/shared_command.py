@@ -18,6 +18,7 @@ from typing import Any, NoReturn, Protocol
 
 from lib.core.errors import UserError
 from lib.core.files import write_whole
+from lib.core.program import program
 from lib.parallel.ranks import Ranks, end_with_the_others, start, was_launched
 from lib.recipes import CHOICES, PRESETS, RECIPES
 from lib.recipes.engine.options import choose_device
@@ -49,7 +50,7 @@ def main(command: str, arguments: Sequence[str]) -> NoReturn:
             _help(Ranks.current())
         status = 0
     except UserError as error:
-        print(f"main.py {command}: {error}", file=sys.stderr)
+        print(f"{program()} {command}: {error}", file=sys.stderr)
         status = 1
     except SystemExit as error:  # server.jobs.startup has said what was wrong
         status = error.code if isinstance(error.code, int) else 1
@@ -65,7 +66,7 @@ def main(command: str, arguments: Sequence[str]) -> NoReturn:
 def _parser(command: str, what: str) -> argparse.ArgumentParser:
     """What all commands have."""
     parser = argparse.ArgumentParser(
-        prog=f"main.py {command}",
+        prog=f"{program()} {command}",
         description=f"{what} a study. Start it by torchrun or srun to share the work among processes and machines.",
     )
     parser.add_argument("--studies", metavar="DIR", help="folder or DICOMweb address of the study, as for the server")

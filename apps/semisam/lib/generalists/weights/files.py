@@ -13,10 +13,10 @@ Nothing in a file is ever run.
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
 from lib.core.errors import UserError
+from lib.core.program import to_run
 from lib.generalists.entries import Entry, WeightsFile
 
 
@@ -45,8 +45,7 @@ def how_to_get(entry: Entry, folder: Path) -> str:
     """The commands that bring a model's file into ``folder``, with and without a connection, in plain sentences."""
     weights = file_of(entry)
     where = "" if folder.resolve() == default_folder() else f" --folder {shlex.quote(str(folder))}"
-    # This very Python and this very app, wherever the reader's shell stands.
-    command = f"{shlex.join([sys.executable, str(Path(__file__).resolve().parents[3] / 'main.py')])} weights"
+    command = to_run("weights")
     carry = (
         f"download {weights.name} from {weights.page} on a machine that has internet, copy it here, and run: "
         f"{command} import {entry.name} {weights.name}{where}"
