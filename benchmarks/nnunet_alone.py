@@ -106,7 +106,7 @@ def _train(data: DataSet, work: Path, plan: NnunetPlan, device: str, seed: int) 
     begun = time.monotonic()
     scan = read_volume(data.image(template))
     label = read_label(data.label(template), scan, LabelSchema(data.labels))
-    write_case(folder, template, scan.array, label, frame_of(scan))
+    write_case(folder, template, (scan.array,), label, frame_of(scan))
     write_dataset(folder, data.labels, 1, [([template], [template])])
     configuration = plan_dataset(folder, device)
     total, done = plan.epochs * plan.steps, 0

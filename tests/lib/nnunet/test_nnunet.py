@@ -19,6 +19,7 @@ import torch
 from lib.core.errors import UserError
 from lib.core.frames import frame_of
 from lib.core.geometry import Volume
+from lib.formats.channels import set_channels
 from lib.formats.volumes import read_volume
 from lib.nnunet import NnunetPlan, stock_trainer, write_case, write_dataset
 from lib.nnunet import install as install_module
@@ -29,9 +30,10 @@ from lib.recipes.ssl_medsam2 import nnunet_folds as back_end_module
 from lib.recipes.ssl_medsam2.nnunet_folds import NnunetBackEnd
 from lib.recipes.ssl_medsam2.recipe import run_ssl_medsam2
 from lib.specialists import load_specialist, predict
+from lib.specialists.check import check_checkpoint
 from lib.upstream.nnunet_environment import PATHS, nnunet_environment
 from recipe_runs import KilledError, Listener, cases_of, run
-from tiny_study import make_tiny_study, tiny_scan
+from tiny_study import TINY_LABELS, add_second_channel, make_tiny_study, tiny_scan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,8 +101,8 @@ def test_scans_are_written_upright_and_cropped(tmp_path: Path) -> None:
     turned[:, 0] *= -1
     turned[0, 3] = affine[0, 3] + affine[0, 0] * (array.shape[0] - 1)
     mirrored = Volume(np.ascontiguousarray(whole.array[::-1]), turned)
-    write_case(tmp_path, "a", whole.array, label, frame_of(whole))
-    write_case(tmp_path, "b", mirrored.array, label[::-1], frame_of(mirrored))
+    write_case(tmp_path, "a", (whole.array,), label, frame_of(whole))
+    write_case(tmp_path, "b", (mirrored.array,), label[::-1], frame_of(mirrored))
     base = tmp_path / "raw" / "Dataset001_semisam"
     for kind, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
         one, other = (nibabel.load(base / kind / f"{case}{ending}") for case in "ab")
@@ -204,3 +206,27 @@ def test_nnunet_trains_in_folds_goes_on_after_a_kill_and_is_served(tmp_path: Pat
     affine[:3, 3] = scan.affine[:3, 3] + scan.affine[:3, 0] * (scan.shape[0] - 1)
     mirrored = predict(specialist, Volume(np.ascontiguousarray(scan.array[::-1]), affine))
     assert torch.allclose(mirrored.probabilities, found.probabilities, atol=1e-4)
+
+
+@needs_nnunet
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_trainings")
+def test_nnunet_learns_from_all_channels(tmp_path: Path) -> None:
+    study = make_tiny_study(tmp_path / "study", scans=2)
+    add_second_channel(study)
+    set_channels(("CT", "T2"))
+    try:
+        checkpoint = run(cases_of(study), tmp_path / "runs", Listener(), OPTIONS).checkpoint
+        scan = read_volume(study / "case_2.nii.gz")
+    finally:
+        set_channels(())
+    check_checkpoint(checkpoint, TINY_LABELS)
+    specialist = load_specialist(checkpoint)
+    assert specialist.nnunet is not None
+    assert specialist.spec.inputs == len(specialist.nnunet.dataset["channel_names"]) == 2
+    assert "CT" not in specialist.nnunet.dataset["channel_names"].values()  # nnU-Net would normalise it as such
+    found = predict(specialist, scan).probabilities
+    blind = replace(scan, further=(np.random.default_rng(0).normal(size=scan.shape).astype(np.float32),))
+    assert not torch.allclose(found, predict(specialist, blind).probabilities, atol=1e-3)
+    with pytest.raises(UserError, match="knows scans with 2 channels; this one has 1"):
+        predict(specialist, scan.channel(0))

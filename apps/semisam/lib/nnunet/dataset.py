@@ -94,7 +94,7 @@ def write_description(base: Path, content: Mapping[str, object]) -> None:
     _write_json(base / "dataset.json", content)
 
 
-def write_case(folder: Path, case: str, array: np.ndarray, label: np.ndarray, frame: Frame) -> None:
+def write_case(folder: Path, case: str, channels: Sequence[np.ndarray], label: np.ndarray, frame: Frame) -> None:
     """Write a scan and its label: canonical axes, the scan's own resolution, constant padding cut away.
 
     nnU-Net takes arrays as they are stored, whatever their orientation: the turning is ours.
@@ -102,17 +102,21 @@ def write_case(folder: Path, case: str, array: np.ndarray, label: np.ndarray, fr
     Args:
         folder: that holds ``raw``.
         case: identifier, without odd characters.
-        array: the scan ``[D, H, W]`` on its own grid.
+        channels: of the scan, each ``[D, H, W]`` on its own grid.
         label: classes ``[D, H, W]`` uint8 on the same grid.
         frame: ``frame_of`` the scan.
     """
     affine = np.diag([*frame.voxel, 1.0])
-    image = np.ascontiguousarray(frame.crop(array), dtype=np.float32)
-    write_pair(folder / "raw" / DATASET, case, image, frame.crop(label), affine)
+    image, *further = (np.ascontiguousarray(frame.crop(each), dtype=np.float32) for each in channels)
+    write_pair(folder / "raw" / DATASET, case, image, frame.crop(label), affine, further)
 
 
 def write_dataset(
-    folder: Path, label_names: Sequence[str], cases: int, folds: Sequence[tuple[Sequence[str], Sequence[str]]]
+    folder: Path,
+    label_names: Sequence[str],
+    cases: int,
+    folds: Sequence[tuple[Sequence[str], Sequence[str]]],
+    channels: int = 1,
 ) -> None:
     """Write what nnU-Net has to know about the cases.
 
@@ -122,9 +126,11 @@ def write_dataset(
         cases: number of cases written.
         folds: for each fold the cases to train on, and those that it leaves out. nnU-Net looks at the latter to draw a
             curve, and cannot do without any.
+        channels: of each scan.
     """
     # Neither 'CT', whose intensities nnU-Net would clip to those seen in the structures, nor 'noNorm'.
-    content = described(label_names, cases) | {"overwrite_image_reader_writer": "NibabelIO"}
+    names = [f"image {number}" for number in range(1, channels + 1)] if channels > 1 else []
+    content = described(label_names, cases, *names) | {"overwrite_image_reader_writer": "NibabelIO"}
     splits = [{"train": list(train), "val": list(left_out)} for train, left_out in folds]
     write_description(folder / "raw" / DATASET, content)
     _write_json(folder / "preprocessed" / DATASET / "splits_final.json", splits)

@@ -76,7 +76,7 @@ def predict_scan(scheme: NnunetScheme, members: Sequence[nn.Module], volume: Vol
     Args:
         scheme: nnU-Net's choices.
         members: networks on one device; nnU-Net averages their logits.
-        volume: the scan.
+        volume: the scan, with the channels of the training at least.
 
     Returns:
         The frame of the scan's content at its own resolution, and ``[1 + N, D, H, W]`` float32 on it, sum 1.
@@ -99,7 +99,9 @@ def predict_scan(scheme: NnunetScheme, members: Sequence[nn.Module], volume: Vol
             scheme.mirror_axes or None,
         )
         # Arrays as its reader gives them: [C, z, y, x].
-        content = np.ascontiguousarray(frame.crop(volume.clipped).transpose(2, 1, 0)[None], dtype=np.float32)
+        seen = volume.all_clipped[: len(scheme.dataset["channel_names"])]
+        stacked = np.stack([frame.crop(each).transpose(2, 1, 0) for each in seen])
+        content = np.ascontiguousarray(stacked, dtype=np.float32)
         spacing = {"spacing": [float(v) for v in reversed(frame.voxel)]}
         _, probabilities = predictor.predict_single_npy_array(content, spacing, save_or_return_probabilities=True)
     array = np.asarray(probabilities, dtype=np.float32).transpose(0, 3, 2, 1)

@@ -55,7 +55,8 @@ def _ask(specialist: Specialist) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     if specialist.nnunet is not None:
         scheme = replace(specialist.nnunet, mirror_axes=())
-        scan = Volume(torch.randn(16, 16, 16, generator=generator).numpy(), np.diag([*spec.spacing, 1.0]))
+        first, *further = torch.randn(spec.inputs, 16, 16, 16, generator=generator).numpy()
+        scan = Volume(first, np.diag([*spec.spacing, 1.0]), further=tuple(further))
         return predict(replace(specialist, nnunet=scheme), scan).probabilities
     # Networks for slices see one alone: a large one takes seconds for each on a CPU.
     single = {spec.slice_axis} if spec.by_slice else set()

@@ -19,7 +19,7 @@ from lib.nnunet import predict_scan
 
 from .checkpoint import Specialist
 from .precision import MixedPrecision
-from .prepare import prepare
+from .prepare import check_channels, prepare
 from .spec import SpecialistSpec
 
 _SLICE_VOXELS = 250_000
@@ -70,6 +70,7 @@ def predict(specialist: Specialist, volume: Volume, *, part: Frame | None = None
             background. None for the whole scan.
     """
     if specialist.nnunet is not None:
+        check_channels(volume, specialist.spec.inputs)
         frame, probabilities = predict_scan(specialist.nnunet, specialist.members, volume)
         return SpecialistPrediction(frame, probabilities, normalised_entropy(probabilities))
     frame, image = prepare(volume, specialist.spec, part)

@@ -80,16 +80,21 @@ def seen(frame: Frame, volume: Volume, inputs: int) -> Tensor:
         UserError: (409) when a scan has other channels than the specialist knows.
     """
     if not volume.flat and inputs > 1:
-        if len(volume.further) + 1 != inputs:
-            raise UserError(
-                f"The specialist knows scans with {inputs} channels; this one has {len(volume.further) + 1}. Train "
-                "again, or start the server with the channels of that training.",
-                status=409,
-            )
+        check_channels(volume, inputs)
         return torch.cat([frame.image(each) for each in volume.all_clipped])
     if inputs == 1 or volume.colour is None:
         return frame.image(volume.clipped).expand(inputs, -1, -1, -1)
     return torch.cat([frame.image(part) for part in volume.colour])
+
+
+def check_channels(volume: Volume, inputs: int) -> None:
+    """Raise UserError (409) when a scan has other channels than a specialist for ``inputs`` channels knows."""
+    if inputs > 1 and len(volume.further) + 1 != inputs:
+        raise UserError(
+            f"The specialist knows scans with {inputs} channels; this one has {len(volume.further) + 1}. Train "
+            "again, or start the server with the channels of that training.",
+            status=409,
+        )
 
 
 def normalise(image: Tensor) -> Tensor:

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from lib.core.errors import UserError
+from lib.formats.channels import set_channels
 from lib.formats.volumes import read_volume
 from lib.generalists.sam2d.adapter import SliceGeneralist
 from lib.recipes import PRESETS, Progress, RecipeOptions, RecipeSettings, RunRequest, RunResult, resolve, run_recipe
@@ -28,7 +30,7 @@ from lib.training.sample import Sample
 from lib.training.sampling import Batch
 from recipe_runs import SCHEMA, CopyPropagator, KilledError, Listener, cases_of, run
 from sam_parts import KINDS, random_network, tiny_model, tiny_spec
-from tiny_study import TINY_LABELS, make_tiny_study
+from tiny_study import TINY_LABELS, add_second_channel, make_tiny_study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -328,6 +330,24 @@ def test_from_one_label_to_either_network_also_after_a_kill(
     assert again.resumed_at == 2
     assert fingerprint(again) == fingerprint(whole)
     assert [again.folder] == list((tmp_path / "killed").glob("run-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["unet2d", "sam"])
+def test_both_networks_learn_from_all_channels(network: str, study: Path, tmp_path: Path) -> None:
+    add_second_channel(study)
+    set_channels(("T1", "T2"))
+    try:
+        specialist = load_specialist(start(study, tmp_path / "runs", rounds=1, network=network).checkpoint)
+        scan = read_volume(study / "case_2.nii.gz")
+    finally:
+        set_channels(())
+    assert specialist.spec.inputs == 2
+    found = predict(specialist, scan).probabilities
+    blind = replace(scan, further=(np.random.default_rng(0).normal(size=scan.shape).astype(np.float32),))
+    assert not torch.allclose(found, predict(specialist, blind).probabilities, atol=1e-3)
+    with pytest.raises(UserError, match="knows scans with 2 channels; this one has 1"):
+        predict(specialist, scan.channel(0))
 
 
 @pytest.mark.slow

@@ -34,9 +34,6 @@ from .report import Case, RecipeSettings
 
 log = logging.getLogger("semisam.train")
 
-ONE_CHANNEL = ("sc_sam",)
-"""Recipes whose networks see the first channel of a scan only: SAM takes grey images, or colours."""
-
 _LOOKED_AT = 16
 """Scans that are looked at to choose spacing and window."""
 
@@ -74,8 +71,7 @@ def choose_grid(
     least = len(PRESETS[options.preset].widths) if settings.roi_size else 2
     widths = fitting_widths(budget.widths, roi, network, least)
     check_roi(roi, len(widths), network)
-    one = not flat and (options.network == NNUNET or options.recipe in ONE_CHANNEL)
-    inputs = 1 if one else max(look.inputs for look in looks)
+    inputs = max(look.inputs for look in looks)
     spec = SpecialistSpec(schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat, part=part)
     voxels = round(max(math.prod(e / s for e, s in zip(extent, spacing, strict=True)) for extent in used))
     write_sealed(file, {**spec.as_plain(), "voxels": voxels})

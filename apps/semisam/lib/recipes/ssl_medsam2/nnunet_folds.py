@@ -146,19 +146,22 @@ def _write_scans(run: Context, index: int, folder: Path, folds: int) -> None:
     if read_json(folder / "written.json") is not None:
         return
     shutil.rmtree(folder, ignore_errors=True)  # what a killed run has half done
-    study = run.study
-    voxels = sum(math.prod(study.prepared(name).frame.source_shape) for name in (*study.dense(), *study.pseudo()))
+    study, channels = run.study, run.study.spec.inputs
+    voxels = channels * sum(
+        math.prod(study.prepared(name).frame.source_shape) for name in (*study.dense(), *study.pseudo())
+    )
     check_space(folder, _VOXEL_BYTES * voxels)
     earlier = run.folder.round(index - 1)
 
     def outlined(name: str) -> None:
         template = study.template(name)
-        write_case(folder, study.file_name(name), template.scan.clipped, template.label, frame_of(template.scan))
+        seen = template.scan.all_clipped[:channels]
+        write_case(folder, study.file_name(name), seen, template.label, frame_of(template.scan))
 
     def labelled(name: str) -> None:
         scan = study.read(name)
         label = read_label(earlier / f"{study.file_name(name)}.nii.gz", scan, study.schema)
-        write_case(folder, study.file_name(name), scan.clipped, label, frame_of(scan))
+        write_case(folder, study.file_name(name), scan.all_clipped[:channels], label, frame_of(scan))
 
     each_scan(run, study.dense(), outlined)
     each_scan(run, list(study.pseudo()), labelled)
@@ -168,5 +171,5 @@ def _write_scans(run: Context, index: int, folder: Path, folds: int) -> None:
         left_out = [study.file_name(n) for n in fold.held_out if n in study.pseudo()]
         splits.append((train, left_out or train[:1]))
     names = run.schema.names
-    write_dataset(folder, names, len(study.dense()) + len(study.pseudo()), splits)
+    write_dataset(folder, names, len(study.dense()) + len(study.pseudo()), splits, channels)
     write_json(folder / "written.json", {"cases": [*study.dense(), *study.pseudo()]})

@@ -123,6 +123,17 @@ def test_points_are_random_while_training_and_always_alike_at_inference() -> Non
     assert float(spread[:, 1].max() - spread[:, 1].min()) > 0.3
 
 
+@pytest.mark.parametrize(("inputs", "shown"), [(1, (0, 0, 0)), (2, (0, 1, None)), (3, (0, 1, 2)), (4, (0, 1, 2))])
+def test_channels_are_the_colours_that_sam_sees(inputs: int, shown: tuple[int | None, ...]) -> None:
+    sam = pair_of("sam").sam
+    slices = scan(inputs=inputs)[..., 0]
+    canvas = Canvas.of(32, 24, 1.0, 1.0, sam.network.size, sam.network.patch)
+    images = sam.images(slices, canvas)
+    for colour, channel in enumerate(shown):
+        alone = slices.mean(dim=1) if channel is None else slices[:, channel]
+        assert torch.allclose(images[:, colour], sam.images(alone[:, None], canvas)[:, colour])
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(24, 48), (48, 24)])
 def test_a_point_has_the_code_of_its_own_place_in_the_image(rows: int, columns: int) -> None:
     """In x, y order and divided by the image's size: both are wrong in the authors' code."""

@@ -65,7 +65,7 @@ class TunedSam(nn.Module):
         """Logits ``[N, C, rows, columns]``.
 
         Args:
-            slices: ``[N, inputs, rows, columns]``, one or three inputs, mean 0 and deviation 1.
+            slices: ``[N, inputs, rows, columns]``, mean 0 and deviation 1.
             points: of the N slices and C classes.
             pixel_mm: height and width of a pixel, for true proportions.
         """
@@ -80,9 +80,15 @@ class TunedSam(nn.Module):
         return upsample(masks, (rows, columns))
 
     def images(self, slices: Tensor, canvas: Canvas) -> Tensor:
-        """Slices as the encoder expects them: colour images on the canvas, ``[N, 3, size, size]``."""
-        number = len(slices)
-        scaled = canvas.scaled(slices.float().flatten(0, 1)).unflatten(0, (number, -1)).expand(-1, 3, -1, -1)
+        """Slices as the encoder expects them: colour images on the canvas, ``[N, 3, size, size]``.
+
+        Red, green and blue are the first three inputs; of two, blue is their mean; a single one is grey.
+        """
+        number, inputs = slices.shape[:2]
+        if inputs == 2:
+            slices = torch.cat([slices, slices.mean(dim=1, keepdim=True)], dim=1)
+        shown = slices[:, :3].float()
+        scaled = canvas.scaled(shown.flatten(0, 1)).unflatten(0, (number, -1)).expand(-1, 3, -1, -1)
         light = ((scaled - _LOW) / (_HIGH - _LOW)).clamp(0, 1)
         if self.colours is not None:
             light = (light * 255 - self.colours[0]) / self.colours[1]
