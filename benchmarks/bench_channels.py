@@ -49,7 +49,7 @@ def second_channel(image: nibabel.Nifti1Image, seed: int) -> nibabel.Nifti1Image
     values = np.asarray(image.dataobj, np.float32)
     low, high = np.percentile(values, (0.5, 99.5))
     dark = (1 - np.clip((values - low) / (high - low), 0, 1)) ** 2
-    coarse = resample_to_output(nibabel.Nifti1Image(dark, image.affine), _edges(image) * SCALE, order=1)
+    coarse = resample_to_output(nibabel.Nifti1Image(dark, image.affine), _edges(image) * SCALE, order=1, mode="nearest")
     noisy = np.asarray(coarse.dataobj) + np.random.default_rng(seed).normal(0, NOISE, coarse.shape)
     turned = nibabel.Nifti1Image((1000 * noisy).astype(np.int16), coarse.affine)
     return turned.slicer[::-1]
@@ -78,7 +78,7 @@ def make(data: DataSet, folder: Path, train: Sequence[str], val: Sequence[str]) 
 
 
 def _four_axes(first: nibabel.Nifti1Image, second: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
-    on_first = nibabel.processing.resample_from_to(second, first, order=1)
+    on_first = nibabel.processing.resample_from_to(second, first, order=1, mode="nearest")
     both = np.stack([np.asarray(each.dataobj, np.float32) for each in (first, on_first)], axis=-1)
     return nibabel.Nifti1Image(both, first.affine)
 

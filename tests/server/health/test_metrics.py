@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import generate_latest
+from starlette.types import Receive, Scope, Send
 
 from lib.core.labels import LabelSchema
 from lib.setup.settings import Settings
@@ -69,6 +70,20 @@ def test_requests_are_counted_by_route_and_not_by_what_was_asked(study: Study) -
     assert found['semisam_requests_total{method="GET",route="other",status="404"}'] == 1
     assert found['semisam_request_seconds_count{route="/scan/{name}"}'] == 3
     assert not any(name in text for name in ("case_", "Mustermann"))
+
+
+def test_an_answer_is_counted_once_it_is_there_and_not_when_the_work_after_it_is_done(study: Study) -> None:
+    registry = metrics.registry_of(lambda: study, dict)
+    seen: list[str] = []
+
+    async def scope_only(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x"})
+        seen.append(generate_latest(registry).decode())
+
+    TestClient(metrics.Counting(scope_only, registry)).get("/")
+    counted = 'semisam_requests_total{method="GET",route="other",status="200"}'
+    assert _values(seen[0])[counted] == _values(generate_latest(registry).decode())[counted] == 1
 
 
 @pytest.mark.server

@@ -102,21 +102,30 @@ class Counting:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.monotonic(), 500
+        began, status, counted = time.monotonic(), 500, False
+
+        def count() -> None:
+            nonlocal counted
+            if counted:
+                return
+            counted = True
+            route = str(getattr(scope.get("route"), "path", None) or _OTHER)
+            method = scope["method"] if scope["method"] in _METHODS else _OTHER
+            self._count.labels(method, route, str(status)).inc()
+            self._seconds.labels(route).observe(time.monotonic() - began)
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
+            elif not message.get("more_body", False):
+                count()  # before the answer is out: what is done after it has its own time
             await send(message)
 
         try:
             await self._app(scope, receive, watched)
         finally:
-            route = str(getattr(scope.get("route"), "path", None) or _OTHER)
-            method = scope["method"] if scope["method"] in _METHODS else _OTHER
-            self._count.labels(method, route, str(status)).inc()
-            self._seconds.labels(route).observe(time.monotonic() - began)
+            count()
 
 
 class _StudyCollector(Collector):
