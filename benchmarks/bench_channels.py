@@ -51,8 +51,10 @@ def second_channel(image: nibabel.Nifti1Image, seed: int) -> nibabel.Nifti1Image
     dark = (1 - np.clip((values - low) / (high - low), 0, 1)) ** 2
     coarse = resample_to_output(nibabel.Nifti1Image(dark, image.affine), _edges(image) * SCALE, order=1, mode="nearest")
     noisy = np.asarray(coarse.dataobj) + np.random.default_rng(seed).normal(0, NOISE, coarse.shape)
-    turned = nibabel.Nifti1Image((1000 * noisy).astype(np.int16), coarse.affine)
-    return turned.slicer[::-1]
+    affine = coarse.affine.copy()
+    affine[:3, 3] += (coarse.shape[0] - 1) * affine[:3, 0]
+    affine[:3, 0] *= -1
+    return nibabel.Nifti1Image((1000 * noisy[::-1]).astype(np.int16), affine)
 
 
 def make(data: DataSet, folder: Path, train: Sequence[str], val: Sequence[str]) -> TwoChannels:
