@@ -44,5 +44,5 @@ def use_cpu_normalisation(network: nn.Module) -> None:
 def use_plain_normalisation(network: nn.Module) -> None:
     """Take back ``use_cpu_normalisation``, for networks that leave for where our class is not known."""
     for module in network.modules():
-        if isinstance(module, CpuInstanceNorm):
+        if isinstance(module, nn.InstanceNorm3d):
             module.__class__ = nn.InstanceNorm3d
