@@ -35,13 +35,13 @@ def test_a_change_of_nothing_is_refused(text: str) -> None:
 
 def test_what_is_held_out_is_never_what_is_chosen_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEMISAM_DATA", str(tmp_path))
-    for study, names in (
+    for folder, names in (
         ("hippocampus", [f"h{n}" for n in range(12)]),
         ("mscmr", [f"image_{n}" for n in range(1, 13)]),
     ):
-        (tmp_path / study / "images").mkdir(parents=True)
+        (tmp_path / folder / "images").mkdir(parents=True)
         for name in names:
-            (tmp_path / study / "images" / f"{name}.nii.gz").touch()
+            (tmp_path / folder / "images" / f"{name}.nii.gz").touch()
     given = {"train": [f"h{n}" for n in range(9)], "val": ["h9", "h10", "h11"]}
     (tmp_path / "hippocampus" / "split.json").write_text(json.dumps(given))
     assert split(STUDIES["hippocampus"], choose=False) == (given["train"], given["val"])
