@@ -333,7 +333,7 @@ def test_window_of_one_slice_is_changed_in_its_plane_only(axis: int) -> None:
     image = torch.arange(9.0).reshape(shape).expand(1, *[9 if n == axis else 32 for n in range(3)])
     size = [1 if n == axis else 24 for n in range(3)]
     centre = [4.0 if n == axis else 15.5 for n in range(3)]
-    strong = Augmentation(rotation=1.0, elastic=3.0, contrast=0, brightness=0, noise=0, bias=0)
+    strong = Augmentation(rotation=1.0, elastic=3.0, contrast=0, brightness=0, noise=0, bias=0, undeformed=0)
     generator = torch.Generator().manual_seed(1)
     place = next(n for n in range(3) if n != axis)
     across = torch.arange(32.0).reshape([32 if n == place + 1 else 1 for n in range(4)]).expand(image.shape)

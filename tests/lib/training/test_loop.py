@@ -14,6 +14,7 @@ import torch
 from lib.core.errors import UserError
 from lib.specialists import SpecialistSpec
 from lib.specialists.augment import Augmentation
+from lib.specialists.networks import SpecialistNetwork
 from lib.specialists.regularisers import MeanTeacher, Observation
 from lib.training import metrics_queue
 from lib.training.agreement import agreement, holds_structure, overlap_counts
@@ -60,12 +61,29 @@ def test_a_window_without_changes_is_a_crop() -> None:
 
 def test_image_and_label_are_deformed_alike() -> None:
     sample = Cubes().sample("p")
-    quiet = Augmentation(contrast=0, brightness=0, noise=0, bias=0)
+    quiet = Augmentation(contrast=0, brightness=0, noise=0, bias=0, undeformed=0)
     image, maps = quiet.window(
         sample.image.float(), sample.target.float(), (7.5, 7.5, 7.5), (12, 12, 12), torch.Generator().manual_seed(3)
     )
     torch.testing.assert_close(image, 2 * maps[1:], atol=1e-4, rtol=0)
     torch.testing.assert_close(maps.sum(0), torch.ones(12, 12, 12), atol=1e-4, rtol=0)
+
+
+def test_half_of_the_windows_are_as_sharp_as_the_scan() -> None:
+    """A network that sees resampled scans only does worse on those that nobody has resampled."""
+    image = torch.randn(1, 20, 20, 20, generator=torch.Generator().manual_seed(1))
+    quiet, generator = Augmentation(contrast=0, brightness=0, noise=0, bias=0), torch.Generator().manual_seed(0)
+    windows = [quiet.window(image, image, (9.7, 9.2, 8.4), (8, 8, 8), generator) for _ in range(40)]
+    sharp = [torch.equal(window, image[:, 6:14, 6:14, 5:13]) for window, _ in windows]
+    assert sharp == [torch.equal(maps, image[:, 6:14, 6:14, 5:13]) for _, maps in windows]
+    assert 12 <= sum(sharp) <= 28
+
+
+def test_an_undeformed_window_beyond_the_scan_repeats_its_border() -> None:
+    image = torch.arange(6.0).reshape(1, 6, 1, 1).expand(1, 6, 6, 6)
+    still = Augmentation(contrast=0, brightness=0, noise=0, bias=0, undeformed=1)
+    window, _ = still.window(image, image, (2.5, 2.5, 2.5), (10, 6, 6), torch.Generator().manual_seed(0))
+    assert window[0, :, 0, 0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 5, 5]
 
 
 @pytest.mark.parametrize(("batch", "share"), [(2, 0.5), (4, 0.25), (2, 0.1), (3, 0.0)])
@@ -115,6 +133,38 @@ def test_agreement_is_hard_dice_of_the_structures() -> None:
     nothing = torch.zeros(1, 2, 1, 1, 4)
     nothing[:, 0] = 1
     assert agreement(nothing, nothing) == 1.0
+
+
+def test_a_batch_is_split_without_a_change_of_its_windows() -> None:
+    batch = streams(3, 0.5).draw()
+    parts = batch.split(2)
+    assert [len(part.images) for part in parts] == [2, 1]
+    assert batch.split(3) == [batch]
+    for name, value in vars(batch).items():
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), value)
+    assert all(part.images.is_contiguous(memory_format=torch.channels_last_3d) for part in parts)
+
+
+@pytest.mark.parametrize(("at_once", "changes"), [(1, 6), (2, 3)])
+def test_on_a_cpu_the_windows_of_a_step_are_learned_one_after_the_other(at_once: int, changes: int) -> None:
+    class Counts(MeanTeacher):
+        calls = after = 0
+
+        def loss(self, seen: Observation) -> torch.Tensor:
+            self.calls += 1
+            assert len(seen.images) == at_once
+            return super().loss(seen)
+
+        def after_step(self, student: SpecialistNetwork, step: int) -> None:
+            self.after += 1
+            super().after_step(student, step)
+
+    counts, told = Counts(), []
+    plan = TrainingPlan(epochs=1, iterations=3, at_once=at_once)
+    Trainer(SPEC, Cubes(), counts, plan).train(0, lambda step, metrics: told.append((step, sorted(metrics))))
+    assert (counts.calls, counts.after) == (changes, 3)
+    assert [step for step, _ in told] == [1, 2, 3]
+    assert all({"agreement", "human_loss", "loss", "pseudo_loss", "regulariser"} == set(names) for _, names in told)
 
 
 @pytest.mark.slow
@@ -234,7 +284,7 @@ def test_an_assistant_is_asked_about_every_scan_that_is_drawn() -> None:
     trainer.train(0, lambda _, metrics: logged.append(metrics))
     assert sorted(step for _, step in bystander.asked) == [0, 0, 1, 1, 2, 2]
     assert {name for name, _ in bystander.asked} == {"h", "p", "q"}
-    assert bystander.seen == pytest.approx([1.0, 1.0, 1.0])
+    assert bystander.seen == pytest.approx([1.0] * 6)  # two windows a step, one after the other
     assert all(metrics["bystander"] == 1.0 for metrics in logged)
 
 

@@ -3,7 +3,7 @@
 | papers | here | why |
 |---|---|---|
 | SGD, 0.01, tens of thousands of steps | AdamW, 4e-3, weight decay 1e-4, 5 % warm-up, polynomial decay, gradients clipped at 5; hundreds to a thousand steps | a result while the radiologist is still there |
-| flips and right-angle turns | small rotations, scaling, elastic deformation, contrast, noise and bias field; never a flip (nnU-Net mirrors, as it always does) | left and right structures must stay distinguishable |
+| flips and right-angle turns | small rotations, scaling and elastic deformation of half of the windows, contrast, noise and bias field in all; never a flip (nnU-Net mirrors, as it always does) | left and right structures must stay distinguishable |
 | windows of a fixed number of voxels | a window that covers most of a scan, or most of the [part that matters](#large-scans) | with less around it, a network mistakes one place for another |
 | the best checkpoint on a validation set | the last weights; a teacher and its student are averaged | with one or a few outlined scans there is no validation set |
 | one training | rounds; each trains from scratch (`sc_sam` goes on) on the labels of the round before | errors of an early round are not learned for good |

@@ -1,6 +1,7 @@
 """Random changes of a training window: place, shape and intensities, in one resampling.
 
-No flips: left and right structures must stay distinguishable.
+Resampling blurs, and the scans that a network is asked about later are not blurred: so a share of the windows is cut
+out as it is, and only its intensities change. No flips: left and right structures must stay distinguishable.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Augmentation:
         brightness: largest shift, in standard deviations of the intensities.
         noise: largest deviation of added noise.
         bias: largest relative strength of a smooth multiplicative field.
+        undeformed: share of the windows that are cut out along whole voxels, without deformation.
     """
 
     rotation: float = 0.26
@@ -38,11 +40,12 @@ class Augmentation:
     brightness: float = 0.2
     noise: float = 0.15
     bias: float = 0.2
+    undeformed: float = 0.5
 
     def window(
         self, image: Tensor, maps: Tensor, centre: Sequence[float], size: Sequence[int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Cut a deformed window.
+        """Cut a window, deformed or not.
 
         Args:
             image: ``[C, D, H, W]``; the channels are deformed and changed alike.
@@ -54,6 +57,8 @@ class Augmentation:
         Returns:
             Window of the image, and of the maps, on their device.
         """
+        if self.undeformed and float(torch.rand(1, generator=generator)) < self.undeformed:
+            return self._intensities(_crop(image, centre, size), generator), _crop(maps, centre, size)
         coordinates = self._coordinates(centre, size, generator, image.device)
         extent = torch.tensor(image.shape[1:], dtype=torch.float32, device=image.device).view(3, 1, 1, 1)
         grid = ((coordinates * 2 + 1) / extent - 1).flip(0).permute(1, 2, 3, 0)[None]
@@ -101,6 +106,14 @@ class Augmentation:
         changed = image * (1 + contrast * self.contrast) * (1 + smooth) + brightness * self.brightness
         result: Tensor = changed + normal_like(image, generator) * (abs(noise) * self.noise)
         return result
+
+
+def _crop(values: Tensor, centre: Sequence[float], size: Sequence[int]) -> Tensor:
+    """The whole voxels of ``[C, D, H, W]`` next to a window, ``[C, *size]``; outside, the border is repeated."""
+    for axis, (middle, count) in enumerate(zip(centre, size, strict=True), start=1):
+        places = round(middle - (count - 1) / 2) + torch.arange(count, device=values.device)
+        values = values.index_select(axis, places.clamp(0, values.shape[axis] - 1))
+    return values
 
 
 def _uniform(count: int, generator: torch.Generator) -> Tensor:

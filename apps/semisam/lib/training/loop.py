@@ -27,9 +27,9 @@ from lib.specialists.spec import SpecialistSpec
 
 from .agreement import mean_dice, overlap_counts
 from .assistance import Assistant, AssistedSource, Predict
-from .metrics_queue import Metrics, MetricsQueue, Step
+from .metrics_queue import Metrics, MetricsQueue, Step, mean_metrics
 from .objectives import LabelObjective, Objective
-from .sampling import SampleSource, TwoStreams, WindowOptions
+from .sampling import Batch, SampleSource, TwoStreams, WindowOptions
 from .shared_scans import SharedScans
 from .student_pass import StudentPass
 
@@ -42,6 +42,8 @@ class TrainingPlan:
         epochs: epochs, each ``iterations`` steps long.
         iterations: steps of an epoch.
         batch: windows in a step, in each of the processes that share a training.
+        at_once: windows of a step that the optimiser sees together on a CPU, which needs as long for two windows one
+            after the other as for both. A GPU does not, and sees all together.
         human_share: share of the windows with a human label where both kinds are there. Half, as in the paper.
         rate: learning rate of AdamW at the start; it falls to 0 polynomially. For one process, see ``shared_rate``.
         decay: weight decay.
@@ -54,6 +56,7 @@ class TrainingPlan:
     epochs: int
     iterations: int
     batch: int = 2
+    at_once: int = 1
     human_share: float = 0.5
     rate: float = 4e-3
     decay: float = 1e-4
@@ -180,27 +183,35 @@ class Trainer:
         heads = list(self.regulariser.parameters())
         self._pass = self.ranks.synchronised(StudentPass(self._student, self._precision, heads))
         trained = [*self._student.parameters(), *heads]
-        fused = self.device != "cpu" or None
+        self._together = self.device != "cpu"
+        fused = self._together or None
         self._optimiser = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=plan.decay, fused=fused)
         self._seen = torch.zeros(spec.channels - 1, 3, dtype=torch.long, device=self.device)
         if self.ranks.world > 1:  # the weights are the same, dropout is not
             torch.manual_seed(self.ranks.own_seed(seed))
 
     def _step(self, done: int) -> Metrics:
-        """Learn from one batch, after ``done`` steps."""
+        """Learn from the windows of one step, after ``done`` steps."""
         plan = self.plan
         rise = linear_ramp(done + 1, plan.warm_up * plan.steps)
         for group in self._optimiser.param_groups:
             group["lr"] = shared_rate(plan.rate, self.ranks.world) * rise * poly_decay(done, plan.steps)
         if self._assisted is not None:
             self._assisted.step = done
-        batch = self._streams.draw()
+        windows = self._streams.draw()
+        found = [self._learn(batch, done) for batch in windows.split(plan.batch if self._together else plan.at_once)]
+        self.regulariser.after_step(self._student, done)
+        if len(found) == 1:
+            return found[0]
+        return mean_metrics([{name: float(value) for name, value in metrics.items()} for metrics in found])
+
+    def _learn(self, batch: Batch, done: int) -> Metrics:
+        """Change the weights once."""
         self._optimiser.zero_grad(set_to_none=True)
         features, logits = self._pass(batch.images)
-        seen = Observation(**vars(batch), features=features, logits=logits, step=done, steps=plan.steps)
+        seen = Observation(**vars(batch), features=features, logits=logits, step=done, steps=self.plan.steps)
         loss, metrics = self._loss(seen)
-        self._precision.step(loss, self._optimiser, plan.clip)
-        self.regulariser.after_step(self._student, done)
+        self._precision.step(loss, self._optimiser, self.plan.clip)
         return metrics
 
     def _loss(self, seen: Observation) -> tuple[Tensor, Metrics]:

@@ -33,7 +33,7 @@ class LabelObjective:
     def __call__(self, seen: Observation) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one step."""
         probabilities = seen.logits.softmax(dim=1)
-        total = seen.logits.new_zeros(())
+        total = 0.0 * seen.logits.sum()  # with a gradient, also where no window counts
         metrics: dict[str, Tensor] = {}
         ramp = self.pseudo_weight * linear_ramp(seen.step + 1, self.pseudo_ramp * seen.steps)
         for name, chosen, weight in (("human", seen.labelled, 1.0), ("pseudo", ~seen.labelled, ramp)):

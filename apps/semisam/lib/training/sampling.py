@@ -36,6 +36,13 @@ class Batch:
     labelled: Tensor
     extra: Tensor
 
+    def split(self, most: int) -> list[Batch]:
+        """The same windows in batches of ``most`` at most."""
+        if len(self.images) <= most:
+            return [self]
+        pieces = [value.split(most) for value in vars(self).values()]
+        return [Batch(*each) for each in zip(*pieces, strict=True)]
+
 
 class SampleSource(Protocol):
     """Gives the samples by name."""

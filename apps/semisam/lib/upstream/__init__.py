@@ -20,5 +20,6 @@ goes. SAM is segment-anything 1.0.
 | ``sam_masks``          | SAM          | one image a call, four masks each            | the decoder's parts         |
 | ``sam_size``           | SAM          | one image size                               | tables are resized          |
 | ``torch_convolution``  | PyTorch 2.12 | single small scans take a slow convolution   | oneDNN by its name          |
+| ``torch_norm``         | PyTorch 2.12 | instance norm changes the memory's layout    | each item as a batch        |
 | ``torch_pickle``       | PyTorch 2.12 | ``torch.load`` takes more than tensors       | its names are checked       |
 """

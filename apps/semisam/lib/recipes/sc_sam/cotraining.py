@@ -38,9 +38,11 @@ _NEWS = 0.1
 _NOTHING = 0.01
 """What counts less is not worth the time."""
 
-WEAK = Augmentation(elastic=0.0, contrast=0.1, brightness=0.1, noise=0.05, bias=0.1)
+WEAK = Augmentation(elastic=0.0, contrast=0.1, brightness=0.1, noise=0.05, bias=0.1, undeformed=0.0)
 """Changes of every slice."""
-STRONG = Augmentation(rotation=0.15, scale=0.1, elastic=2.5, contrast=0.3, brightness=0.3, noise=0.25, bias=0.3)
+STRONG = Augmentation(
+    rotation=0.15, scale=0.1, elastic=2.5, contrast=0.3, brightness=0.3, noise=0.25, bias=0.3, undeformed=0.0
+)
 """Further changes of a slice without a label, before it is learned from."""
 
 

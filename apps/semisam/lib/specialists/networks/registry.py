@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from lib.core.errors import UserError
 from lib.specialists.spec import SpecialistSpec
 from lib.upstream.torch_convolution import use_cpu_convolutions
+from lib.upstream.torch_norm import use_cpu_normalisation
 
 from .base import SpecialistNetwork
 from .dynunet import DynUNetSpecialist
@@ -37,5 +38,6 @@ def build_network(spec: SpecialistSpec) -> SpecialistNetwork:
         raise UserError(f"There is no network {spec.network!r}. Known: {', '.join(NETWORKS)}.")
     network = NETWORKS[spec.network](spec)
     use_cpu_convolutions(network)
+    use_cpu_normalisation(network)
     result: SpecialistNetwork = network.to(memory_format=network.layout)  # type: ignore[call-overload]
     return result

