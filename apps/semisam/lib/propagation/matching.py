@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,6 +19,9 @@ _SETTLED = 0.5
 """Voxels: a search that finds less everywhere has nothing to add, and a refinement after it would only fit noise."""
 _CLOSER = (4, 3)
 """Stride and reach of the closer search that follows where brightness takes part."""
+_CLOSEST, _LOOSER = (3, 3), 0.5
+"""The same of one more search where the grid is coarse, and the share of the smoothness in the refinement after it: a
+voxel of such a grid spans more anatomy, so that displacements differ more from one to the next."""
 _CLOSING_RATE = 0.15
 """Voxels a step: it only polishes what has been found."""
 
@@ -32,12 +35,30 @@ class Pair:
         moving: the template's, likewise; the scan's where the template has nothing.
         covered: ``[1, D, H, W]``: 1 where the template has something, else 0.
         brightness: gives that of both.
+        coarse: whether a voxel of the grid holds several of the scan's.
     """
 
     fixed: Tensor
     moving: Tensor
     covered: Tensor
     brightness: Callable[[], Brightness]
+    coarse: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """What a matching has found.
+
+    Args:
+        displacement: ``[3, D, H, W]`` in voxels.
+        fixed: features of the scan ``[C, D, H, W]`` that were matched last, brightness behind the others where it took
+            part.
+        moving: the template's, likewise, not moved.
+    """
+
+    displacement: Tensor
+    fixed: Tensor
+    moving: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,51 +73,83 @@ class Effort:
     passes: int
     closing: int
 
+    def closes(self, size: Sequence[int]) -> bool:
+        """Whether a grid of ``size`` voxels is refined whole at last."""
+        return self.closing > 0 and math.prod(size) <= FEW
 
-def match(pair: Pair, effort: Effort, start: Tensor | None) -> Tensor:
-    """Displacement ``[3, D, H, W]`` in voxels between two feature grids.
+
+@dataclass(frozen=True)
+class _Search:
+    """A search on what has been matched so far, and the smoothness of the refinement after it."""
+
+    stride: int
+    reach: int
+    smoothness: float
+    relearn: bool = False
+    """Whether the relation of brightness is taken down again before it, as the matching is better now."""
+
+
+def match(pair: Pair, effort: Effort, start: Tensor | None) -> Matched:
+    """Displacement between two feature grids.
 
     Args:
         pair: what to match.
         effort: how hard to try.
         start: displacement to begin with, None for a search.
     """
-    size = pair.fixed.shape[1:]
-    closing = effort.closing > 0 and math.prod(size) <= FEW
-    iterations = round(0.6 * effort.iterations) if closing else effort.iterations
-
-    def refined(features: tuple[Tensor, Tensor], start: Tensor, *, only_change: bool) -> Tensor:
-        shape = [max(1, n // effort.fine) for n in size]
-        fixed, moving = (resize(each, shape) for each in features)
-        change = refine_displacement(
-            fixed,
-            moving,
-            resize(start, shape) / effort.fine,
-            iterations=iterations,
-            smoothness=effort.smoothness,
-            only_change=only_change,
-        )
-        return resize(change, size) * effort.fine
-
     features = pair.fixed, pair.moving
     if start is None:
         found = coarse_displacement(*features, stride=effort.stride, reach=effort.reach)
-        displacement = refined(features, found, only_change=False)
+        displacement = _refined(features, found, effort, effort.smoothness, only_change=False)
     else:
-        displacement = refined(features, start, only_change=True)
-    searches = [(effort.stride, effort.reach)] * (effort.passes - 1)
-    more = with_brightness(*features, pair.brightness, displacement, pair.covered) if searches else None
-    if more is not None:
-        features = more
-        searches += [_CLOSER] if math.prod(size) > FEW else []
-    for stride, reach in searches:
-        found = coarse_displacement(features[0], warp(features[1], displacement), stride=stride, reach=reach)
-        if more is None and float(found.abs().max()) < _SETTLED:
+        displacement = _refined(features, start, effort, effort.smoothness, only_change=True)
+    joined = _joined(pair, displacement) if effort.passes > 1 else None
+    size = pair.fixed.shape[1:]
+    for number, search in enumerate(_searches(pair, effort, bright=joined is not None)):
+        if search.relearn:
+            joined = _joined(pair, displacement) or joined
+        features = joined or features
+        moved = warp(features[1], displacement)
+        found = coarse_displacement(features[0], moved, stride=search.stride, reach=search.reach)
+        # Brightness has a say at least once, however little a search finds.
+        if (joined is None or number > 0) and float(found.abs().max()) < _SETTLED:
             break
-        displacement = refined(features, compose(displacement, resize(found, size)), only_change=True)
-        more = None  # once refined with it, brightness has had its say
-    if closing:
+        further = compose(displacement, resize(found, size))
+        displacement = _refined(features, further, effort, search.smoothness, only_change=True)
+    if effort.closes(size):
         displacement = refine_displacement(
             *features, displacement, iterations=effort.closing, smoothness=effort.smoothness, rate=_CLOSING_RATE
         )
-    return displacement
+    return Matched(displacement, *features)
+
+
+def _searches(pair: Pair, effort: Effort, *, bright: bool) -> list[_Search]:
+    """The searches that follow the first matching; more on large grids where brightness takes part."""
+    found = [_Search(effort.stride, effort.reach, effort.smoothness)] * (effort.passes - 1)
+    if bright and pair.fixed[0].numel() > FEW:
+        found.append(_Search(*_CLOSER, effort.smoothness))
+        if pair.coarse:
+            found.append(_Search(*_CLOSEST, _LOOSER * effort.smoothness, relearn=True))
+    return found
+
+
+def _joined(pair: Pair, displacement: Tensor) -> tuple[Tensor, Tensor] | None:
+    return with_brightness(pair.fixed, pair.moving, pair.brightness, displacement, pair.covered)
+
+
+def _refined(
+    features: tuple[Tensor, Tensor], start: Tensor, effort: Effort, smoothness: float, *, only_change: bool
+) -> Tensor:
+    """A displacement improved by gradient descent on a grid that is ``effort.fine`` times as coarse."""
+    size = features[0].shape[1:]
+    shape = [max(1, n // effort.fine) for n in size]
+    fixed, moving = (resize(each, shape) for each in features)
+    change = refine_displacement(
+        fixed,
+        moving,
+        resize(start, shape) / effort.fine,
+        iterations=round(0.6 * effort.iterations) if effort.closes(size) else effort.iterations,
+        smoothness=smoothness,
+        only_change=only_change,
+    )
+    return resize(change, size) * effort.fine

@@ -24,6 +24,7 @@ from .displacement import warp
 from .features import UNRELATED, comparable, encode, encoding_grid, features_on
 from .grids import Grids
 from .matching import FEW, Effort, Pair, match
+from .neighbour_fusion import fused_over_neighbours
 from .placement import find_placement
 from .refine_in_roi import grids_in_roi, part_for_roi, part_of_template
 from .start import LEAST_EDGE, affine_start, find_start, guess_as_start, template_grid
@@ -32,6 +33,8 @@ _QUICK = 30_000
 """Voxels of the grid on which starts are compared."""
 _CLEARLY_GOOD, _BETTER = 0.8, 0.03
 """Agreement of a start from which on no other one is tried, and how much more another one must have to be taken."""
+_COARSE = 2.0
+"""Voxels of the scan to one of the working grid from which on the grid is coarse."""
 _LEAST_SEARCH_EDGE = 3
 """Voxels the coarse search grid has at least along each axis: as wide as the kernel that smooths it."""
 
@@ -205,18 +208,21 @@ class RegistrationPropagator:
         labels = place.place(labels, own.shape)
         labels[:1] += outside
 
-        pair = Pair(fixed, moving, covered, lambda: grids.brightness(1.0 - labels[:1]))
-        displacement = match(pair, self._effort, start)
-        probabilities = warp(labels, displacement)
-        moved, seen = warp(moving, displacement), warp(covered, displacement)[0]
+        coarse = math.prod(own.spacing) >= _COARSE * math.prod(own.voxel)
+        pair = Pair(fixed, moving, covered, lambda: grids.brightness(1.0 - labels[:1]), coarse)
+        matched = match(pair, self._effort, start)
+        displacement = matched.displacement
+        carried, seen = warp(labels, displacement), warp(covered, displacement)[0]
+        together = warp(matched.moving, displacement)  # with brightness, which the figures below do not count
+        moved = together[: len(moving)]
         residual = (moved - fixed).square().mean(0)
         similarity = 1.0 - _mean_over(residual, seen) / UNRELATED
-        agreement = agreement_around(fixed, moved, probabilities, seen, displacement)
-        confidence = _confidence(probabilities, residual) * (1 - 0.5 * warp(outside, displacement)[0])
+        agreement = agreement_around(fixed, moved, carried, seen, displacement)
+        confidence = _confidence(carried, residual) * (1 - 0.5 * warp(outside, displacement)[0])
         confidence = confidence * trust(agreement)
         found = SoftLabels(
             frame=own,
-            probabilities=probabilities.cpu(),
+            probabilities=fused_over_neighbours(matched.fixed, together, carried).cpu(),
             confidence=confidence.cpu(),
             templates=(template.name,),
             similarity=min(1.0, max(0.0, similarity)),
