@@ -44,6 +44,9 @@ VALUES: dict[str, dict[str, int]] = {
 }
 """Structures that are asked for one by one; of the other sets, all that is labelled is one structure."""
 
+THIN = ("la", "hippocampus")
+"""Sets with thin slices: clicks are answered without the model there, and the same clicks would get the same answer."""
+
 _GENERALISTS = common.APP / "lib" / "generalists"
 _NETWORKS = [_GENERALISTS / "slices.py", *(_GENERALISTS / "sam2d" / f"{n}.py" for n in ("networks", "tiny_vit"))]
 _CODE = {
@@ -213,7 +216,7 @@ def measure(name: str, scan: str, stores: Stores, folder: Path, model: Any, shar
         if method == "official":
             asked = Asked(official(model.network, volume))
         elif method == "ours":
-            asked = Asked(*ours(Joined(model), volume), ours(GraphCut(), volume)[0])
+            asked = Asked(*ours(Joined(model), volume), None if name in THIN else ours(GraphCut(), volume)[0])
         else:
             asked = Asked(*ours(GraphCut(), volume))
         row = dialogue(asked, truth, volume.spacing, shared)
