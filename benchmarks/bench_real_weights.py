@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import numpy as np
 
 from official_predictor import STEP_MM, OfficialSlices, predictor
-from real_weights_page import CLICKS, METHODS, page, report, worth_a_page
+from real_weights_page import CLICKS, METHODS, page, report, same_clicks, worth_a_page
 from shared_encodings import SharedEncodings
 
 PAGE = ROOT / "docs" / "reference" / "real-weights-measured.md"
@@ -42,6 +43,9 @@ VALUES: dict[str, dict[str, int]] = {
     "chaos_mr": {"liver": 1, "right_kidney": 2, "left_kidney": 3, "spleen": 4},
 }
 """Structures that are asked for one by one; of the other sets, all that is labelled is one structure."""
+
+THIN = ("la", "hippocampus")
+"""Sets with thin slices: clicks are answered without the model there, and the same clicks would get the same answer."""
 
 _GENERALISTS = common.APP / "lib" / "generalists"
 _NETWORKS = [_GENERALISTS / "slices.py", *(_GENERALISTS / "sam2d" / f"{n}.py" for n in ("networks", "tiny_vit"))]
@@ -145,28 +149,44 @@ def _nothing() -> None:
     """Of a method that does nothing in the background."""
 
 
-def dialogue(
-    answer: Answer, pause: Callable[[], None], truth: np.ndarray, spacing: Sequence[float], shared: SharedEncodings
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asked:
+    """What answers the clicks of a dialogue.
+
+    Args:
+        answer: the structure ``[D, H, W]`` after these clicks or this box.
+        pause: waits for what is done in the background.
+        without: likewise without weights: what the same clicks would have got.
+    """
+
+    answer: Answer
+    pause: Callable[[], None] = _nothing
+    without: Answer | None = None
+
+
+def dialogue(asked: Asked, truth: np.ndarray, spacing: Sequence[float], shared: SharedEncodings) -> dict[str, Any]:
     """Dice after each click and for the true box, and the processor seconds of each answer."""
     from lib.core.metrics import overlap
     from simulated_clicks import next_click
 
     clicks: Clicked = []
     found = np.zeros_like(truth)
-    dice, seconds = [], []
+    dice, same, seconds = [], [], []
     for _ in range(CLICKS):
         wrong = next_click(found, truth, spacing)
         if wrong is not None:
             clicks.append(wrong)
         start = time.process_time() + shared.saved
-        found = answer(clicks, None)
+        found = asked.answer(clicks, None)
         seconds.append(round(time.process_time() + shared.saved - start, 3))
-        pause()
+        asked.pause()
         dice.append(overlap(found, truth)[0])
+        if asked.without is not None:
+            same.append(overlap(asked.without(clicks, None), truth)[0])
     corners = np.argwhere(truth)
     box = np.stack([corners.min(0), corners.max(0)]).astype(float)
-    return {"dice": dice, "seconds": seconds, "box": overlap(answer([], box), truth)[0]}
+    row = {"dice": dice, "seconds": seconds, "box": overlap(asked.answer([], box), truth)[0]}
+    return row if asked.without is None else {**row, "same_clicks": same}
 
 
 Stores = Mapping[str, Store]
@@ -194,10 +214,12 @@ def measure(name: str, scan: str, stores: Stores, folder: Path, model: Any, shar
         if not truth.any():
             continue
         if method == "official":
-            answer, pause = official(model.network, volume), _nothing
+            asked = Asked(official(model.network, volume))
+        elif method == "ours":
+            asked = Asked(*ours(Joined(model), volume), None if name in THIN else ours(GraphCut(), volume)[0])
         else:
-            answer, pause = ours(Joined(model) if method == "ours" else GraphCut(), volume)
-        row = dialogue(answer, pause, truth, volume.spacing, shared)
+            asked = Asked(*ours(GraphCut(), volume))
+        row = dialogue(asked, truth, volume.spacing, shared)
         stores[method].data[f"{name}/{scan}/{structure}/{method}"] = row
         stores[method].save()
         print(f"{name} {scan} {structure} {method}: " + " ".join(f"{d:.3f}" for d in row["dice"]), flush=True)
@@ -247,11 +269,12 @@ def main() -> int:
     targets = Targets()
     results = {key: row for store in stores.values() for key, row in store.data.items()}
     tables = report(results, names, targets)
-    print(f"\n{tables}\n")
+    same = same_clicks(results, names)
+    print(f"\n{tables}\n\n{same}\n")
     missing = [name for name in SETS if name not in whole]
     target = PAGE if worth_a_page(names, whole, missing, partial=options.partial) else DRAFT
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(tables, targets, missing), encoding="utf-8")
+    target.write_text(page(tables, targets, missing, same), encoding="utf-8")
     print(f"Written: {target}")
     return targets.exit_code(options.check)
 

@@ -10,6 +10,7 @@ Stages:
 - ``refinement``: the propagated labels (by ``mind``) are taken for predictions, and their unsure voxels are corrected
   from similar places of the other scans by a model's features, as ``semisam_o1`` does. ``none`` is without.
 - ``views``: propagated labels are asked about slice by slice, in one, two and three views, as ``fm_abs`` asks.
+- ``choice``: ``fm_abs`` with a model, when scans of the highest entropy ratio are outlined, and when random ones are.
 - ``trainings``: whole trainings of ``semisam_plus`` with a model in the place of ``mind``, scored on scans that are
   no part of the study (see ``recipe_trainings``); and the refinement of what those with ``mind`` predict.
 
@@ -37,6 +38,7 @@ from torch import Tensor
 import common
 import published_weights
 import recipe_trainings
+import scans_chosen
 from common import Store, heading, table
 from lib.core.uncertainty import normalised_entropy
 from lib.formats.label_files import read_label
@@ -55,7 +57,7 @@ from recipe_trainings import run_instead
 from study_sets import STRUCTURES, StudySet, open_set
 from views_asked import WAYS, asked_in_views, key_of
 
-STAGES = ("features", "answers", "refinement", "views", "trainings")
+STAGES = ("features", "answers", "refinement", "views", "choice", "trainings")
 Done = dict[str, list[float]]
 """By scan: Dice of each structure, and processor seconds."""
 
@@ -200,6 +202,8 @@ def _stage(
     kept: dict[str, Done] = {}
     if stage == "views":
         return _views(store, study, models, options.seed)
+    if stage == "choice":
+        return _choice(store, study, models, options)
     for model in compared:
         key = f"{stage} {study.name} {model} seed {options.seed}"
         if stage == "trainings":
@@ -230,6 +234,16 @@ def _views(store: Store, study: StudySet, models: Sequence[str], seed: int) -> l
         for way in WAYS:
             found = _compared(store.data[key_of(study, model, way, seed)], carried, study.scans[1:])
             rows.append(["views", study.name, f"{model}, {way}", *found])
+    return rows
+
+
+def _choice(store: Store, study: StudySet, models: Sequence[str], options: argparse.Namespace) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for model in models:
+        key = f"choice {study.name} {model} seed {options.seed} steps {options.steps}"
+        kept: dict[str, Done] = store.data.setdefault(key, {})
+        scans_chosen.measure(study, model, kept, store.save, recipe_trainings.Budget(options.steps, options.seed))
+        rows += scans_chosen.rows_of(study, model, kept)
     return rows
 
 

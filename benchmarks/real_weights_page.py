@@ -15,6 +15,8 @@ NAMES = {"official": "official predictor", "ours": "ours with weights", "graph_c
 VOLUMES = ("la", "hippocampus", "mscmr", "chaos_mr", "liver_ct")
 CLICKS = 5
 SHOWN = (1, 3, 5)
+WORSE = 0.003
+"""Dice by which an answer with weights may fall behind the one without to count as no worse."""
 
 Results = Mapping[str, dict[str, Any]]
 """By set, scan, structure and method, joined by slashes: ``dice`` and ``seconds`` after each click, and ``box``."""
@@ -46,6 +48,24 @@ def report(results: Results, names: Sequence[str], targets: Targets) -> str:
     return table(head, lines)
 
 
+def same_clicks(results: Results, names: Sequence[str]) -> str:
+    """The table of what the clicks of the dialogues with weights would have got without, in Markdown."""
+    lines: list[list[object]] = []
+    for name in names:
+        rows = [r for r in rows_of(results, name)["ours"] if "same_clicks" in r]
+        if not rows:
+            continue
+        gains = [[a - b for a, b in zip(r["dice"], r["same_clicks"], strict=True)] for r in rows]
+        every = [gain for each in gains for gain in each]
+        worse = sum(gain < -WORSE for gain in every)
+        after = [statistics.mean(each[n - 1] for each in gains) for n in SHOWN]
+        lines.append(
+            [f"{name} ({len(rows)})", *(f"{gain:+.4f}" for gain in after), f"{worse} of {len(every)}", min(every)]
+        )
+    head = ["structures", *(f"{n} click{'s' * (n > 1)}" for n in SHOWN), f"worse by over {WORSE:g}", "worst"]
+    return table(head, lines) if lines else ""
+
+
 def state(name: str, rows: dict[str, list[dict[str, Any]]], targets: Targets) -> None:
     """What these figures had to reach."""
     mean = {m: [statistics.mean(r["dice"][n] for r in rows[m]) for n in range(CLICKS)] for m in METHODS}
@@ -66,7 +86,7 @@ def state(name: str, rows: dict[str, list[dict[str, Any]]], targets: Targets) ->
         targets.expect(without[2] >= 0.85, f"{name}: {without[2]:.3f} without weights after three (at least 0.85)")
 
 
-def page(tables: str, targets: Targets, missing: Sequence[str] = ()) -> str:
+def page(tables: str, targets: Targets, missing: Sequence[str] = (), same: str = "") -> str:
     """The page; ``missing`` are the sets that were not measured."""
     import machine
 
@@ -83,7 +103,7 @@ Seconds are processor seconds, medians (two idle cores need a half to all of tha
 of its slice. Slices that are encoded while a person looks at an answer are not counted.
 
 {tables}
-{not_measured(missing)}
+{after_same_clicks(same)}{not_measured(missing)}
 ## Targets
 
 {goals}
@@ -91,6 +111,21 @@ of its slice. Slices that are encoded while a person looks at an answer are not 
 ## Machine
 
 {table(["what", "here"], machine.describe().items())}
+"""
+
+
+def after_same_clicks(tables: str) -> str:
+    """What the page says of answers to the same clicks."""
+    if not tables:
+        return ""
+    return f"""
+## With and without weights after the same clicks
+
+Answers with and without weights differ, and so do the clicks that correct them from the second one on: in the table
+above, single structures part by more than the answers do. Here the clicks are those of the dialogues with weights, and
+each is also answered without: gain in Dice by the weights.
+
+{tables}
 """
 
 

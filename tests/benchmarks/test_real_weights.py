@@ -76,6 +76,17 @@ def test_a_click_that_is_worse_with_weights_misses_a_target() -> None:
     assert len(bad.missed) == 3
 
 
+def test_the_same_clicks_without_weights_are_a_table_of_their_own() -> None:
+    found = results([0.8, 0.7, 0.82, 0.85, 0.87], [0.9] * 5)
+    assert table_of.same_clicks(found, ["la"]) == ""
+    found["la/a/all/ours"]["same_clicks"] = [0.79, 0.71, 0.8, 0.85, 0.87]
+    text = table_of.same_clicks(found, ["la"])
+    assert "+0.0100" in text
+    assert "1 of 5" in text
+    assert "same clicks" in table_of.page("", Targets(), [], text)
+    assert "same clicks" not in table_of.page("", Targets())
+
+
 def test_a_page_of_some_sets_is_written_on_demand_only_and_names_those_that_were_not_measured() -> None:
     assert table_of.worth_a_page(["la", "jsrt"], ["la", "jsrt"], [], partial=False)
     assert not table_of.worth_a_page(["la"], ["la"], ["jsrt"], partial=False)

@@ -19,6 +19,7 @@ from lib.generalists.hounsfield import is_ct
 from lib.generalists.sam2d import MODELS, SliceGeneralist
 from lib.generalists.slices import window
 from lib.prompting import Clicks, GraphCut, Joined, OpenScan, OpenScans
+from lib.prompting.border import soft
 from lib.prompting.joined import explained
 from lib.setup.settings import Settings
 from server.store.folder_store import StudyDatastore
@@ -112,12 +113,24 @@ def test_what_the_model_makes_of_a_slice_does_not_spread_to_the_others_by_furthe
 def test_a_border_that_the_model_sees_elsewhere_is_not_taken_where_it_gainsays_a_click(obeyed: bool) -> None:
     image, truth = cylinder()
     session = SliceGeneralist(MODELS["mobile_sam"], Oracle(radius=13.0)).open(torch.from_numpy(image)[None], THICK)
-    first = torch.from_numpy(truth).float()
+    first = torch.from_numpy(soft(truth))
     beside = [44.0, 30.0, 4.0] if not obeyed else [46.0, 30.0, 4.0]  # the disc's last pixel is 44
     points = torch.tensor([[32.0, 30.0, 4.0], beside])
     found = session.bettered(Prompts(points, torch.tensor([True, False])), first)
     assert bool(found[44, 30, 4] >= 0.5) is obeyed
     assert torch.equal(found[..., 4] >= 0.5, first[..., 4] >= 0.5) is not obeyed
+
+
+def test_what_the_model_alone_adds_far_from_the_border_changes_nothing() -> None:
+    image, truth = cylinder()
+    network = Oracle(radius=12.0)
+    network.disc[14:22, 26:36] = True  # a bump beyond the disc, small enough to be the same structure
+    session = SliceGeneralist(MODELS["mobile_sam"], network).open(torch.from_numpy(image)[None], THICK)
+    first = torch.from_numpy(soft(truth))
+    found = session.bettered(Prompts(torch.tensor([[32.0, 30.0, 4.0]]), torch.tensor([True])), first) >= 0.5
+    alone = network.disc.flip(0, 1).T.numpy()
+    assert 0.85 < overlap(alone, truth[..., 4])[0] < 0.97
+    assert overlap(found[..., 4].numpy(), truth[..., 4])[0] > 0.97
 
 
 def test_a_click_asks_the_model_about_a_few_slices_and_keeps_what_it_said_of_the_others(

@@ -2,7 +2,7 @@
 
 A 2D model asked by a click alone often takes a part, or the whole body, and knows nothing of the next slice. The graph
 cut finds the right thing in three dimensions, with less exact borders. Its mask on a slice and a box around it tell the
-model what is meant. What the model makes of them is kept where it is the same thing still.
+model what is meant. What the model makes of them counts as much as the cut, where it is the same thing still.
 
 A box is what such models are good at: its answers to a box without clicks, on a few slices, tell the graph cut what is
 meant, as a mask from earlier clicks would.
