@@ -251,7 +251,7 @@ def train_peer(
     shutil.rmtree(folder, ignore_errors=True)
     for name in fitted:
         scan, label = study.read(name)
-        write_case(folder, name, scan.array, label, frame_of(scan))
+        write_case(folder, name, (scan.array,), label, frame_of(scan))
     names = [f"structure_{n}" for n in range(1, len(study.values) + 1)]
     write_dataset(folder, names, len(fitted), [(list(fitted), list(fitted[:1]))])
     configuration = plan_dataset(folder, "cpu")
