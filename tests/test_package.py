@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email import message_from_string
 from email.message import Message
 from pathlib import Path
@@ -138,11 +138,11 @@ def test_it_answers_this_machine_only_unless_told_otherwise(
 ) -> None:
     command, became = load_command(), []
 
-    def become(program: str, words: list[str]) -> None:
+    def become(program: str, words: list[str], environment: Mapping[str, str]) -> None:
         became.append(words)
         raise SystemExit
 
-    monkeypatch.setattr(os, "execv", become)
+    monkeypatch.setattr(os, "execve", become)
     for name in ("MONAI_LABEL_TRACKING_ENABLED", "PATH", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "OMP_WAIT_POLICY"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
         monkeypatch.delenv(name)

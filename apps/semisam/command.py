@@ -99,8 +99,8 @@ def _value(words: Sequence[str], *names: str) -> str:
 def _become(words: Sequence[str]) -> NoReturn:
     """Let Python run something else in this process, so that signals and exit status are its own."""
     sys.stdout.flush()
-    os.environ["SEMISAM_PROGRAM"] = "semisam"  # for texts that name a command
-    os.execv(sys.executable, [sys.executable, *words])
+    named = {**os.environ, "SEMISAM_PROGRAM": "semisam"}  # for texts that name a command
+    os.execve(sys.executable, [sys.executable, *words], named)
 
 
 if __name__ == "__main__":

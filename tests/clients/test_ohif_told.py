@@ -167,23 +167,52 @@ def test_what_is_drawn_is_not_lost_without_a_question(place: Place) -> None:
     assert len(asked) == 4
 
 
-def test_back_leads_to_the_list_where_nothing_is_lost(place: Place) -> None:
-    viewer = Ohif(place.page, place.server.url, "told")
-    place.page.goto(f"{place.server.url}/ohif/")
-    viewer.choose_patient("demo_03")
-    viewer.connect()
-    assert viewer.run("propagate").ok
+def test_back_asks_each_time_a_scan_is_opened_and_then_leads_to_the_list(place: Place) -> None:
+    viewer, page = Ohif(place.page, place.server.url, "told"), place.page
+    page.goto(f"{place.server.url}/ohif/")
     asked: list[str] = []
 
     def leave(dialog: Dialog) -> None:
         asked.append(dialog.type)
         dialog.accept()
 
-    place.page.on("dialog", leave)
-    place.page.evaluate("history.back()")
-    expect(place.page.get_by_text("Study list").first).to_be_visible()
-    place.page.remove_listener("dialog", leave)
-    assert asked == ["confirm"]
+    page.on("dialog", leave)
+    for leaving in (
+        "history.back()",
+        "document.querySelector('[data-cy=\"return-to-work-list\"]').click()",
+        "history.back()",
+    ):
+        viewer.choose_patient("demo_03")
+        viewer.connect()
+        assert viewer.run("propagate").ok
+        page.evaluate(leaving)
+        expect(page.get_by_text("Study list").first).to_be_visible()
+    page.remove_listener("dialog", leave)
+    assert asked == ["confirm"] * 3
+
+
+def test_where_back_leads_nowhere_the_drawing_is_still_asked_about(place: Place) -> None:
+    page = place.page.context.new_page()
+    viewer = Ohif(page, place.server.url, "told")
+    viewer.open(place.series[2][0])
+    viewer.connect()
+    assert viewer.run("propagate").ok
+    asked: list[str] = []
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.accept() if len(asked) == 1 else dialog.dismiss()
+
+    page.on("dialog", answer)
+    page.evaluate("history.back()")
+    page.wait_for_timeout(3000)
+    if "StudyInstanceUIDs" in page.url:  # else the browser had a page of its own to go back to
+        page.evaluate("setTimeout(() => location.reload(), 0)")
+        page.wait_for_timeout(2000)
+        assert asked == ["confirm", "beforeunload"]
+    page.remove_listener("dialog", answer)
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.close()
 
 
 def test_a_refusal_stays_until_it_has_passed(place: Place) -> None:

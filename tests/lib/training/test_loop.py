@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from lib.core.errors import UserError
 from lib.specialists import SpecialistSpec
@@ -44,6 +45,13 @@ class Cubes:
         inside = torch.zeros(1, 16, 16, 16)
         inside[:, 4:10, 5:11, 6:12] = 1
         return Sample((inside * self.value).half(), torch.cat([1 - inside, inside]).half(), torch.ones(1, 16, 16, 16))
+
+
+class Outlined(Cubes):
+    """The same without the other scans."""
+
+    def pseudo(self) -> Sequence[str]:
+        return []
 
 
 def streams(batch: int, share: float, source: Cubes | None = None) -> TwoStreams:
@@ -168,6 +176,20 @@ def test_on_a_cpu_the_windows_of_a_step_are_learned_one_after_the_other(at_once:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("source", "share"), [(Cubes(), 0.5), (Outlined(), 1.0)])
+def test_a_term_over_all_scans_counts_by_the_share_of_the_windows_that_are_seen(source: Cubes, share: float) -> None:
+    shares: list[float] = []
+
+    class Watching(MeanTeacher):
+        def loss(self, seen: Observation) -> Tensor:
+            shares.append(seen.share)
+            return super().loss(seen)
+
+    plan = TrainingPlan(epochs=1, iterations=2, batch=2)
+    Trainer(SPEC, source, Watching(), plan).train(0, lambda step, metrics: None)
+    assert shares == [share] * 4
+
+
 def test_training_learns_a_cube_and_is_repeatable() -> None:
     plan = TrainingPlan(epochs=3, iterations=15, augmentation=Augmentation(elastic=0, noise=0.05), rate=1e-2)
 

@@ -27,9 +27,11 @@ _LEAST = 1e-3
 _MOST_LOST = 0.1
 """Share of its volume that a structure may lose to averaging."""
 _MOST_WEIGHT = 3.0
-_ROUNDS, _STEP = 8, 0.6
-_FEWEST = 2.0
-"""Voxels that keep ratios of tiny volumes bounded."""
+_ALIKE = 1e-3
+_FEWEST = 0.5
+"""What has fewer voxels is not there."""
+_NEAR = (0.85, 1.15)
+"""A volume between these shares of the one that is wanted will do, or one that differs by a voxel."""
 
 
 def fused_over_neighbours(fixed: Tensor, moved: Tensor, labels: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ def fused_over_neighbours(fixed: Tensor, moved: Tensor, labels: Tensor) -> Tenso
     if part is None:
         return labels
     whole = labels.clone()
-    whole[part] = with_volumes_kept(_weighted_mean(fixed[part], moved[part], labels[part]))
+    whole[part] = with_volumes_kept(_weighted_mean(fixed[part], moved[part], labels[part]), labels[part])
     return whole
 
 
@@ -83,31 +85,64 @@ def _weighted_mean(fixed: Tensor, moved: Tensor, labels: Tensor) -> Tensor:
     return mean
 
 
-def with_volumes_kept(probabilities: Tensor) -> Tensor:
-    """Probabilities with which small structures are as large as their probabilities say.
+def with_volumes_kept(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Probabilities with which small structures are about as large as their probabilities say.
 
     Averages are lower at a border, and a thin structure may be nowhere the most probable class. A structure that loses
     more than a tenth of its volume in this way is weighted up until the voxels where it is the most probable class are
-    as many as its probabilities sum up to.
+    about as many as its probabilities sum up to. Where no weight does that (as all its probabilities are alike, or too
+    low), the structure keeps the labels of before the average.
 
     Args:
-        probabilities: ``[1 + N, D, H, W]``, background first, sum 1.
+        probabilities: averages ``[1 + N, D, H, W]``, background first, sum 1.
+        labels: the labels that were averaged, likewise.
 
     Returns:
         Likewise.
     """
-    wanted = probabilities.flatten(1).sum(1)
-    weights = torch.ones_like(wanted)
-    small = _volumes(probabilities) < (1 - _MOST_LOST) * wanted
-    small[0] = False
-    if not bool(small.any()):
-        return probabilities
-    for _ in range(_ROUNDS):
-        there = _volumes(probabilities * weights.view(-1, 1, 1, 1))
-        step = ((wanted + _FEWEST) / (there + _FEWEST)).clamp(0.7, 1.4) ** _STEP
-        weights = torch.where(small, (weights * step).clamp(1.0, _MOST_WEIGHT), weights)
-    weighted = probabilities * weights.view(-1, 1, 1, 1)
-    return weighted / weighted.sum(0, keepdim=True)
+    wanted = probabilities.flatten(1).sum(1).tolist()
+    there = _volumes(probabilities).tolist()
+    small = [n for n in range(1, len(wanted)) if there[n] < (1 - _MOST_LOST) * wanted[n]]
+    result = probabilities
+    for number in sorted(small, key=lambda n: -wanted[n]):  # the smallest has the last word
+        result = _weighted_up(result, number, wanted[number]) if wanted[number] >= _FEWEST else result
+    if small:
+        result = result / result.sum(0, keepdim=True)
+        there = _volumes(result).tolist()
+    for number in small:
+        if not _near(there[number], wanted[number]):
+            result = _with_one_kept(result, number, labels[number])
+    return result
+
+
+def _weighted_up(probabilities: Tensor, number: int, wanted: float) -> Tensor:
+    """One class times the weight with which ``wanted`` voxels, about, have it as the most probable one."""
+    others = torch.cat([probabilities[:number], probabilities[number + 1 :]]).amax(0)
+    odds = (probabilities[number] / others.clamp_min(1e-12)).flatten()
+    last = odds.topk(min(max(1, round(wanted)), odds.numel())).values[-1].clamp_min(1e-12)
+    # Of many voxels that are alike, all come or none.
+    with_them, without = (int((odds > factor * last).sum()) for factor in (1 - _ALIKE, 1 + _ALIKE))
+    above = 1 - _ALIKE if abs(with_them - wanted) <= abs(without - wanted) else 1 + _ALIKE
+    weight = (1 / (above * last)).clamp(1.0, _MOST_WEIGHT)
+    result = probabilities.clone()
+    result[number] *= weight
+    return result
+
+
+def _with_one_kept(probabilities: Tensor, number: int, label: Tensor) -> Tensor:
+    """One class as in ``label [D, H, W]``; the others share the rest as they did."""
+    result = probabilities.clone()
+    result[number] = 0
+    rest = result.sum(0)
+    result[0] = torch.where(rest > 0, result[0], 1.0)  # nothing else was there
+    result *= (1 - label) / rest.where(rest > 0, torch.ones_like(rest))
+    result[number] = label
+    return result
+
+
+def _near(volume: float, wanted: float) -> bool:
+    least = max(1.0, _NEAR[0] * wanted - 1) if wanted >= _FEWEST else 0.0
+    return least <= volume <= _NEAR[1] * wanted + 1
 
 
 def _volumes(probabilities: Tensor) -> Tensor:

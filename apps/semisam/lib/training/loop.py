@@ -199,17 +199,21 @@ class Trainer:
         if self._assisted is not None:
             self._assisted.step = done
         windows = self._streams.draw()
-        found = [self._learn(batch, done) for batch in windows.split(plan.batch if self._together else plan.at_once)]
+        pieces = windows.split(plan.batch if self._together else plan.at_once)
+        mixed = bool(windows.labelled.any()) and not bool(windows.labelled.all())
+        found = [self._learn(each, done, len(each.images) / len(windows.images) if mixed else 1.0) for each in pieces]
         self.regulariser.after_step(self._student, done)
         if len(found) == 1:
             return found[0]
         return mean_metrics([{name: float(value) for name, value in metrics.items()} for metrics in found])
 
-    def _learn(self, batch: Batch, done: int) -> Metrics:
-        """Change the weights once."""
+    def _learn(self, batch: Batch, done: int, share: float) -> Metrics:
+        """Change the weights once; ``share`` is that of ``Observation``."""
         self._optimiser.zero_grad(set_to_none=True)
         features, logits = self._pass(batch.images)
-        seen = Observation(**vars(batch), features=features, logits=logits, step=done, steps=self.plan.steps)
+        seen = Observation(
+            **vars(batch), features=features, logits=logits, step=done, steps=self.plan.steps, share=share
+        )
         loss, metrics = self._loss(seen)
         self._precision.step(loss, self._optimiser, self.plan.clip)
         return metrics

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,10 +22,12 @@ from lib.specialists.regularisers import (
     DeepAdversarial,
     DualTask,
     MeanTeacher,
+    Regulariser,
     Supervised,
     UncertaintyAwareMeanTeacher,
     build_regulariser,
 )
+from lib.specialists.regularisers.perturbed_teacher import PerturbedTeacher
 from lib.specialists.regularisers.teacher import TeacherRegulariser
 from lib.training.loop import Trained, Trainer, TrainingPlan
 from training_parts import Shapes, TinyNetwork, gradient, observe
@@ -241,6 +245,26 @@ def test_dual_task_learns_distances_from_human_labels_and_agreement_from_all() -
     agreement.loss(seen).backward()
     assert (gradient(seen).abs().amax(dim=(1, 2, 3, 4)) > 0).all()
     assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in agreement.parameters())
+
+
+@pytest.mark.parametrize("make", [lambda: PerturbedTeacher(contrast=0.0), DualTask])
+def test_windows_one_after_the_other_add_up_to_the_loss_of_all(make: Callable[[], Regulariser]) -> None:
+    torch.manual_seed(0)
+    student = TinyNetwork(classes=3)
+    images = torch.randn(2, 1, 12, 12, 12)
+    targets = torch.stack([Shapes().sample("h").target.float()] * 2)[..., :12, :12, :12]
+    regulariser = make()
+    regulariser.start(student, 3, 10, torch.Generator())
+    if isinstance(regulariser, TeacherRegulariser):
+        with torch.no_grad():
+            for weights in regulariser.teacher.parameters():
+                weights.add_(0.3 * torch.randn(weights.shape))
+    whole = float(regulariser.loss(observe(student, images, [True, False], targets=targets)).detach())
+    pieces = [
+        replace(observe(student, images[n : n + 1], [n == 0], targets=targets[n : n + 1]), share=0.5) for n in (0, 1)
+    ]
+    assert whole > 0
+    assert sum(float(regulariser.loss(seen).detach()) for seen in pieces) == pytest.approx(whole, rel=0.02)
 
 
 def test_dual_task_with_structures_that_are_not_there() -> None:

@@ -137,10 +137,10 @@ class SliceAssistant:
         if weight == 0.0 or not bool(present.any()):
             return seen.logits.new_zeros(()), {}
         loss = noise_tolerant_dice(seen.logits.softmax(dim=1), target, use * present, self._options.gamma)
-        term = weight * loss * present.numel() / present.sum()
+        term = seen.share * weight * loss * present.numel() / present.sum()
         (gradient,) = torch.autograd.grad(term, seen.logits, retain_graph=True)
         facts = {
-            "generalist": float(term.detach()) / weight,
+            "generalist": float(term.detach()) / (seen.share * weight),
             "generalist_share": float(use.mean()),
             "generalist_gradient": float(gradient.norm()),
         }

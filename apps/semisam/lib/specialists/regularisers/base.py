@@ -27,6 +27,9 @@ class Observation:
         logits: of the student, ``[B, C, D, H, W]`` float32, with gradient.
         step: steps done, from 0.
         steps: of the whole training.
+        share: how much of the step's windows these are, where windows with and without a human label are learned from
+            one after the other. A term over all windows counts by it, so that the pieces add up to the term of the
+            whole step.
     """
 
     images: Tensor
@@ -38,6 +41,7 @@ class Observation:
     logits: Tensor
     step: int
     steps: int
+    share: float = 1.0
 
 
 def rows(chosen: Tensor) -> slice | Tensor:

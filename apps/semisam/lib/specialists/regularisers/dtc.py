@@ -61,7 +61,8 @@ class DualTask(Supervised):
         """Equation 5 without the segmentation's own loss: distances of human labels, agreement on all scans."""
         distances = self.head(seen.features).float().tanh()
         ramp = sigmoid_ramp(seen.step, seen.steps)
-        total = self.weight * ramp * dual_task_consistency(seen.logits.softmax(dim=1), distances, self.sharpness)
+        agreed = dual_task_consistency(seen.logits.softmax(dim=1), distances, self.sharpness)
+        total = seen.share * self.weight * ramp * agreed
         # How far a voxel is from a border is only known where the whole window is annotated.
         whole = seen.labelled.to(seen.weights.device) & (seen.weights.flatten(1).amin(dim=1) > 0)
         if bool(whole.any()):

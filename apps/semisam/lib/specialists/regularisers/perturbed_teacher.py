@@ -37,7 +37,7 @@ class PerturbedTeacher(TeacherRegulariser):
         if self.weight == 0.0:
             return seen.logits.new_zeros(())
         ramp = sigmoid_ramp(seen.step, seen.steps)
-        return self.weight * ramp * self.disagreement(seen.logits.softmax(dim=1), seen.images, ramp)
+        return seen.share * self.weight * ramp * self.disagreement(seen.logits.softmax(dim=1), seen.images, ramp)
 
     def disagreement(self, student: Tensor, images: Tensor, ramp: float) -> Tensor:
         """L_c: mean absolute difference of the softmax of both, the teacher seeing another contrast and noise."""

@@ -17,28 +17,38 @@
     drawn = false;
   };
 
-  // Within OHIF, Back leaves no page, so the browser does not ask: the entry that it goes back from is put in twice.
-  let doubled = null;
+  // Within OHIF, Back leaves no page, so the browser does not ask: the entry that it goes back from is put in twice, the
+  // second time with a mark.
+  const isMarked = () => Boolean(history.state?.semisamTwice);
+  let before = { marked: isMarked(), address: location.href };
 
   function double() {
-    if (doubled !== location.href) {
-      doubled = location.href;
-      history.pushState(history.state, '', location.href);
+    if (!isMarked()) {
+      history.pushState({ ...history.state, semisamTwice: true }, '', location.href);
     }
+    before = { marked: true, address: location.href };
   }
 
   window.addEventListener('popstate', event => {
-    if (doubled !== location.href) {
+    const left = before;
+    before = { marked: isMarked(), address: location.href };
+    if (!left.marked || isMarked() || left.address !== location.href) {
       return;
     }
-    doubled = null;
     event.stopImmediatePropagation(); // for OHIF, nothing has happened so far
-    if (!isDrawn() || window.confirm(QUESTION)) {
-      drawn = false;
-      history.back();
-    } else {
+    if (isDrawn() && !window.confirm(QUESTION)) {
       double();
+      return;
     }
+    const wasDrawn = isDrawn();
+    drawn = false;
+    history.back();
+    setTimeout(() => {
+      if (wasDrawn && location.href === left.address) {
+        drawn = true; // there was nothing to go back to
+        double();
+      }
+    }, 1000);
   }, true);
 
   // The events are there once OHIF's libraries are.
