@@ -100,15 +100,15 @@ def with_volumes_kept(probabilities: Tensor, labels: Tensor) -> Tensor:
     Returns:
         Likewise.
     """
-    wanted = probabilities.flatten(1).sum(1).tolist()
-    there = _volumes(probabilities).tolist()
+    wanted = probabilities.flatten(1).sum(1).to("cpu").tolist()
+    there = _volumes(probabilities).to("cpu").tolist()
     small = [n for n in range(1, len(wanted)) if there[n] < (1 - _MOST_LOST) * wanted[n]]
     result = probabilities
     for number in sorted(small, key=lambda n: -wanted[n]):  # the smallest has the last word
         result = _weighted_up(result, number, wanted[number]) if wanted[number] >= _FEWEST else result
     if small:
         result = result / result.sum(0, keepdim=True)
-        there = _volumes(result).tolist()
+        there = _volumes(result).to("cpu").tolist()
     for number in small:
         if not _near(there[number], wanted[number]):
             result = _with_one_kept(result, number, labels[number])
