@@ -101,14 +101,14 @@ def with_volumes_kept(probabilities: Tensor, labels: Tensor) -> Tensor:
         Likewise.
     """
     wanted = probabilities.flatten(1).sum(1).to("cpu").tolist()
-    there = _volumes(probabilities).to("cpu").tolist()
-    small = [n for n in range(1, len(wanted)) if there[n] < (1 - _MOST_LOST) * wanted[n]]
+    there = _volumes(probabilities)
+    small = [n for n in range(1, len(wanted)) if wanted[n] >= _FEWEST and there[n] < (1 - _MOST_LOST) * wanted[n]]
     result = probabilities
     for number in sorted(small, key=lambda n: -wanted[n]):  # the smallest has the last word
-        result = _weighted_up(result, number, wanted[number]) if wanted[number] >= _FEWEST else result
+        result = _weighted_up(result, number, wanted[number])
     if small:
         result = result / result.sum(0, keepdim=True)
-        there = _volumes(result).to("cpu").tolist()
+        there = _volumes(result)
     for number in small:
         if not _near(there[number], wanted[number]):
             result = _with_one_kept(result, number, labels[number])
@@ -141,10 +141,10 @@ def _with_one_kept(probabilities: Tensor, number: int, label: Tensor) -> Tensor:
 
 
 def _near(volume: float, wanted: float) -> bool:
-    least = max(1.0, _NEAR[0] * wanted - 1) if wanted >= _FEWEST else 0.0
-    return least <= volume <= _NEAR[1] * wanted + 1
+    return max(1.0, _NEAR[0] * wanted - 1) <= volume <= _NEAR[1] * wanted + 1
 
 
-def _volumes(probabilities: Tensor) -> Tensor:
-    """Voxels where each class is the most probable one, ``[1 + N]``."""
-    return torch.bincount(probabilities.argmax(0).flatten(), minlength=len(probabilities)).to(probabilities.dtype)
+def _volumes(probabilities: Tensor) -> list[int]:
+    """Voxels where each class is the most probable one, background first."""
+    found: list[int] = torch.bincount(probabilities.argmax(0).flatten(), minlength=len(probabilities)).cpu().tolist()
+    return found

@@ -183,8 +183,7 @@ class Trainer:
         heads = list(self.regulariser.parameters())
         self._pass = self.ranks.synchronised(StudentPass(self._student, self._precision, heads))
         trained = [*self._student.parameters(), *heads]
-        self._together = self.device != "cpu"
-        fused = self._together or None
+        fused = self.device != "cpu" or None
         self._optimiser = torch.optim.AdamW(trained, lr=plan.rate, weight_decay=plan.decay, fused=fused)
         self._seen = torch.zeros(spec.channels - 1, 3, dtype=torch.long, device=self.device)
         if self.ranks.world > 1:  # the weights are the same, dropout is not
@@ -199,7 +198,7 @@ class Trainer:
         if self._assisted is not None:
             self._assisted.step = done
         windows = self._streams.draw()
-        pieces = windows.split(plan.batch if self._together else plan.at_once)
+        pieces = windows.split(plan.at_once if self.device == "cpu" else plan.batch)
         mixed = bool(windows.labelled.any()) and not bool(windows.labelled.all())
         found = [self._learn(each, done, len(each.images) / len(windows.images) if mixed else 1.0) for each in pieces]
         self.regulariser.after_step(self._student, done)

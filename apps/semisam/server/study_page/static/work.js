@@ -65,7 +65,7 @@ class Job {
     }
     const asked = job.asked.recipe ?? job.asked.method ?? job.asked.model;
     const ended = job.status ? `The last one${asked && asked !== 'semisam' ? ` (${asked})` : ''} ${STATES[job.status] ?? job.status}; it was started ${job.since}.` : '';
-    const words = job.elsewhere || (job.words || ended);
+    const words = job.elsewhere || job.words || ended;
     if (this.words.textContent !== words) {
       this.words.textContent = words;
     }
