@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import requests
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Error, Route, expect
 
 from lib.setup.demo import DEMO_LABELS, make_phantom
 from server_process import Server
@@ -201,6 +203,69 @@ def test_scans_are_accepted_by_one_key_each_and_sent_back(place: Place) -> None:
     page.drawn()
     page.picture("accepted")
     assert page.wrong == []
+
+
+def test_slices_of_a_label_that_is_taken_back_are_no_longer_asked_for(place: Place) -> None:
+    page = place.page()
+    held: dict[str, list[Route]] = {"slice": [], "scan": []}
+
+    def wait(part: str) -> None:
+        until = time.monotonic() + 60
+        while not held[part] and time.monotonic() < until:
+            page.page.wait_for_timeout(100)
+        assert held[part]
+
+    page.page.route("**/api/slice?*layer=final*", lambda route: held["slice"].append(route))
+    page.open("scan/patient_2")
+    wait("slice")
+    page.page.route("**/api/scan?image=patient_2*", lambda route: held["scan"].append(route))
+    page.page.get_by_role("button", name="Take back what you did last").click()
+    wait("scan")  # the label is gone, and the page does not know yet
+    for route in held["slice"]:
+        with suppress(Error):  # the page no longer waits for it
+            route.continue_()
+    page.page.wait_for_timeout(1000)
+    for route in held["scan"]:
+        route.continue_()
+    page.page.unroute_all()
+    expect(page.page.get_by_role("button", name="Accept")).to_be_enabled()
+    page.drawn()
+    assert page.wrong == []
+    page.page.keyboard.press("a")  # as it was
+    page.page.get_by_text("patient_2 is accepted").wait_for()
+
+
+def test_label_that_another_has_taken_back_goes_from_the_page(place: Place) -> None:
+    anna, dora = (place.page("anna").open(f"scan/patient_{number}") for number in (2, 2))
+    for page in (anna, dora):
+        page.drawn()
+    for _ in range(12):  # no further slice of its label is at hand
+        anna.page.keyboard.press("PageDown")
+    dora.page.get_by_role("button", name="Take back what you did last").click()
+    expect(dora.page.get_by_role("button", name="Accept")).to_be_enabled()
+    for _ in range(3):
+        anna.page.keyboard.press("PageUp")
+    expect(anna.page.get_by_role("button", name="Accept")).to_be_enabled()
+    expect(anna.page.locator("#notices > div")).to_have_count(0)
+    dora.page.keyboard.press("a")
+    dora.page.get_by_text("patient_2 is accepted").wait_for()
+
+
+def test_what_was_taken_back_in_a_notice_is_shown_where_the_scan_was_opened_again(place: Place) -> None:
+    page = place.page().open()
+    page.press("All 6")
+    page.open("scan/patient_5")
+    page.drawn()
+    page.page.keyboard.press("a")
+    notice = page.page.locator("#notices > div")
+    notice.get_by_role("button", name="Take it back").wait_for()
+    expect(page.page.locator("main h1")).not_to_have_text("patient_5")
+    page.page.keyboard.press("p")
+    expect(page.page.locator("main h1")).to_have_text("patient_5")
+    expect(page.page.get_by_role("button", name="Accept")).to_be_disabled()
+    notice.get_by_role("button", name="Take it back").click()
+    expect(page.page.get_by_role("button", name="Accept")).to_be_enabled()
+    assert "final" not in place.server.objects()["patient_5"]["labels"]
 
 
 def test_two_readers_do_not_accept_one_scan_twice(place: Place) -> None:

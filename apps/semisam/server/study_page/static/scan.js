@@ -17,8 +17,12 @@ function nextOf(name, step) {
   return at < 0 ? undefined : order[at + step];
 }
 
+function place(name) {
+  return `#/scan/${encodeURIComponent(name)}`;
+}
+
 function open(name) {
-  window.location.hash = `#/scan/${encodeURIComponent(name)}`;
+  window.location.hash = place(name);
 }
 
 /** Show a scan in an element; returns what ends it. */
@@ -74,8 +78,16 @@ function draw(main, known, reload, hold) {
     index: hold?.index ?? Object.fromEntries(Object.entries(known.planes).map(([plane, each]) => [plane, each.middle])),
     window: (isCt && kept.window?.[0]) || Math.max(high - low, 1e-6), level: isCt && kept.window ? kept.window[1] : (low + high) / 2,
     layers: Object.fromEntries(Object.keys(WORDS).filter(layer => known.layers[layer]).map(layer => [layer, kept.layers[layer] ?? (layer === label ? 'contour' : 'off')])),
-    failed: error => notify(error.message, { bad: true }),
+    failed: error => (error.status === 404 ? anew() : notify(error.message, { bad: true })),
   };
+  let isOld = false;
+  /** Somebody else has taken the label back, or the scan away. */
+  function anew() {
+    if (!isOld) {
+      isOld = true; // many slices may say so
+      reload({ index: view.index });
+    }
+  }
   const planes = Object.keys(known.planes).map(plane => new Plane(plane, view, () => redraw()));
   const grip = (text, property, least, most) => {
     const input = make('input', { type: 'range', min: 0, max: 1000, value: 0, 'aria-label': text });
@@ -144,13 +156,23 @@ function draw(main, known, reload, hold) {
     }
   }
 
+  let isLeft = false;
   async function takeBack(name) {
+    slices.close(); // those on their way may be of the label that goes
+    let words;
     try {
       const answer = await post('undo', { image: name, by: reader() });
-      notify([`What was done to ${known.title} is taken back.`, ...answer.warnings].join(' '));
-      name === known.name && main.isConnected && decodeURIComponent(window.location.hash).endsWith(`/${name}`) ? await reload({ index: view.index }) : open(name);
+      words = [[`What was done to ${known.title} is taken back.`, ...answer.warnings].join(' ')];
     } catch (error) {
-      notify(error.message, { bad: true });
+      words = [error.message, { bad: true }];
+    }
+    notify(...words);
+    if (window.location.hash !== place(name)) {
+      open(name);
+    } else if (isLeft) { // asked for in a notice, and the scan was opened anew since
+      window.dispatchEvent(new HashChangeEvent('hashchange'));
+    } else {
+      await reload({ index: view.index });
     }
   }
 
@@ -177,9 +199,9 @@ function draw(main, known, reload, hold) {
     known.history.length > 1 ? make('div', {}, make('h2', {}, 'Labels so far'), make('ul', { class: 'volumes small' }, known.history.map(each => make('li', {}, `${each.words}, `, moment(each.saved))))) : null,
     known.acts.length ? make('div', {}, make('h2', {}, 'What readers have done'), make('ul', { class: 'volumes small' }, known.acts.map(each => make('li', {}, `${each.by} ${DID[each.act]}, `, moment(each.at))))) : null,
     make('details', { class: 'small' }, make('summary', {}, 'Keys'), make('p', {}, make('kbd', {}, 'a'), ' accept, ', make('kbd', {}, 'r'), ' send back, ', make('kbd', {}, 'n'), ' next, ', make('kbd', {}, 'p'), ' back, ', make('kbd', {}, 'u'), ' take back, arrows and ', make('kbd', {}, 'Page up'), ' ', make('kbd', {}, 'Page down'), ' slices. The wheel goes through slices, dragging changes window and level, a click chooses the slices of the other planes.')));
-  const place = order.indexOf(known.name);
+  const at = order.indexOf(known.name);
   main.replaceChildren(
-    make('div', { class: 'bar' }, make('a', { href: '#/' }, 'Study'), make('h1', { class: 'title' }, known.title), make('span', { class: 'quiet' }, [known.about, place < 0 ? '' : `${place + 1} of ${order.length}`].filter(Boolean).join(', '))),
+    make('div', { class: 'bar' }, make('a', { href: '#/' }, 'Study'), make('h1', { class: 'title' }, known.title), make('span', { class: 'quiet' }, [known.about, at < 0 ? '' : `${at + 1} of ${order.length}`].filter(Boolean).join(', '))),
     make('div', { class: 'bar acts', role: 'group', 'aria-label': 'What to do with this scan' }, accept, back, to, on, undo),
     refused && known.version && isOpen ? make('p', { class: 'small quiet' }, `Accept, Send back: ${refused}`) : '',
     make('div', { class: 'scan' }, make('div', { class: `planes planes-${planes.length}` }, planes.map(plane => plane.element)), side));
@@ -201,6 +223,7 @@ function draw(main, known, reload, hold) {
   };
   document.addEventListener('keydown', keys);
   return () => {
+    isLeft = true;
     cancelAnimationFrame(drawing);
     document.removeEventListener('keydown', keys);
     planes.forEach(plane => plane.close());
