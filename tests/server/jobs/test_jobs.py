@@ -136,7 +136,31 @@ def test_job_killed_for_want_of_memory_is_told_apart(jobs: Jobs, monkeypatch: py
     task = run(jobs, monkeypatch, SLEEPER)
     os.kill(begun(task), signal.SIGKILL)
     task["thread"].join(30)
-    assert "the memory of this machine ran out" in task["details"][-1]
+    last = task["details"][-1]
+    assert "The memory of this machine does not suffice: the training was killed by the system." in last
+    assert "choose the preset quick" in last
+
+
+@pytest.mark.parametrize("end", ["sys.exit(1)", "os.abort()"])
+def test_job_that_a_library_ends_for_want_of_memory_says_so(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str
+) -> None:
+    words = "libgomp: Thread creation failed: Resource temporarily unavailable"
+    task = run(jobs, monkeypatch, f"import os, sys\nprint({words!r}, flush=True)\n{end}")
+    task["thread"].join(30)
+    last = task["details"][-1]
+    assert last.startswith("The memory of this machine does not suffice: the training has ended. End other programs")
+    stats = true_stats({"stage": "starting", "start_ts": ""}, tmp_path / "place", tmp_path / "runs")
+    assert stats["message"] == last
+
+
+def test_memory_that_was_short_for_a_moment_is_not_blamed_for_a_kill(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = run(jobs, monkeypatch, f"print('Cannot allocate memory: one scan is left out', flush=True)\n{SLEEPER}")
+    os.kill(begun(task), signal.SIGKILL)
+    task["thread"].join(30)
+    assert "SIGKILL" in task["details"][-1]
 
 
 def test_stopped_job_ends_with_all_it_has_started_and_is_no_accident(
@@ -310,10 +334,10 @@ def test_training_that_was_killed_before_it_could_write_shows_instead_of_the_one
 
 
 @pytest.mark.parametrize("kind", [TRAIN, "batch_infer", SCORING])
-@pytest.mark.parametrize("ended", ["", "stopped", "server", "memory", "9", "15", "11", "64"])
+@pytest.mark.parametrize("ended", ["", "stopped", "server", "memory", "no memory", "9", "15", "11", "64"])
 def test_every_end_is_told_in_words(kind: str, ended: str) -> None:
     text = sentence(kind, ended)
-    assert text.startswith(f"The {job_records.NAMES[kind]} ")
+    assert f"the {job_records.NAMES[kind]} " in text.lower()
     assert text.endswith(".")
     assert "again" in text
 

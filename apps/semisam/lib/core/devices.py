@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -13,6 +13,8 @@ import torch
 from .errors import UserError
 
 _MACHINE_FULL = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc", "Cannot allocate memory")
+_NO_THREAD = ("Thread creation failed", "unable to allocate necessary resources for OMP thread", "MemoryError")
+"""What libraries print when there is no memory left for the stack of a thread, and Python when there is none at all."""
 _LOG = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
@@ -75,6 +77,11 @@ def machine_full(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return isinstance(error, (RuntimeError, ImportError)) and any(sign in str(error) for sign in _MACHINE_FULL)
+
+
+def says_machine_full(lines: Iterable[str]) -> bool:
+    """Whether a process has printed that the memory of the machine does not suffice; OpenMP ends a process itself."""
+    return any(sign in line for line in lines for sign in (*_MACHINE_FULL, *_NO_THREAD))
 
 
 def memory_error(error: BaseException) -> UserError:

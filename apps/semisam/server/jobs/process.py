@@ -125,11 +125,14 @@ class Jobs:
         """Say it when a job has ended without a word: in the status, in the log, and for the statistics."""
         record = self._records.of(method, process.pid)
         stopped = task["status"] == _STOPPED
-        if process.returncode >= 0 and not stopped:
+        code = process.returncode
+        if record is None and code >= 0 and not stopped:
+            return  # it has said itself how it ended
+        ended = why(code, list(task["details"]), before, stopped=stopped, ending=self._ending)
+        if code >= 0 and not ended:
             if record is not None:
                 self._records.remove(record)  # it has ended before it was under way
             return
-        ended = why(process.returncode, before, stopped=stopped, ending=self._ending)
         if record is not None:
             self._records.note_end(record, ended)
         text = self._sentence(method, ended)

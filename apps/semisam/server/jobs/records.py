@@ -13,11 +13,13 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lib.core.devices import says_machine_full
 from lib.core.files import write_whole
 from lib.recipes.engine.run_folder import RunFolder
 
@@ -34,6 +36,12 @@ ADVICE = {
     BATCH: "The labels made so far are stored: start it again for the others",
     SCORING: "What is scored is kept: score again to go on",
 }
+SMALLER = {
+    TRAIN: "End other programs, choose the preset quick, or fewer processes",
+    BATCH: "End other programs",
+    SCORING: "End other programs",
+}
+"""What to do where memory does not suffice."""
 
 STOPPED = "stopped"
 """Why a job ended: somebody has asked for it."""
@@ -41,6 +49,8 @@ ENDED_WITH_SERVER = "server"
 """Why a job ended: its server did."""
 _MEMORY = "memory"
 """Why a job ended: the system has killed it, because memory ran out."""
+_NO_MEMORY = "no memory"
+"""Why a job ended: a library has ended it, because it got no memory."""
 
 _ENDS = ("done", "failed", "killed", STOPPED)
 SAY_SECONDS = 10.0
@@ -63,7 +73,8 @@ class JobRecord:
         server: the process that has started it, 0 for a person at a command line.
         server_born: see ``born``.
         started: when it began, as people read it.
-        ended: why it ended, as far as its server has seen it: ``stopped``, ``server``, ``memory`` or a signal's number.
+        ended: why it ended, as far as its server has seen it: ``stopped``, ``server``, ``memory``, ``no memory`` or a
+            signal's number.
     """
 
     kind: str
@@ -202,11 +213,9 @@ def sentence(kind: str, ended: str, rounds: int | None = None) -> str:
         return f"The {name} was stopped. {advice}."
     if ended == ENDED_WITH_SERVER:
         return f"The {name} was ended together with its server. {advice}."
-    if ended == _MEMORY:
-        return (
-            f"The {name} was killed by the system: the memory of this machine ran out. Close other programs, or choose "
-            f"something smaller (a quicker preset, fewer processes). {advice}."
-        )
+    if ended in (_MEMORY, _NO_MEMORY):
+        how = "was killed by the system" if ended == _MEMORY else "has ended"
+        return f"The memory of this machine does not suffice: the {name} {how}. {SMALLER[kind]}. {advice}."
     if ended.isdecimal():
         number = int(ended)
         known = {each.value: each.name for each in signal.Signals}.get(number, "unknown")
@@ -244,11 +253,12 @@ def true_stats(stats: dict[str, Any], place: Path, runs: Path) -> dict[str, Any]
     return {**nothing, **stats, "stage": stage, "seconds_left": 0.0, "message": message}
 
 
-def why(returncode: int, kills_before: int, *, stopped: bool, ending: bool) -> str:
-    """Why a process ended, see ``JobRecord.ended``.
+def why(returncode: int, said: Iterable[str], kills_before: int, *, stopped: bool, ending: bool) -> str:
+    """Why a process ended, see ``JobRecord.ended``; empty when nothing is known.
 
     Args:
         returncode: of the process.
+        said: the last lines that it has printed.
         kills_before: what ``kills_for_memory`` said when it was started.
         stopped: whether somebody has asked for the end.
         ending: whether the server is about to end.
@@ -257,6 +267,8 @@ def why(returncode: int, kills_before: int, *, stopped: bool, ending: bool) -> s
         return STOPPED if stopped else ENDED_WITH_SERVER
     if returncode == -getattr(signal, "SIGKILL", 9) and kills_for_memory() > kills_before:
         return _MEMORY
+    if (returncode > 0 or returncode == -signal.SIGABRT) and says_machine_full(said):
+        return _NO_MEMORY
     return str(-returncode) if returncode < 0 else ""
 
 
