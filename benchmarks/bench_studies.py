@@ -23,7 +23,7 @@ from common import Store, table
 from lib.core.labels import LabelSchema
 from lib.core.metrics import overlap
 from lib.generalists import create_generalist
-from lib.propagation import Template, create_propagator, propagate_from, warnings_about
+from lib.propagation import Template, create_propagator, propagate_from, warnings_of
 from studies import STUDIES, VARIANTS, Study
 
 Case = dict[str, Any]
@@ -54,7 +54,7 @@ def _carried(study: Study, template: Template, name: str, variant: str, method: 
     soft = propagate_from([template], scan, schema.channels, generalist=create_generalist("mind"), propagator=method)
     label = soft.labels()
     seconds, wall = time.process_time() - begun, time.perf_counter() - wall
-    said = warnings_about(label, scan, [template], schema.names, soft.similarity, soft.sound())
+    said = warnings_of(soft, label, scan, [template], schema.names)
     dice = [overlap(label == n, truth == n)[0] for n in range(1, schema.count + 1) if (truth == n).any()]
     return {
         "dice": [round(each, 4) for each in dice],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.core.geometry import Volume
-from lib.propagation import propagate_from, warnings_about
+from lib.propagation import propagate_from, warnings_of
 from server.options import whole_number
 from server.requests.infer_request import AskedScan
 from server.store.study import MOST_TEMPLATES, Study
@@ -69,6 +69,6 @@ class Propagate(SegmentationTask[PropagateOptions]):
                 "confidence": round(soft.mean_confidence(), 4),
                 "volume_ml": self.volumes(label, scan),
             },
-            warnings_about(label, scan, used, study.schema.names, soft.similarity, soft.sound()),
+            warnings_of(soft, label, scan, used, study.schema.names),
             soft.probability_map,
         )

@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
+from lib.core.frames import frame_of
 from lib.core.geometry import Volume
 from lib.generalists import create_generalist
-from lib.propagation import Template, create_propagator, warnings_about
+from lib.propagation import SoftLabels, Template, create_propagator, warnings_about, warnings_of
 from lib.propagation.agreement import agreement_around, trust
 from phantoms import blobs, dice
 
@@ -65,3 +67,47 @@ def test_agreement_is_that_of_places_which_the_template_covers() -> None:
     assert agreement_around(fixed, moved, probabilities, covered, still) > 0.95
     assert half < 0.7
     assert agreement_around(fixed, moved, torch.zeros_like(probabilities), covered, still) == 0.0
+
+
+def _sure_of(*confidences: float, agreement: float | None = 0.9) -> SoftLabels:
+    """Three structures, the first one large, with these confidences."""
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[:8], label[9, :2, :2], label[11, :2, :2] = 1, 2, 3
+    confidence = torch.ones(12, 12, 12)
+    for value, each in enumerate(confidences, 1):
+        confidence[torch.from_numpy(label == value)] = each
+    scan = Volume(np.random.default_rng(0).random(label.shape, np.float32), np.eye(4))
+    probabilities = torch.nn.functional.one_hot(torch.from_numpy(label).long(), 4).permute(3, 0, 1, 2).float()
+    return SoftLabels(frame_of(scan), probabilities, confidence, ("t",), 0.6, agreement=agreement)
+
+
+def test_confidence_is_a_mean_over_structures_as_dice_is() -> None:
+    soft = _sure_of(0.6, 0.2, 0.1)
+    assert soft.confidences() == pytest.approx((0.6, 0.2, 0.1))
+    assert soft.mean_confidence() == pytest.approx(0.3)
+
+
+def test_structures_that_are_hardly_right_are_named() -> None:
+    soft = _sure_of(0.6, 0.2, 0.5)
+    label = soft.labels()
+    scan = Volume(label.astype(np.float32), np.eye(4))
+    names = ("liver", "left adrenal", "spleen")
+
+    def said(soft: SoftLabels) -> tuple[str, ...]:
+        return warnings_of(soft, label, scan, [Template("t", scan, label)], names)
+
+    assert said(soft) == ("Hardly certain: left adrenal. Check the place and the outline.",)
+    assert said(_sure_of(0.6, 0.4, 0.5)) == ()
+    assert said(_sure_of(0.6, 0.2, 0.5, agreement=None)) == ()  # of other propagators, it means something else
+    (text,) = said(_sure_of(0.3, 0.2, 0.5, agreement=0.1))
+    assert "the whole answer may be wrong" in text
+
+
+def test_structure_whose_place_shows_something_else_is_named(template: Template) -> None:
+    scan, truth = blobs(seed=2)
+    near = ndimage.binary_dilation(truth == 2, iterations=12)
+    noise = np.random.default_rng(0).normal(scan.array.mean(), scan.array.std(), scan.shape)
+    changed = replace(scan, array=np.where(near, noise, scan.array).astype(np.float32))
+    for each, expected in ((scan, ()), (changed, (2,))):
+        soft = create_propagator("registration").propagate(template, each, 3, MIND)
+        assert soft.doubtful() == expected

@@ -5,7 +5,7 @@ from .coarse_roi import find_roi
 from .features import encoding_grid, features_on
 from .fusion import MOST_TEMPLATES, most_similar, propagate_from, signature
 from .registry import available_propagators, create_propagator
-from .warnings import nothing_found, warnings_about
+from .warnings import nothing_found, warnings_about, warnings_of
 
 __all__ = [
     "MOST_TEMPLATES",
@@ -22,4 +22,5 @@ __all__ = [
     "propagate_from",
     "signature",
     "warnings_about",
+    "warnings_of",
 ]

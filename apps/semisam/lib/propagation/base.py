@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -32,6 +33,8 @@ class Template:
 
 _LEAST_CONFIDENCE = 0.395
 """Mean confidence of the structures' voxels below which a label as a whole is hardly right."""
+_DOUBTFUL = 0.3
+"""Mean confidence of a structure's voxels below which it is hardly ever right."""
 _LEAST_TRACE = 0.02
 """Probability of a structure at its most probable place, below which it is not there."""
 
@@ -89,17 +92,34 @@ class SoftLabels:
         confidence = self.frame.onto(self.confidence[None], frame)[0][0] + self.elsewhere * (1.0 - inside[0])
         return replace(self, frame=frame, probabilities=probabilities, confidence=confidence)
 
+    def confidences(self) -> tuple[float | None, ...]:
+        """Mean confidence of the voxels of each structure, 0..1; None for structures that have none."""
+        most = self.probabilities.amax(0)
+        there = [(each >= most) & (each > self.probabilities[0]) for each in self.probabilities[1:]]
+        return tuple(float(self.confidence[each].mean()) if bool(each.any()) else None for each in there)
+
     def mean_confidence(self) -> float:
-        """Mean confidence over the voxels labelled as structure (over all voxels when there are none), 0..1."""
-        # As `argmax(0) > 0`, which takes sixty times as long.
-        inside = self.probabilities[1:].amax(0) > self.probabilities[0]
-        return float(self.confidence[inside].mean() if bool(inside.any()) else self.confidence.mean())
+        """Mean over the structures of their mean confidence (of all voxels when there are none), 0..1.
+
+        Over the structures, as a mean Dice is: a large one would hide that small ones are in the wrong place.
+        """
+        known = [each for each in self.confidences() if each is not None]
+        return statistics.fmean(known) if known else float(self.confidence.mean())
+
+    def doubtful(self) -> tuple[int, ...]:
+        """Values of the structures that are hardly right; none where the propagator cannot tell."""
+        if self.agreement is None:
+            return ()
+        return tuple(n for n, each in enumerate(self.confidences(), 1) if each is not None and each < _DOUBTFUL)
 
     def sound(self) -> bool | None:
         """Whether the label as a whole is likely to be about right; None where the propagator cannot tell."""
         if self.agreement is None:
             return None
-        return self.agreement >= SOUND and self.mean_confidence() >= _LEAST_CONFIDENCE
+        # As `argmax(0) > 0`, which takes sixty times as long.
+        inside = self.probabilities[1:].amax(0) > self.probabilities[0]
+        mean = float(self.confidence[inside].mean() if bool(inside.any()) else self.confidence.mean())
+        return self.agreement >= SOUND and mean >= _LEAST_CONFIDENCE
 
 
 class Propagator(Protocol):

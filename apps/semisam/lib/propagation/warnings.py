@@ -16,7 +16,7 @@ from torch import Tensor
 from lib.core.geometry import Volume
 from lib.core.labels import count_values
 
-from .base import Template
+from .base import SoftLabels, Template
 from .fusion import signature
 
 _MOST_TIMES = 4.0
@@ -80,6 +80,24 @@ def _known(template: Template, count: int) -> _Known:
     return kept
 
 
+def warnings_of(
+    soft: SoftLabels, label: np.ndarray, scan: Volume, templates: Sequence[Template], names: Sequence[str]
+) -> tuple[str, ...]:
+    """Sentences about what may be wrong with a label that was carried over; none as a rule.
+
+    Args:
+        soft: the label with its confidence.
+        label: ``[D, H, W]`` uint8 on the scan's grid: what ``soft`` says.
+        scan: the scan.
+        templates: the outlined scans it comes from, one at least.
+        names: of the structures 1..N.
+    """
+    sound = soft.sound()
+    said = warnings_about(label, scan, templates, names, soft.similarity, sound)
+    doubtful = [] if sound is False else [names[value - 1] for value in soft.doubtful() if (label == value).any()]
+    return (*said, f"Hardly certain: {_listed(doubtful)}. Check the place and the outline.") if doubtful else said
+
+
 def warnings_about(
     label: np.ndarray,
     scan: Volume,
@@ -88,7 +106,7 @@ def warnings_about(
     similarity: float,
     sound: bool | None = None,
 ) -> tuple[str, ...]:
-    """Sentences about what may be wrong with a label that was carried over; none as a rule.
+    """Those of them for which a label and a few figures are enough.
 
     Args:
         label: ``[D, H, W]`` uint8 on the scan's grid.

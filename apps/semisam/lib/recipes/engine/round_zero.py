@@ -20,7 +20,7 @@ from lib.propagation import (
     find_roi,
     propagate_from,
     signature,
-    warnings_about,
+    warnings_of,
 )
 from lib.specialists.roi import roi_of
 
@@ -206,7 +206,7 @@ def propagate_one(run: Context, name: str, templates: dict[str, Template]) -> Ps
     part = run.folder.open_round(0)
     study.write_target(part, name, target.probabilities, target.confidence)
     label, sound = soft.labels(), soft.sound()
-    said = [*scan.notes, *warnings_about(label, scan, chosen, run.schema.names, soft.similarity, sound)]
+    said = [*scan.notes, *warnings_of(soft, label, scan, chosen, run.schema.names)]
     if sound is False:
         said.append(NOT_LEARNED)
     facts = PseudoLabelFacts(
