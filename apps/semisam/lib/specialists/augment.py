@@ -48,7 +48,7 @@ class Augmentation:
         """Cut a window, deformed or not.
 
         Args:
-            image: ``[C, D, H, W]``; the channels are deformed and changed alike.
+            image: ``[C, D, H, W]``; the channels are deformed alike.
             maps: further maps ``[C, D, H, W]`` on the same grid and device (soft labels, weights); deformed alike.
             centre: voxel coordinates of the window's centre in the image.
             size: voxels of the window; parts outside the image repeat its border.
@@ -99,6 +99,12 @@ class Augmentation:
         return moved + torch.tensor([float(c) for c in centre], device=device).view(3, 1, 1, 1)
 
     def _intensities(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Change the colours of a picture alike, and each channel of a scan by itself: each was measured by itself."""
+        if image.shape[1] == 1:
+            return self._changed(image, generator)
+        return torch.cat([self._changed(channel[None], generator) for channel in image])
+
+    def _changed(self, image: Tensor, generator: torch.Generator) -> Tensor:
         contrast, brightness, noise = _uniform(3, generator).tolist()
         field = _uniform(64, generator).reshape(1, 1, 4, 4, 4) * self.bias
         field = field.to(image.device)
