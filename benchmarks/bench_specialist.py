@@ -174,7 +174,7 @@ def chosen_spec(study: Study, names: Sequence[str], options: argparse.Namespace)
     labels = tuple(f"structure {n}" for n in range(1, len(study.values) + 1))
     spec = SpecialistSpec(labels, preset.widths, spacing, roi, network, flat=flat, part=part)
     spec = replace(spec, **changes(options.change, "spec", spec))
-    weights = volume_weights(seen, spec.spacing, spec.channels)
+    weights = spec.volume_weights or volume_weights(seen, spec.spacing, spec.channels)
     return replace(spec, widths=fitting_widths(spec.widths, spec.roi_size, spec.network), volume_weights=weights)
 
 
@@ -194,10 +194,10 @@ def changes(texts: Sequence[str], part: str, example: object) -> dict[str, Any]:
             raise SystemExit(f"--change: {text} is not PART.FIELD=VALUE with a part of {', '.join(PARTS)}")
         if of == part:
             kind = type(getattr(example, key))
-            whole = (
-                tuple(json.loads(f"[{value}]")) if kind is tuple else kind(json.loads(value) if kind is bool else value)
-            )
-            found[key] = whole
+            if kind in (tuple, type(None)):
+                found[key] = tuple(json.loads(f"[{value}]"))
+            else:
+                found[key] = kind(json.loads(value) if kind is bool else value)
     return found
 
 

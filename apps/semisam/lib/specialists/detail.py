@@ -6,7 +6,6 @@ nowhere half. How much is lost shows where an outlined label is put on the grid 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -29,7 +28,7 @@ _MOST_TIMES = 2.0
 _MARGIN_MM = 20.0
 _MOST_LOST = 0.1
 """Share of its volume that a structure may lose on the grid before it counts more."""
-_MOST_WEIGHT = 4.0
+_MOST_WEIGHT = 8.0
 _TRIES = 6
 _VOXELS = 4
 """Voxels of a label for each of the grid along an axis that are looked at, at least: all of a large scan take long."""
@@ -158,6 +157,6 @@ def volume_weights(outlines: Sequence[Outline], spacing: Sequence[float], channe
     found = [outline.weights(spacing) for outline in outlines]
     weights = [1.0]
     for number in range(1, channels):
-        logarithms = [math.log(each[number]) for each in found if number in each]
-        weights.append(round(math.exp(fmean(logarithms)), 3) if logarithms else 1.0)
+        each = [of_scan[number] for of_scan in found if number in of_scan]
+        weights.append(round(fmean(each), 3) if each else 1.0)
     return tuple(weights) if max(weights) > 1.0 else None
