@@ -42,6 +42,8 @@ ITERATIONS = 20
 """Steps of an epoch."""
 LOOKED_AT = 16
 """Scans by which the grid is chosen."""
+OUTLINES = 3
+"""Those of them by which it is seen whether it is fine enough for the structures."""
 CHOSEN_BY = 20
 """Scans that ``--choose`` holds out at most, and at most a third."""
 PEER_EPOCHS = 20
@@ -152,24 +154,28 @@ def chosen_spec(study: Study, names: Sequence[str], options: argparse.Namespace)
 
     from lib.core.frames import frame_of
     from lib.recipes import PRESETS
-    from lib.specialists import SpecialistSpec, choose_roi, choose_spacing, fitting_widths, region_of_interest
+    from lib.specialists import SpecialistSpec, choose_roi, fitting_widths, region_of_interest
+    from lib.specialists.detail import Outline, spacing_for, volume_weights
 
     preset = PRESETS[options.preset]
-    frames, boxes = [], []
+    frames, boxes, outlines = [], [], []
     for name in names[:LOOKED_AT]:
         scan, label = study.read(name)
         frames.append(frame_of(scan))
         boxes.append(frames[-1].around(torch.from_numpy(frames[-1].crop(label) > 0), 0.0).extent)
+        outlines.append(Outline.of(frames[-1], label))
     extents, flat = [frame.extent for frame in frames], frames[0].flat
     part = None if flat else region_of_interest(extents, boxes)
     used = extents if part is None else [part]
-    spacing = choose_spacing(used, [frame.spacing for frame in frames], preset.scan_voxels)
+    seen = [outline for outline in outlines if outline is not None][:OUTLINES]
+    spacing = spacing_for(seen, used, [frame.spacing for frame in frames], preset.scan_voxels)
     roi = choose_roi(used, spacing, preset.roi_voxels, flat=flat)
     network = "unet2d" if flat else "unet3d"
     labels = tuple(f"structure {n}" for n in range(1, len(study.values) + 1))
     spec = SpecialistSpec(labels, preset.widths, spacing, roi, network, flat=flat, part=part)
     spec = replace(spec, **changes(options.change, "spec", spec))
-    return replace(spec, widths=fitting_widths(spec.widths, spec.roi_size, spec.network))
+    weights = spec.volume_weights or volume_weights(seen, spec.spacing, spec.channels)
+    return replace(spec, widths=fitting_widths(spec.widths, spec.roi_size, spec.network), volume_weights=weights)
 
 
 def changes(texts: Sequence[str], part: str, example: object) -> dict[str, Any]:
@@ -188,10 +194,10 @@ def changes(texts: Sequence[str], part: str, example: object) -> dict[str, Any]:
             raise SystemExit(f"--change: {text} is not PART.FIELD=VALUE with a part of {', '.join(PARTS)}")
         if of == part:
             kind = type(getattr(example, key))
-            whole = (
-                tuple(json.loads(f"[{value}]")) if kind is tuple else kind(json.loads(value) if kind is bool else value)
-            )
-            found[key] = whole
+            if kind in (tuple, type(None)):
+                found[key] = tuple(json.loads(f"[{value}]"))
+            else:
+                found[key] = kind(json.loads(value) if kind is bool else value)
     return found
 
 
@@ -232,11 +238,15 @@ def train_ours(
     result, steps, spent = trained(max(ITERATIONS, round(options.minutes * 60 / (seconds / few))))
     specialist = Specialist(spec, tuple(result.members))
     template = Template(fitted[0], *study.read(fitted[0]))
-    scored = {}
+    scored, seconds_each = {}, []
     for name in held:
-        found = predict_in_roi(specialist, study.read(name)[0], lambda: template).labels()
+        scan = study.read(name)[0]
+        begun = time.process_time()
+        found = predict_in_roi(specialist, scan, lambda: template).labels()
+        seconds_each.append(time.process_time() - begun)
         scored[name] = dice_of(study, name, found)
-    return summary(scored, steps, spent) | {"roi": spec.roi_size, "spacing": spec.spacing}
+    facts = {"roi": spec.roi_size, "spacing": spec.spacing, "prediction": round(statistics.median(seconds_each), 2)}
+    return summary(scored, steps, spent) | facts
 
 
 def train_peer(

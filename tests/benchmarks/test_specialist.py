@@ -23,6 +23,7 @@ SPEC = SpecialistSpec(("one",), (4, 8), (1.0, 1.0, 1.0), (16, 16, 16))
 def test_a_change_has_the_type_of_what_it_changes() -> None:
     texts = ["spec.network=vnet", "spec.roi_size=24,32,40", "plan.rate=0.002", "plan.batch=4", "spec.dropout=0"]
     assert changes(texts, "spec", SPEC) == {"network": "vnet", "roi_size": (24, 32, 40), "dropout": 0.0}
+    assert changes(["spec.volume_weights=1,2"], "spec", SPEC) == {"volume_weights": (1, 2)}
     assert changes(texts, "plan", TrainingPlan(1, 1)) == {"rate": 0.002, "batch": 4}
     assert changes(texts, "augmentation", TrainingPlan(1, 1).augmentation) == {}
 

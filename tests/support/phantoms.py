@@ -63,3 +63,10 @@ def texture(
 def dice(a: np.ndarray, b: np.ndarray, value: int) -> float:
     """Dice of one label value."""
     return 2.0 * float(((a == value) & (b == value)).sum()) / max(1.0, float((a == value).sum() + (b == value).sum()))
+
+
+def sheet(shape: tuple[int, int, int], thickness: float) -> np.ndarray:
+    """A slanting sheet of ``thickness`` voxels near the end of the first axis, ``[D, H, W]`` boolean."""
+    x, y, z = np.meshgrid(*[np.arange(n) - n / 2 for n in shape], indexing="ij")
+    across = (x + 0.35 * y + 0.25 * z - 0.3 * shape[0]) / np.sqrt(1 + 0.35**2 + 0.25**2)
+    return (np.abs(across) < thickness / 2) & (np.abs(y) < shape[1] / 4) & (np.abs(z) < shape[2] / 4)

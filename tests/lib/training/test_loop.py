@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lib.core.errors import UserError
 from lib.specialists import SpecialistSpec
@@ -75,6 +76,19 @@ def test_image_and_label_are_deformed_alike() -> None:
     )
     torch.testing.assert_close(image, 2 * maps[1:], atol=1e-4, rtol=0)
     torch.testing.assert_close(maps.sum(0), torch.ones(12, 12, 12), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("centre", [(20.0, 22.5, 25.0), (2.0, 45.0, 24.0), (-30.0, 20.0, 90.0)])
+def test_a_deformed_window_of_a_large_scan_is_that_of_the_whole_scan(centre: tuple[float, float, float]) -> None:
+    """Of a scan with many voxels and structures, only what a window shows is converted and resampled."""
+    image = torch.randn(1, 48, 48, 48, generator=torch.Generator().manual_seed(1)).half()
+    quiet = Augmentation(contrast=0, brightness=0, noise=0, bias=0, undeformed=0)
+    found, maps = quiet.window(image, -image, centre, (12, 12, 12), torch.Generator().manual_seed(3))
+    places = quiet._coordinates(centre, (12, 12, 12), torch.Generator().manual_seed(3), image.device)
+    grid = ((places * 2 + 1) / 48 - 1).flip(0).permute(1, 2, 3, 0)[None]
+    whole = functional.grid_sample(image.float()[None], grid, padding_mode="border", align_corners=False)[0]
+    torch.testing.assert_close(found, whole, atol=1e-3, rtol=0)
+    torch.testing.assert_close(maps, -whole, atol=1e-3, rtol=0)
 
 
 def test_half_of_the_windows_are_as_sharp_as_the_scan() -> None:

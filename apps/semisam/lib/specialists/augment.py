@@ -48,21 +48,26 @@ class Augmentation:
         """Cut a window, deformed or not.
 
         Args:
-            image: ``[C, D, H, W]``; the channels are deformed alike.
+            image: ``[C, D, H, W]`` of any floating type; the channels are deformed alike.
             maps: further maps ``[C, D, H, W]`` on the same grid and device (soft labels, weights); deformed alike.
             centre: voxel coordinates of the window's centre in the image.
             size: voxels of the window; parts outside the image repeat its border.
             generator: source of the random numbers (CPU).
 
         Returns:
-            Window of the image, and of the maps, on their device.
+            Window of the image, and of the maps, float32 on their device.
         """
         if self.undeformed and float(torch.rand(1, generator=generator)) < self.undeformed:
-            return self._intensities(_crop(image, centre, size), generator), _crop(maps, centre, size)
+            plain, alike = (_crop(each, centre, size).float() for each in (image, maps))
+            return self._intensities(plain, generator), alike
         coordinates = self._coordinates(centre, size, generator, image.device)
+        if image.device.type == "cpu":  # a GPU would have to be waited for
+            first, part = _reach(coordinates, image.shape[1:])
+            coordinates = coordinates - first
+            image, maps = image[part], maps[part]
         extent = torch.tensor(image.shape[1:], dtype=torch.float32, device=image.device).view(3, 1, 1, 1)
         grid = ((coordinates * 2 + 1) / extent - 1).flip(0).permute(1, 2, 3, 0)[None]
-        both = torch.cat([image, maps])[None]
+        both = torch.cat([image.float(), maps.float()])[None]
         cut = functional.grid_sample(both, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
         inputs = len(image)
         return self._intensities(cut[:inputs], generator), cut[inputs:]
@@ -112,6 +117,18 @@ class Augmentation:
         changed = image * (1 + contrast * self.contrast) * (1 + smooth) + brightness * self.brightness
         result: Tensor = changed + normal_like(image, generator) * (abs(noise) * self.noise)
         return result
+
+
+def _reach(coordinates: Tensor, extent: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
+    """What is seen of an image ``[C, *extent]`` at coordinates ``[3, ...]``: its first voxel ``[3, 1, 1, 1]``, and all.
+
+    What lies beyond the image is its border, so that is in it, too.
+    """
+    most = torch.tensor(extent) - 1
+    low = coordinates.flatten(1).amin(1).floor().long().clamp_min(0).minimum(most)
+    high = coordinates.flatten(1).amax(1).ceil().long().minimum(most).maximum(low)
+    part = (slice(None), *(slice(a, b + 1) for a, b in zip(low.tolist(), high.tolist(), strict=True)))
+    return low.view(3, 1, 1, 1), part
 
 
 def _crop(values: Tensor, centre: Sequence[float], size: Sequence[int]) -> Tensor:

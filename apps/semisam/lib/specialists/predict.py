@@ -19,7 +19,7 @@ from lib.nnunet import predict_scan
 
 from .checkpoint import Specialist
 from .precision import MixedPrecision
-from .prepare import check_channels, prepare
+from .prepare import check_channels, label_map, prepare
 from .spec import SpecialistSpec
 
 _SLICE_VOXELS = 250_000
@@ -37,15 +37,17 @@ class SpecialistPrediction:
         frame: where its working grid lies in the scan.
         probabilities: ``[1 + N, D, H, W]`` float32 on the working grid, background first, sum 1.
         uncertainty: ``[D, H, W]`` float32 in 0..1 on the working grid: normalised entropy of the probabilities.
+        volume_weights: see ``SpecialistSpec``.
     """
 
     frame: Frame
     probabilities: Tensor
     uncertainty: Tensor
+    volume_weights: Sequence[float] | None = None
 
     def labels(self) -> np.ndarray:
         """Label map ``[D, H, W]`` uint8 in the scan's own grid."""
-        return self.frame.labels_back(self.probabilities)
+        return label_map(self.frame, self.probabilities, self.volume_weights)
 
     def probability_map(self, value: int) -> np.ndarray:
         """Probability of one class ``[D, H, W]`` float32 in 0..1 in the scan's own grid; 0 outside the content.
@@ -75,7 +77,8 @@ def predict(specialist: Specialist, volume: Volume, *, part: Frame | None = None
         return SpecialistPrediction(frame, probabilities, normalised_entropy(probabilities))
     frame, image = prepare(volume, specialist.spec, part)
     probabilities = predict_prepared(specialist.members, specialist.spec, image)
-    return SpecialistPrediction(frame, probabilities, normalised_entropy(probabilities))
+    uncertainty = normalised_entropy(probabilities)
+    return SpecialistPrediction(frame, probabilities, uncertainty, specialist.spec.volume_weights)
 
 
 @torch.inference_mode()

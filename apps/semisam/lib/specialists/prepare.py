@@ -1,7 +1,10 @@
-"""From a scan to what the specialist sees: the one path for training, inference and scoring."""
+"""From a scan to what the specialist sees, and from its answer to a label map: the one path of all that use it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,3 +114,16 @@ def normalise(image: Tensor) -> Tensor:
     clipped = image.clamp(low, high) - low
     deviation = clipped.std() if clipped.numel() > 1 else clipped.new_zeros(())  # of one voxel it is no number
     return (clipped - clipped.mean()) / deviation.clamp_min(1e-6 * max(high - low, 1e-30))
+
+
+def label_map(frame: Frame, probabilities: Tensor, volume_weights: Sequence[float] | None) -> np.ndarray:
+    """Label map ``[D, H, W]`` uint8 on the scan's own grid.
+
+    Args:
+        frame: of the working grid.
+        probabilities: ``[1 + N, D, H, W]`` on it, background first.
+        volume_weights: see ``SpecialistSpec``.
+    """
+    if volume_weights is not None:
+        probabilities = probabilities * torch.tensor(volume_weights).view(-1, 1, 1, 1)
+    return frame.labels_back(probabilities)

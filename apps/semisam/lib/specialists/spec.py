@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeGuard
 
 from lib.core.errors import UserError
 from lib.formats.limits import MOST_CHANNELS
@@ -28,6 +29,7 @@ _MOST_CLASSES = 256
 _MOST_LETTERS = 1000
 _MOST_LEVELS = 10
 _MOST_WIDTH = 4096
+_MOST_WEIGHT = 100.0
 _MOST_ROI = 2**27
 """Voxels of a window at most: 512 along each axis."""
 
@@ -47,6 +49,8 @@ class SpecialistSpec:
         slice_axis: axis that networks for slices leave alone: 0, 1 or 2 of the working grid.
         flat: whether it works on 2D images, which have one slice across the third axis.
         part: size in mm of the part of a scan around the structures that it works on, None for whole scans.
+        volume_weights: how many times the probability of each class counts where the most probable one is chosen,
+            background first; None for once. See ``detail.volume_weights``.
     """
 
     label_names: tuple[str, ...]
@@ -59,6 +63,7 @@ class SpecialistSpec:
     slice_axis: int = 2
     flat: bool = False
     part: tuple[float, float, float] | None = None
+    volume_weights: tuple[float, ...] | None = None
 
     @property
     def channels(self) -> int:
@@ -99,8 +104,11 @@ class SpecialistSpec:
         if not all(_whole(n, _MOST_ROI) for n in self.roi_size) or math.prod(self.roi_size) > _MOST_ROI:
             raise ValueError("roi_size is no window")
         sizes = (*self.spacing, *(self.part or (1.0, 1.0, 1.0)))
-        if len(sizes) != 6 or not all(isinstance(n, (int, float)) and 0 < n < math.inf for n in sizes):
+        if len(sizes) != 6 or not all(_number(n) and 0 < n < math.inf for n in sizes):
             raise ValueError("spacing or part are no sizes")
+        weights = self.volume_weights or (1.0,) * self.channels
+        if len(weights) != self.channels or not all(_number(n) and 0 < n <= _MOST_WEIGHT for n in weights):
+            raise ValueError("volume_weights are no weights of the classes")
         if not _whole(self.inputs, MOST_CHANNELS) or self.slice_axis not in (0, 1, 2) or not 0 <= self.dropout < 1:
             raise ValueError("inputs, slice_axis or dropout have no meaning")
 
@@ -215,6 +223,10 @@ def _fits(roi: Sequence[int], levels: int, network: str, slice_axis: int = 2) ->
 
 def _whole(number: object, most: int) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and 0 < number <= most
+
+
+def _number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _median(values: Sequence[float]) -> float:

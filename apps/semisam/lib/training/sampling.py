@@ -142,8 +142,7 @@ class TwoStreams:
         centre = self._centre(sample)
         sample = self._there.copy(name, sample)
         parts = [sample.target, sample.weight, *([] if sample.extra is None else [sample.extra])]
-        maps = torch.cat([part.float() for part in parts])
-        image, cut = self._augmentation.window(sample.image.float(), maps, centre, self._size, self._generator)
+        image, cut = self._augmentation.window(sample.image, torch.cat(parts), centre, self._size, self._generator)
         classes = len(sample.target)
         return image, cut[:classes], cut[classes : classes + 1], cut[classes + 1 :]
 

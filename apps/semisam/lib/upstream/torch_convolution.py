@@ -6,6 +6,9 @@
 - Done: where no gradient is needed, oneDNN is called by name. Modules change their class for it, so that networks and
   their states stay as they are. Where a CPU multiplies bfloat16 it is not called, nor in training: PyTorch takes oneDNN
   by itself for bfloat16, and for the two windows of a step.
+- Wrong, too: where a CPU multiplies bfloat16, the gradient of the weights for a small input of two slices (2 x 9 x 9
+  with 128 channels, say) now and then holds what is no number, as if memory was read that nobody has written.
+- Done: inputs of so few slices are convolved in float32 in a training.
 - Source: https://github.com/pytorch/pytorch/blob/v2.12.1/aten/src/ATen/native/Convolution.cpp (``use_mkldnn``)
 """
 
@@ -14,6 +17,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+_FEW = 2
+"""Voxels along an edge with which oneDNN's gradient in bfloat16 is not to be trusted."""
+
 
 class CpuConvolution(nn.Conv3d):
     """``nn.Conv3d``, with the same parameters and results up to rounding."""
@@ -21,6 +27,9 @@ class CpuConvolution(nn.Conv3d):
     def forward(self, image: Tensor) -> Tensor:
         """``[B, C, D, H, W]`` to ``[B, C', D', H', W']``."""
         # In bfloat16 (autocast) PyTorch takes oneDNN by itself.
+        if image.device.type == "cpu" and torch.is_grad_enabled() and min(image.shape[2:]) <= _FEW:
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(image.float())
         plain = image.device.type != "cpu" or image.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
         if plain or torch.is_grad_enabled() or self.padding_mode != "zeros" or isinstance(self.padding, str):
             return super().forward(image)

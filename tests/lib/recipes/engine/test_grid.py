@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from lib.core.frames import frame_of
 from lib.core.labels import LabelSchema
-from lib.recipes import Case, RecipeOptions, RecipeSettings
+from lib.recipes import PRESETS, Case, RecipeOptions, RecipeSettings
 from lib.recipes.engine.grid import choose_grid
-from phantoms import texture
+from lib.specialists import choose_spacing
+from lib.specialists.prepare import grid_of, label_map
+from phantoms import sheet, texture
 
 SCHEMA = LabelSchema(("nodule",))
 
@@ -48,6 +52,38 @@ def test_a_small_structure_gets_a_finer_grid(tmp_path: Path, kind: str) -> None:
         assert spec.part is None
         assert min(spec.spacing) > 3.0
         assert min(window) > 100
+
+
+@pytest.mark.slow
+def test_thin_structures_of_a_large_scan_survive_the_grid_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As adrenals in a CT of the abdomen: on a grid chosen by the scan's size alone nothing of them is left."""
+    monkeypatch.setitem(PRESETS, "quick", replace(PRESETS["quick"], scan_voxels=15_000))
+    schema = LabelSchema(("organ", "gland"))
+    label = np.zeros_like(texture(1)[1])
+    label[5:40, 5:-5, 5:-5] = 1
+    label[sheet((96, 88, 80), 2.0)] = 2  # 3 mm
+    (image, _), settings = (texture(1), RecipeSettings())
+    cases = cases_of(tmp_path, label)
+    spec, voxels = choose_grid(cases, schema, RecipeOptions(preset="quick"), settings, tmp_path)
+    assert voxels < 2 * 15_000 * 1.05
+    frame = frame_of(image)
+    by_size = frame.with_spacing(choose_spacing([frame.extent], [frame.spacing], 15_000))
+    before = by_size.labels_back(by_size.one_hot(label, 3))
+    assert np.count_nonzero(before == 2) < 0.3 * np.count_nonzero(label == 2)
+    grid = grid_of(frame, spec)
+    now = label_map(grid, grid.one_hot(label, 3), spec.volume_weights)
+    assert np.count_nonzero(now == 2) > 0.8 * np.count_nonzero(label == 2)
+    assert choose_grid([], schema, RecipeOptions(preset="quick"), settings, tmp_path)[0] == spec  # a resumed run
+
+
+@pytest.mark.slow
+def test_a_spacing_in_the_settings_is_taken_as_it_is(tmp_path: Path) -> None:
+    _, small = texture(1)
+    settings = RecipeSettings(spacing=(7.0, 7.0, 7.0))
+    spec, _ = choose_grid(cases_of(tmp_path, small), SCHEMA, RecipeOptions(preset="quick"), settings, tmp_path)
+    assert spec.spacing == (7.0, 7.0, 7.0)
 
 
 @pytest.mark.slow

@@ -8,23 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lib.core.errors import UserError
 from lib.core.frames import Frame, frame_of
 from lib.core.labels import LabelSchema
 from lib.core.sealed import read_sealed, write_sealed
+from lib.core.sparse_labels import find_planes
 from lib.formats.label_files import read_label
 from lib.formats.volumes import read_volume
 from lib.recipes.registry import RECIPES
+from lib.specialists.detail import Outline, spacing_for, volume_weights
 from lib.specialists.networks import NETWORKS
 from lib.specialists.spec import (
     BY_SLICE,
     SpecialistSpec,
     check_roi,
     choose_roi,
-    choose_spacing,
     fitting_widths,
     region_of_interest,
 )
@@ -36,6 +36,8 @@ log = logging.getLogger("semisam.train")
 
 _LOOKED_AT = 16
 """Scans that are looked at to choose spacing and window."""
+_OUTLINES = 3
+"""Outlined scans by which it is seen whether a grid is fine enough for their structures."""
 
 
 def choose_grid(
@@ -62,7 +64,8 @@ def choose_grid(
     partly = RECIPES[options.recipe].propagates and options.network != NNUNET and not flat
     part = region_of_interest(extents, boxes) if partly else None
     used = extents if part is None else [part]
-    spacing = spacing or choose_spacing(used, [f.spacing for f in frames], budget.scan_voxels)
+    outlines = [look.outline for look in looks if look.outline is not None][:_OUTLINES]
+    spacing = spacing or spacing_for(outlines, used, [f.spacing for f in frames], budget.scan_voxels)
     roi = roi or choose_roi(used, spacing, budget.roi_voxels, flat=flat)
     network = options.network
     if flat:
@@ -72,7 +75,10 @@ def choose_grid(
     widths = fitting_widths(budget.widths, roi, network, least)
     check_roi(roi, len(widths), network)
     inputs = max(look.inputs for look in looks)
-    spec = SpecialistSpec(schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat, part=part)
+    weights = volume_weights(outlines, spacing, schema.channels)
+    spec = SpecialistSpec(
+        schema.names, widths, spacing, roi, network, inputs=inputs, flat=flat, part=part, volume_weights=weights
+    )
     voxels = round(max(math.prod(e / s for e, s in zip(extent, spacing, strict=True)) for extent in used))
     write_sealed(file, {**spec.as_plain(), "voxels": voxels})
     return spec, voxels
@@ -105,20 +111,27 @@ class _Look:
     """Channels: three in colour."""
     structures: tuple[float, float, float] | None
     """Size in mm of the box around all structures, along the frame's axes; None where they are not known."""
+    outline: Outline | None = None
+    """The structures themselves; None, too, where only some planes are outlined."""
 
 
-def _look(case: Case, schema: LabelSchema) -> _Look:
+def _look(case: Case, schema: LabelSchema, *, closely: bool) -> _Look:
+    """What matters of a scan; only ``closely`` with the outline, which takes memory."""
     scan = read_volume(case.image)
     frame = frame_of(scan)
-    structures = None
-    if case.label is not None:
-        try:
-            inside = frame.crop(read_label(case.label, scan, schema, may_be_empty=case.negative)) > 0
-        except UserError:  # said elsewhere; the scan's own grid is of use all the same
-            inside = np.zeros(frame.shape, dtype=bool)
-        if inside.any():
-            structures = frame.around(torch.from_numpy(inside), 0.0).extent
-    return _Look(frame, 3 if scan.colour is not None else len(scan.further) + 1, structures)
+    inputs = 3 if scan.colour is not None else len(scan.further) + 1
+    if case.label is None:
+        return _Look(frame, inputs, None)
+    try:
+        label = read_label(case.label, scan, schema, may_be_empty=case.negative)
+        sparse = find_planes(label, case.annotated) is not None
+    except UserError:  # said elsewhere; the scan's own grid is of use all the same
+        return _Look(frame, inputs, None)
+    inside = frame.crop(label) > 0
+    if not inside.any():
+        return _Look(frame, inputs, None)
+    structures = frame.around(torch.from_numpy(inside), 0.0).extent
+    return _Look(frame, inputs, structures, Outline.of(frame, label) if closely and not sparse else None)
 
 
 def _some_looks(cases: Sequence[Case], schema: LabelSchema, most: int) -> list[_Look]:
@@ -135,7 +148,7 @@ def _some_looks(cases: Sequence[Case], schema: LabelSchema, most: int) -> list[_
         if len(looks) >= min(most, len(ordered)):
             break
         try:
-            looks.append(_look(case, schema))
+            looks.append(_look(case, schema, closely=sum(look.outline is not None for look in looks) < _OUTLINES))
         except UserError as found:
             error = found
             continue

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lib.core.uncertainty import normalised_entropy, uncertainty_facts
 from lib.specialists.predict import predict_prepared
+from lib.specialists.prepare import label_map
 from lib.training.agreement import agreement
 
 from .context import Context
@@ -66,7 +67,7 @@ def label_study(
     def predict(name: str) -> tuple[Tensor, np.ndarray]:
         prepared = run.study.prepared(name)
         probabilities = predict_prepared(members_of(name), run.study.spec, prepared.image.float())
-        return probabilities, prepared.frame.labels_back(probabilities)
+        return probabilities, label_map(prepared.frame, probabilities, run.study.spec.volume_weights)
 
     return label_by(run, index, predict)
 

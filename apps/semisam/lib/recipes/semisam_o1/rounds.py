@@ -22,6 +22,7 @@ from lib.recipes.engine.labelling import (
     report_agreement,
 )
 from lib.specialists.predict import predict_prepared
+from lib.specialists.prepare import label_map
 
 from .earlier_rounds import with_earlier
 from .evidence import RoundEvidence
@@ -80,7 +81,7 @@ def refine_study(run: Context, index: int, options: RefinementOptions) -> Mappin
     def correct(name: str) -> tuple[PseudoLabelFacts, float]:
         refined, unsure = corrected(name)
         joined = with_earlier(run, name, refined)
-        label = run.study.prepared(name).frame.labels_back(joined)
+        label = label_map(run.study.prepared(name).frame, joined, run.study.spec.volume_weights)
         # Of the label before it is joined: what is joined agrees in any case.
         prediction = Prediction(joined, label, agreement_with_current(run, name, refined))
         facts, _ = keep_prediction(run, index, name, prediction)

@@ -172,7 +172,10 @@ def _inference(spec: SpecialistSpec) -> Mapping[str, object]:
         },
         "postprocessing": {
             "_target_": "Compose",
-            "transforms": [{"_target_": "scripts.Labelled", "classes": spec.channels}, save],
+            "transforms": [
+                {"_target_": "scripts.Labelled", "classes": spec.channels, "volume_weights": spec.volume_weights},
+                save,
+            ],
         },
         "evaluator": {
             "_target_": "SupervisedEvaluator",

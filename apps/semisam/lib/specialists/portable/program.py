@@ -56,7 +56,8 @@ def segment(folder: Path, scan: Path, box: list[int] | None = None) -> tuple[np.
     logits = inferer(prepared[None], answer)
     if not isinstance(logits, Tensor):
         raise TypeError("the network must answer with one tensor")
-    return labels_of(logits[0], frame, about["classes"]), np.asarray(image.affine)
+    label = labels_of(logits[0], frame, about["classes"], about["spec"].get("volume_weights"))
+    return label, np.asarray(image.affine)
 
 
 if __name__ == "__main__":

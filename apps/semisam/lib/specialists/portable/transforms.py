@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lib.core.frames import Frame, frame_of
 from lib.core.geometry import Volume
-from lib.specialists.prepare import prepare
+from lib.specialists.prepare import label_map, prepare
 from lib.specialists.spec import SpecialistSpec
 
 FRAME = "frame"
@@ -78,12 +78,16 @@ class Labelled(MapTransform):
 
     Args:
         classes: channels of one network, background counted.
+        volume_weights: see ``SpecialistSpec``.
         keys: of the logits ``[members * classes, D, H, W]``.
     """
 
-    def __init__(self, classes: int, keys: Sequence[str] = ("pred",)) -> None:
+    def __init__(
+        self, classes: int, volume_weights: Sequence[float] | None = None, keys: Sequence[str] = ("pred",)
+    ) -> None:
         super().__init__(keys)
         self._classes = classes
+        self._volume_weights = volume_weights
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The same mapping with a label map ``[1, D, H, W]`` uint8 in the place of the logits."""
@@ -91,23 +95,24 @@ class Labelled(MapTransform):
         for key in self.key_iterator(found):
             kept = json.loads(found[FRAME])
             affine = torch.tensor(kept.pop("affine"), dtype=torch.float64)
-            label = labels_of(torch.as_tensor(found[key]), _frame(kept), self._classes)
+            label = labels_of(torch.as_tensor(found[key]), _frame(kept), self._classes, self._volume_weights)
             source = found["image"].meta if isinstance(found.get("image"), MetaTensor) else {}
             name = {key: source[key] for key in ("filename_or_obj",) if key in source}
             found[key] = MetaTensor(torch.from_numpy(label)[None], affine=affine, meta=name)
         return found
 
 
-def labels_of(logits: Tensor, frame: Frame, classes: int) -> np.ndarray:
+def labels_of(logits: Tensor, frame: Frame, classes: int, volume_weights: Sequence[float] | None = None) -> np.ndarray:
     """Label map ``[D, H, W]`` uint8 on the scan's own grid.
 
     Args:
         logits: ``[members * classes, D, H, W]`` on the frame's grid.
         frame: of the scan.
         classes: see ``Labelled``.
+        volume_weights: see ``SpecialistSpec``.
     """
     probabilities = logits.float().cpu().unflatten(0, (-1, classes)).softmax(dim=1).mean(dim=0)
-    return np.ascontiguousarray(frame.labels_back(probabilities))
+    return np.ascontiguousarray(label_map(frame, probabilities, volume_weights))
 
 
 def _frame(plain: Mapping[str, Any]) -> Frame:
