@@ -78,14 +78,14 @@ function draw(main, known, reload, hold) {
     index: hold?.index ?? Object.fromEntries(Object.entries(known.planes).map(([plane, each]) => [plane, each.middle])),
     window: (isCt && kept.window?.[0]) || Math.max(high - low, 1e-6), level: isCt && kept.window ? kept.window[1] : (low + high) / 2,
     layers: Object.fromEntries(Object.keys(WORDS).filter(layer => known.layers[layer]).map(layer => [layer, kept.layers[layer] ?? (layer === label ? 'contour' : 'off')])),
-    failed: error => (error.status === 404 ? anew() : notify(error.message, { bad: true })),
+    failed: error => (error.status === 404 && !hold?.isAnew ? anew() : notify(error.message, { bad: true })),
   };
   let isOld = false;
   /** Somebody else has taken the label back, or the scan away. */
   function anew() {
     if (!isOld) {
       isOld = true; // many slices may say so
-      reload({ index: view.index });
+      reload({ index: view.index, isAnew: true }); // once: what is missing then is told
     }
   }
   const planes = Object.keys(known.planes).map(plane => new Plane(plane, view, () => redraw()));
