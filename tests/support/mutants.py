@@ -325,6 +325,30 @@ MUTANTS = (
         ("server/web/test_one_by_one.py",),
         "an answer that goes on ends when its client goes",
     ),
+    Mutant(
+        "doubtful-structures-stay-unnamed",
+        "lib/propagation/warnings.py",
+        "doubtful = [] if sound is False else",
+        "doubtful = [] if sound is not None else",
+        ("lib/propagation/test_agreement.py",),
+        "small structures in the wrong place are told, though the large ones are right",
+    ),
+    Mutant(
+        "thin-structures-count-once",
+        "lib/recipes/engine/grid.py",
+        "weights = volume_weights(outlines, spacing, schema.channels)",
+        "weights = None",
+        ("lib/recipes/engine/test_grid.py",),
+        "structures thinner than the working grid are found on it",
+    ),
+    Mutant(
+        "channels-change-alike",
+        "lib/specialists/augment.py",
+        "        if image.shape[1] == 1:\n",
+        "        if True:\n",
+        ("lib/specialists/test_augment.py",),
+        "what one channel shows does not tell how another one was changed",
+    ),
 )
 
 
